@@ -1,0 +1,4 @@
+//! The story: what happens next.
+#![no_std]
+#![forbid(unsafe_code)]
+extern crate alloc;
