@@ -9,4 +9,9 @@
 extern crate alloc;
 
 pub mod addr;
+pub mod cpuid;
+pub mod device;
+pub mod emulate;
 pub mod mem;
+pub mod msr;
+pub mod walk;

@@ -60,6 +60,27 @@ pub trait GuestMem {
     /// # Errors
     /// [`NotRam`] where a byte of it is not RAM of the guest; `to` is then unspecified.
     fn read(&self, from: Gpa, to: &mut [u8]) -> Result<(), NotRam>;
+    /// Loads the 8 bytes at `from` (aligned to 8) as little endian, for entries of page tables: where others may write
+    /// them at the same time an implementation does it in one load.
+    ///
+    /// # Errors
+    /// [`NotRam`] where `from` is not RAM of the guest.
+    #[inline]
+    fn read_u64(&self, from: Gpa) -> Result<u64, NotRam> {
+        let mut bytes = [0; 8];
+        self.read(from, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+    /// Loads the 4 bytes at `from` (aligned to 4); see [`GuestMem::read_u64`].
+    ///
+    /// # Errors
+    /// [`NotRam`] where `from` is not RAM of the guest.
+    #[inline]
+    fn read_u32(&self, from: Gpa) -> Result<u32, NotRam> {
+        let mut bytes = [0; 4];
+        self.read(from, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
     /// Copies `from` to guest physical memory at `to`.
     ///
     /// # Errors
