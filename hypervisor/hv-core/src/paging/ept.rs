@@ -1,0 +1,172 @@
+//! The bits of VT-x's stage 2 tables (EPT).
+//!
+//! Source: Intel SDM vol. 3C, "The Extended Page Table Mechanism (EPT)". An entry is present where it may be read,
+//! written or executed; bits 52 to 56 of a leaf are ignored by the CPU and hold what the p2m wants to remember.
+
+use super::{Format, PageTable};
+use crate::addr::{Gfn, Hpa, Mfn, PageOrder};
+
+const READ: u64 = 1 << 0;
+const WRITE: u64 = 1 << 1;
+const EXECUTE: u64 = 1 << 2;
+const MEMORY_TYPE_SHIFT: u32 = 3;
+const IGNORE_PAT: u64 = 1 << 6;
+const LARGE: u64 = 1 << 7;
+const FRAME: u64 = 0x000F_FFFF_FFFF_F000;
+const SOFTWARE_SHIFT: u32 = 52;
+const SOFTWARE: u64 = 0x1F << SOFTWARE_SHIFT;
+
+const EPTP_WALK_LENGTH_4: u64 = (4 - 1) << 3;
+const EPTP_ACCESSED_DIRTY: u64 = 1 << 6;
+
+/// The format of EPT tables: translates [`Gfn`].
+pub enum Ept {}
+
+/// What a guest may do with a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Read.
+    R,
+    /// Read and write.
+    Rw,
+    /// Read and execute.
+    Rx,
+    /// Read, write and execute.
+    Rwx,
+}
+
+impl Access {
+    /// True where writing is allowed.
+    #[must_use]
+    pub const fn writes(self) -> bool {
+        matches!(self, Self::Rw | Self::Rwx)
+    }
+    /// True where executing is allowed.
+    #[must_use]
+    pub const fn executes(self) -> bool {
+        matches!(self, Self::Rx | Self::Rwx)
+    }
+}
+
+/// How the CPU caches a page, before the guest's own PAT is combined with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum MemoryType {
+    /// Uncacheable: devices.
+    Uncacheable = 0,
+    /// Write-combining.
+    WriteCombining = 1,
+    /// Write-through.
+    WriteThrough = 4,
+    /// Write-protected.
+    WriteProtected = 5,
+    /// Write-back: RAM.
+    WriteBack = 6,
+}
+
+/// The attributes of an EPT leaf, in place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EptAttr(u64);
+
+impl EptAttr {
+    /// Allows `access` with caching `memory_type`, which the guest's PAT still refines.
+    #[must_use]
+    pub const fn new(access: Access, memory_type: MemoryType) -> Self {
+        Self(access_bits(access) | (memory_type as u64) << MEMORY_TYPE_SHIFT)
+    }
+    /// The same, with `note` (below 32) in the bits that the CPU ignores.
+    #[must_use]
+    pub const fn with_software(self, note: u8) -> Self {
+        Self(self.0 & !SOFTWARE | ((note as u64) << SOFTWARE_SHIFT) & SOFTWARE)
+    }
+    /// The same, with other permissions.
+    #[must_use]
+    pub const fn with_access(self, access: Access) -> Self {
+        Self(self.0 & !(READ | WRITE | EXECUTE) | access_bits(access))
+    }
+    /// The same, with the guest's PAT ignored.
+    #[must_use]
+    pub const fn ignoring_pat(self) -> Self {
+        Self(self.0 | IGNORE_PAT)
+    }
+    /// What a guest may do.
+    #[must_use]
+    #[inline]
+    pub const fn access(self) -> Access {
+        match (self.0 & WRITE != 0, self.0 & EXECUTE != 0) {
+            (false, false) => Access::R,
+            (true, false) => Access::Rw,
+            (false, true) => Access::Rx,
+            (true, true) => Access::Rwx,
+        }
+    }
+    /// What was noted in the bits that the CPU ignores, below 32.
+    #[must_use]
+    #[inline]
+    pub const fn software(self) -> u8 {
+        ((self.0 & SOFTWARE) >> SOFTWARE_SHIFT) as u8
+    }
+}
+
+const fn access_bits(access: Access) -> u64 {
+    match access {
+        Access::R => READ,
+        Access::Rw => READ | WRITE,
+        Access::Rx => READ | EXECUTE,
+        Access::Rwx => READ | WRITE | EXECUTE,
+    }
+}
+
+impl Format for Ept {
+    type Page = Gfn;
+    type Attr = EptAttr;
+
+    #[inline]
+    fn number(page: Gfn) -> u64 {
+        page.as_u64()
+    }
+    #[inline]
+    fn page(number: u64) -> Gfn {
+        Gfn::new(number)
+    }
+    fn leaf(mfn: Mfn, order: PageOrder, attr: EptAttr) -> u64 {
+        let size = if order > PageOrder::SIZE_4K { LARGE } else { 0 };
+        mfn.base().as_u64() | attr.0 | size
+    }
+    fn table(table: Mfn) -> u64 {
+        table.base().as_u64() | READ | WRITE | EXECUTE
+    }
+    #[inline]
+    fn is_present(entry: u64) -> bool {
+        entry & (READ | WRITE | EXECUTE) != 0
+    }
+    #[inline]
+    fn is_large(entry: u64) -> bool {
+        entry & LARGE != 0
+    }
+    #[inline]
+    fn mfn(entry: u64) -> Mfn {
+        Mfn::containing(Hpa::new(entry & FRAME))
+    }
+    #[inline]
+    fn attr(entry: u64) -> EptAttr {
+        const TYPE: u64 = 7 << MEMORY_TYPE_SHIFT;
+        EptAttr(entry & (READ | WRITE | EXECUTE | TYPE | IGNORE_PAT | SOFTWARE))
+    }
+}
+
+impl PageTable<Ept> {
+    /// The table's EPT pointer: four levels, its tables cached write-back; `accessed_dirty` lets the CPU set the accessed and
+    /// dirty bits (where IA32_VMX_EPT_VPID_CAP says that it can).
+    ///
+    /// Source: Intel SDM vol. 3C, "Extended-Page-Table Pointer (EPTP)".
+    #[must_use]
+    pub fn eptp(&self, accessed_dirty: bool) -> u64 {
+        let flags = if accessed_dirty {
+            EPTP_ACCESSED_DIRTY
+        } else {
+            0
+        };
+        self.root().base().as_u64() | MemoryType::WriteBack as u64 | EPTP_WALK_LENGTH_4 | flags
+    }
+}

@@ -1,0 +1,294 @@
+//! A page table: its root, looking up and visiting. Editing is in [`super::edit`].
+
+use core::marker::PhantomData;
+use core::ops::ControlFlow;
+
+use super::edit::{Edit, Editor, Incomplete};
+use super::flush::{FlushDone, PendingFlush};
+use super::{ENTRIES, Format, LEVEL_BITS, LEVELS, MAX_PAGES};
+use crate::addr::{Mfn, PageOrder};
+use crate::mem::{TableFrames, TableMem};
+
+/// A page table of format `F` whose tables lie in frames that [`TableMem`] reaches.
+///
+/// Two tables never share a frame below their roots. Ranges are given as first page and number of pages; those that
+/// leave the 48-bit input space are refused or cut as each method says.
+pub struct PageTable<F: Format> {
+    root: Mfn,
+    max_order: PageOrder,
+    /// Head of the list of detached tables, each linked through its entry 0; `None` where there is none.
+    retired: Option<Mfn>,
+    format: PhantomData<F>,
+}
+
+/// One page's translation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leaf<A> {
+    /// The frame behind the page asked for (inside the block, for a large leaf).
+    pub mfn: Mfn,
+    /// The leaf's attributes.
+    pub attr: A,
+    /// The size of the leaf.
+    pub order: PageOrder,
+}
+
+impl<F: Format> PageTable<F> {
+    /// An empty table with leaves of at most `max_order`, or `None` where there is no frame for its root.
+    pub fn new(frames: &mut impl TableFrames, max_order: PageOrder) -> Option<Self> {
+        let root = frames.alloc_table()?;
+        Some(Self {
+            root,
+            max_order,
+            retired: None,
+            format: PhantomData,
+        })
+    }
+
+    /// The frame of the root table.
+    #[must_use]
+    pub fn root(&self) -> Mfn {
+        self.root
+    }
+
+    /// Translates `page`; `None` where nothing is mapped there. Reads at most four entries.
+    #[inline]
+    pub fn lookup(&self, mem: &impl TableMem, page: F::Page) -> Option<Leaf<F::Attr>> {
+        let number = F::number(page);
+        if number >= MAX_PAGES {
+            return None;
+        }
+        let mut table = self.root;
+        for level in (0..LEVELS).rev() {
+            let entry = mem.read(table, index(number, level));
+            if !F::is_present(entry) {
+                return None;
+            }
+            if is_leaf::<F>(entry, level) {
+                return Some(leaf_at::<F>(entry, level, number));
+            }
+            table = F::mfn(entry);
+        }
+        None
+    }
+
+    /// Calls `see` for every leaf that maps one of the `count` pages from `first`, in ascending order and with the first
+    /// of those pages that it maps; stops where `see` breaks. Costs nothing for what is not mapped at a high level.
+    pub fn visit<B>(
+        &self,
+        mem: &impl TableMem,
+        first: F::Page,
+        count: u64,
+        mut see: impl FnMut(F::Page, Leaf<F::Attr>) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        let first = F::number(first);
+        let end = first.saturating_add(count).min(MAX_PAGES);
+        visit_table::<F, B>(mem, self.root, LEVELS - 1, first..end, &mut see)
+    }
+
+    /// Maps `count` pages from `first` to the frames from `mfn` with the largest leaves that fit, replacing what was
+    /// mapped there.
+    ///
+    /// # Errors
+    /// [`Incomplete`] where a table is needed and there is no frame for it, or the range leaves the input space
+    /// (then nothing was done). What was done before stays, and its flush is owed.
+    pub fn map(
+        &mut self,
+        (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
+        first: F::Page,
+        count: u64,
+        (mfn, attr): (Mfn, F::Attr),
+    ) -> Result<PendingFlush, Incomplete> {
+        let first = F::number(first);
+        let edit = Edit::Map { first, mfn, attr };
+        self.edit((mem, frames), first, count, edit)
+    }
+
+    /// Clears `count` pages from `first`; a leaf that reaches beyond them is split.
+    ///
+    /// # Errors
+    /// [`Incomplete`], as for [`PageTable::map`]; never where the range's ends are ends of leaves.
+    pub fn unmap(
+        &mut self,
+        (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
+        first: F::Page,
+        count: u64,
+    ) -> Result<PendingFlush, Incomplete> {
+        self.edit((mem, frames), F::number(first), count, Edit::Clear)
+    }
+
+    /// Gives every mapped page of the `count` from `first` the attributes that `change` makes of its own; a leaf that
+    /// reaches beyond them is split.
+    ///
+    /// # Errors
+    /// [`Incomplete`], as for [`PageTable::map`].
+    pub fn protect(
+        &mut self,
+        (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
+        first: F::Page,
+        count: u64,
+        change: impl Fn(F::Attr) -> F::Attr,
+    ) -> Result<PendingFlush, Incomplete> {
+        let edit = Edit::Protect(&change);
+        self.edit((mem, frames), F::number(first), count, edit)
+    }
+
+    /// Gives back the tables that edits detached, now that no CPU walks them.
+    ///
+    /// # Panics
+    /// Where `done` is of another table.
+    pub fn reclaim(
+        &mut self,
+        mem: &impl TableMem,
+        frames: &mut impl TableFrames,
+        done: &FlushDone,
+    ) {
+        assert_eq!(done.root(), self.root, "the flush was of this table");
+        while let Some(table) = self.retired {
+            self.retired = unlink(mem.read(table, 0));
+            frames.free_table(table);
+        }
+    }
+
+    /// Gives back all tables of one that no CPU uses any longer (`done` is its last flush), looking at no more than
+    /// `budget` entries; true where all but the root are gone. Call it until then; what the leaves mapped is the
+    /// caller's business. The root goes with [`PageTable::into_root`].
+    ///
+    /// # Panics
+    /// Where `done` is of another table.
+    pub fn dismantle(
+        &mut self,
+        (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
+        done: &FlushDone,
+        mut budget: u32,
+    ) -> bool {
+        self.reclaim(mem, frames, done);
+        dismantle_table::<F>((mem, frames), self.root, LEVELS - 1, &mut budget)
+    }
+
+    /// Ends the table; the caller frees the root's frame.
+    #[must_use]
+    pub fn into_root(self) -> Mfn {
+        self.root
+    }
+
+    fn edit(
+        &mut self,
+        (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
+        first: u64,
+        count: u64,
+        edit: Edit<'_, F>,
+    ) -> Result<PendingFlush, Incomplete> {
+        let end = match first.checked_add(count) {
+            Some(end) if end <= MAX_PAGES => end,
+            _ => return Err(Incomplete::nothing_done(self.root)),
+        };
+        let mut editor = Editor {
+            mem,
+            frames,
+            max_order: self.max_order,
+            retired: &mut self.retired,
+            flush: PendingFlush::none(self.root),
+            edit,
+        };
+        match editor.range(self.root, LEVELS - 1, first, end) {
+            Ok(()) => Ok(editor.flush),
+            Err(stopped) => Err(Incomplete {
+                done_pages: stopped.at - first,
+                flush: editor.flush,
+            }),
+        }
+    }
+}
+
+/// The slot of page `number` in a table of `level` (0 is the lowest).
+#[inline]
+pub(super) fn index(number: u64, level: u32) -> usize {
+    ((number >> (level * LEVEL_BITS)) & (ENTRIES as u64 - 1)) as usize
+}
+
+/// Pages that an entry of `level` covers.
+#[inline]
+pub(super) fn pages_per_entry(level: u32) -> u64 {
+    1 << (level * LEVEL_BITS)
+}
+
+/// The size of a leaf at `level`, 0 to 2.
+#[inline]
+pub(super) fn order_at(level: u32) -> PageOrder {
+    match level {
+        0 => PageOrder::SIZE_4K,
+        1 => PageOrder::SIZE_2M,
+        _ => PageOrder::SIZE_1G,
+    }
+}
+
+/// True where a present entry at `level` maps memory and does not refer to a table.
+#[inline]
+pub(super) fn is_leaf<F: Format>(entry: u64, level: u32) -> bool {
+    level == 0 || F::is_large(entry)
+}
+
+/// The entry 0 of a detached table whose successor on the list is `next`: an entry that is not present in any format.
+pub(super) fn link(next: Option<Mfn>) -> u64 {
+    next.map_or(0, |next| next.base().as_u64())
+}
+
+fn unlink(entry: u64) -> Option<Mfn> {
+    (entry != 0).then(|| Mfn::containing(crate::addr::Hpa::new(entry)))
+}
+
+#[inline]
+fn leaf_at<F: Format>(entry: u64, level: u32, number: u64) -> Leaf<F::Attr> {
+    Leaf {
+        mfn: F::mfn(entry) + (number & (pages_per_entry(level) - 1)),
+        attr: F::attr(entry),
+        order: order_at(level),
+    }
+}
+
+fn visit_table<F: Format, B>(
+    mem: &impl TableMem,
+    table: Mfn,
+    level: u32,
+    range: core::ops::Range<u64>,
+    see: &mut impl FnMut(F::Page, Leaf<F::Attr>) -> ControlFlow<B>,
+) -> ControlFlow<B> {
+    let mut page = range.start;
+    while page < range.end {
+        let slot_end = (page | (pages_per_entry(level) - 1)) + 1;
+        let entry = mem.read(table, index(page, level));
+        if F::is_present(entry) {
+            if is_leaf::<F>(entry, level) {
+                see(F::page(page), leaf_at::<F>(entry, level, page))?;
+            } else {
+                let inside = page..slot_end.min(range.end);
+                visit_table::<F, B>(mem, F::mfn(entry), level - 1, inside, see)?;
+            }
+        }
+        page = slot_end;
+    }
+    ControlFlow::Continue(())
+}
+
+fn dismantle_table<F: Format>(
+    (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
+    table: Mfn,
+    level: u32,
+    budget: &mut u32,
+) -> bool {
+    for index in 0..ENTRIES {
+        let Some(left) = budget.checked_sub(1) else {
+            return false;
+        };
+        *budget = left;
+        let entry = mem.read(table, index);
+        if F::is_present(entry) && !is_leaf::<F>(entry, level) {
+            if level > 1 && !dismantle_table::<F>((mem, frames), F::mfn(entry), level - 1, budget) {
+                return false;
+            }
+            mem.write(table, index, 0);
+            frames.free_table(F::mfn(entry));
+        }
+    }
+    true
+}
