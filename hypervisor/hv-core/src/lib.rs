@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 pub mod addr;
 pub mod cpuid;
@@ -17,3 +19,6 @@ pub mod mem;
 pub mod msr;
 pub mod paging;
 pub mod walk;
+pub mod image;
+pub mod mem;
+pub mod options;

@@ -1,0 +1,484 @@
+//! The hypervisor's command line: text → [`Options`], with Xen's names and meanings where Xen has them.
+//!
+//! Nothing on the command line stops a boot: an unknown or malformed option becomes a [`Warning`] that names it, and is
+//! ignored. As in Xen, `-` and `_` are the same in a name, `no-name` is `name=no`, of an option given twice the last
+//! counts, and what follows ` -- ` is not ours but is appended to dom0's command line.
+//!
+//! One row of [`table`] is one option: its reader, its form, default and help, which README.md's list is checked
+//! against.
+
+pub mod dom0_mem;
+pub mod serial;
+pub mod table;
+pub mod value;
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+
+pub use dom0_mem::{Amount, Dom0Mem};
+pub use serial::{Parity, Serial};
+pub use table::{OPTION_TABLE, OptionInfo};
+
+/// What the command line asks for, defaults where it says nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// How much memory dom0 gets.
+    pub dom0_mem: Dom0Mem,
+    /// How many vCPUs dom0 gets, where said.
+    pub dom0_max_vcpus: Option<VcpuCount>,
+    /// Appended to dom0's command line: what followed ` -- `.
+    pub dom0_append: Option<String>,
+    /// The first serial port.
+    pub com1: Serial,
+    /// The second serial port.
+    pub com2: Serial,
+    /// Where the console goes.
+    pub console: Consoles,
+    /// The key that, with Ctrl, three times, switches the console's input; `a` is Ctrl-a.
+    pub conswitch: u8,
+    /// Which messages of the hypervisor are shown.
+    pub loglvl: LogThresholds,
+    /// Which messages caused by guests are shown.
+    pub guest_loglvl: LogThresholds,
+    /// True where a crash halts instead of rebooting.
+    pub noreboot: bool,
+    /// How to reboot, in order of trial; `None` lets the hypervisor choose.
+    pub reboot: Option<RebootMethod>,
+    /// True where each console write waits until the port has taken it.
+    pub sync_console: bool,
+    /// CPUs to use at most.
+    pub maxcpus: Option<u32>,
+    /// What is assumed about the time-stamp counters.
+    pub tsc: TscTrust,
+    /// The scheduler.
+    pub sched: Scheduler,
+    /// CPU features that may be used; each is used only where the CPU has it as well.
+    pub features: Features,
+}
+
+/// CPU features that can be switched off by hand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Features {
+    /// APIC-register virtualisation and virtual-interrupt delivery.
+    pub apicv: bool,
+    /// Posted interrupts; need APICv.
+    pub posted_interrupts: bool,
+    /// Virtual-processor identifiers, which spare TLB flushes.
+    pub vpid: bool,
+    /// 2 MiB mappings in EPT.
+    pub ept_2m: bool,
+    /// 1 GiB mappings in EPT.
+    pub ept_1g: bool,
+    /// Accessed and dirty bits in EPT.
+    pub ept_ad: bool,
+    /// Page-modification logging; needs accessed and dirty bits.
+    pub pml: bool,
+    /// Executable superpages; `None` decides by the erratum of CVE-2018-12207.
+    pub exec_sp: Option<bool>,
+    /// TSC scaling.
+    pub tsc_scaling: bool,
+    /// The VMX-preemption timer.
+    pub preemption_timer: bool,
+}
+
+/// Bounds on dom0's vCPUs, `min` not above `max`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VcpuCount {
+    /// At least so many, also where there are fewer CPUs.
+    pub min: u32,
+    /// At most so many.
+    pub max: u32,
+}
+
+/// Where the console goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Consoles {
+    /// The first serial port.
+    pub com1: bool,
+    /// The second serial port.
+    pub com2: bool,
+    /// The VGA text screen.
+    pub vga: bool,
+}
+
+/// How urgent a message is, most urgent first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum LogLevel {
+    /// A domain died or the host is degraded.
+    Error,
+    /// Somebody misbehaved and we coped.
+    Warning,
+    /// Boot milestones, domain life.
+    Info,
+    /// Per request.
+    Debug,
+}
+
+/// Which messages are shown; `None` shows none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogThresholds {
+    /// Messages up to this level are always shown.
+    pub always: Option<LogLevel>,
+    /// Less urgent ones up to this level are shown at a limited rate.
+    pub limited: Option<LogLevel>,
+}
+
+/// A way to reboot the machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RebootMethod {
+    /// An exception that cannot be delivered.
+    TripleFault,
+    /// The keyboard controller's reset line.
+    Keyboard,
+    /// The reset register of the FADT.
+    Acpi,
+    /// I/O port 0xCF9.
+    Pci,
+    /// I/O port 0xCF9, with a power cycle.
+    PowerCycle,
+    /// Not at all: halt.
+    Never,
+}
+
+/// What is assumed about the time-stamp counters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TscTrust {
+    /// What CPUID says of them.
+    Detect,
+    /// They may stop or differ between CPUs.
+    Unstable,
+    /// They run at one rate but start at different values.
+    Skewed,
+    /// They are one clock across all sockets.
+    Stable,
+}
+
+/// A scheduler.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scheduler {
+    /// Weighted shares, Xen's default.
+    Credit2,
+    /// Each runnable vCPU in turn.
+    RoundRobin,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            dom0_mem: Dom0Mem::default(),
+            dom0_max_vcpus: None,
+            dom0_append: None,
+            com1: Serial::COM1,
+            com2: Serial::COM2,
+            console: Consoles {
+                com1: true,
+                com2: false,
+                vga: true,
+            },
+            conswitch: b'a',
+            loglvl: LogThresholds {
+                always: Some(LogLevel::Info),
+                limited: Some(LogLevel::Info),
+            },
+            guest_loglvl: LogThresholds {
+                always: None,
+                limited: Some(LogLevel::Warning),
+            },
+            noreboot: false,
+            reboot: None,
+            sync_console: false,
+            maxcpus: None,
+            tsc: TscTrust::Detect,
+            sched: Scheduler::Credit2,
+            features: Features::default(),
+        }
+    }
+}
+
+impl Default for Features {
+    fn default() -> Self {
+        Self {
+            apicv: true,
+            posted_interrupts: true,
+            vpid: true,
+            ept_2m: true,
+            ept_1g: true,
+            ept_ad: true,
+            pml: true,
+            exec_sp: None,
+            tsc_scaling: true,
+            preemption_timer: true,
+        }
+    }
+}
+
+impl LogThresholds {
+    /// True where a message of `level` is shown at all.
+    #[must_use]
+    pub fn shows(self, level: LogLevel) -> bool {
+        self.always.max(self.limited) >= Some(level)
+    }
+    /// True where a message of `level` is shown only at a limited rate.
+    #[must_use]
+    pub fn limits(self, level: LogLevel) -> bool {
+        self.always < Some(level)
+    }
+}
+
+/// An option that was ignored, and why.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Warning {
+    /// The option as it was written.
+    pub option: String,
+    /// What is wrong with it.
+    pub reason: Reason,
+}
+
+/// Why an option was ignored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// No option has that name.
+    Unknown,
+    /// Its value is malformed; says how.
+    Malformed(&'static str),
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.reason {
+            Reason::Unknown => write!(f, "unknown option `{}` ignored", self.option),
+            Reason::Malformed(how) => write!(f, "option `{}` {how}; ignored", self.option),
+        }
+    }
+}
+
+impl Options {
+    /// Reads a command line. Words are separated by white space; there is no quoting.
+    #[must_use]
+    pub fn parse(command_line: &str) -> (Self, Vec<Warning>) {
+        let mut options = Self::default();
+        let mut warnings = Vec::new();
+        let (ours, append) = split_append(command_line);
+        options.dom0_append = append.map(ToString::to_string);
+        for word in ours.split_whitespace() {
+            if let Err(reason) = options.take(word) {
+                warnings.push(Warning {
+                    option: word.to_string(),
+                    reason,
+                });
+            }
+        }
+        (options, warnings)
+    }
+
+    /// Reads one word, `name`, `no-name` or `name=value`; where it fails, nothing has changed.
+    fn take(&mut self, word: &str) -> Result<(), Reason> {
+        let (name, value) = match word.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (word, None),
+        };
+        if let Some(row) = table::find(name) {
+            return row.apply(self, value);
+        }
+        let positive = name
+            .strip_prefix("no-")
+            .and_then(table::find)
+            .ok_or(Reason::Unknown)?;
+        match value {
+            None => positive.apply(self, Some("no")),
+            Some(_) => Err(Reason::Malformed("says no- and a value")),
+        }
+    }
+}
+
+/// Splits at the first word that is `--`.
+fn split_append(command_line: &str) -> (&str, Option<&str>) {
+    if let Some(all) = command_line.strip_prefix("-- ") {
+        return ("", Some(all.trim()));
+    }
+    match command_line.split_once(" -- ") {
+        Some((ours, append)) => (ours, Some(append.trim())),
+        None => (
+            command_line.strip_suffix(" --").unwrap_or(command_line),
+            None,
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn clean(line: &str) -> Options {
+        let (options, warnings) = Options::parse(line);
+        assert_eq!(warnings, [], "{line}");
+        options
+    }
+
+    #[test]
+    fn empty_line_gives_the_defaults() {
+        assert_eq!(clean(""), Options::default());
+    }
+
+    #[test]
+    fn the_readmes_grub_line_is_understood() {
+        let o = clean("dom0_mem=1G com1=115200,8n1 console=com1 loglvl=info");
+        assert_eq!(o.dom0_mem.size, Some(Amount::of_bytes(1 << 30)));
+        assert_eq!(o.com1, Serial::COM1);
+        assert_eq!(
+            o.console,
+            Consoles {
+                com1: true,
+                com2: false,
+                vga: false
+            }
+        );
+        assert_eq!(o.loglvl.always, Some(LogLevel::Info));
+    }
+
+    #[test]
+    fn each_form_of_a_boolean_works() {
+        for off in [
+            "no-apicv",
+            "apicv=off",
+            "apicv=no",
+            "apicv=false",
+            "apicv=0",
+            "apicv=disable",
+        ] {
+            assert!(!clean(off).features.apicv, "{off}");
+        }
+        for on in [
+            "apicv",
+            "apicv=on",
+            "apicv=yes",
+            "apicv=true",
+            "apicv=1",
+            "apicv=enable",
+        ] {
+            assert!(
+                clean(&std::format!("apicv=off {on}")).features.apicv,
+                "{on}"
+            );
+        }
+    }
+
+    #[test]
+    fn unknown_and_malformed_options_are_named_and_ignored() {
+        let (options, warnings) = Options::parse("foo=1 apicv=maybe dom0_mem=much no-apicv=on bar");
+        assert_eq!(options, Options::default());
+        let texts: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(texts.len(), 5);
+        for (text, name) in texts.iter().zip([
+            "`foo=1`",
+            "`apicv=maybe`",
+            "`dom0_mem=much`",
+            "`no-apicv=on`",
+            "`bar`",
+        ]) {
+            assert!(text.contains(name) && text.contains("ignored"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_follows_two_dashes_goes_to_dom0() {
+        let o = clean("noreboot -- single  quiet");
+        assert!(o.noreboot);
+        assert_eq!(o.dom0_append.as_deref(), Some("single  quiet"));
+        assert_eq!(clean("-- x").dom0_append.as_deref(), Some("x"));
+        assert_eq!(clean("noreboot --").dom0_append, None);
+    }
+
+    #[test]
+    fn dash_and_underscore_are_the_same_in_names() {
+        assert!(clean("sync-console").sync_console);
+        assert!(!clean("ept_superpages=off").features.ept_2m);
+    }
+
+    #[test]
+    fn log_thresholds_have_an_unlimited_and_a_limited_part() {
+        let o = clean("loglvl=warning/debug guest_loglvl=none");
+        assert!(!o.loglvl.limits(LogLevel::Warning) && o.loglvl.limits(LogLevel::Debug));
+        assert!(o.loglvl.shows(LogLevel::Debug));
+        assert!(!o.guest_loglvl.shows(LogLevel::Error));
+        assert!(clean("loglvl=all").loglvl.shows(LogLevel::Debug));
+    }
+
+    #[test]
+    fn lists_of_features_are_read() {
+        let o = clean("ept=no-ad,exec-sp,pml=0 no-hap_1gb");
+        assert_eq!(
+            (o.features.ept_ad, o.features.pml, o.features.exec_sp),
+            (false, false, Some(true))
+        );
+        assert!(!o.features.ept_1g && o.features.ept_2m);
+    }
+
+    #[test]
+    fn counts_of_cpus_are_read() {
+        assert_eq!(
+            clean("dom0_max_vcpus=2-4").dom0_max_vcpus,
+            Some(VcpuCount { min: 2, max: 4 })
+        );
+        assert_eq!(
+            clean("dom0_max_vcpus=3").dom0_max_vcpus,
+            Some(VcpuCount { min: 3, max: 3 })
+        );
+        assert_eq!(clean("maxcpus=2 nosmp").maxcpus, Some(1));
+        assert_eq!(Options::parse("dom0_max_vcpus=4-2").1.len(), 1);
+        assert_eq!(Options::parse("dom0_max_vcpus=0").1.len(), 1);
+    }
+
+    #[test]
+    fn reboot_methods_are_read() {
+        assert_eq!(clean("reboot=acpi").reboot, Some(RebootMethod::Acpi));
+        assert_eq!(clean("reboot=p").reboot, Some(RebootMethod::Pci));
+        assert_eq!(clean("reboot=P").reboot, Some(RebootMethod::PowerCycle));
+        assert_eq!(clean("noreboot=no").reboot, None);
+    }
+
+    #[test]
+    fn the_table_is_in_order_and_complete() {
+        let names: Vec<&str> = OPTION_TABLE.iter().map(|row| row.info.name).collect();
+        let mut sorted = names.clone();
+        sorted.sort_unstable();
+        assert_eq!(names, sorted);
+        for row in OPTION_TABLE {
+            let OptionInfo {
+                name,
+                form,
+                default,
+                help,
+            } = row.info;
+            assert!(
+                form.starts_with(name) && !default.is_empty() && !help.is_empty(),
+                "{name}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_panics_and_each_bad_word_is_named(line in "\\PC{0,200}") {
+            let (_, warnings) = Options::parse(&line);
+            for w in warnings {
+                prop_assert!(line.contains(&w.option));
+            }
+        }
+
+        #[test]
+        fn no_value_of_a_known_option_panics(row in 0..OPTION_TABLE.len(), value in "[-a-zA-Z0-9,:/%+= ]{0,30}") {
+            let _ = Options::parse(&std::format!("{}={value}", OPTION_TABLE[row].info.name));
+        }
+
+        #[test]
+        fn a_malformed_option_changes_nothing(row in 0..OPTION_TABLE.len(), value in "[a-z0-9,:/]{0,12}") {
+            let (options, warnings) = Options::parse(&std::format!("{}={value}", OPTION_TABLE[row].info.name));
+            if !warnings.is_empty() {
+                prop_assert_eq!(options, Options::default());
+            }
+        }
+    }
+}
