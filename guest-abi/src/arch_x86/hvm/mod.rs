@@ -1,0 +1,3 @@
+//! public/arch-x86/hvm/: entry of PVH kernels.
+
+pub mod start_info;
