@@ -1,0 +1,437 @@
+//! Host physical memory as the hypervisor reaches it: one linear map of all RAM at [`BASE`].
+//!
+//! UNSAFETY: frames that page tables and guests use are memory outside every Rust object, reached by address.
+//!
+//! What makes the safe functions here sound: memory that Rust itself lives in (the image with its stacks, the heap) is
+//! registered by [`forbid`], and no function touches it; all other memory is read and written by atomic, volatile or
+//! `rep movs` accesses only, and no reference to it is ever made. On the host the map is an arena of
+//! [`HOSTED_BYTES`] that starts at host physical address 0.
+#![expect(unsafe_code)]
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use hv_core::addr::{Gpa, Hpa, Mfn, MfnRange, PAGE_BYTES};
+use hv_core::mem::{NotRam, SharedWords, TableMem};
+
+/// Where host physical address 0 is mapped.
+pub const BASE: u64 = 0xffff_8000_0000_0000;
+/// Bytes of the arena that stands for machine memory in tests on the host.
+pub const HOSTED_BYTES: u64 = 128 << 20;
+
+/// The bytes that the map covers: `0..EXTENT`.
+static EXTENT: AtomicU64 = AtomicU64::new(if cfg!(target_os = "none") {
+    0
+} else {
+    HOSTED_BYTES
+});
+/// The image of the hypervisor and its heap: two ranges suffice, and two comparisons keep page walks short.
+static FORBIDDEN: [Forbidden; 2] = [Forbidden::none(), Forbidden::none()];
+
+/// A range of bytes; empty until set.
+struct Forbidden {
+    start: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Forbidden {
+    const fn none() -> Self {
+        Self {
+            start: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        }
+    }
+    #[inline]
+    fn overlaps(&self, start: u64, bytes: u64) -> bool {
+        let own = self.start.load(Ordering::Relaxed);
+        let own_bytes = self.bytes.load(Ordering::Relaxed);
+        start < own + own_bytes && own < start + bytes
+    }
+}
+
+/// The memory that Rust lives in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RustMemory {
+    /// The loaded image: code, data, boot stacks.
+    Image,
+    /// The heap.
+    Heap,
+}
+
+/// Keeps the functions of this module off the frames that Rust itself lives in. Call it before the frames are used.
+pub fn forbid(what: RustMemory, frames: MfnRange) {
+    let slot = &FORBIDDEN[match what {
+        RustMemory::Image => 0,
+        RustMemory::Heap => 1,
+    }];
+    slot.start
+        .store(frames.start.base().as_u64(), Ordering::Relaxed);
+    slot.bytes
+        .store((frames.end.base()) - frames.start.base(), Ordering::SeqCst);
+}
+
+/// Says how far the map reaches now that page tables for it are loaded.
+pub(crate) fn set_extent(end: Hpa) {
+    EXTENT.store(end.as_u64(), Ordering::SeqCst);
+}
+
+/// The end of the memory that the map covers.
+#[must_use]
+pub fn extent() -> Hpa {
+    Hpa::new(EXTENT.load(Ordering::Relaxed))
+}
+
+/// Where the byte at `hpa` is mapped. Valid for accesses only below [`extent`].
+pub(crate) fn hva(hpa: Hpa) -> *mut u8 {
+    core::ptr::with_exposed_provenance_mut(base() + index(hpa.as_u64()))
+}
+
+/// The host physical address that `pointer`, into the direct map, stands for.
+pub(crate) fn hpa_of(pointer: *const u8) -> Hpa {
+    Hpa::new((pointer.expose_provenance() - base()) as u64)
+}
+
+#[cfg(target_os = "none")]
+#[inline]
+const fn base() -> usize {
+    index(BASE)
+}
+
+/// The arena that stands for machine memory on the host, zeroed, allocated at first use and kept.
+#[cfg(not(target_os = "none"))]
+fn base() -> usize {
+    use std::sync::OnceLock;
+    static ARENA: OnceLock<usize> = OnceLock::new();
+    *ARENA.get_or_init(|| {
+        let layout = core::alloc::Layout::from_size_align(index(HOSTED_BYTES), 2 << 20)
+            .expect("the arena's size and alignment are powers of two");
+        // SAFETY: the layout has a size above zero.
+        let arena = unsafe { std::alloc::alloc_zeroed(layout) };
+        assert!(!arena.is_null(), "no memory for the arena");
+        arena.expose_provenance()
+    })
+}
+
+/// A 64-bit address or size as the pointer-sized number it is here.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "usize has 64 bits on x86-64"
+)]
+#[inline]
+const fn index(value: u64) -> usize {
+    value as usize
+}
+
+/// True where `bytes` from `start` are mapped and hold no Rust object.
+#[inline]
+fn is_outside_rust(start: Hpa, bytes: u64) -> bool {
+    let start = start.as_u64();
+    let extent = EXTENT.load(Ordering::Relaxed);
+    bytes <= extent
+        && start <= extent - bytes
+        && !FORBIDDEN[0].overlaps(start, bytes)
+        && !FORBIDDEN[1].overlaps(start, bytes)
+}
+
+/// Page tables in the direct map. A table is a frame that the frame allocator gave out for one.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct DirectTables;
+
+impl DirectTables {
+    #[inline]
+    fn entry(table: Mfn, index: usize) -> *mut u64 {
+        assert!(
+            index < 512 && is_outside_rust(table.base(), 4096),
+            "page table {table} is outside the direct map"
+        );
+        hva(table.base()).cast::<u64>().wrapping_add(index)
+    }
+}
+
+impl TableMem for DirectTables {
+    #[inline]
+    fn read(&self, table: Mfn, index: usize) -> u64 {
+        let entry = Self::entry(table, index);
+        // SAFETY: mapped, aligned, outside Rust's objects (checked by `entry`), accessed atomically everywhere.
+        let entry = unsafe { AtomicU64::from_ptr(entry) };
+        entry.load(Ordering::Acquire)
+    }
+    #[inline]
+    fn write(&mut self, table: Mfn, index: usize, entry: u64) {
+        let place = Self::entry(table, index);
+        // SAFETY: mapped, aligned, outside Rust's objects (checked by `entry`), accessed atomically everywhere.
+        let place = unsafe { AtomicU64::from_ptr(place) };
+        place.store(entry, Ordering::Release);
+    }
+}
+
+/// One frame that others change at the same time: a handle to copy and keep. It does not own the frame: whoever keeps one
+/// keeps the frame's use count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SharedFrame {
+    mfn: Mfn,
+}
+
+impl SharedFrame {
+    /// A handle of frame `mfn`, or `None` where the frame is not RAM in the direct map or holds the hypervisor's own
+    /// objects.
+    #[must_use]
+    pub fn new(mfn: Mfn) -> Option<Self> {
+        is_outside_rust(mfn.base(), 4096).then_some(Self { mfn })
+    }
+    /// The frame.
+    #[must_use]
+    pub const fn mfn(self) -> Mfn {
+        self.mfn
+    }
+    /// The `N` bytes from `offset`, as a pointer aligned to N.
+    #[inline]
+    fn at<const N: usize>(self, offset: usize) -> *mut u8 {
+        assert!(
+            offset.is_multiple_of(N) && offset < PAGE_BYTES,
+            "offset {offset:#x} of a shared word"
+        );
+        hva(self.mfn.base()).wrapping_add(offset)
+    }
+    #[inline]
+    fn u8(&self, offset: usize) -> &AtomicU8 {
+        // SAFETY: mapped and outside Rust's objects (checked by `new`), accessed atomically everywhere.
+        unsafe { AtomicU8::from_ptr(self.at::<1>(offset)) }
+    }
+    #[inline]
+    fn u32(&self, offset: usize) -> &AtomicU32 {
+        // SAFETY: mapped and outside Rust's objects (checked by `new`), aligned (checked by `at`), accessed atomically.
+        unsafe { AtomicU32::from_ptr(self.at::<4>(offset).cast()) }
+    }
+    #[inline]
+    fn u64(&self, offset: usize) -> &AtomicU64 {
+        // SAFETY: mapped and outside Rust's objects (checked by `new`), aligned (checked by `at`), accessed atomically.
+        unsafe { AtomicU64::from_ptr(self.at::<8>(offset).cast()) }
+    }
+}
+
+impl SharedWords for SharedFrame {
+    #[inline]
+    fn load_u8(&self, offset: usize) -> u8 {
+        self.u8(offset).load(Ordering::SeqCst)
+    }
+    #[inline]
+    fn store_u8(&self, offset: usize, value: u8) {
+        self.u8(offset).store(value, Ordering::SeqCst);
+    }
+    #[inline]
+    fn swap_u8(&self, offset: usize, value: u8) -> u8 {
+        self.u8(offset).swap(value, Ordering::SeqCst)
+    }
+    #[inline]
+    fn load_u32(&self, offset: usize) -> u32 {
+        self.u32(offset).load(Ordering::SeqCst)
+    }
+    #[inline]
+    fn store_u32(&self, offset: usize, value: u32) {
+        self.u32(offset).store(value, Ordering::SeqCst);
+    }
+    #[inline]
+    fn fetch_or_u32(&self, offset: usize, bits: u32) -> u32 {
+        self.u32(offset).fetch_or(bits, Ordering::SeqCst)
+    }
+    #[inline]
+    fn fetch_and_u32(&self, offset: usize, bits: u32) -> u32 {
+        self.u32(offset).fetch_and(bits, Ordering::SeqCst)
+    }
+    #[inline]
+    fn compare_exchange_u32(&self, offset: usize, current: u32, new: u32) -> Result<u32, u32> {
+        self.u32(offset)
+            .compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst)
+    }
+    #[inline]
+    fn load_u64(&self, offset: usize) -> u64 {
+        self.u64(offset).load(Ordering::SeqCst)
+    }
+    #[inline]
+    fn store_u64(&self, offset: usize, value: u64) {
+        self.u64(offset).store(value, Ordering::SeqCst);
+    }
+    #[inline]
+    fn fetch_or_u64(&self, offset: usize, bits: u64) -> u64 {
+        self.u64(offset).fetch_or(bits, Ordering::SeqCst)
+    }
+    #[inline]
+    fn fetch_and_u64(&self, offset: usize, bits: u64) -> u64 {
+        self.u64(offset).fetch_and(bits, Ordering::SeqCst)
+    }
+}
+
+/// Fills frame `mfn` with zeros. The frame must be outside the hypervisor's own memory, else this panics.
+pub fn zero_frame(mfn: Mfn) {
+    assert!(
+        is_outside_rust(mfn.base(), 4096),
+        "frame {mfn} is not ours to zero"
+    );
+    // SAFETY: mapped and outside Rust's objects; the string instruction is one opaque access.
+    unsafe {
+        asm!(
+            "rep stosq",
+            inout("rcx") PAGE_BYTES / 8 => _,
+            inout("rdi") hva(mfn.base()) => _,
+            in("rax") 0u64,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Copies out of host physical memory, once: every byte is read exactly one time.
+///
+/// # Errors
+/// [`Unreachable`] where the bytes are not all in the direct map, or are the hypervisor's own.
+#[inline]
+pub fn read(from: Hpa, to: &mut [u8]) -> Result<(), Unreachable> {
+    if !is_outside_rust(from, to.len() as u64) {
+        return Err(Unreachable(from));
+    }
+    // SAFETY: the source is mapped and outside Rust's objects, the target is a slice of that length.
+    unsafe { copy(hva(from), to.as_mut_ptr(), to.len()) };
+    Ok(())
+}
+
+/// Copies into host physical memory.
+///
+/// # Errors
+/// [`Unreachable`] where the bytes are not all in the direct map, or are the hypervisor's own.
+#[inline]
+pub fn write(to: Hpa, from: &[u8]) -> Result<(), Unreachable> {
+    if !is_outside_rust(to, from.len() as u64) {
+        return Err(Unreachable(to));
+    }
+    // SAFETY: the target is mapped and outside Rust's objects, the source is a slice of that length.
+    unsafe { copy(from.as_ptr(), hva(to), from.len()) };
+    Ok(())
+}
+
+/// Moves `bytes` within host physical memory; the two ranges may overlap.
+///
+/// # Errors
+/// [`Unreachable`] where the bytes are not all in the direct map, or are the hypervisor's own.
+pub fn relocate(from: Hpa, to: Hpa, bytes: u64) -> Result<(), Unreachable> {
+    for start in [from, to] {
+        if !is_outside_rust(start, bytes) {
+            return Err(Unreachable(start));
+        }
+    }
+    // SAFETY: both ranges are mapped and outside Rust's objects; `copy` allows overlap.
+    unsafe { core::ptr::copy(hva(from).cast_const(), hva(to), index(bytes)) };
+    Ok(())
+}
+
+/// Below this many bytes, moving words beats the start-up cost of a string instruction.
+const STRING_FROM_BYTES: usize = 128;
+
+/// Copies `bytes`, each read once, one side being memory that others change.
+///
+/// # Safety
+/// Both sides valid for that many bytes and not overlapping; the side outside Rust's objects is not referenced.
+#[inline]
+unsafe fn copy(from: *const u8, to: *mut u8, bytes: usize) {
+    let mut done = 0;
+    if bytes < STRING_FROM_BYTES {
+        while bytes - done >= 8 {
+            // SAFETY: inside the source; unaligned words are read as packed bytes, in one load on x86.
+            let word = unsafe { from.wrapping_add(done).cast::<Packed>().read_volatile() };
+            // SAFETY: inside the target.
+            unsafe { to.wrapping_add(done).cast::<Packed>().write_volatile(word) };
+            done += 8;
+        }
+        while done < bytes {
+            // SAFETY: inside the source.
+            let byte = unsafe { from.wrapping_add(done).read_volatile() };
+            // SAFETY: inside the target.
+            unsafe { to.wrapping_add(done).write_volatile(byte) };
+            done += 1;
+        }
+        return;
+    }
+    // SAFETY: valid on both sides (the caller); the direction flag is clear in Rust code.
+    unsafe {
+        asm!(
+            "rep movsb",
+            inout("rcx") bytes => _,
+            inout("rsi") from => _,
+            inout("rdi") to => _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Eight bytes at any alignment.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct Packed(#[expect(dead_code, reason = "moved as a whole")] u64);
+
+/// The host physical address is outside the direct map, or the memory there is the hypervisor's own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unreachable(pub Hpa);
+
+/// For identity-mapped memory, where both are the same address.
+impl From<Unreachable> for NotRam {
+    fn from(Unreachable(hpa): Unreachable) -> Self {
+        Self(Gpa::new(hpa.as_u64()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    #[test]
+    fn bytes_written_are_read_back_at_every_length_and_alignment() {
+        for length in [0, 1, 7, 8, 9, 127, 128, 129, 5000] {
+            for start in [0x10_0000, 0x10_0003, 0x10_0fff] {
+                let bytes: Vec<u8> = (0..length)
+                    .map(|i| u8::try_from(i % 251).unwrap())
+                    .collect();
+                write(Hpa::new(start), &bytes).unwrap();
+                let mut back = vec![0xff; bytes.len()];
+                read(Hpa::new(start), &mut back).unwrap();
+                assert_eq!(back, bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn memory_behind_the_extent_is_refused() {
+        let end = Hpa::new(HOSTED_BYTES - 4);
+        assert_eq!(read(end, &mut [0; 8]), Err(Unreachable(end)));
+        assert_eq!(
+            write(Hpa::new(u64::MAX - 3), &[0; 8]),
+            Err(Unreachable(Hpa::new(u64::MAX - 3)))
+        );
+        assert_eq!(
+            SharedFrame::new(Mfn::containing(Hpa::new(HOSTED_BYTES))),
+            None
+        );
+    }
+
+    #[test]
+    fn shared_words_and_page_tables_see_the_same_frame() {
+        let mfn = Mfn::new(0x300);
+        zero_frame(mfn);
+        let frame = SharedFrame::new(mfn).unwrap();
+        assert_eq!(frame.fetch_or_u64(8, 5), 0);
+        assert_eq!(DirectTables.read(mfn, 1), 5);
+        DirectTables.write(mfn, 511, 0x1234_5678_9abc_def0);
+        assert_eq!(frame.load_u32(4092), 0x1234_5678);
+        assert_eq!(frame.swap_u8(4088, 7), 0xf0);
+        assert_eq!(frame.compare_exchange_u32(8, 4, 9), Err(5));
+    }
+
+    #[test]
+    fn overlapping_ranges_are_moved_intact() {
+        write(Hpa::new(0x20_0000), b"abcdef").unwrap();
+        relocate(Hpa::new(0x20_0000), Hpa::new(0x20_0002), 6).unwrap();
+        let mut back = [0; 6];
+        read(Hpa::new(0x20_0002), &mut back).unwrap();
+        assert_eq!(&back, b"abcdef");
+    }
+}
