@@ -15,6 +15,7 @@ pub mod cpuid;
 pub mod device;
 pub mod domid;
 pub mod emulate;
+pub mod frame;
 pub mod image;
 pub mod mem;
 pub mod msr;

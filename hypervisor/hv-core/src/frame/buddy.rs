@@ -1,0 +1,306 @@
+//! The free frames, in blocks of 2^order frames that start at multiples of their size.
+//!
+//! Two halves of a block are buddies: when both are free they become one again, so free memory is always in the largest
+//! blocks there are. Lists are linked through the frames' records by frame number. Frames below 4 GiB have lists of their own and
+//! are handed out last, because some of dom0's devices can reach no others.
+
+use core::sync::atomic::Ordering;
+
+use super::owner::OwnedFrames;
+use super::table::FrameTable;
+use crate::addr::{Mfn, MfnRange, PageOrder};
+
+const ORDERS: usize = PageOrder::MAX.get() as usize + 1;
+/// The first frame above 4 GiB.
+const LOW_END: Mfn = Mfn::new(1 << 20);
+/// No frame: the end of a list.
+const NONE: u32 = u32::MAX;
+
+/// The free lists.
+pub struct Buddy<'t, 'm> {
+    table: &'t FrameTable<'m>,
+    low: Zone,
+    high: Zone,
+}
+
+/// Why frames cannot be made free.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AddFreeError {
+    /// Some of them are not RAM.
+    NotRam,
+    /// Some of them are free already, or in use.
+    InUse,
+}
+
+struct Zone {
+    /// The first block of each order.
+    heads: [u32; ORDERS],
+    free_frames: u64,
+}
+
+impl<'t, 'm> Buddy<'t, 'm> {
+    /// Begins without any free frame.
+    #[must_use]
+    pub fn new(table: &'t FrameTable<'m>) -> Self {
+        Self {
+            table,
+            low: Zone::EMPTY,
+            high: Zone::EMPTY,
+        }
+    }
+
+    /// Adds frames at boot that nobody uses. Frame 0 is left out: its number stands for "none" elsewhere.
+    ///
+    /// # Errors
+    /// [`AddFreeError::NotRam`] where a frame is not in the table's RAM (then none is added), [`AddFreeError::InUse`]
+    /// at the first block that is free already or begins in somebody's use.
+    pub fn add_free(&mut self, range: MfnRange) -> Result<(), AddFreeError> {
+        let range = MfnRange::new(range.start.max(Mfn::new(1)), range.end);
+        if range.is_empty() {
+            return Ok(());
+        }
+        if !self.table.is_all_ram(range) {
+            return Err(AddFreeError::NotRam);
+        }
+        for (start, order) in blocks(range) {
+            if self.free_block_at(start).is_some() || !self.table.known(start).is_unused() {
+                return Err(AddFreeError::InUse);
+            }
+            self.insert(start, order);
+        }
+        Ok(())
+    }
+
+    /// A block of `order`, from above 4 GiB where there is one; `None` where no block is that large.
+    #[must_use]
+    pub fn alloc(&mut self, order: PageOrder) -> Option<OwnedFrames> {
+        let (block, found) = self
+            .high
+            .smallest(order)
+            .or_else(|| self.low.smallest(order))?;
+        Some(self.take(block, found, order))
+    }
+
+    /// A block of `order` whose frames are all below `end`; `None` where there is none. Looks at every free block
+    /// below 4 GiB in the worst case: for boot and for small numbers of pages.
+    #[must_use]
+    pub fn alloc_below(&mut self, order: PageOrder, end: Mfn) -> Option<OwnedFrames> {
+        let fits = |block: Mfn| block + order.frames() <= end;
+        let (block, found) = self.find_block(&self.low, order, fits).or_else(|| {
+            if end <= LOW_END {
+                return None;
+            }
+            self.find_block(&self.high, order, fits)
+        })?;
+        Some(self.take(block, found, order))
+    }
+
+    /// Exactly these frames; `None` where one of them is not free (then none is taken) or there are none.
+    #[must_use]
+    pub fn alloc_exact(&mut self, range: MfnRange) -> Option<OwnedFrames> {
+        if range.is_empty() || !self.is_free(range) {
+            return None;
+        }
+        let mut at = range.start;
+        while at < range.end {
+            let (start, order) = self.free_block_at(at).expect("the range was found free");
+            let end = start + order.frames();
+            self.remove(start, order);
+            self.push_all(MfnRange::new(start, range.start));
+            self.push_all(MfnRange::new(range.end, end));
+            at = end;
+        }
+        Some(OwnedFrames::new(range))
+    }
+
+    /// Takes frames back.
+    pub fn free(&mut self, frames: OwnedFrames) {
+        for (start, order) in blocks(frames.range()) {
+            self.insert(start, order);
+        }
+    }
+
+    /// True where all of `range` is free.
+    #[must_use]
+    pub fn is_free(&self, range: MfnRange) -> bool {
+        let mut at = range.start;
+        while at < range.end {
+            match self.free_block_at(at) {
+                Some((start, order)) => at = start + order.frames(),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// The first run of free frames that begins at or above `from`, as long as it goes. For boot: it looks at
+    /// every frame that it passes over.
+    #[must_use]
+    pub fn next_free_run(&self, from: Mfn) -> Option<MfnRange> {
+        let mut start = from;
+        while self.free_block_at(start).is_none() {
+            start = self.table.skip_hole(start + 1)?;
+        }
+        let mut end = start;
+        while let Some((block, order)) = self.free_block_at(end) {
+            end = block + order.frames();
+        }
+        Some(MfnRange::new(start, end))
+    }
+
+    /// How many frames are free.
+    #[must_use]
+    pub fn free_frames(&self) -> u64 {
+        self.low.free_frames + self.high.free_frames
+    }
+
+    /// How many frames below 4 GiB are free.
+    #[must_use]
+    pub fn free_frames_below_4g(&self) -> u64 {
+        self.low.free_frames
+    }
+
+    /// The free block that holds `mfn`.
+    fn free_block_at(&self, mfn: Mfn) -> Option<(Mfn, PageOrder)> {
+        (0..=PageOrder::MAX.get())
+            .filter_map(PageOrder::new)
+            .map(|order| (mfn.align_down(order), order))
+            .find(|&(start, order)| self.is_free_block(start, order))
+    }
+
+    fn is_free_block(&self, start: Mfn, order: PageOrder) -> bool {
+        self.table
+            .record(start)
+            .is_some_and(|info| info.free_order() == Some(order))
+    }
+
+    fn find_block(
+        &self,
+        zone: &Zone,
+        order: PageOrder,
+        fits: impl Fn(Mfn) -> bool,
+    ) -> Option<(Mfn, PageOrder)> {
+        orders_from(order).find_map(|found| {
+            let mut at = zone.heads[usize::from(found.get())];
+            while at != NONE {
+                let block = Mfn::new(u64::from(at));
+                if fits(block) {
+                    return Some((block, found));
+                }
+                at = self.table.known(block).next.load(Ordering::Relaxed);
+            }
+            None
+        })
+    }
+
+    /// Takes the first `order` of a free block and leaves the rest free.
+    fn take(&mut self, block: Mfn, found: PageOrder, order: PageOrder) -> OwnedFrames {
+        self.remove(block, found);
+        let range = MfnRange::new(block, block + order.frames());
+        self.push_all(MfnRange::new(range.end, block + found.frames()));
+        OwnedFrames::new(range)
+    }
+
+    /// Makes a block free, joined with its buddy as long as that is free too.
+    fn insert(&mut self, mut start: Mfn, mut order: PageOrder) {
+        while let Some(larger) = PageOrder::new(order.get() + 1) {
+            let buddy = Mfn::new(start.as_u64() ^ order.frames());
+            if !self.is_free_block(buddy, order) {
+                break;
+            }
+            self.remove(buddy, order);
+            start = start.min(buddy);
+            order = larger;
+        }
+        self.push(start, order);
+    }
+
+    /// Makes what is left of a block that was free free again: nothing of it has a free buddy.
+    fn push_all(&mut self, range: MfnRange) {
+        for (start, order) in blocks(range) {
+            self.push(start, order);
+        }
+    }
+
+    fn push(&mut self, start: Mfn, order: PageOrder) {
+        let table = self.table;
+        let zone = self.zone(start);
+        let number = number(start);
+        let next = core::mem::replace(&mut zone.heads[usize::from(order.get())], number);
+        zone.free_frames += order.frames();
+        let info = table.known(start);
+        info.next.store(next, Ordering::Relaxed);
+        info.prev.store(NONE, Ordering::Relaxed);
+        info.set_free_block(order);
+        if next != NONE {
+            let next = table.known(Mfn::new(u64::from(next)));
+            next.prev.store(number, Ordering::Relaxed);
+        }
+    }
+
+    fn remove(&mut self, start: Mfn, order: PageOrder) {
+        let table = self.table;
+        let zone = self.zone(start);
+        let info = table.known(start);
+        let next = info.next.load(Ordering::Relaxed);
+        let prev = info.prev.load(Ordering::Relaxed);
+        if prev == NONE {
+            zone.heads[usize::from(order.get())] = next;
+        } else {
+            let prev = table.known(Mfn::new(u64::from(prev)));
+            prev.next.store(next, Ordering::Relaxed);
+        }
+        if next != NONE {
+            let next = table.known(Mfn::new(u64::from(next)));
+            next.prev.store(prev, Ordering::Relaxed);
+        }
+        zone.free_frames -= order.frames();
+        info.clear();
+    }
+
+    fn zone(&mut self, mfn: Mfn) -> &mut Zone {
+        if mfn < LOW_END {
+            &mut self.low
+        } else {
+            &mut self.high
+        }
+    }
+}
+
+impl Zone {
+    const EMPTY: Self = Self {
+        heads: [NONE; ORDERS],
+        free_frames: 0,
+    };
+
+    /// The first block of the smallest order that holds one of `order`.
+    fn smallest(&self, order: PageOrder) -> Option<(Mfn, PageOrder)> {
+        orders_from(order).find_map(|found| {
+            let head = self.heads[usize::from(found.get())];
+            (head != NONE).then(|| (Mfn::new(u64::from(head)), found))
+        })
+    }
+}
+
+fn orders_from(order: PageOrder) -> impl Iterator<Item = PageOrder> {
+    (order.get()..=PageOrder::MAX.get()).filter_map(PageOrder::new)
+}
+
+/// The largest aligned blocks that make up `range`, in ascending order of frames.
+fn blocks(range: MfnRange) -> impl Iterator<Item = (Mfn, PageOrder)> {
+    let mut at = range.start;
+    core::iter::from_fn(move || {
+        let left = (range.end.as_u64()).saturating_sub(at.as_u64());
+        let by_size = left.checked_ilog2()?;
+        let by_start = at.as_u64().trailing_zeros();
+        let raw = by_size.min(by_start).min(u32::from(PageOrder::MAX.get()));
+        let order = PageOrder::new(u8::try_from(raw).ok()?)?;
+        let block = (at, order);
+        at = at + order.frames();
+        Some(block)
+    })
+}
+
+fn number(mfn: Mfn) -> u32 {
+    u32::try_from(mfn.as_u64()).expect("frames with records are below 1 TiB")
+}
