@@ -6,7 +6,6 @@
 macro_rules! errnos {
     ($($(#[$doc:meta])* $name:ident = $value:literal,)*) => {
         /// A refusal, as Xen numbers it; [`Errno::to_rax`] is what the guest gets.
-        #[expect(clippy::upper_case_acronyms, reason = "Xen's spelling")]
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
         #[repr(u8)]
         pub enum Errno {

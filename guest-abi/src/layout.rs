@@ -14,6 +14,104 @@ macro_rules! layout {
 }
 
 layout! {
+    crate::arch_x86::hvm::start_info::HvmStartInfo: 56 {
+        magic @ 0, version @ 4, flags @ 8, nr_modules @ 12, modlist_paddr @ 16, cmdline_paddr @ 24, rsdp_paddr @ 32,
+        memmap_paddr @ 40, memmap_entries @ 48, reserved @ 52,
+    }
+    crate::arch_x86::hvm::start_info::HvmModlistEntry: 32 { paddr @ 0, size @ 8, cmdline_paddr @ 16, reserved @ 24 }
+    crate::arch_x86::hvm::start_info::HvmMemmapTableEntry: 24 { addr @ 0, size @ 8, type_ @ 16, reserved @ 20 }
+    crate::event_channel::EvtchnAllocUnbound: 8 { dom @ 0, remote_dom @ 2, port @ 4 }
+    crate::event_channel::EvtchnBindInterdomain: 12 { remote_dom @ 0, remote_port @ 4, local_port @ 8 }
+    crate::event_channel::EvtchnBindVirq: 12 { virq @ 0, vcpu @ 4, port @ 8 }
+    crate::event_channel::EvtchnBindPirq: 12 { pirq @ 0, flags @ 4, port @ 8 }
+    crate::event_channel::EvtchnBindIpi: 8 { vcpu @ 0, port @ 4 }
+    crate::event_channel::EvtchnClose: 4 { port @ 0 }
+    crate::event_channel::EvtchnSend: 4 { port @ 0 }
+    crate::event_channel::EvtchnUnmask: 4 { port @ 0 }
+    crate::event_channel::EvtchnBindVcpu: 8 { port @ 0, vcpu @ 4 }
+    crate::event_channel::EvtchnStatus: 24 { dom @ 0, port @ 4, status @ 8, vcpu @ 12, u @ 16, interdomain_port @ 20 }
+    crate::event_channel::EvtchnReset: 2 { dom @ 0 }
+    crate::event_channel::EvtchnInitControl: 24 { control_gfn @ 0, offset @ 8, vcpu @ 12, link_bits @ 16 }
+    crate::event_channel::EvtchnExpandArray: 8 { array_gfn @ 0 }
+    crate::event_channel::EvtchnSetPriority: 8 { port @ 0, priority @ 4 }
+    crate::event_channel::EvtchnFifoControlBlock: 72 { ready @ 0, head @ 8 }
+    crate::grant_table::GrantEntryV1: 8 { flags @ 0, domid @ 2, frame @ 4 }
+    crate::grant_table::GnttabMapGrantRef: 32 {
+        host_addr @ 0, flags @ 8, ref_ @ 12, dom @ 16, status @ 18, handle @ 20, dev_bus_addr @ 24,
+    }
+    crate::grant_table::GnttabUnmapGrantRef: 24 { host_addr @ 0, dev_bus_addr @ 8, handle @ 16, status @ 20 }
+    crate::grant_table::GnttabSetupTable: 24 { dom @ 0, nr_frames @ 4, status @ 8, frame_list @ 16 }
+    crate::grant_table::GnttabCopyPtr: 16 { u @ 0, domid @ 8, offset @ 10 }
+    crate::grant_table::GnttabCopy: 40 { source @ 0, dest @ 16, len @ 32, flags @ 34, status @ 36 }
+    crate::grant_table::GnttabQuerySize: 16 { dom @ 0, nr_frames @ 4, max_nr_frames @ 8, status @ 12 }
+    crate::grant_table::GnttabSetVersion: 4 { version @ 0 }
+    crate::grant_table::GnttabGetVersion: 8 { dom @ 0, version @ 4 }
+    crate::hvm::hvm_op::XenHvmParam: 16 { domid @ 0, pad @ 2, index @ 4, value @ 8 }
+    crate::hvm::hvm_op::XenHvmPagetableDying: 16 { domid @ 0, pad @ 2, gpa @ 8 }
+    crate::hvm::hvm_op::XenHvmGetTime: 8 { now @ 0 }
+    crate::hvm::hvm_op::XenHvmGetMemType: 16 { domid @ 0, mem_type @ 2, pad @ 4, pfn @ 8 }
+    crate::hvm::hvm_op::XenHvmEvtchnUpcallVector: 8 { vcpu @ 0, vector @ 4 }
+    crate::hvm::hvm_vcpu::VcpuHvmX8632: 120 {
+        eax @ 0, ecx @ 4, edx @ 8, ebx @ 12, esp @ 16, ebp @ 20, esi @ 24, edi @ 28, eip @ 32, eflags @ 36, cr0 @ 40,
+        cr3 @ 44, cr4 @ 48, pad1 @ 52, efer @ 56, bases @ 64, limits @ 84, ars @ 104, pad2 @ 114,
+    }
+    crate::hvm::hvm_vcpu::VcpuHvmX8664: 112 {
+        rax @ 0, rcx @ 8, rdx @ 16, rbx @ 24, rsp @ 32, rbp @ 40, rsi @ 48, rdi @ 56, rip @ 64, rflags @ 72, cr0 @ 80,
+        cr3 @ 88, cr4 @ 96, efer @ 104,
+    }
+    crate::hvm::hvm_vcpu::VcpuHvmContext: 128 { mode @ 0, pad @ 4, cpu_regs @ 8 }
+    crate::io::console::XenconsInterface: 3088 {
+        in_ @ 0, out @ 1024, in_cons @ 3072, in_prod @ 3076, out_cons @ 3080, out_prod @ 3084,
+    }
+    crate::io::xs_wire::XsdSockmsg: 16 { type_ @ 0, req_id @ 4, tx_id @ 8, len @ 12 }
+    crate::io::xs_wire::XenstoreDomainInterface: 2076 {
+        req @ 0, rsp @ 1024, req_cons @ 2048, req_prod @ 2052, rsp_cons @ 2056, rsp_prod @ 2060,
+        server_features @ 2064, connection @ 2068, error @ 2072,
+    }
+    crate::memory::XenMemoryReservation: 32 {
+        extent_start @ 0, nr_extents @ 8, extent_order @ 16, mem_flags @ 20, domid @ 24,
+    }
+    crate::memory::XenAddToPhysmap: 24 { domid @ 0, size @ 2, space @ 4, idx @ 8, gpfn @ 16 }
+    crate::memory::XenAddToPhysmapBatch: 32 {
+        domid @ 0, space @ 2, size @ 4, foreign_domid @ 6, idxs @ 8, gpfns @ 16, errs @ 24,
+    }
+    crate::memory::XenRemoveFromPhysmap: 16 { domid @ 0, gpfn @ 8 }
+    crate::memory::XenMemoryMap: 16 { nr_entries @ 0, buffer @ 8 }
+    crate::memory::XenForeignMemoryMap: 24 { domid @ 0, map @ 8 }
+    crate::memory::E820Entry: 20 { addr @ 0, size @ 8, type_ @ 16 }
+    crate::memory::XenPodTarget: 40 {
+        target_pages @ 0, tot_pages @ 8, pod_cache_pages @ 16, pod_entries @ 24, domid @ 32,
+    }
+    crate::memory::XenMemAcquireResource: 32 {
+        domid @ 0, type_ @ 2, id @ 4, nr_frames @ 8, pad @ 12, frame @ 16, frame_list @ 24,
+    }
+    crate::memory::XenReservedDeviceMemoryMap: 24 { flags @ 0, nr_entries @ 4, buffer @ 8, dev @ 16 }
+    crate::physdev::PhysdevManagePci: 2 { bus @ 0, devfn @ 1 }
+    crate::physdev::PhysdevSetupGsi: 8 { gsi @ 0, triggering @ 4, polarity @ 5 }
+    crate::physdev::PhysdevPciMmcfgReserved: 16 { address @ 0, segment @ 8, start_bus @ 10, end_bus @ 11, flags @ 12 }
+    crate::physdev::PhysdevPciDeviceAdd: 12 { seg @ 0, bus @ 2, devfn @ 3, flags @ 4, physfn_bus @ 8, physfn_devfn @ 9 }
+    crate::physdev::PhysdevPciDevice: 4 { seg @ 0, bus @ 2, devfn @ 3 }
+    crate::physdev::PhysdevDbgpOp: 6 { op @ 0, bus @ 1, pci @ 2 }
+    crate::platform::XenPlatformOp: 136 { cmd @ 0, interface_version @ 4, u @ 8 }
+    crate::platform::XenpfSettime32: 16 { secs @ 0, nsecs @ 4, system_time @ 8 }
+    crate::platform::XenpfSettime64: 24 { secs @ 0, nsecs @ 8, mbz @ 12, system_time @ 16 }
+    crate::platform::XenpfFirmwareInfo: 8 { type_ @ 0, index @ 4 }
+    crate::platform::XenpfPcpuinfo: 20 { xen_cpuid @ 0, max_present @ 4, flags @ 8, apic_id @ 12, acpi_id @ 16 }
+    crate::sched::SchedShutdown: 4 { reason @ 0 }
+    crate::sched::SchedPoll: 24 { ports @ 0, nr_ports @ 8, timeout @ 16 }
+    crate::sched::SchedRemoteShutdown: 8 { domain_id @ 0, reason @ 4 }
+    crate::sched::SchedWatchdog: 8 { id @ 0, timeout @ 4 }
+    crate::sched::SchedPinOverride: 4 { pcpu @ 0 }
+    crate::vcpu::VcpuRunstateInfo: 48 { state @ 0, state_entry_time @ 8, time @ 16 }
+    crate::vcpu::VcpuRegisterMemoryArea: 8 { addr @ 0 }
+    crate::vcpu::VcpuSetPeriodicTimer: 8 { period_ns @ 0 }
+    crate::vcpu::VcpuSetSingleshotTimer: 16 { timeout_abs_ns @ 0, flags @ 8 }
+    crate::vcpu::VcpuRegisterVcpuInfo: 16 { mfn @ 0, offset @ 8, rsvd @ 12 }
+    crate::vcpu::VcpuGetPhysid: 8 { phys_id @ 0 }
+    crate::version::XenCompileInfo: 144 { compiler @ 0, compile_by @ 64, compile_domain @ 80, compile_date @ 112 }
+    crate::version::XenPlatformParameters: 8 { virt_start @ 0 }
+    crate::version::XenFeatureInfo: 8 { submap_idx @ 0, submap @ 4 }
+    crate::version::XenBuildId: 4 { len @ 0 }
     crate::xen::VcpuTimeInfo: 32 {
         version @ 0, tsc_timestamp @ 8, system_time @ 16, tsc_to_system_mul @ 24, tsc_shift @ 28, flags @ 29,
     }
@@ -23,5 +121,9 @@ layout! {
     crate::xen::SharedInfo: 3136 {
         vcpu_info @ 0, evtchn_pending @ 2048, evtchn_mask @ 2560, wc_version @ 3072, wc_sec @ 3076, wc_nsec @ 3080,
         wc_sec_hi @ 3084, arch @ 3088,
+    }
+    crate::xen::MulticallEntry: 64 { op @ 0, result @ 8, args @ 16 }
+    crate::xen::Dom0VgaConsoleInfo: 16 {
+        video_type @ 0, font_height @ 4, cursor_x @ 6, cursor_y @ 8, rows @ 10, columns @ 12,
     }
 }

@@ -47,7 +47,7 @@ pub struct VcpuHvmX8632 {
     pub bases: [u32; 5],
     /// Limits of CS, DS, SS, ES, TR.
     pub limits: [u32; 5],
-    /// Attributes of CS, SS, DS, ES, TR, each as in the VMCS's low 12 bits packed.
+    /// Attributes of CS, DS, SS, ES, TR: type to P in bits 7:0, AVL to G in bits 11:8.
     pub ars: [u16; 5],
     /// Padding.
     pub pad2: [u16; 3],
@@ -87,4 +87,16 @@ pub struct VcpuHvmX8664 {
     pub cr4: u64,
     /// EFER.
     pub efer: u64,
+}
+
+/// Argument of `VCPUOP_initialise`: `cpu_regs` holds a [`VcpuHvmX8632`] or a [`VcpuHvmX8664`] at its start, by `mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct VcpuHvmContext {
+    /// [`VCPU_HVM_MODE_32B`] or [`VCPU_HVM_MODE_64B`].
+    pub mode: u32,
+    /// Must be 0.
+    pub pad: u32,
+    /// The registers.
+    pub cpu_regs: [u64; 15],
 }

@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Offset of the producer and consumer indices.
+/// Bytes from backend to guest.
 pub const XENCONS_IN_LEN: usize = 1024;
 /// Bytes from guest to backend.
 pub const XENCONS_OUT_LEN: usize = 2048;
