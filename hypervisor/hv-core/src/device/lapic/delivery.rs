@@ -1,0 +1,271 @@
+//! Which interrupt a vCPU takes next: IRR, ISR, TMR and the priorities between them.
+//!
+//! Without virtual-interrupt delivery the story asks [`Lapic::deliverable`] before each entry, injects what it gets and
+//! calls [`Lapic::acknowledge`]; where something waits for a lower TPR, [`Lapic::tpr_threshold`] makes the CPU exit in
+//! time. With it, the CPU does all this, and [`Lapic::sync`] only says how far to raise RVI and when the set of vectors
+//! whose EOI must exit has changed.
+//! Intel SDM vol. 3A, "Interrupt, Task, and Processor Priority"; vol. 3C, "Virtual-Interrupt Delivery".
+
+use super::regs::{FIRST_LEGAL_VECTOR, Reg, esr};
+use super::{Delivery, Lapic};
+use crate::device::message::Trigger;
+use crate::device::posted::PostedInterrupts;
+use crate::mem::SharedWords;
+
+/// The end of an interrupt's handler.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Eoi {
+    /// Its vector.
+    pub vector: u8,
+    /// True where the source waits to hear of it.
+    pub is_level: bool,
+}
+
+/// What [`Lapic::sync`] brought in.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Synced {
+    /// The highest vector new in the IRR, or 0: with [`Delivery::ByCpu`], RVI is to be no less ([`raise_rvi`]).
+    pub highest: u8,
+    /// True where the EOI-exit bitmaps are to be loaded anew from [`Lapic::eoi_exit_bitmap`].
+    pub eoi_exits_changed: bool,
+}
+
+/// The guest interrupt status `status` (SVI in the upper byte, RVI in the lower) with RVI no less than `vector`.
+#[must_use]
+pub const fn raise_rvi(status: u16, vector: u8) -> u16 {
+    let [rvi, svi] = status.to_le_bytes();
+    u16::from_le_bytes([if rvi > vector { rvi } else { vector }, svi])
+}
+
+/// One of the three sets of 256 bits.
+type Set = fn(u8) -> Reg;
+
+impl<F: SharedWords> Lapic<F> {
+    /// Moves what others have posted into the IRR, and tells what has been accepted since the last call. To be called
+    /// with each entry; costs three loads where there is nothing.
+    ///
+    /// While the APIC is software-disabled, edges are lost as in hardware; a level, whose source holds its line, waits in
+    /// the IRR.
+    #[inline]
+    pub fn sync<G: SharedWords>(&mut self, posted: &PostedInterrupts<G>) -> Synced {
+        if self.raised == 0 && !posted.is_waiting() {
+            return Synced::default();
+        }
+        self.take_posted(posted)
+    }
+
+    /// Accepts an interrupt for this vCPU, on its own thread of control. Vectors below 16 are refused and noted as errors.
+    pub fn accept(&mut self, vector: u8, trigger: Trigger) {
+        if vector < FIRST_LEGAL_VECTOR {
+            self.error(esr::RECEIVE_ILLEGAL_VECTOR);
+            return;
+        }
+        match trigger {
+            Trigger::Edge => self.accept_edge(vector),
+            Trigger::Level => {
+                let (word, bit) = position(vector);
+                self.accept_word(word, bit, Trigger::Level);
+            }
+        }
+    }
+
+    /// The vector to inject now, were the guest's IF set; `None` where nothing pending beats the processor priority.
+    /// Only with [`Delivery::BySoftware`].
+    #[inline]
+    pub fn deliverable(&mut self) -> Option<u8> {
+        if self.irr_words == 0 {
+            return None;
+        }
+        let vector = self.highest_pending()?;
+        (vector >> 4 > self.processor_priority() >> 4 && self.is_enabled()).then_some(vector)
+    }
+
+    /// Moves `vector`, which [`deliverable`](Self::deliverable) gave, from requested to in service. To be called when the
+    /// injection is certain.
+    pub fn acknowledge(&mut self, vector: u8) {
+        let (word, bit) = position(vector);
+        self.page.fetch_and_u32(Reg::Irr(word).offset(), !bit);
+        self.page.fetch_or_u32(Reg::Isr(word).offset(), bit);
+        self.isr_words |= 1 << word;
+    }
+
+    /// Ends the highest interrupt in service, as a write of the EOI register does; `None` where none is.
+    pub fn eoi(&mut self) -> Option<Eoi> {
+        let vector = self.highest_in_service()?;
+        let (word, bit) = position(vector);
+        self.page.fetch_and_u32(Reg::Isr(word).offset(), !bit);
+        Some(self.eoi_exit(vector))
+    }
+
+    /// Tells about the EOI of `vector` after the CPU has carried it out and exited because its EOI-exit bit is set.
+    pub fn eoi_exit(&self, vector: u8) -> Eoi {
+        let (word, bit) = position(vector);
+        Eoi {
+            vector,
+            is_level: self.get(Reg::Tmr(word)) & bit != 0,
+        }
+    }
+
+    /// The TPR threshold for the VMCS: nonzero where a pending interrupt waits for nothing but a lower TPR, and then the
+    /// class below which the guest's TPR must fall. Never above the current class, as VM entry demands.
+    pub fn tpr_threshold(&mut self) -> u8 {
+        if self.irr_words == 0 {
+            return 0;
+        }
+        let Some(pending) = self.highest_pending() else {
+            return 0;
+        };
+        let in_service = self.highest_in_service().unwrap_or(0);
+        let class = pending >> 4;
+        if class > in_service >> 4 && class <= self.cr8() {
+            class
+        } else {
+            0
+        }
+    }
+
+    /// The processor priority (PPR).
+    pub fn processor_priority(&mut self) -> u8 {
+        let task = self.get(Reg::Tpr).to_le_bytes()[0];
+        let in_service = self.highest_in_service().unwrap_or(0);
+        if task >> 4 >= in_service >> 4 {
+            task
+        } else {
+            in_service & 0xF0
+        }
+    }
+
+    /// RVI in the lower byte and SVI in the upper, computed from the page: what the guest interrupt status must be where
+    /// the CPU has not kept it so far (a first entry, restored state).
+    pub fn guest_interrupt_status(&self) -> u16 {
+        let rvi = self.highest(Reg::Irr, ALL_WORDS).unwrap_or(0);
+        let svi = self.highest(Reg::Isr, ALL_WORDS).unwrap_or(0);
+        u16::from_le_bytes([rvi, svi])
+    }
+
+    /// The EOI-exit bitmaps: the vectors last accepted as level-triggered.
+    pub fn eoi_exit_bitmap(&self) -> [u64; 4] {
+        core::array::from_fn(|i| {
+            let word = 2 * to_word(i);
+            let low = u64::from(self.get(Reg::Tmr(word)));
+            let high = u64::from(self.get(Reg::Tmr(word + 1)));
+            high << 32 | low
+        })
+    }
+
+    /// Accepts a legal vector.
+    pub(super) fn accept_edge(&mut self, vector: u8) {
+        let (word, bit) = position(vector);
+        self.accept_word(word, bit, Trigger::Edge);
+    }
+
+    #[cold]
+    fn take_posted<G: SharedWords>(&mut self, posted: &PostedInterrupts<G>) -> Synced {
+        let taken = posted.take();
+        for word in 0..8 {
+            let edge = half(&taken.edge, word);
+            let level = half(&taken.level, word);
+            if edge != 0 {
+                self.accept_word(word, edge, Trigger::Edge);
+            }
+            if level != 0 {
+                self.accept_word(word, level, Trigger::Level);
+            }
+        }
+        Synced {
+            highest: core::mem::take(&mut self.raised),
+            eoi_exits_changed: core::mem::take(&mut self.eoi_exits_changed),
+        }
+    }
+
+    /// Sets `bits` of word `word` in the IRR and their trigger in the TMR.
+    fn accept_word(&mut self, word: u8, bits: u32, trigger: Trigger) {
+        if trigger == Trigger::Edge && !self.is_enabled() {
+            return;
+        }
+        let levels = self.get(Reg::Tmr(word));
+        let wanted = match trigger {
+            Trigger::Edge => levels & !bits,
+            Trigger::Level => levels | bits,
+        };
+        if wanted != levels {
+            self.set(Reg::Tmr(word), wanted);
+            self.eoi_exits_changed = true;
+        }
+        self.page.fetch_or_u32(Reg::Irr(word).offset(), bits);
+        self.irr_words |= 1 << word;
+        self.raised = self.raised.max(top_vector(word, bits));
+    }
+
+    fn highest_pending(&mut self) -> Option<u8> {
+        let found = self.highest(Reg::Irr, self.words(self.irr_words));
+        self.irr_words = words_up_to(found, self.irr_words);
+        found
+    }
+
+    fn highest_in_service(&mut self) -> Option<u8> {
+        let found = self.highest(Reg::Isr, self.words(self.isr_words));
+        self.isr_words = words_up_to(found, self.isr_words);
+        found
+    }
+
+    /// The words to look at: those noted, or all where the CPU changes them behind our back.
+    fn words(&self, noted: u8) -> u8 {
+        match self.config.delivery {
+            Delivery::BySoftware => noted,
+            Delivery::ByCpu => ALL_WORDS,
+        }
+    }
+
+    /// The highest vector of `set`, looking at the words in `words` only.
+    fn highest(&self, set: Set, words: u8) -> Option<u8> {
+        let mut left = words;
+        while left != 0 {
+            let word = 7 - to_word(left.leading_zeros() as usize);
+            let bits = self.get(set(word));
+            if bits != 0 {
+                return Some(top_vector(word, bits));
+            }
+            left &= !(1 << word);
+        }
+        None
+    }
+}
+
+const ALL_WORDS: u8 = 0xFF;
+
+/// Narrows the noted words after a search that found `found`: the words above it are empty.
+fn words_up_to(found: Option<u8>, noted: u8) -> u8 {
+    match found {
+        None => 0,
+        Some(vector) => noted & (0xFF >> (7 - (vector >> 5))),
+    }
+}
+
+/// The highest vector among the nonzero `bits` of word `word`.
+fn top_vector(word: u8, bits: u32) -> u8 {
+    let bit = 31 - bits.leading_zeros().to_le_bytes()[0];
+    word << 5 | bit
+}
+
+/// The word that holds `vector`, and the bit in it.
+const fn position(vector: u8) -> (u8, u32) {
+    (vector >> 5, 1 << (vector & 31))
+}
+
+/// 32-bit word `word` (0–7) of a set in 64-bit words.
+fn half(set: &[u64; 4], word: u8) -> u32 {
+    let pair = set[usize::from(word >> 1 & 3)];
+    let [a, b, c, d, e, f, g, h] = pair.to_le_bytes();
+    if word & 1 == 0 {
+        u32::from_le_bytes([a, b, c, d])
+    } else {
+        u32::from_le_bytes([e, f, g, h])
+    }
+}
+
+/// A number below 8 as the number of a word.
+fn to_word(index: usize) -> u8 {
+    index.to_le_bytes()[0] & 7
+}

@@ -1,0 +1,153 @@
+//! The box into which anyone may put interrupts for a vCPU, without a lock and without touching its local APIC.
+//!
+//! The first 64 bytes are the CPU's own posted-interrupt descriptor, so where the CPU processes posted interrupts a
+//! running guest takes an edge without an exit; where it does not, [`Lapic::sync`](super::lapic::Lapic::sync) empties the
+//! same box before each entry. Level interrupts never go through the CPU's half: they need their EOI intercepted first,
+//! so they wait in a second set that only `sync` reads.
+//! Intel SDM vol. 3C, "Posted-Interrupt Processing".
+
+use crate::mem::SharedWords;
+
+/// Bytes that a box takes in its frame; a multiple of the 64 the CPU wants aligned.
+pub const BOX_BYTES: usize = 128;
+
+/// Bits 255:0: vectors posted for the CPU.
+const PIR: usize = 0;
+/// Bits 319:256: notification state.
+const CONTROL: usize = 32;
+/// Bits 279:272: the vector that tells the CPU to look.
+const NOTIFICATION_VECTOR: usize = 34;
+/// Bits 319:288: the APIC id of the CPU to tell.
+const NOTIFICATION_DESTINATION: usize = 36;
+/// Ours: level-triggered vectors for `sync`.
+const LEVEL: usize = 64;
+/// Ours: nonzero where `LEVEL` may hold something.
+const LEVEL_WAITS: usize = 96;
+
+/// Outstanding notification: somebody has told the CPU, or is about to.
+const ON: u32 = 1 << 0;
+/// Suppress notification: nobody need tell the CPU.
+const SN: u32 = 1 << 1;
+
+/// A vCPU's box, at a multiple of [`BOX_BYTES`] in a shared frame.
+#[derive(Debug)]
+pub struct PostedInterrupts<F> {
+    frame: F,
+    offset: usize,
+}
+
+/// What the poster must do next.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PostNotify {
+    /// Nothing: it has been told already, or will see it when it next runs.
+    None,
+    /// Wake the vCPU; where it runs in the guest, the notification vector suffices, or else an exit.
+    Posted,
+    /// Wake the vCPU; where it runs in the guest, make it exit.
+    Kick,
+}
+
+/// The vectors taken out of a box.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Taken {
+    /// Edge-triggered, as 256 bits in 4 words.
+    pub edge: [u64; 4],
+    /// Level-triggered, likewise.
+    pub level: [u64; 4],
+}
+
+impl<F: SharedWords> PostedInterrupts<F> {
+    /// Uses the zeroed bytes at `offset` of `frame`.
+    ///
+    /// # Panics
+    /// Where `offset` is not a multiple of [`BOX_BYTES`] inside the frame.
+    pub fn new(frame: F, offset: usize) -> Self {
+        assert!(offset.is_multiple_of(BOX_BYTES) && offset < crate::addr::PAGE_BYTES);
+        Self { frame, offset }
+    }
+
+    /// Byte offset of the CPU's descriptor in its frame.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// Names the vector and the CPU that [`PostNotify::Posted`] is about. `destination` is as the host's local APICs
+    /// count: the 32-bit id in x2APIC mode, the id shifted left by 8 in xAPIC mode.
+    pub fn set_notification(&self, vector: u8, destination: u32) {
+        self.frame
+            .store_u8(self.offset + NOTIFICATION_VECTOR, vector);
+        self.frame
+            .store_u32(self.offset + NOTIFICATION_DESTINATION, destination);
+    }
+
+    /// Spares posters of edges the notification while the vCPU is not running but ready to.
+    pub fn suppress(&self) {
+        self.frame.fetch_or_u32(self.offset + CONTROL, SN);
+    }
+
+    /// Undoes [`suppress`](Self::suppress); the caller looks at the box afterwards.
+    pub fn unsuppress(&self) {
+        self.frame.fetch_and_u32(self.offset + CONTROL, !SN);
+    }
+
+    /// Posts an edge-triggered interrupt. Vectors 0–15 are illegal and the caller's to refuse.
+    pub fn post_edge(&self, vector: u8) -> PostNotify {
+        let (word, bit) = position(vector);
+        if self.frame.fetch_or_u32(self.offset + PIR + word, bit) & bit != 0 {
+            // whoever set the bit notifies, or the CPU is already taking it out
+            return PostNotify::None;
+        }
+        let control = self.frame.fetch_or_u32(self.offset + CONTROL, ON);
+        if control & (ON | SN) == 0 {
+            PostNotify::Posted
+        } else {
+            PostNotify::None
+        }
+    }
+
+    /// Posts a level-triggered interrupt.
+    pub fn post_level(&self, vector: u8) -> PostNotify {
+        let (word, bit) = position(vector);
+        self.frame.fetch_or_u32(self.offset + LEVEL + word, bit);
+        if self.frame.fetch_or_u32(self.offset + LEVEL_WAITS, 1) == 0 {
+            PostNotify::Kick
+        } else {
+            PostNotify::None
+        }
+    }
+
+    /// True where the box may hold something: two loads, for the entry path and for deciding whether to sleep.
+    pub fn is_waiting(&self) -> bool {
+        self.frame.load_u32(self.offset + CONTROL) & ON != 0
+            || self.frame.load_u32(self.offset + LEVEL_WAITS) != 0
+    }
+
+    /// Empties the box. The flags fall before the bits are read, so that an interrupt posted meanwhile notifies again.
+    pub fn take(&self) -> Taken {
+        let mut taken = Taken::default();
+        if self.frame.fetch_and_u32(self.offset + CONTROL, !ON) & ON != 0 {
+            taken.edge = self.take_set(PIR);
+        }
+        if self.frame.fetch_and_u32(self.offset + LEVEL_WAITS, 0) != 0 {
+            taken.level = self.take_set(LEVEL);
+        }
+        taken
+    }
+
+    fn take_set(&self, set: usize) -> [u64; 4] {
+        core::array::from_fn(|i| {
+            let at = self.offset + set + 8 * i;
+            // most words are empty, and a locked instruction costs more than a look
+            match self.frame.load_u64(at) {
+                0 => 0,
+                _ => self.frame.fetch_and_u64(at, 0),
+            }
+        })
+    }
+}
+
+/// Byte offset of the 32-bit word that holds `vector` in a set of 256 bits, and the bit in it.
+const fn position(vector: u8) -> (usize, u32) {
+    ((vector as usize >> 5) * 4, 1 << (vector & 31))
+}
