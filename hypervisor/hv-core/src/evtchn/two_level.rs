@@ -1,0 +1,78 @@
+//! The 2-level ABI: one pending and one mask bit a port in the shared info frame, one selector bit a word of 64 ports in
+//! the vCPU's info.
+//!
+//! The guest clears selector before pending bits, we set them in the opposite order: an event between is never lost.
+//! Source: `public/event_channel.h` and `public/xen.h, struct shared_info`. Its sibling is `fifo.rs`.
+
+use super::{Port, Raised};
+use crate::mem::SharedWords;
+use crate::vcpu::vcpu_info::VcpuInfo;
+
+/// Ports there are.
+pub(super) const PORTS: u32 = 4096;
+
+const PENDING: usize = 2048;
+const MASK: usize = 2560;
+
+/// Marks `port` pending and tells `info`'s vCPU where to look, unless the port is masked.
+pub(super) fn set_pending<F: SharedWords>(
+    shared_info: &F,
+    info: Option<&VcpuInfo<F>>,
+    port: Port,
+) -> Raised {
+    let Some((word, bit)) = place(port) else {
+        return Raised::NOTHING;
+    };
+    if shared_info.fetch_or_u64(PENDING + word * 8, bit) & bit != 0 {
+        return Raised::NOTHING;
+    }
+    let is_masked = shared_info.load_u64(MASK + word * 8) & bit != 0;
+    Raised {
+        is_newly_pending: true,
+        wants_upcall: !is_masked && select(info, word),
+    }
+}
+
+/// Clears the mask bit; a pending event is told of then.
+pub(super) fn unmask<F: SharedWords>(
+    shared_info: &F,
+    info: Option<&VcpuInfo<F>>,
+    port: Port,
+) -> Raised {
+    let Some((word, bit)) = place(port) else {
+        return Raised::NOTHING;
+    };
+    let was_masked = shared_info.fetch_and_u64(MASK + word * 8, !bit) & bit != 0;
+    let is_pending = shared_info.load_u64(PENDING + word * 8) & bit != 0;
+    Raised {
+        is_newly_pending: false,
+        wants_upcall: was_masked && is_pending && select(info, word),
+    }
+}
+
+/// Clears the pending bit.
+pub(super) fn clear_pending<F: SharedWords>(shared_info: &F, port: Port) {
+    if let Some((word, bit)) = place(port) {
+        shared_info.fetch_and_u64(PENDING + word * 8, !bit);
+    }
+}
+
+/// True where the pending bit is set.
+pub(super) fn is_pending<F: SharedWords>(shared_info: &F, port: Port) -> bool {
+    place(port).is_some_and(|(word, bit)| shared_info.load_u64(PENDING + word * 8) & bit != 0)
+}
+
+/// True where the mask bit is set.
+pub(super) fn is_masked<F: SharedWords>(shared_info: &F, port: Port) -> bool {
+    place(port).is_none_or(|(word, bit)| shared_info.load_u64(MASK + word * 8) & bit != 0)
+}
+
+fn select<F: SharedWords>(info: Option<&VcpuInfo<F>>, word: usize) -> bool {
+    info.is_some_and(|info| info.select(word))
+}
+
+/// The word of 64 bits and the bit in it, where the ABI has the port.
+fn place(port: Port) -> Option<(usize, u64)> {
+    let port = port.get();
+    (port < PORTS).then_some(((port / 64) as usize, 1 << (port % 64)))
+}

@@ -1,0 +1,22 @@
+//! Virtual CPUs, as far as the rules go: who they are, their time, their run state, the area they share with the guest.
+
+pub mod runstate;
+pub mod time;
+pub mod vcpu_info;
+
+use core::fmt;
+
+/// Names a vCPU of any domain.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct VcpuId {
+    /// Its domain.
+    pub domid: u16,
+    /// Its index in the domain: what the guest calls its vCPU id.
+    pub index: u16,
+}
+
+impl fmt::Display for VcpuId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "d{}v{}", self.domid, self.index)
+    }
+}

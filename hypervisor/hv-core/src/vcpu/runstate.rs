@@ -1,0 +1,158 @@
+//! Where a vCPU's time went: running, runnable (stolen from it), blocked, offline.
+//!
+//! The guest registers an area of 48 bytes that is rewritten at every change. It is 8-aligned per-CPU data and may
+//! straddle two pages, so the bytes are handed out in ordered pieces and the caller writes them where they belong.
+//! Source: `public/vcpu.h, struct vcpu_runstate_info`.
+
+use crate::addr::{Gpa, PAGE_BYTES};
+
+/// Bytes of the guest's area.
+pub const RUNSTATE_BYTES: usize = 48;
+
+const ENTRY_TIME: usize = 8;
+const TIMES: usize = 16;
+/// `public/vcpu.h, XEN_RUNSTATE_UPDATE`: the record is being written.
+const UPDATE: u64 = 1 << 63;
+
+/// What a vCPU is doing; the values are the ABI's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum RunState {
+    /// On a CPU.
+    Running = 0,
+    /// Ready, without a CPU: stolen time.
+    Runnable = 1,
+    /// Waiting for an event.
+    Blocked = 2,
+    /// Neither: not started, paused or shut down.
+    Offline = 3,
+}
+
+/// A vCPU's account.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Runstate {
+    state: RunState,
+    entry_ns: u64,
+    times_ns: [u64; 4],
+}
+
+impl Runstate {
+    /// An account that starts at `now_ns` of system time in `state`.
+    #[must_use]
+    pub const fn new(state: RunState, now_ns: u64) -> Self {
+        Self {
+            state,
+            entry_ns: now_ns,
+            times_ns: [0; 4],
+        }
+    }
+
+    /// What the vCPU is doing.
+    #[must_use]
+    pub fn state(&self) -> RunState {
+        self.state
+    }
+
+    /// The ns it has spent in `state`, with the stretch it is in counted up to `now_ns`.
+    #[must_use]
+    pub fn time_in(&self, state: RunState, now_ns: u64) -> u64 {
+        let mut account = *self;
+        account.change(self.state, now_ns);
+        account.times_ns[state as usize]
+    }
+
+    /// Closes the stretch in the current state at `now_ns` and starts one in `state` (the same one may go on).
+    pub fn change(&mut self, state: RunState, now_ns: u64) {
+        let now_ns = now_ns.max(self.entry_ns);
+        let total = &mut self.times_ns[self.state as usize];
+        *total = total.saturating_add(now_ns - self.entry_ns);
+        self.entry_ns = now_ns;
+        self.state = state;
+    }
+
+    /// The record as the guest reads it. Bit 63 of the entry time is clear.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; RUNSTATE_BYTES] {
+        let mut bytes = [0; RUNSTATE_BYTES];
+        bytes[0] = self.state as u8;
+        bytes[ENTRY_TIME..TIMES].copy_from_slice(&self.entry_bytes(0));
+        for (to, time) in bytes[TIMES..].chunks_exact_mut(8).zip(self.times_ns) {
+            to.copy_from_slice(&time.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Calls `write(gpa, bytes)` for each store that updates the guest's area, in the order to make them in. With
+    /// `has_update_flag` (vm_assist type 5, runstate_update_flag) readers on other CPUs see bit 63 of the entry time
+    /// while the rest changes.
+    pub fn write(
+        &self,
+        area: &RunstateArea,
+        has_update_flag: bool,
+        mut write: impl FnMut(Gpa, &[u8]),
+    ) {
+        let mut bytes = self.to_bytes();
+        if !has_update_flag {
+            area.split(0, &bytes, &mut write);
+            return;
+        }
+        let flagged = self.entry_bytes(UPDATE);
+        area.split(ENTRY_TIME, &flagged, &mut write);
+        bytes[ENTRY_TIME..TIMES].copy_from_slice(&flagged);
+        area.split(0, &bytes, &mut write);
+        area.split(ENTRY_TIME, &self.entry_bytes(0), &mut write);
+    }
+
+    fn entry_bytes(&self, flag: u64) -> [u8; 8] {
+        (self.entry_ns & !UPDATE | flag).to_le_bytes()
+    }
+}
+
+/// Where the guest wants its record: translated once, when it is registered, as later the guest may run on page tables
+/// that do not map it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RunstateArea {
+    first: Gpa,
+    second_page: Option<Gpa>,
+}
+
+impl RunstateArea {
+    /// The area at `first`, which goes on at the start of the page `second_page` where it crosses the end of its page.
+    /// `None` where it crosses and there is no such page.
+    #[must_use]
+    pub fn new(first: Gpa, second_page: Option<Gpa>) -> Option<Self> {
+        if !Self::crosses(first.page_offset()) {
+            return Some(Self {
+                first,
+                second_page: None,
+            });
+        }
+        second_page.map(|second| Self {
+            first,
+            second_page: Some(second),
+        })
+    }
+
+    /// True where an area at byte `offset` of a page goes on in the next one: both need translating.
+    #[must_use]
+    pub fn crosses(offset: usize) -> bool {
+        offset > PAGE_BYTES - RUNSTATE_BYTES
+    }
+
+    /// Calls `write` for `bytes` at `offset` of the area, in one piece or two.
+    fn split(&self, offset: usize, bytes: &[u8], write: &mut impl FnMut(Gpa, &[u8])) {
+        let room = (PAGE_BYTES - self.first.page_offset()).saturating_sub(offset);
+        let (here, there) = bytes.split_at(room.min(bytes.len()));
+        if !here.is_empty()
+            && let Some(to) = self.first.checked_add(offset as u64)
+        {
+            write(to, here);
+        }
+        if let Some(second) = self.second_page
+            && !there.is_empty()
+        {
+            let skipped = offset + here.len() - (PAGE_BYTES - self.first.page_offset());
+            write(second + skipped as u64, there);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The 64 bytes a vCPU shares with us (`public/xen.h, struct vcpu_info`): upcall flag, selector of pending words, time.
+//!
+//! The first 32 vCPUs start with theirs in the shared info frame; the guest may move each once, to anywhere in its memory
+//! (`VCPUOP_register_vcpu_info`). The owner of the current place is `evtchn::EventChannels`.
+
+use super::time::PvClock;
+use crate::addr::PAGE_BYTES;
+use crate::mem::SharedWords;
+
+/// Bytes of a `vcpu_info`.
+pub const VCPU_INFO_BYTES: usize = 64;
+/// vCPUs that have a place in the shared info frame (`public/xen.h, XEN_LEGACY_MAX_VCPUS`).
+pub const LEGACY_VCPUS: u16 = 32;
+
+const UPCALL_PENDING: usize = 0;
+const UPCALL_MASK: usize = 1;
+const PENDING_SEL: usize = 8;
+const ARCH: usize = 16;
+const TIME: usize = 32;
+
+/// Where a vCPU's info is.
+#[derive(Clone, Debug)]
+pub struct VcpuInfo<F> {
+    frame: F,
+    offset: usize,
+}
+
+impl<F: SharedWords> VcpuInfo<F> {
+    /// The info at byte `offset` of `frame`, or `None` where it is not 8-aligned or crosses the frame's end.
+    #[must_use]
+    pub fn new(frame: F, offset: u32) -> Option<Self> {
+        let offset = usize::try_from(offset).ok()?;
+        (offset.is_multiple_of(8) && offset <= PAGE_BYTES - VCPU_INFO_BYTES)
+            .then_some(Self { frame, offset })
+    }
+
+    /// The place in the shared info frame of vCPU `index`, or `None` from [`LEGACY_VCPUS`] on.
+    #[must_use]
+    pub fn in_shared_info(shared_info: F, index: u16) -> Option<Self> {
+        (index < LEGACY_VCPUS).then(|| Self {
+            frame: shared_info,
+            offset: usize::from(index) * VCPU_INFO_BYTES,
+        })
+    }
+
+    /// True while the guest has an upcall to take.
+    #[must_use]
+    pub fn is_upcall_pending(&self) -> bool {
+        self.frame.load_u8(self.offset + UPCALL_PENDING) != 0
+    }
+
+    /// Sets the upcall flag. True where it was clear: the vCPU has to be kicked.
+    #[must_use]
+    pub fn raise_upcall(&self) -> bool {
+        self.frame.swap_u8(self.offset + UPCALL_PENDING, 1) == 0
+    }
+
+    /// Marks the word `word` (below 64) of the pending bits as worth a look. True where it was not.
+    #[must_use]
+    pub fn select(&self, word: usize) -> bool {
+        let bit = 1 << (word % 64);
+        self.frame.fetch_or_u64(self.offset + PENDING_SEL, bit) & bit == 0
+    }
+
+    /// Takes over from `old` what the guest may rely on, then makes the guest look at everything once: an event that
+    /// came in at the old place while the vCPU moved must not be lost.
+    pub fn take_over(&self, old: Option<&Self>) {
+        if let Some(old) = old {
+            let mask = old.frame.load_u8(old.offset + UPCALL_MASK);
+            self.frame.store_u8(self.offset + UPCALL_MASK, mask);
+            // The two places may overlap: read all before the first write.
+            let mut words = [0; (VCPU_INFO_BYTES - ARCH) / 8];
+            for (index, word) in words.iter_mut().enumerate() {
+                *word = old.frame.load_u64(old.offset + ARCH + index * 8);
+            }
+            for (index, word) in words.iter().enumerate() {
+                self.frame.store_u64(self.offset + ARCH + index * 8, *word);
+            }
+        }
+        self.frame.store_u64(self.offset + PENDING_SEL, u64::MAX);
+        self.frame.store_u8(self.offset + UPCALL_PENDING, 1);
+    }
+
+    /// Tells the guest the time.
+    pub fn write_time(&self, clock: &PvClock) {
+        clock.write(&self.frame, self.offset + TIME);
+    }
+}
