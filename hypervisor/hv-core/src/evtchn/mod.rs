@@ -18,6 +18,7 @@ mod two_level;
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::domid::DomId;
 use crate::mem::SharedWords;
 use crate::vcpu::time::PvClock;
 use crate::vcpu::vcpu_info::VcpuInfo;
@@ -58,7 +59,7 @@ impl fmt::Display for Port {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Peer {
     /// The domain it belongs to.
-    pub domid: u16,
+    pub domid: DomId,
     /// Its port there.
     pub port: Port,
 }
@@ -196,7 +197,7 @@ pub enum Error {
 
 /// The event channels of one domain. `F` reaches one frame of its memory, and keeps it from being freed.
 pub struct EventChannels<F> {
-    domid: u16,
+    domid: DomId,
     shared_info: F,
     vcpus: Vec<Vcpu<F>>,
     ports: Ports,
@@ -238,7 +239,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
     /// A domain of `vcpus` vCPUs with no port open, which uses the 2-level ABI in `shared_info` (zeroed) and may open
     /// ports up to number `max_port`.
     #[must_use]
-    pub fn new(domid: u16, shared_info: F, vcpus: u16, max_port: u32) -> Self {
+    pub fn new(domid: DomId, shared_info: F, vcpus: u16, max_port: u32) -> Self {
         let vcpus = (0..vcpus)
             .map(|index| Vcpu {
                 info: VcpuInfo::in_shared_info(shared_info.clone(), index),
@@ -266,7 +267,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
     ///
     /// # Errors
     /// [`Error::NoFreePort`], [`Error::NoMemory`].
-    pub fn alloc_unbound(&mut self, remote: u16) -> Result<Port, Error> {
+    pub fn alloc_unbound(&mut self, remote: DomId) -> Result<Port, Error> {
         self.open(State::Unbound { remote }, 0)
     }
 
@@ -652,7 +653,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
         self.ports.alloc(state, vcpu, max_port)
     }
 
-    fn check_waits_for(&self, port: Port, domid: u16) -> Result<(), Error> {
+    fn check_waits_for(&self, port: Port, domid: DomId) -> Result<(), Error> {
         match self.ports.open(port)?.state {
             State::Unbound { remote } if remote == domid => Ok(()),
             _ => Err(Error::BadPort),

@@ -7,6 +7,7 @@
 use alloc::vec::Vec;
 
 use super::{Error, Peer, Port, Virq};
+use crate::domid::DomId;
 
 const PORTS_PER_CHUNK: u32 = 256;
 
@@ -18,7 +19,7 @@ pub enum State {
     /// Waits until domain `remote` binds it.
     Unbound {
         /// The domain that may bind it.
-        remote: u16,
+        remote: DomId,
     },
     /// One end of a connection; `0` is the other.
     Interdomain(Peer),

@@ -6,17 +6,19 @@ pub mod vcpu_info;
 
 use core::fmt;
 
+use crate::domid::DomId;
+
 /// Names a vCPU of any domain.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct VcpuId {
     /// Its domain.
-    pub domid: u16,
+    pub domid: DomId,
     /// Its index in the domain: what the guest calls its vCPU id.
     pub index: u16,
 }
 
 impl fmt::Display for VcpuId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "d{}v{}", self.domid, self.index)
+        write!(f, "{}v{}", self.domid, self.index)
     }
 }
