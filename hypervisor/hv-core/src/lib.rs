@@ -22,6 +22,7 @@ mod index_heap;
 pub mod mem;
 pub mod msr;
 pub mod options;
+pub mod p2m;
 pub mod paging;
 pub mod timer;
 pub mod vcpu;

@@ -2,7 +2,7 @@
 
 use super::flush::PendingFlush;
 use super::table::{index, is_leaf, link, order_at, pages_per_entry};
-use super::{ENTRIES, Format};
+use super::{ENTRIES, Format, LEVELS};
 use crate::addr::{Mfn, PageOrder};
 use crate::mem::{TableFrames, TableMem};
 
@@ -79,6 +79,22 @@ impl<F: Format, M: TableMem, A: TableFrames> Editor<'_, F, M, A> {
                 self.range(below, level - 1, page, inside_end)?;
             }
             page = inside_end;
+        }
+        Ok(())
+    }
+
+    /// Splits leaves until one starts at `page` or nothing is mapped there.
+    pub(super) fn split_at(&mut self, root: Mfn, page: u64) -> Result<(), Stopped> {
+        let mut table = root;
+        for level in (1..LEVELS).rev() {
+            let starts_here = page & (pages_per_entry(level) - 1) == 0;
+            let entry = self.mem.read(table, index(page, level));
+            if starts_here || !F::is_present(entry) {
+                break;
+            }
+            table = self
+                .table_below(table, level, page)
+                .ok_or(Stopped { at: page })?;
         }
         Ok(())
     }

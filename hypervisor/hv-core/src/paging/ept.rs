@@ -1,7 +1,8 @@
 //! The bits of VT-x's stage 2 tables (EPT).
 //!
 //! Source: Intel SDM vol. 3C, "The Extended Page Table Mechanism (EPT)". An entry is present where it may be read,
-//! written or executed; bits 52 to 56 of a leaf are ignored by the CPU and hold what the p2m wants to remember.
+//! written or executed; bits 52 to 56 of a leaf are ignored by the CPU: four hold what the p2m wants to remember, one says
+//! that the block may be executed once it is split into small pages.
 
 use super::{Format, PageTable};
 use crate::addr::{Gfn, Hpa, Mfn, PageOrder};
@@ -14,7 +15,9 @@ const IGNORE_PAT: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
 const FRAME: u64 = 0x000F_FFFF_FFFF_F000;
 const SOFTWARE_SHIFT: u32 = 52;
-const SOFTWARE: u64 = 0x1F << SOFTWARE_SHIFT;
+const SOFTWARE: u64 = 0xF << SOFTWARE_SHIFT;
+/// Of a large leaf: its 4 KiB pages may be executed, it as a whole may not.
+const EXECUTE_WHEN_SMALL: u64 = 1 << 56;
 
 const EPTP_WALK_LENGTH_4: u64 = (4 - 1) << 3;
 const EPTP_ACCESSED_DIRTY: u64 = 1 << 6;
@@ -74,7 +77,17 @@ impl EptAttr {
     pub const fn new(access: Access, memory_type: MemoryType) -> Self {
         Self(access_bits(access) | (memory_type as u64) << MEMORY_TYPE_SHIFT)
     }
-    /// The same, with `note` (below 32) in the bits that the CPU ignores.
+    /// The same, but a large leaf withholds execution until it is split: what CPUs need that raise a machine check when
+    /// the size of an executable page changes (CVE-2018-12207).
+    #[must_use]
+    pub const fn executable_when_small(self) -> Self {
+        if self.0 & EXECUTE == 0 {
+            self
+        } else {
+            Self(self.0 & !EXECUTE | EXECUTE_WHEN_SMALL)
+        }
+    }
+    /// The same, with `note` (below 16) in the bits that the CPU ignores.
     #[must_use]
     pub const fn with_software(self, note: u8) -> Self {
         Self(self.0 & !SOFTWARE | ((note as u64) << SOFTWARE_SHIFT) & SOFTWARE)
@@ -82,25 +95,38 @@ impl EptAttr {
     /// The same, with other permissions.
     #[must_use]
     pub const fn with_access(self, access: Access) -> Self {
-        Self(self.0 & !(READ | WRITE | EXECUTE) | access_bits(access))
+        let withholds = self.0 & EXECUTE_WHEN_SMALL != 0;
+        let permissions = READ | WRITE | EXECUTE | EXECUTE_WHEN_SMALL;
+        let plain = Self(self.0 & !permissions | access_bits(access));
+        if withholds {
+            plain.executable_when_small()
+        } else {
+            plain
+        }
     }
     /// The same, with the guest's PAT ignored.
     #[must_use]
     pub const fn ignoring_pat(self) -> Self {
         Self(self.0 | IGNORE_PAT)
     }
-    /// What a guest may do.
+    /// What a guest may do, withheld execution included.
     #[must_use]
     #[inline]
     pub const fn access(self) -> Access {
-        match (self.0 & WRITE != 0, self.0 & EXECUTE != 0) {
+        let executes = self.0 & (EXECUTE | EXECUTE_WHEN_SMALL) != 0;
+        match (self.0 & WRITE != 0, executes) {
             (false, false) => Access::R,
             (true, false) => Access::Rw,
             (false, true) => Access::Rx,
             (true, true) => Access::Rwx,
         }
     }
-    /// What was noted in the bits that the CPU ignores, below 32.
+    /// True where execution waits for the block to be split.
+    #[must_use]
+    pub const fn withholds_execute(self) -> bool {
+        self.0 & EXECUTE_WHEN_SMALL != 0
+    }
+    /// What was noted in the bits that the CPU ignores, below 16.
     #[must_use]
     #[inline]
     pub const fn software(self) -> u8 {
@@ -130,8 +156,14 @@ impl Format for Ept {
         Gfn::new(number)
     }
     fn leaf(mfn: Mfn, order: PageOrder, attr: EptAttr) -> u64 {
-        let size = if order > PageOrder::SIZE_4K { LARGE } else { 0 };
-        mfn.base().as_u64() | attr.0 | size
+        let bits = if order > PageOrder::SIZE_4K {
+            attr.0 | LARGE
+        } else if attr.withholds_execute() {
+            attr.0 & !EXECUTE_WHEN_SMALL | EXECUTE
+        } else {
+            attr.0
+        };
+        mfn.base().as_u64() | bits
     }
     fn table(table: Mfn) -> u64 {
         table.base().as_u64() | READ | WRITE | EXECUTE
@@ -151,7 +183,9 @@ impl Format for Ept {
     #[inline]
     fn attr(entry: u64) -> EptAttr {
         const TYPE: u64 = 7 << MEMORY_TYPE_SHIFT;
-        EptAttr(entry & (READ | WRITE | EXECUTE | TYPE | IGNORE_PAT | SOFTWARE))
+        const KEPT: u64 =
+            READ | WRITE | EXECUTE | TYPE | IGNORE_PAT | SOFTWARE | EXECUTE_WHEN_SMALL;
+        EptAttr(entry & KEPT)
     }
 }
 

@@ -132,6 +132,30 @@ impl<F: Format> PageTable<F> {
         self.edit((mem, frames), F::number(first), count, edit)
     }
 
+    /// Makes `page` the first of its leaf: leaves that reach over its start are split, down to the size that starts there.
+    ///
+    /// # Errors
+    /// [`Incomplete`], as for [`PageTable::map`]; what is mapped has not changed then, but a flush may be owed.
+    pub fn split_at(
+        &mut self,
+        (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
+        page: F::Page,
+    ) -> Result<PendingFlush, Incomplete> {
+        let page = F::number(page);
+        if page >= MAX_PAGES {
+            return Ok(PendingFlush::none(self.root));
+        }
+        let root = self.root;
+        let mut editor = self.editor((mem, frames), Edit::Clear);
+        match editor.split_at(root, page) {
+            Ok(()) => Ok(editor.flush),
+            Err(_) => Err(Incomplete {
+                done_pages: 0,
+                flush: editor.flush,
+            }),
+        }
+    }
+
     /// Gives back the tables that edits detached, now that no CPU walks them.
     ///
     /// # Panics
@@ -182,20 +206,29 @@ impl<F: Format> PageTable<F> {
             Some(end) if end <= MAX_PAGES => end,
             _ => return Err(Incomplete::nothing_done(self.root)),
         };
-        let mut editor = Editor {
+        let root = self.root;
+        let mut editor = self.editor((mem, frames), edit);
+        match editor.range(root, LEVELS - 1, first, end) {
+            Ok(()) => Ok(editor.flush),
+            Err(stopped) => Err(Incomplete {
+                done_pages: stopped.at - first,
+                flush: editor.flush,
+            }),
+        }
+    }
+
+    fn editor<'a, M, A>(
+        &'a mut self,
+        (mem, frames): (&'a mut M, &'a mut A),
+        edit: Edit<'a, F>,
+    ) -> Editor<'a, F, M, A> {
+        Editor {
             mem,
             frames,
             max_order: self.max_order,
             retired: &mut self.retired,
             flush: PendingFlush::none(self.root),
             edit,
-        };
-        match editor.range(self.root, LEVELS - 1, first, end) {
-            Ok(()) => Ok(editor.flush),
-            Err(stopped) => Err(Incomplete {
-                done_pages: stopped.at - first,
-                flush: editor.flush,
-            }),
         }
     }
 }

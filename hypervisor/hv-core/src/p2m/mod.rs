@@ -1,0 +1,403 @@
+//! The p2m: what each guest frame number of a domain stands for.
+//!
+//! It is the domain's EPT and nothing beside it: a page's kind is noted in bits of the entry that the CPU ignores, so that
+//! [`P2m::lookup`], which every walk of a guest's own page tables and every copy from a guest goes through, reads one tree.
+//! Inserting never replaces: what is mapped is removed first, flushed, and its frame's use put
+//! ([`crate::frame::FrameTable::put_mapped`]). Next: [`crate::paging`] for the table, [`crate::frame`] for the uses.
+
+mod kind;
+#[cfg(test)]
+mod tests;
+
+pub use kind::P2mKind;
+
+use core::ops::ControlFlow;
+
+use crate::addr::{Gfn, Mfn, MfnRange, PageOrder};
+use crate::mem::{TableFrames, TableMem};
+use crate::paging::ept::{Access, Ept, EptAttr, MemoryType};
+use crate::paging::flush::{FlushDone, PendingFlush};
+use crate::paging::{Incomplete, Leaf, MAX_PAGES, PageTable};
+
+/// A domain's map from guest frames to machine frames.
+pub struct P2m {
+    table: PageTable<Ept>,
+    config: P2mConfig,
+    max_gfn: Option<Gfn>,
+}
+
+/// How a domain's p2m is laid out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct P2mConfig {
+    /// The largest leaf: what the CPU can (IA32_VMX_EPT_VPID_CAP), less what `ept-superpages=` forbids.
+    pub max_order: PageOrder,
+    /// Whether leaves above 4 KiB may be executed. `false` on CPUs with the page-size-change erratum (CVE-2018-12207):
+    /// then they are split on the first instruction fetch ([`P2m::allow_execute`]).
+    pub large_executable: bool,
+    /// Guest frame numbers stay below this: 2^(physical address bits that the guest sees - 12), at most [`MAX_PAGES`].
+    pub gfn_limit: Gfn,
+}
+
+/// What to map a run of guest frames to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct P2mMapping {
+    /// The first machine frame.
+    pub mfn: Mfn,
+    /// What they stand for.
+    pub kind: P2mKind,
+    /// What the guest may do.
+    pub access: Access,
+    /// How the CPU caches them.
+    pub memory_type: MemoryType,
+}
+
+/// What a guest frame stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct P2mEntry {
+    /// The machine frame behind it (inside the block, for a large leaf).
+    pub mfn: Mfn,
+    /// What it stands for.
+    pub kind: P2mKind,
+    /// What the guest may do.
+    pub access: Access,
+    /// The size of the leaf that maps it.
+    pub order: PageOrder,
+}
+
+/// Why a p2m was not changed.
+#[must_use]
+#[derive(PartialEq, Eq, Debug)]
+pub enum P2mError {
+    /// Something is mapped in the range already.
+    Occupied,
+    /// The range leaves what the guest can address.
+    OutOfRange,
+    /// There is no frame for a table. What is mapped is as before, but this flush is owed.
+    OutOfTables(PendingFlush),
+}
+
+impl P2mMapping {
+    /// Maps to the frames from `mfn` with the access and caching that are usual for `kind`.
+    #[must_use]
+    pub const fn new(mfn: Mfn, kind: P2mKind) -> Self {
+        Self {
+            mfn,
+            kind,
+            access: kind.default_access(),
+            memory_type: kind.default_memory_type(),
+        }
+    }
+    /// The same, with other permissions.
+    #[must_use]
+    pub const fn with_access(self, access: Access) -> Self {
+        Self { access, ..self }
+    }
+    /// The same, with other caching.
+    #[must_use]
+    pub const fn with_memory_type(self, memory_type: MemoryType) -> Self {
+        Self {
+            memory_type,
+            ..self
+        }
+    }
+}
+
+impl P2mEntry {
+    /// True where the hypervisor may read it on the guest's behalf.
+    #[must_use]
+    #[inline]
+    pub const fn is_readable_memory(&self) -> bool {
+        self.kind.is_memory()
+    }
+    /// True where the hypervisor may write it on the guest's behalf. Log-dirty RAM may be: the write is logged then.
+    #[must_use]
+    #[inline]
+    pub const fn is_writable_memory(&self) -> bool {
+        self.kind.is_memory() && (self.access.writes() || matches!(self.kind, P2mKind::RamLogDirty))
+    }
+}
+
+impl P2m {
+    /// An empty map, or `None` where there is no frame for its root.
+    pub fn new(frames: &mut impl TableFrames, config: P2mConfig) -> Option<Self> {
+        Some(Self {
+            table: PageTable::new(frames, config.max_order)?,
+            config,
+            max_gfn: None,
+        })
+    }
+
+    /// The EPT pointer for the VMCS; `accessed_dirty` lets the CPU keep accessed and dirty bits, where it can.
+    #[must_use]
+    pub fn eptp(&self, accessed_dirty: bool) -> u64 {
+        self.table.eptp(accessed_dirty)
+    }
+
+    /// The root table's frame, by which flushes name the map.
+    #[must_use]
+    pub fn root(&self) -> Mfn {
+        self.table.root()
+    }
+
+    /// The highest guest frame that was ever mapped (`public/memory.h, XENMEM_maximum_gpfn`).
+    #[must_use]
+    pub fn max_gfn(&self) -> Option<Gfn> {
+        self.max_gfn
+    }
+
+    /// What `gfn` stands for; `None` where nothing is mapped there. The hot path: at most four reads.
+    #[inline]
+    #[must_use]
+    pub fn lookup(&self, mem: &impl TableMem, gfn: Gfn) -> Option<P2mEntry> {
+        self.table.lookup(mem, gfn).map(entry_of)
+    }
+
+    /// The first mapped guest frame at or above `from`, with its entry: for teardown and dumps.
+    #[must_use]
+    pub fn next_mapped(&self, mem: &impl TableMem, from: Gfn) -> Option<(Gfn, P2mEntry)> {
+        let found = self.table.visit(mem, from, MAX_PAGES, |gfn, leaf| {
+            ControlFlow::Break((gfn, entry_of(leaf)))
+        });
+        found.break_value()
+    }
+
+    /// Maps `count` guest frames from `gfn`, with the largest leaves that fit.
+    ///
+    /// # Errors
+    /// [`P2mError::Occupied`] where something is mapped in the range, [`P2mError::OutOfRange`] where it leaves the
+    /// guest's address space, [`P2mError::OutOfTables`].
+    pub fn insert(
+        &mut self,
+        (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
+        gfn: Gfn,
+        count: u64,
+        mapping: P2mMapping,
+    ) -> Result<PendingFlush, P2mError> {
+        self.check_range(gfn, count)?;
+        if self.is_any_mapped(mem, gfn, count) {
+            return Err(P2mError::Occupied);
+        }
+        let target = (mapping.mfn, self.attr_of(mapping));
+        match self.table.map((mem, frames), gfn, count, target) {
+            Ok(flush) => {
+                if let Some(behind) = count.checked_sub(1) {
+                    self.max_gfn = self.max_gfn.max(Some(gfn + behind));
+                }
+                Ok(flush)
+            }
+            Err(stopped) => Err(self.undo_insert((mem, frames), gfn, stopped)),
+        }
+    }
+
+    /// Maps a device's page that the guest touched to itself, in the largest block around it that lies in `device` (of
+    /// which all is the guest's to use) and of which nothing is mapped yet.
+    ///
+    /// # Errors
+    /// As for [`P2m::insert`]; [`P2mError::OutOfRange`] also where `gfn` is not in `device`.
+    pub fn insert_device_around(
+        &mut self,
+        (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
+        gfn: Gfn,
+        device: MfnRange,
+    ) -> Result<PendingFlush, P2mError> {
+        let same = |gfn: Gfn| Mfn::new(gfn.as_u64());
+        if !device.contains(same(gfn)) {
+            return Err(P2mError::OutOfRange);
+        }
+        let order = [PageOrder::SIZE_1G, PageOrder::SIZE_2M]
+            .into_iter()
+            .filter(|&order| order <= self.config.max_order)
+            .find(|&order| {
+                let start = gfn.align_down(order);
+                device.start <= same(start)
+                    && same(start) + order.frames() <= device.end
+                    && !self.is_any_mapped(mem, start, order.frames())
+            })
+            .unwrap_or(PageOrder::SIZE_4K);
+        let start = gfn.align_down(order);
+        let mapping = P2mMapping::new(same(start), P2mKind::Mmio);
+        self.insert((mem, frames), start, order.frames(), mapping)
+    }
+
+    /// Removes `count` guest frames from `gfn` and shows `see` what each leaf was, with its first guest frame: its
+    /// frames' uses are put after the flush. What is not mapped is passed over.
+    ///
+    /// # Errors
+    /// [`P2mError::OutOfRange`], or [`P2mError::OutOfTables`] where a large leaf would have to be split; `see` was
+    /// not called then.
+    pub fn remove(
+        &mut self,
+        (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
+        gfn: Gfn,
+        count: u64,
+        mut see: impl FnMut(Gfn, P2mEntry),
+    ) -> Result<PendingFlush, P2mError> {
+        self.check_range(gfn, count)?;
+        let split = self.split_ends((mem, frames), gfn, count)?;
+        let _: ControlFlow<()> = self.table.visit(mem, gfn, count, |gfn, leaf| {
+            see(gfn, entry_of(leaf));
+            ControlFlow::Continue(())
+        });
+        let cleared = self
+            .table
+            .unmap((mem, frames), gfn, count)
+            .expect("a range that ends with its leaves is cleared without a new table");
+        Ok(split.and(cleared))
+    }
+
+    /// Removes one guest frame; `Ok(None)` where nothing is mapped there.
+    ///
+    /// # Errors
+    /// As for [`P2m::remove`].
+    pub fn remove_page(
+        &mut self,
+        (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
+        gfn: Gfn,
+    ) -> Result<Option<(P2mEntry, PendingFlush)>, P2mError> {
+        let Some(entry) = self.lookup(mem, gfn) else {
+            return Ok(None);
+        };
+        match self.table.unmap((mem, frames), gfn, 1) {
+            Ok(flush) => Ok(Some((entry, flush))),
+            Err(stopped) => Err(P2mError::OutOfTables(stopped.flush)),
+        }
+    }
+
+    /// Gives what is mapped of `count` guest frames from `gfn` other permissions.
+    ///
+    /// # Errors
+    /// [`P2mError::OutOfRange`], or [`P2mError::OutOfTables`] where a large leaf would have to be split: nothing
+    /// has changed then.
+    pub fn set_access(
+        &mut self,
+        (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
+        gfn: Gfn,
+        count: u64,
+        access: Access,
+    ) -> Result<PendingFlush, P2mError> {
+        self.check_range(gfn, count)?;
+        let split = self.split_ends((mem, frames), gfn, count)?;
+        let changed = self
+            .table
+            .protect((mem, frames), gfn, count, |attr| attr.with_access(access))
+            .expect("a range that ends with its leaves is changed without a new table");
+        Ok(split.and(changed))
+    }
+
+    /// Answers an instruction fetch that was refused: where it was only withheld because the leaf is large, the leaf is
+    /// split into executable small ones and the guest may try again. `Ok(None)` where it was refused for good.
+    ///
+    /// # Errors
+    /// [`P2mError::OutOfTables`].
+    pub fn allow_execute(
+        &mut self,
+        (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
+        gfn: Gfn,
+    ) -> Result<Option<PendingFlush>, P2mError> {
+        match self.lookup(mem, gfn) {
+            Some(entry) if entry.access.executes() => {}
+            _ => return Ok(None),
+        }
+        // No large leaf starts at an odd frame, so this splits down to small ones.
+        let odd = Gfn::new(gfn.as_u64() | 1);
+        match self.table.split_at((mem, frames), odd) {
+            Ok(flush) => Ok(Some(flush)),
+            Err(stopped) => Err(P2mError::OutOfTables(stopped.flush)),
+        }
+    }
+
+    /// Gives back tables that changes detached; `done` is of the flush that they owed.
+    pub fn reclaim(
+        &mut self,
+        mem: &impl TableMem,
+        frames: &mut impl TableFrames,
+        done: &FlushDone,
+    ) {
+        self.table.reclaim(mem, frames, done);
+    }
+
+    /// Gives back the tables of a map that no CPU uses any longer, looking at no more than `budget` entries; true when all
+    /// but the root are gone: then [`P2m::end`]. The uses of what is still mapped are the caller's business.
+    pub fn dismantle(
+        &mut self,
+        (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
+        done: &FlushDone,
+        budget: u32,
+    ) -> bool {
+        self.table.dismantle((mem, frames), done, budget)
+    }
+
+    /// Gives back the root of a dismantled map.
+    pub fn end(self, frames: &mut impl TableFrames) {
+        frames.free_table(self.table.into_root());
+    }
+
+    /// True where any of `count` guest frames from `gfn` is mapped.
+    #[must_use]
+    pub fn is_any_mapped(&self, mem: &impl TableMem, gfn: Gfn, count: u64) -> bool {
+        self.table
+            .visit(mem, gfn, count, |_, _| ControlFlow::Break(()))
+            .is_break()
+    }
+
+    fn check_range(&self, gfn: Gfn, count: u64) -> Result<(), P2mError> {
+        match gfn.checked_add(count) {
+            Some(end) if end <= self.config.gfn_limit && end.as_u64() <= MAX_PAGES => Ok(()),
+            _ => Err(P2mError::OutOfRange),
+        }
+    }
+
+    fn attr_of(&self, mapping: P2mMapping) -> EptAttr {
+        let attr =
+            EptAttr::new(mapping.access, mapping.memory_type).with_software(mapping.kind as u8);
+        if self.config.large_executable {
+            attr
+        } else {
+            attr.executable_when_small()
+        }
+    }
+
+    /// Clears what an insert had done when it ran out of tables.
+    fn undo_insert(
+        &mut self,
+        (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
+        gfn: Gfn,
+        stopped: Incomplete,
+    ) -> P2mError {
+        let cleared = self
+            .table
+            .unmap((mem, frames), gfn, stopped.done_pages)
+            .expect("what was just mapped is cleared without a new table");
+        P2mError::OutOfTables(stopped.flush.and(cleared))
+    }
+
+    /// Makes both ends of a range ends of leaves.
+    fn split_ends(
+        &mut self,
+        (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
+        gfn: Gfn,
+        count: u64,
+    ) -> Result<PendingFlush, P2mError> {
+        if count == 0 {
+            return Ok(PendingFlush::none(self.root()));
+        }
+        let start = match self.table.split_at((mem, frames), gfn) {
+            Ok(flush) => flush,
+            Err(stopped) => return Err(P2mError::OutOfTables(stopped.flush)),
+        };
+        match self.table.split_at((mem, frames), gfn + count) {
+            Ok(flush) => Ok(start.and(flush)),
+            Err(stopped) => Err(P2mError::OutOfTables(start.and(stopped.flush))),
+        }
+    }
+}
+
+#[inline]
+fn entry_of(leaf: Leaf<EptAttr>) -> P2mEntry {
+    P2mEntry {
+        mfn: leaf.mfn,
+        kind: P2mKind::from_note(leaf.attr.software()),
+        access: leaf.attr.access(),
+        order: leaf.order,
+    }
+}
