@@ -8,8 +8,23 @@
 //! runs once a domain. Continue with build.rs (how each native leaf is shaped), xen.rs (leaves 0x40000000 …), xsave.rs
 //! (XCR0 and the sizes of leaf 0xD).
 
+mod build;
+mod features;
+mod host;
+#[cfg(test)]
+mod tests;
+mod xen;
+mod xsave;
+
 use alloc::vec::Vec;
 use bitflags::bitflags;
+
+use build::{LAST_BASIC, LAST_EXTENDED};
+use features::{Features, extended1_edx, leaf1_ecx, leaf1_edx, leaf7_ebx, leaf7_ecx, leaf7_edx};
+pub use host::HostCpuid;
+use xen::XenLeaves;
+pub use xen::{HYPERCALL_PAGE_MSR, XEN_VERSION};
+use xsave::Xsave;
 
 /// The registers that CPUID returns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -40,30 +55,6 @@ pub struct CpuidLeaf {
 impl CpuidLeaf {
     /// The subleaf of a leaf that does not look at ECX: `XEN_CPUID_NO_SUBLEAF`.
     pub const NO_SUBLEAF: u32 = 0xffff_ffff;
-}
-
-/// The host's CPUID, read once: each CPUID is a VM exit when the hypervisor is itself a guest.
-#[derive(Clone, Debug)]
-pub struct HostCpuid {
-    leaves: Vec<CpuidLeaf>,
-}
-
-impl HostCpuid {
-    /// Asks `cpuid(leaf, subleaf)` for every leaf that a policy may look at.
-    pub fn read(cpuid: impl FnMut(u32, u32) -> CpuidRegs) -> Self {
-        let _ = cpuid;
-        Self { leaves: Vec::new() }
-    }
-    /// The registers of a leaf; zeros where the host has it not.
-    #[must_use]
-    pub fn get(&self, leaf: u32, subleaf: u32) -> CpuidRegs {
-        self.leaves
-            .iter()
-            .find(|l| {
-                l.leaf == leaf && (l.subleaf == subleaf || l.subleaf == CpuidLeaf::NO_SUBLEAF)
-            })
-            .map_or(CpuidRegs::default(), |l| l.regs)
-    }
 }
 
 bitflags! {
@@ -147,43 +138,224 @@ pub const fn apic_id(vcpu_id: u32) -> u32 {
 /// A domain's CPUID.
 #[derive(Clone, Debug)]
 pub struct CpuidPolicy {
-    xcr0_allowed: u64,
+    basic: [CpuidRegs; LAST_BASIC as usize + 1],
+    extended: [CpuidRegs; (LAST_EXTENDED - 0x8000_0000) as usize + 1],
+    caches: [CpuidRegs; 8],
+    features: Features,
+    topology: [CpuidRegs; 2],
+    xsave: Xsave,
+    xen: XenLeaves,
+    physical_bits: u8,
 }
 
 impl CpuidPolicy {
     /// Shapes the host's CPUID for one domain.
     #[must_use]
     pub fn build(host: &HostCpuid, options: &CpuidOptions) -> Self {
-        let _ = host;
+        let (features, xsave) = build::features(host, options);
+        let extended = build::extended(host, options, &features);
+        let has_rdtscp = features.extended1.edx & extended1_edx::RDTSCP != 0;
         Self {
-            xcr0_allowed: options.xcr0_switched,
+            basic: build::basic(host, options, &features),
+            extended,
+            caches: build::caches(host, options.vcpus),
+            features,
+            topology: build::topology(options.vcpus),
+            xsave,
+            xen: XenLeaves::build(options, has_rdtscp),
+            physical_bits: extended[8].eax.to_le_bytes()[0],
         }
     }
+
     /// Answers CPUID with EAX = `leaf` and ECX = `subleaf`.
+    #[inline]
     #[must_use]
     pub fn query(&self, leaf: u32, subleaf: u32, vcpu: &VcpuView) -> CpuidRegs {
-        let _ = (leaf, subleaf, vcpu);
-        CpuidRegs::default()
+        match leaf {
+            1 => self.leaf1(vcpu),
+            4 => at(&self.caches, subleaf),
+            7 => self.leaf7(subleaf, vcpu),
+            0xb => self.leaf_b(subleaf, vcpu),
+            0xd => self.xsave.leaf(subleaf, vcpu.xcr0, vcpu.xss),
+            0..=LAST_BASIC => at(&self.basic, leaf),
+            xen::BASE..=xen::LAST => self.xen.leaf(leaf, subleaf, vcpu),
+            0x8000_0000..=LAST_EXTENDED => at(&self.extended, leaf & 0xff),
+            _ => CpuidRegs::default(),
+        }
     }
+
     /// True where the guest may load `value` into XCR0; false means #GP.
     #[must_use]
     pub fn xcr0_is_valid(&self, value: u64) -> bool {
-        value & !self.xcr0_allowed == 0 && value & 1 != 0
+        self.xsave.is_valid(value)
     }
+    /// XCR0 bits that the guest may set; 0 where it has no XSAVE.
+    #[must_use]
+    pub fn xcr0_allowed(&self) -> u64 {
+        self.xsave.allowed()
+    }
+
     /// The CR4 bits that the guest may set; setting another means #GP.
+    ///
+    /// Source: Intel SDM vol. 3A, "Control Registers".
     #[must_use]
     pub fn cr4_allowed(&self) -> u64 {
-        0
+        let f = &self.features;
+        let mut cr4 = 0b111_1111_1100; // TSD DE PSE PAE MCE PGE PCE OSFXSR OSXMMEXCPT
+        let mut add = |word: u32, feature: u32, bits: u64| {
+            if word & feature != 0 {
+                cr4 |= bits;
+            }
+        };
+        add(f.leaf1.edx, leaf1_edx::VME, 0b11);
+        add(f.leaf7[0].ecx, leaf7_ecx::UMIP, 1 << 11);
+        add(f.leaf7[0].ebx, leaf7_ebx::FSGSBASE, 1 << 16);
+        add(f.leaf1.ecx, leaf1_ecx::PCID, 1 << 17);
+        add(f.leaf1.ecx, leaf1_ecx::XSAVE, CR4_OSXSAVE);
+        add(f.leaf7[0].ebx, leaf7_ebx::SMEP, 1 << 20);
+        add(f.leaf7[0].ebx, leaf7_ebx::SMAP, 1 << 21);
+        add(f.leaf7[0].ecx, leaf7_ecx::PKU, CR4_PKE);
+        cr4
     }
-    /// The IA32_EFER bits that the guest may set; setting another means #GP.
+
+    /// The IA32_EFER bits that the guest may set; setting another means #GP. LMA is not among them: it is read-only.
     #[must_use]
     pub fn efer_allowed(&self) -> u64 {
-        0
+        let nx = self.features.extended1.edx & extended1_edx::NX != 0;
+        1 << 0 | 1 << 8 | u64::from(nx) << 11
     }
+
+    /// Bits of a guest physical address.
+    #[must_use]
+    pub fn physical_bits(&self) -> u8 {
+        self.physical_bits
+    }
+    /// True where RDTSCP or RDPID exist, and with them IA32_TSC_AUX.
+    #[must_use]
+    pub fn has_tsc_aux(&self) -> bool {
+        self.features.extended1.edx & extended1_edx::RDTSCP != 0
+            || self.features.leaf7[0].ecx & leaf7_ecx::RDPID != 0
+    }
+    /// True where IA32_XSS exists.
+    #[must_use]
+    pub fn has_xss(&self) -> bool {
+        self.xsave.has_xsaves()
+    }
+    /// True where IA32_ARCH_CAPABILITIES exists.
+    #[must_use]
+    pub fn has_arch_capabilities(&self) -> bool {
+        self.features.leaf7[0].edx & leaf7_edx::ARCH_CAPABILITIES != 0
+    }
+    /// True where IA32_FLUSH_CMD exists.
+    #[must_use]
+    pub fn has_flush_cmd(&self) -> bool {
+        self.features.leaf7[0].edx & leaf7_edx::L1D_FLUSH != 0
+    }
+    /// True where IA32_PRED_CMD exists.
+    #[must_use]
+    pub fn has_pred_cmd(&self) -> bool {
+        self.features.leaf7[0].edx & leaf7_edx::IBRS != 0
+    }
+    /// The bits of IA32_SPEC_CTRL that the guest may set; 0 where the MSR does not exist.
+    #[must_use]
+    pub fn spec_ctrl_allowed(&self) -> u64 {
+        let edx = self.features.leaf7[0].edx;
+        let more = self.features.leaf7[2].edx;
+        let mut allowed = 0;
+        let mut add = |word: u32, bit: u32, bits: u64| {
+            if word & bit != 0 {
+                allowed |= bits;
+            }
+        };
+        add(edx, leaf7_edx::IBRS, 1 << 0);
+        add(edx, leaf7_edx::STIBP, 1 << 1);
+        add(edx, leaf7_edx::SSBD, 1 << 2);
+        add(more, 1 << 0, 1 << 7); // PSFD
+        add(more, 1 << 1, 0b11 << 3); // IPRED_DIS_U and _S
+        add(more, 1 << 2, 0b11 << 5); // RRSBA_DIS_U and _S
+        add(more, 1 << 3, 1 << 8); // DDPD_U
+        add(more, 1 << 4, 1 << 10); // BHI_DIS_S
+        allowed
+    }
+
     /// Every leaf as the vCPU `vcpu` sees it, in ascending order of leaf and subleaf, without those that are all zeros.
     #[must_use]
     pub fn leaves(&self, vcpu: &VcpuView) -> Vec<CpuidLeaf> {
-        let _ = vcpu;
-        Vec::new()
+        let mut leaves = Vec::new();
+        let ranges = [
+            0..=LAST_BASIC,
+            xen::BASE..=xen::LAST,
+            0x8000_0000..=LAST_EXTENDED,
+        ];
+        for leaf in ranges.into_iter().flatten() {
+            for n in 0..subleaves(leaf) {
+                let regs = self.query(leaf, n, vcpu);
+                let subleaf = if subleaves(leaf) == 1 {
+                    CpuidLeaf::NO_SUBLEAF
+                } else {
+                    n
+                };
+                if regs != CpuidRegs::default() {
+                    leaves.push(CpuidLeaf {
+                        leaf,
+                        subleaf,
+                        regs,
+                    });
+                }
+            }
+        }
+        leaves
+    }
+
+    #[inline]
+    fn leaf1(&self, vcpu: &VcpuView) -> CpuidRegs {
+        let mut regs = self.basic[1];
+        regs.ebx |= vcpu.apic_id << 24;
+        if vcpu.cr4 & CR4_OSXSAVE != 0 {
+            regs.ecx |= leaf1_ecx::OSXSAVE;
+        }
+        regs
+    }
+
+    #[inline]
+    fn leaf7(&self, subleaf: u32, vcpu: &VcpuView) -> CpuidRegs {
+        let mut regs = at(&self.features.leaf7, subleaf);
+        if subleaf == 0 && vcpu.cr4 & CR4_PKE != 0 {
+            regs.ecx |= leaf7_ecx::OSPKE;
+        }
+        regs
+    }
+
+    #[inline]
+    fn leaf_b(&self, subleaf: u32, vcpu: &VcpuView) -> CpuidRegs {
+        let mut regs = at(&self.topology, subleaf);
+        regs.ecx |= subleaf & 0xff;
+        regs.edx = vcpu.apic_id;
+        regs
+    }
+}
+
+const CR4_OSXSAVE: u64 = 1 << 18;
+const CR4_PKE: u64 = 1 << 22;
+
+/// The entry `index`; zeros behind the end.
+#[inline]
+fn at(table: &[CpuidRegs], index: u32) -> CpuidRegs {
+    usize::try_from(index)
+        .ok()
+        .and_then(|i| table.get(i))
+        .copied()
+        .unwrap_or_default()
+}
+
+/// How many subleaves `leaf` may have.
+fn subleaves(leaf: u32) -> u32 {
+    const XEN_TIME: u32 = xen::BASE + 3;
+    match leaf {
+        4 => 8,
+        7 | XEN_TIME => 3,
+        0xb => 2,
+        0xd => 64,
+        _ => 1,
     }
 }

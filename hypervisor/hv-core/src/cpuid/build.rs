@@ -1,0 +1,187 @@
+//! Shapes the native leaves of one domain from the host's: each function below is one leaf or one group of them.
+
+use super::features::{
+    Features, LEAF7_1_EAX_AVX, LEAF7_1_EAX_AVX512, LEAF7_1_EAX_PLAIN, LEAF7_1_EDX_AVX,
+    LEAF7_1_EDX_PLAIN, LEAF7_2_EDX_PLAIN, LEAF7_2_EDX_SPECULATION, extended1_edx, leaf1_ecx,
+    leaf1_edx, leaf7_ebx, leaf7_ecx, leaf7_edx,
+};
+use super::xsave::{self, Xsave};
+use super::{CpuidOptions, CpuidRegs, HostCpuid, Provides, features};
+
+/// The highest basic leaf, whatever the host's is: 0x16 spares Linux its calibration loop over the PIT's ports (100000
+/// exits), and what lies above describes things that guests do not get.
+pub(super) const LAST_BASIC: u32 = 0x16;
+/// The highest extended leaf.
+pub(super) const LAST_EXTENDED: u32 = 0x8000_0008;
+const EXTENDED: u32 = 0x8000_0000;
+
+/// Leaf 6, EAX: the APIC timer runs in every sleep state.
+const ARAT: u32 = 1 << 2;
+/// Leaf 0x80000007, EDX.
+const INVARIANT_TSC: u32 = 1 << 8;
+/// Leaf 0x80000008, EBX.
+const WBNOINVD: u32 = 1 << 9;
+/// Bits of a linear address: LA57 is hidden.
+const LINEAR_BITS: u32 = 48;
+
+/// The feature words, dependent bits settled, and leaf 0xD.
+pub(super) fn features(host: &HostCpuid, options: &CpuidOptions) -> (Features, Xsave) {
+    let mut f = allowed(host);
+    if !options.provides.contains(Provides::RDTSCP) {
+        f.leaf7[0].ecx &= !leaf7_ecx::RDPID;
+        f.extended1.edx &= !extended1_edx::RDTSCP;
+    }
+    if !options.provides.contains(Provides::INVPCID) {
+        f.leaf7[0].ebx &= !leaf7_ebx::INVPCID;
+    }
+    if !options.provides.contains(Provides::SPEC_CTRL) {
+        f.drop_speculation_control();
+    }
+    let xsave = if f.leaf1.ecx & leaf1_ecx::XSAVE != 0 {
+        let with_xsaves = options.provides.contains(Provides::XSAVES);
+        Xsave::build(host, options.xcr0_switched, with_xsaves)
+    } else {
+        Xsave::NONE
+    };
+    if xsave.allowed() == 0 {
+        f.leaf1.ecx &= !leaf1_ecx::XSAVE;
+    }
+    if xsave.allowed() & xsave::AVX == 0 {
+        f.drop_avx();
+    }
+    if xsave.allowed() & xsave::AVX512 == 0 {
+        f.drop_avx512();
+    }
+    if xsave.allowed() & xsave::PKRU == 0 {
+        f.leaf7[0].ecx &= !leaf7_ecx::PKU;
+    }
+    f.leaf7[0].eax = 2;
+    (f, xsave)
+}
+
+/// What host and lists have in common.
+fn allowed(host: &HostCpuid) -> Features {
+    let mut f = Features::default();
+    let leaf1 = host.get(1, 0);
+    f.leaf1.eax = leaf1.eax;
+    f.leaf1.ebx = leaf1.ebx & 0x0000_ff00; // CLFLUSH line; the rest is per domain and vCPU
+    f.leaf1.ecx = leaf1.ecx & leaf1_ecx::ALLOWED | leaf1_ecx::EMULATED;
+    f.leaf1.edx = leaf1.edx & leaf1_edx::ALLOWED | leaf1_edx::EMULATED;
+    let leaf7 = host.get(7, 0);
+    f.leaf7[0].ebx = leaf7.ebx & leaf7_ebx::ALLOWED;
+    f.leaf7[0].ecx = leaf7.ecx & leaf7_ecx::ALLOWED;
+    f.leaf7[0].edx = leaf7.edx & leaf7_edx::ALLOWED;
+    let leaf7_1 = host.get(7, 1);
+    f.leaf7[1].eax = leaf7_1.eax & (LEAF7_1_EAX_AVX | LEAF7_1_EAX_AVX512 | LEAF7_1_EAX_PLAIN);
+    f.leaf7[1].edx = leaf7_1.edx & (LEAF7_1_EDX_AVX | LEAF7_1_EDX_PLAIN);
+    let leaf7_2 = host.get(7, 2);
+    f.leaf7[2].edx = leaf7_2.edx & (LEAF7_2_EDX_SPECULATION | LEAF7_2_EDX_PLAIN);
+    let extended1 = host.get(EXTENDED + 1, 0);
+    f.extended1.eax = extended1.eax;
+    f.extended1.ecx = extended1.ecx & features::EXTENDED1_ECX;
+    f.extended1.edx = extended1.edx & extended1_edx::ALLOWED;
+    f
+}
+
+/// Basic leaves that look at nothing but EAX. The others (4, 7, 0xB, 0xD) stay zero here.
+///
+/// Zero by decision: 3 (serial number), 5 (MONITOR), 9, 0xA (PMU), 0xF and 0x10 (RDT), 0x12 (SGX), 0x14 (PT), 0x15.
+pub(super) fn basic(
+    host: &HostCpuid,
+    options: &CpuidOptions,
+    f: &Features,
+) -> [CpuidRegs; LAST_BASIC as usize + 1] {
+    let mut leaves = [CpuidRegs::default(); LAST_BASIC as usize + 1];
+    leaves[0] = CpuidRegs {
+        eax: LAST_BASIC,
+        ..host.get(0, 0)
+    };
+    leaves[1] = leaf1(options.vcpus, f.leaf1);
+    leaves[2] = host.get(2, 0);
+    leaves[6].eax = ARAT;
+    let mhz = options.tsc.guest_khz / 1000;
+    leaves[0x16] = CpuidRegs {
+        eax: mhz,
+        ebx: mhz,
+        ..CpuidRegs::default()
+    };
+    leaves
+}
+
+/// One package; APIC ids are even, so a package of n vCPUs spans 2n of them.
+fn leaf1(vcpus: u32, mut regs: CpuidRegs) -> CpuidRegs {
+    if vcpus > 1 {
+        regs.edx |= leaf1_edx::HTT;
+        regs.ebx |= id_span(vcpus).min(255) << 16;
+    } else {
+        regs.ebx |= 1 << 16;
+    }
+    regs
+}
+
+/// How many APIC ids the package reserves: a power of two.
+fn id_span(vcpus: u32) -> u32 {
+    vcpus.saturating_mul(2).min(1 << 16).next_power_of_two()
+}
+
+/// Leaf 4: the host's caches; the first two levels private to a core, the third shared by the package.
+pub(super) fn caches(host: &HostCpuid, vcpus: u32) -> [CpuidRegs; 8] {
+    let mut leaves = [CpuidRegs::default(); 8];
+    let span = id_span(vcpus);
+    for (n, leaf) in (0u32..).zip(&mut leaves) {
+        let cache = host.get(4, n);
+        if cache.eax & 0x1f == 0 {
+            break;
+        }
+        let is_shared = (cache.eax >> 5) & 7 >= 3;
+        let sharing = if is_shared { span.min(4096) } else { 2 };
+        let cores = (span / 2).min(64);
+        *leaf = CpuidRegs {
+            eax: cache.eax & 0x3fff | (sharing - 1) << 14 | (cores - 1) << 26,
+            ..cache
+        };
+    }
+    leaves
+}
+
+/// Leaf 0xB without the vCPU's own id: threads (one of two ids used), then cores.
+pub(super) fn topology(vcpus: u32) -> [CpuidRegs; 2] {
+    let core_shift = id_span(vcpus).trailing_zeros();
+    [
+        CpuidRegs {
+            eax: 1,
+            ebx: 1,
+            ecx: 1 << 8,
+            edx: 0,
+        },
+        CpuidRegs {
+            eax: core_shift,
+            ebx: vcpus,
+            ecx: 2 << 8 | 1,
+            edx: 0,
+        },
+    ]
+}
+
+/// Leaves 0x80000000 to 0x80000008.
+pub(super) fn extended(
+    host: &HostCpuid,
+    options: &CpuidOptions,
+    f: &Features,
+) -> [CpuidRegs; (LAST_EXTENDED - EXTENDED) as usize + 1] {
+    let mut leaves = [CpuidRegs::default(); (LAST_EXTENDED - EXTENDED) as usize + 1];
+    leaves[0].eax = LAST_EXTENDED;
+    leaves[1] = f.extended1;
+    for (n, leaf) in (0..).zip(&mut leaves).skip(2).take(3) {
+        *leaf = host.get(EXTENDED + n, 0); // the brand string
+    }
+    leaves[6].ecx = host.get(EXTENDED + 6, 0).ecx;
+    if options.provides.contains(Provides::INVARIANT_TSC) {
+        leaves[7].edx = INVARIANT_TSC;
+    }
+    let sizes = host.get(EXTENDED + 8, 0);
+    let physical = (sizes.eax & 0xff).min(u32::from(options.stage2_bits));
+    leaves[8].eax = physical | LINEAR_BITS << 8;
+    leaves[8].ebx = sizes.ebx & WBNOINVD;
+    leaves
+}

@@ -1,0 +1,244 @@
+//! The feature bits a guest may see: the allow-lists, and what each feature drags with it.
+//!
+//! A bit that is on no list is hidden, on hosts of today and of tomorrow. Names as in Intel SDM vol. 2A, "CPUID".
+
+use super::CpuidRegs;
+
+/// The word with the bits of `list` set.
+const fn bits(list: &[u32]) -> u32 {
+    let mut word = 0;
+    let mut i = 0;
+    while i < list.len() {
+        word |= 1 << list[i];
+        i += 1;
+    }
+    word
+}
+
+/// Leaf 1, ECX.
+pub(super) mod leaf1_ecx {
+    use super::bits;
+
+    pub(in super::super) const FMA: u32 = 1 << 12;
+    pub(in super::super) const PCID: u32 = 1 << 17;
+    pub(in super::super) const X2APIC: u32 = 1 << 21;
+    pub(in super::super) const TSC_DEADLINE: u32 = 1 << 24;
+    pub(in super::super) const XSAVE: u32 = 1 << 26;
+    pub(in super::super) const OSXSAVE: u32 = 1 << 27;
+    pub(in super::super) const AVX: u32 = 1 << 28;
+    pub(in super::super) const F16C: u32 = 1 << 29;
+    pub(in super::super) const HYPERVISOR: u32 = 1 << 31;
+
+    /// What the host may pass on.
+    pub(in super::super) const ALLOWED: u32 = FMA
+        | PCID
+        | XSAVE
+        | AVX
+        | F16C
+        | bits(&[
+            0,  // SSE3
+            1,  // PCLMULQDQ
+            9,  // SSSE3
+            13, // CMPXCHG16B
+            19, // SSE4.1
+            20, // SSE4.2
+            22, // MOVBE
+            23, // POPCNT
+            25, // AES
+            30, // RDRAND
+        ]);
+    /// What we emulate, host or not.
+    pub(in super::super) const EMULATED: u32 = X2APIC | TSC_DEADLINE | HYPERVISOR;
+}
+
+/// Leaf 1, EDX.
+pub(super) mod leaf1_edx {
+    use super::bits;
+
+    pub(in super::super) const VME: u32 = 1 << 1;
+    pub(in super::super) const APIC: u32 = 1 << 9;
+    pub(in super::super) const MTRR: u32 = 1 << 12;
+    pub(in super::super) const PAT: u32 = 1 << 16;
+    pub(in super::super) const HTT: u32 = 1 << 28;
+
+    /// What the host may pass on. MCE and MCA stay visible, as every x86-64 kernel expects, with no bank behind them.
+    pub(in super::super) const ALLOWED: u32 = VME
+        | bits(&[
+            0,  // FPU
+            2,  // DE
+            3,  // PSE
+            4,  // TSC
+            5,  // MSR
+            6,  // PAE
+            7,  // MCE
+            8,  // CX8
+            11, // SEP
+            13, // PGE
+            14, // MCA
+            15, // CMOV
+            17, // PSE-36
+            19, // CLFSH
+            23, // MMX
+            24, // FXSR
+            25, // SSE
+            26, // SSE2
+            27, // SS
+        ]);
+    /// What we emulate.
+    pub(in super::super) const EMULATED: u32 = APIC | MTRR | PAT;
+}
+
+/// Leaf 7, subleaf 0, EBX.
+pub(super) mod leaf7_ebx {
+    use super::bits;
+
+    pub(in super::super) const FSGSBASE: u32 = 1 << 0;
+    pub(in super::super) const AVX2: u32 = 1 << 5;
+    pub(in super::super) const SMEP: u32 = 1 << 7;
+    pub(in super::super) const INVPCID: u32 = 1 << 10;
+    pub(in super::super) const SMAP: u32 = 1 << 20;
+    /// AVX-512: F DQ IFMA PF ER CD BW VL.
+    pub(in super::super) const AVX512: u32 = bits(&[16, 17, 21, 26, 27, 28, 30, 31]);
+
+    /// Not on it: TSC_ADJUST (nobody needs it where we keep the TSCs in step), SGX, TSX (TAA), MPX, RDT, PT.
+    pub(in super::super) const ALLOWED: u32 = FSGSBASE
+        | AVX2
+        | SMEP
+        | INVPCID
+        | SMAP
+        | AVX512
+        | bits(&[
+            3,  // BMI1
+            6,  // FDP_EXCPTN_ONLY
+            8,  // BMI2
+            9,  // ERMS
+            13, // no FPU CS and DS
+            18, // RDSEED
+            19, // ADX
+            23, // CLFLUSHOPT
+            24, // CLWB
+            29, // SHA
+        ]);
+}
+
+/// Leaf 7, subleaf 0, ECX.
+pub(super) mod leaf7_ecx {
+    use super::bits;
+
+    pub(in super::super) const UMIP: u32 = 1 << 2;
+    pub(in super::super) const PKU: u32 = 1 << 3;
+    pub(in super::super) const OSPKE: u32 = 1 << 4;
+    pub(in super::super) const RDPID: u32 = 1 << 22;
+    /// VAES and VPCLMULQDQ.
+    pub(in super::super) const AVX: u32 = bits(&[9, 10]);
+    /// VBMI VBMI2 VNNI BITALG VPOPCNTDQ.
+    pub(in super::super) const AVX512: u32 = bits(&[1, 6, 11, 12, 14]);
+
+    /// Not on it: WAITPKG (its MSR), CET, LA57 (five-level tables), ENQCMD, SGX_LC, PKS, key locker, bus-lock detection.
+    pub(in super::super) const ALLOWED: u32 = UMIP
+        | PKU
+        | RDPID
+        | AVX
+        | AVX512
+        | bits(&[
+            0,  // PREFETCHWT1
+            8,  // GFNI
+            25, // CLDEMOTE
+            27, // MOVDIRI
+            28, // MOVDIR64B
+        ]);
+}
+
+/// Leaf 7, subleaf 0, EDX.
+pub(super) mod leaf7_edx {
+    use super::bits;
+
+    pub(in super::super) const IBRS: u32 = 1 << 26;
+    pub(in super::super) const STIBP: u32 = 1 << 27;
+    pub(in super::super) const L1D_FLUSH: u32 = 1 << 28;
+    pub(in super::super) const ARCH_CAPABILITIES: u32 = 1 << 29;
+    pub(in super::super) const SSBD: u32 = 1 << 31;
+    /// What IA32_SPEC_CTRL, IA32_PRED_CMD and IA32_FLUSH_CMD do.
+    pub(in super::super) const SPECULATION: u32 = IBRS | STIBP | L1D_FLUSH | SSBD;
+    /// 4VNNIW 4FMAPS VP2INTERSECT FP16.
+    pub(in super::super) const AVX512: u32 = bits(&[2, 3, 8, 23]);
+
+    /// Not on it: AMX, user interrupts, HYBRID, PCONFIG, LBR, CET, SRBDS_CTRL, CORE_CAPABILITIES.
+    pub(in super::super) const ALLOWED: u32 = SPECULATION
+        | ARCH_CAPABILITIES
+        | AVX512
+        | bits(&[
+            4,  // FSRM
+            10, // MD_CLEAR
+            14, // SERIALIZE
+        ]);
+}
+
+/// Leaf 7, subleaf 1, EAX: vector extensions of AVX size.
+pub(super) const LEAF7_1_EAX_AVX: u32 = bits(&[
+    0,  // SHA512
+    1,  // SM3
+    2,  // SM4
+    4,  // AVX_VNNI
+    23, // AVX_IFMA
+]);
+/// Leaf 7, subleaf 1, EAX: AVX512_BF16.
+pub(super) const LEAF7_1_EAX_AVX512: u32 = bits(&[5]);
+/// Leaf 7, subleaf 1, EAX: RAO_INT, CMPCCXADD, FZRM, FSRS, FSRCS.
+pub(super) const LEAF7_1_EAX_PLAIN: u32 = bits(&[3, 7, 10, 11, 12]);
+/// Leaf 7, subleaf 1, EDX: AVX_VNNI_INT8, AVX_NE_CONVERT, AVX_VNNI_INT16.
+pub(super) const LEAF7_1_EDX_AVX: u32 = bits(&[4, 5, 10]);
+/// Leaf 7, subleaf 1, EDX: PREFETCHI.
+pub(super) const LEAF7_1_EDX_PLAIN: u32 = bits(&[14]);
+
+/// Leaf 7, subleaf 2, EDX: further bits of IA32_SPEC_CTRL (PSFD IPRED_CTRL RRSBA_CTRL DDPD_U BHI_CTRL).
+pub(super) const LEAF7_2_EDX_SPECULATION: u32 = bits(&[0, 1, 2, 3, 4]);
+/// Leaf 7, subleaf 2, EDX: MCDT_NO, a statement about the chip.
+pub(super) const LEAF7_2_EDX_PLAIN: u32 = bits(&[5]);
+
+/// Leaf 0xD, subleaf 1, EAX: XSAVEOPT XSAVEC XGETBV1.
+pub(super) const XSAVE_EXTENSIONS: u32 = bits(&[0, 1, 2]);
+/// Leaf 0xD, subleaf 1, EAX.
+pub(super) const XSAVES: u32 = 1 << 3;
+
+/// Leaf 0x80000001, ECX: LAHF, LZCNT, PREFETCHW.
+pub(super) const EXTENDED1_ECX: u32 = bits(&[0, 5, 8]);
+/// Leaf 0x80000001, EDX.
+pub(super) mod extended1_edx {
+    pub(in super::super) const NX: u32 = 1 << 20;
+    pub(in super::super) const RDTSCP: u32 = 1 << 27;
+    /// SYSCALL, NX, 1 GiB pages, RDTSCP, long mode.
+    pub(in super::super) const ALLOWED: u32 = 1 << 11 | NX | 1 << 26 | RDTSCP | 1 << 29;
+}
+
+/// The feature words that depend on one another.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Features {
+    pub(super) leaf1: CpuidRegs,
+    pub(super) leaf7: [CpuidRegs; 3],
+    pub(super) extended1: CpuidRegs,
+}
+
+impl Features {
+    /// Takes away whatever needs 256-bit registers.
+    pub(super) fn drop_avx(&mut self) {
+        self.drop_avx512();
+        self.leaf1.ecx &= !(leaf1_ecx::AVX | leaf1_ecx::FMA | leaf1_ecx::F16C);
+        self.leaf7[0].ebx &= !leaf7_ebx::AVX2;
+        self.leaf7[0].ecx &= !leaf7_ecx::AVX;
+        self.leaf7[1].eax &= !LEAF7_1_EAX_AVX;
+        self.leaf7[1].edx &= !LEAF7_1_EDX_AVX;
+    }
+    /// Takes away whatever needs 512-bit registers.
+    pub(super) fn drop_avx512(&mut self) {
+        self.leaf7[0].ebx &= !leaf7_ebx::AVX512;
+        self.leaf7[0].ecx &= !leaf7_ecx::AVX512;
+        self.leaf7[0].edx &= !leaf7_edx::AVX512;
+        self.leaf7[1].eax &= !LEAF7_1_EAX_AVX512;
+    }
+    /// Takes away what IA32_SPEC_CTRL and the two command MSRs do.
+    pub(super) fn drop_speculation_control(&mut self) {
+        self.leaf7[0].edx &= !leaf7_edx::SPECULATION;
+        self.leaf7[2].edx &= !LEAF7_2_EDX_SPECULATION;
+    }
+}

@@ -1,0 +1,95 @@
+//! The snapshot of the host's CPUID that policies are shaped from.
+
+use alloc::vec::Vec;
+
+use raw_cpuid::{CpuIdReader, CpuIdResult};
+
+use super::{CpuidLeaf, CpuidRegs};
+
+/// Basic leaves beyond this are not of interest: nothing above is ever shown.
+const LAST_BASIC: u32 = 0x1f;
+/// The same for the extended leaves.
+const LAST_EXTENDED: u32 = 0x8000_0008;
+/// Bound on the subleaves of a leaf whose number the host states itself.
+const MAX_SUBLEAVES: u32 = 64;
+
+/// The host's CPUID, read once: each CPUID is a VM exit when the hypervisor is itself a guest.
+#[derive(Clone, Debug)]
+pub struct HostCpuid {
+    leaves: Vec<CpuidLeaf>,
+}
+
+impl HostCpuid {
+    /// Asks `cpuid(leaf, subleaf)` for every leaf that a policy may look at, about 70.
+    pub fn read(mut cpuid: impl FnMut(u32, u32) -> CpuidRegs) -> Self {
+        let mut leaves = Vec::new();
+        let mut take = |leaf, subleaf| {
+            let regs = cpuid(leaf, subleaf);
+            leaves.push(CpuidLeaf {
+                leaf,
+                subleaf,
+                regs,
+            });
+            regs
+        };
+        let last_basic = take(0, 0).eax.min(LAST_BASIC);
+        for leaf in 1..=last_basic {
+            let first = take(leaf, 0);
+            for subleaf in 1..MAX_SUBLEAVES {
+                let more = match leaf {
+                    4 => first.eax & 0x1f != 0 && subleaf < 8,
+                    7 => subleaf <= first.eax,
+                    0xb | 0x1f => subleaf < 4,
+                    0xd => true,
+                    _ => false,
+                };
+                if !more {
+                    break;
+                }
+                take(leaf, subleaf);
+            }
+        }
+        let last_extended = take(0x8000_0000, 0).eax.min(LAST_EXTENDED);
+        for leaf in 0x8000_0001..=last_extended {
+            take(leaf, 0);
+        }
+        Self { leaves }
+    }
+
+    /// Takes leaves that were recorded before.
+    #[must_use]
+    pub fn from_leaves(leaves: &[CpuidLeaf]) -> Self {
+        let mut replay = |leaf, subleaf| find(leaves, leaf, subleaf);
+        Self::read(&mut replay)
+    }
+
+    /// The registers of a leaf; zeros where the host has it not.
+    #[must_use]
+    pub fn get(&self, leaf: u32, subleaf: u32) -> CpuidRegs {
+        find(&self.leaves, leaf, subleaf)
+    }
+
+    /// The snapshot as `raw_cpuid::CpuId::with_cpuid_reader` takes it, for feature discovery without further CPUIDs.
+    #[must_use]
+    pub fn reader(&self) -> impl CpuIdReader + '_ {
+        |leaf, subleaf| self.get(leaf, subleaf).into()
+    }
+}
+
+fn find(leaves: &[CpuidLeaf], leaf: u32, subleaf: u32) -> CpuidRegs {
+    leaves
+        .iter()
+        .find(|l| l.leaf == leaf && (l.subleaf == subleaf || l.subleaf == CpuidLeaf::NO_SUBLEAF))
+        .map_or(CpuidRegs::default(), |l| l.regs)
+}
+
+impl From<CpuidRegs> for CpuIdResult {
+    fn from(regs: CpuidRegs) -> Self {
+        Self {
+            eax: regs.eax,
+            ebx: regs.ebx,
+            ecx: regs.ecx,
+            edx: regs.edx,
+        }
+    }
+}
