@@ -12,3 +12,4 @@ pub mod direct_map;
 pub mod insn;
 pub mod percpu;
 pub mod sync;
+pub mod virt;

@@ -1,0 +1,140 @@
+//! The seam's test double: plays back scripted exits and remembers what it was told.
+
+extern crate alloc;
+
+use core::fmt;
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use super::{
+    ApicAssist, ControlRegister, Event, GuestRegs, PagingRegs, Stage2Root, SystemRegs, TscView,
+    VcpuHw, VcpuMsr, VmExit, Window,
+};
+use crate::percpu::IrqsOff;
+
+/// A vCPU without hardware.
+#[derive(Debug, Default)]
+pub struct FakeVcpu {
+    /// The exits to come, first first; a triple fault where none is left.
+    pub exits: VecDeque<VmExit>,
+    /// The registers, as the next exit finds them.
+    pub registers: GuestRegs,
+    /// Control registers and the like.
+    pub system: SystemRegs,
+    /// What was injected, in order.
+    pub injected: Vec<Event>,
+    /// The event that the last exit interrupted.
+    pub interrupted: Option<Event>,
+    /// The windows that were asked for last.
+    pub windows: [bool; 2],
+    /// Bytes that `skip_instruction` steps over.
+    pub instruction_length: u64,
+    /// How often translations were flushed.
+    pub flushes: usize,
+    msrs: Vec<(VcpuMsr, u64)>,
+    interrupt_status: u16,
+}
+
+impl VcpuHw for FakeVcpu {
+    fn enter(&mut self, _irqs_off: &IrqsOff) -> VmExit {
+        self.exits.pop_front().unwrap_or(VmExit::TripleFault)
+    }
+    fn regs(&mut self) -> &mut GuestRegs {
+        &mut self.registers
+    }
+    fn paging(&self) -> PagingRegs {
+        let SystemRegs {
+            cr0,
+            cr3,
+            cr4,
+            efer,
+            ..
+        } = self.system;
+        PagingRegs {
+            cr0,
+            cr3,
+            cr4,
+            efer,
+        }
+    }
+    fn rip(&self) -> u64 {
+        self.system.rip
+    }
+    fn set_rip(&mut self, rip: u64) {
+        self.system.rip = rip;
+    }
+    fn rflags(&self) -> u64 {
+        self.system.rflags
+    }
+    fn cpl(&self) -> u8 {
+        (self.system.segments[super::SEGMENT_SS].access >> 5).to_le_bytes()[0] & 3
+    }
+    fn system(&self) -> SystemRegs {
+        self.system
+    }
+    fn set_system(&mut self, system: &SystemRegs) {
+        self.system = *system;
+    }
+    fn skip_instruction(&mut self) {
+        self.system.rip += self.instruction_length;
+    }
+    fn inject(&mut self, event: Event) {
+        self.injected.push(event);
+    }
+    fn take_interrupted_event(&mut self) -> Option<Event> {
+        self.interrupted.take()
+    }
+    fn interrupts_open(&self) -> bool {
+        self.system.rflags & (1 << 9) != 0
+    }
+    fn nmi_open(&self) -> bool {
+        true
+    }
+    fn want_window(&mut self, window: Window, wanted: bool) {
+        self.windows[usize::from(window == Window::Nmi)] = wanted;
+    }
+    fn set_stage2(&mut self, _root: Stage2Root) {
+        self.flushes += 1;
+    }
+    fn flush_stage2(&mut self, _root: Stage2Root) {
+        self.flushes += 1;
+    }
+    fn set_tsc(&mut self, _view: TscView) {}
+    fn msr(&self, msr: VcpuMsr) -> u64 {
+        self.msrs
+            .iter()
+            .rev()
+            .find(|(kept, _)| *kept == msr)
+            .map_or(0, |(_, value)| *value)
+    }
+    fn set_msr(&mut self, msr: VcpuMsr, value: u64) {
+        self.msrs.push((msr, value));
+    }
+    fn set_control(&mut self, register: ControlRegister, value: u64) {
+        match register {
+            ControlRegister::Cr0 => self.system.cr0 = value,
+            ControlRegister::Cr3 => self.system.cr3 = value,
+            ControlRegister::Cr4 => self.system.cr4 = value,
+            ControlRegister::Cr8 => {}
+        }
+    }
+    fn set_pdptes(&mut self, _entries: [u64; 4]) {}
+    fn set_xcr0(&mut self, _value: u64) {}
+    fn apic(&self) -> ApicAssist {
+        ApicAssist::None
+    }
+    fn interrupt_status(&self) -> u16 {
+        self.interrupt_status
+    }
+    fn set_interrupt_status(&mut self, status: u16) {
+        self.interrupt_status = status;
+    }
+    fn set_tpr_threshold(&mut self, _class: u8) {}
+    fn set_eoi_exits(&mut self, _vectors: &[u64; 4]) {}
+    fn load(&mut self, _irqs_off: &IrqsOff) {}
+    fn unload(&mut self, _irqs_off: &IrqsOff) {}
+    fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        writeln!(out, "{:?}", self.system)
+    }
+}

@@ -1,0 +1,451 @@
+//! The seam between the story and a CPU vendor: what a virtual CPU can be asked to do.
+//!
+//! Everything that names a VMCS field lives below this line, in [`vtx`]; everything above it is rule or story. A type
+//! that implements [`VcpuHw`] owns the guest's registers while the vCPU is not running: entering the guest is a
+//! function call that returns the reason for which it came back. `fake` plays back scripted exits for host tests.
+
+pub mod fake;
+pub mod vtx;
+
+use core::fmt;
+
+use bitflags::bitflags;
+use hv_core::addr::{Gpa, Gva, Mfn};
+
+use crate::percpu::IrqsOff;
+
+/// A virtual CPU as the hardware sees it.
+///
+/// Reads that cost a hardware access are methods, so that an exit pays for those that it needs.
+pub trait VcpuHw {
+    /// Runs the guest until its next exit.
+    fn enter(&mut self, irqs_off: &IrqsOff) -> VmExit;
+    /// The general-purpose registers.
+    fn regs(&mut self) -> &mut GuestRegs;
+    /// What a walk of the guest's page tables needs to know.
+    fn paging(&self) -> PagingRegs;
+    /// The instruction pointer.
+    fn rip(&self) -> u64;
+    /// Sets the instruction pointer.
+    fn set_rip(&mut self, rip: u64);
+    /// RFLAGS.
+    fn rflags(&self) -> u64;
+    /// The current privilege level, 0 to 3.
+    fn cpl(&self) -> u8;
+    /// Control registers, EFER, segments and tables: all of them, for creation and dumps.
+    fn system(&self) -> SystemRegs;
+    /// Sets all of them.
+    fn set_system(&mut self, system: &SystemRegs);
+    /// Steps over the instruction that caused the exit and ends its interrupt shadow.
+    fn skip_instruction(&mut self);
+    /// Delivers `event` at the next entry. One at a time: a second call before an entry replaces the first.
+    fn inject(&mut self, event: Event);
+    /// An event whose delivery the last exit interrupted, to be injected again unless the exit's cause replaces it.
+    fn take_interrupted_event(&mut self) -> Option<Event>;
+    /// True where an external interrupt can be delivered now: IF is set and no shadow or pending event is in the way.
+    fn interrupts_open(&self) -> bool;
+    /// True where an NMI can be delivered now.
+    fn nmi_open(&self) -> bool;
+    /// Asks for an exit as soon as `window` opens, or no longer.
+    fn want_window(&mut self, window: Window, wanted: bool);
+    /// Sets the guest's second-stage root; stale translations are flushed.
+    fn set_stage2(&mut self, root: Stage2Root);
+    /// Drops the translations that this CPU has cached of `root`.
+    fn flush_stage2(&mut self, root: Stage2Root);
+    /// Sets how the guest's TSC follows the host's.
+    fn set_tsc(&mut self, view: TscView);
+    /// The value of a register that the hardware keeps for the guest.
+    fn msr(&self, msr: VcpuMsr) -> u64;
+    /// Sets it; the value has been checked.
+    fn set_msr(&mut self, msr: VcpuMsr, value: u64);
+    /// Writes CR0 or CR4 as the guest asked, the rules having been checked.
+    fn set_control(&mut self, register: ControlRegister, value: u64);
+    /// Sets the four PDPTEs, after a write of CR0 or CR4 that exited and that turned PAE paging on.
+    fn set_pdptes(&mut self, entries: [u64; 4]);
+    /// XCR0 as the guest set it.
+    fn set_xcr0(&mut self, value: u64);
+    /// The parts of the local APIC that the hardware takes over.
+    fn apic(&self) -> ApicAssist;
+    /// The two vectors of virtual-interrupt delivery: requested in bits 7:0, in service in bits 15:8.
+    fn interrupt_status(&self) -> u16;
+    /// Sets them.
+    fn set_interrupt_status(&mut self, status: u16);
+    /// Asks for an exit when the guest's TPR falls below `class` (0 to 15).
+    fn set_tpr_threshold(&mut self, class: u8);
+    /// Asks for an exit on EOI of each vector whose bit is set.
+    fn set_eoi_exits(&mut self, vectors: &[u64; 4]);
+    /// Switches all that the CPU holds of this vCPU in, in place of another's.
+    fn load(&mut self, irqs_off: &IrqsOff);
+    /// Takes all state out of the CPU: before another vCPU runs here, or this one elsewhere.
+    fn unload(&mut self, irqs_off: &IrqsOff);
+    /// Writes the guest's whole state, for a domain that dies or a debug key.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result;
+}
+
+/// The guest's general-purpose registers in the order of their encoding; RSP is kept by the hardware.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct GuestRegs {
+    /// RAX, RCX, RDX, RBX, (unused), RBP, RSI, RDI, R8 to R15.
+    pub gpr: [u64; 16],
+}
+
+macro_rules! named_registers {
+    ($($name:ident, $set:ident, $index:expr, $doc:expr;)*) => {
+        impl GuestRegs {
+            $(
+                #[doc = $doc]
+                #[inline]
+                #[must_use]
+                pub fn $name(&self) -> u64 {
+                    self.gpr[$index]
+                }
+                #[doc = concat!("Sets ", $doc)]
+                #[inline]
+                pub fn $set(&mut self, value: u64) {
+                    self.gpr[$index] = value;
+                }
+            )*
+        }
+    };
+}
+
+named_registers! {
+    rax, set_rax, 0, "RAX.";
+    rcx, set_rcx, 1, "RCX.";
+    rdx, set_rdx, 2, "RDX.";
+    rbx, set_rbx, 3, "RBX.";
+    rsi, set_rsi, 6, "RSI.";
+    rdi, set_rdi, 7, "RDI.";
+    r8, set_r8, 8, "R8.";
+    r10, set_r10, 10, "R10.";
+}
+
+impl GuestRegs {
+    /// EDX:EAX as one number: the operand of WRMSR and XSETBV.
+    #[inline]
+    #[must_use]
+    pub fn edx_eax(&self) -> u64 {
+        (self.rdx() << 32) | (self.rax() & 0xFFFF_FFFF)
+    }
+    /// Sets EDX:EAX, clearing the upper halves as RDMSR does.
+    #[inline]
+    pub fn set_edx_eax(&mut self, value: u64) {
+        self.set_rax(value & 0xFFFF_FFFF);
+        self.set_rdx(value >> 32);
+    }
+}
+
+/// What a walk of the guest's page tables needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PagingRegs {
+    /// CR0 as the guest sees it, at least PE, WP and PG.
+    pub cr0: u64,
+    /// CR3.
+    pub cr3: u64,
+    /// CR4, at least PSE, PAE, LA57.
+    pub cr4: u64,
+    /// EFER, at least LMA and NXE.
+    pub efer: u64,
+}
+
+/// A segment register with its hidden part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Segment {
+    /// The selector.
+    pub selector: u16,
+    /// The base address.
+    pub base: u64,
+    /// The limit in bytes.
+    pub limit: u32,
+    /// Access rights: type 3:0, S 4, DPL 6:5, P 7, AVL 12, L 13, D/B 14, G 15, unusable 16.
+    pub access: u32,
+}
+
+/// GDTR or IDTR.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DescriptorTable {
+    /// The linear base address.
+    pub base: u64,
+    /// The limit in bytes.
+    pub limit: u16,
+}
+
+/// Everything of a vCPU that is neither a general-purpose register nor extended state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SystemRegs {
+    /// CR0 as the guest sees it.
+    pub cr0: u64,
+    /// CR3.
+    pub cr3: u64,
+    /// CR4 as the guest sees it.
+    pub cr4: u64,
+    /// EFER.
+    pub efer: u64,
+    /// Instruction pointer.
+    pub rip: u64,
+    /// Stack pointer.
+    pub rsp: u64,
+    /// RFLAGS.
+    pub rflags: u64,
+    /// DR7.
+    pub dr7: u64,
+    /// ES, CS, SS, DS, FS, GS, LDTR, TR.
+    pub segments: [Segment; 8],
+    /// GDTR.
+    pub gdtr: DescriptorTable,
+    /// IDTR.
+    pub idtr: DescriptorTable,
+}
+
+/// Index of CS in [`SystemRegs::segments`].
+pub const SEGMENT_CS: usize = 1;
+/// Index of SS in [`SystemRegs::segments`].
+pub const SEGMENT_SS: usize = 2;
+/// Index of LDTR in [`SystemRegs::segments`].
+pub const SEGMENT_LDTR: usize = 6;
+/// Index of TR in [`SystemRegs::segments`].
+pub const SEGMENT_TR: usize = 7;
+/// [`Segment::access`]: the register holds no segment.
+pub const SEGMENT_UNUSABLE: u32 = 1 << 16;
+
+/// An event for the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// An external interrupt; [`VcpuHw::interrupts_open`] must hold.
+    Interrupt(u8),
+    /// A non-maskable interrupt; [`VcpuHw::nmi_open`] must hold.
+    Nmi,
+    /// A fault or trap of the hardware.
+    Exception {
+        /// Vector, 0 to 31.
+        vector: u8,
+        /// Error code, for the vectors that have one.
+        error: Option<u32>,
+    },
+    /// INT n, INT3, INTO or INT1, interrupted in its delivery.
+    Software {
+        /// Vector.
+        vector: u8,
+        /// Which of the instructions.
+        kind: SoftwareEvent,
+        /// Length of the instruction in bytes, 0 to 15.
+        length: u8,
+    },
+}
+
+impl Event {
+    /// #UD.
+    pub const UNDEFINED: Self = Self::Exception {
+        vector: 6,
+        error: None,
+    };
+    /// #GP(0).
+    pub const PROTECTION: Self = Self::Exception {
+        vector: 13,
+        error: Some(0),
+    };
+}
+
+/// The instructions that raise events of their own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SoftwareEvent {
+    /// INT n.
+    Interrupt,
+    /// INT3 or INTO.
+    Exception,
+    /// INT1.
+    Privileged,
+}
+
+/// What [`VcpuHw::want_window`] waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Window {
+    /// External interrupts become deliverable.
+    Interrupt,
+    /// NMIs become deliverable.
+    Nmi,
+}
+
+/// Root of a second-stage page table and the identity under which its translations are cached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stage2Root {
+    /// The frame of the top-level table.
+    pub table: Mfn,
+}
+
+/// How the guest's TSC follows the host's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TscView {
+    /// Added to the host's TSC, wrapping.
+    pub offset: u64,
+}
+
+/// Registers that the hardware keeps for the guest, whose writes the story checks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum VcpuMsr {
+    /// IA32_EFER.
+    Efer,
+    /// IA32_PAT.
+    Pat,
+    /// IA32_DEBUGCTL.
+    DebugCtl,
+    /// IA32_SYSENTER_CS.
+    SysenterCs,
+    /// IA32_SYSENTER_ESP.
+    SysenterEsp,
+    /// IA32_SYSENTER_EIP.
+    SysenterEip,
+    /// IA32_FS_BASE.
+    FsBase,
+    /// IA32_GS_BASE.
+    GsBase,
+}
+
+/// Control registers whose writes can exit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ControlRegister {
+    /// CR0.
+    Cr0,
+    /// CR3.
+    Cr3,
+    /// CR4.
+    Cr4,
+    /// CR8, the task priority.
+    Cr8,
+}
+
+/// How much of the local APIC the hardware takes over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ApicAssist {
+    /// Nothing: every access exits.
+    None,
+    /// The task-priority register, with a threshold.
+    TprShadow,
+    /// Register reads, EOI, self-IPI and delivery of virtual interrupts.
+    Delivery,
+}
+
+/// Why the guest stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum VmExit {
+    /// A host interrupt, already acknowledged.
+    ExternalInterrupt(u8),
+    /// A host NMI; the host's handler has run.
+    Nmi,
+    /// An exception that is intercepted.
+    Exception {
+        /// Vector.
+        vector: u8,
+        /// Error code.
+        error: Option<u32>,
+        /// DR6 bits of a debug exception, else the faulting address.
+        qualification: u64,
+    },
+    /// External interrupts have become deliverable.
+    InterruptWindow,
+    /// NMIs have become deliverable.
+    NmiWindow,
+    /// CPUID.
+    Cpuid,
+    /// HLT.
+    Hlt,
+    /// VMCALL.
+    Hypercall,
+    /// RDMSR, number in ECX.
+    Rdmsr,
+    /// WRMSR, number in ECX.
+    Wrmsr,
+    /// XSETBV, number in ECX.
+    Xsetbv,
+    /// INVD or WBINVD.
+    CacheFlush,
+    /// A port access.
+    Io(IoExit),
+    /// MOV to a control register, CLTS or LMSW, that touches what the hypervisor owns.
+    ControlWrite {
+        /// Which.
+        register: ControlRegister,
+        /// The value that the guest wants in it.
+        value: u64,
+    },
+    /// MOV from CR8 where the hardware does not serve it: the register that takes it.
+    Cr8Read {
+        /// Index into [`GuestRegs::gpr`].
+        destination: u8,
+    },
+    /// An access that the second-stage tables do not allow.
+    Stage2Fault(Stage2Fault),
+    /// EOI of a vector that was marked.
+    Eoi(u8),
+    /// A write to the APIC page at this offset in bytes, done and now to be acted upon.
+    ApicWrite(u16),
+    /// The TPR fell below the threshold.
+    TprBelowThreshold,
+    /// The guest's own timer of the hardware ran out.
+    PreemptionTimer,
+    /// The guest used an instruction that it is not offered: #UD is due.
+    Undefined(u32),
+    /// A triple fault.
+    TripleFault,
+    /// Guest state that the hardware refuses, or an exit that must not happen: the domain dies.
+    Broken {
+        /// The hardware's reason number.
+        reason: u32,
+        /// Its qualification.
+        qualification: u64,
+    },
+}
+
+/// A port access.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IoExit {
+    /// The port.
+    pub port: u16,
+    /// 1, 2 or 4 bytes.
+    pub size: u8,
+    /// IN rather than OUT.
+    pub is_in: bool,
+    /// INS or OUTS.
+    pub string: Option<StringIo>,
+}
+
+/// INS or OUTS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StringIo {
+    /// Linear address of the operand.
+    pub linear: Gva,
+    /// It has a REP prefix.
+    pub is_rep: bool,
+}
+
+/// An access that the second-stage tables do not allow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stage2Fault {
+    /// Where.
+    pub gpa: Gpa,
+    /// The linear address, where the hardware knows one.
+    pub linear: Option<Gva>,
+    /// What was tried and how far it came.
+    pub access: Stage2Access,
+}
+
+bitflags! {
+    /// What an access tried.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Stage2Access: u8 {
+        /// A data read.
+        const READ = 1;
+        /// A data write.
+        const WRITE = 2;
+        /// An instruction fetch.
+        const FETCH = 4;
+        /// The entry exists, with other rights.
+        const PRESENT = 8;
+        /// The access was the guest's own walk of its page tables.
+        const WALK = 16;
+    }
+}

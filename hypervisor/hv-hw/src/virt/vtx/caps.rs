@@ -1,0 +1,452 @@
+//! What this CPU's VMX can do, from its capability MSRs, and what is missing where it is too little.
+//!
+//! Nothing is assumed: every control is asked for as required or optional, and an optional one can be switched off by
+//! hand ([`Switches`]). Source: Intel SDM vol. 3D, "VMX Capability Reporting Facility".
+
+use core::fmt;
+
+use super::fields::{Entry, Exit, Pin, Primary, Secondary};
+
+const FEATURE_CONTROL: u32 = 0x3A;
+const VMX_BASIC: u32 = 0x480;
+const VMX_CR0_FIXED0: u32 = 0x486;
+const VMX_CR0_FIXED1: u32 = 0x487;
+const VMX_CR4_FIXED0: u32 = 0x488;
+const VMX_CR4_FIXED1: u32 = 0x489;
+const VMX_SECONDARY: u32 = 0x48B;
+const VMX_EPT_VPID: u32 = 0x48C;
+
+const FEATURE_CONTROL_LOCKED: u64 = 1;
+const FEATURE_CONTROL_VMX_OUTSIDE_SMX: u64 = 1 << 2;
+
+/// Optional features that may be used; each can be switched off by an option of the same name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Switches {
+    /// Virtual-interrupt delivery and APIC-register virtualisation.
+    pub apicv: bool,
+    /// Posted interrupts.
+    pub posted_interrupts: bool,
+    /// TPR shadow.
+    pub tpr_shadow: bool,
+    /// Virtual-processor identifiers.
+    pub vpid: bool,
+    /// EPT leaves of 2 MiB and 1 GiB.
+    pub ept_superpages: bool,
+    /// TSC scaling.
+    pub tsc_scaling: bool,
+    /// Page-modification logging.
+    pub pml: bool,
+}
+
+impl Default for Switches {
+    fn default() -> Self {
+        Self {
+            apicv: true,
+            posted_interrupts: true,
+            tpr_shadow: true,
+            vpid: true,
+            ept_superpages: true,
+            tsc_scaling: true,
+            pml: true,
+        }
+    }
+}
+
+/// Why this CPU cannot run guests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// CPUID does not show VMX.
+    NoVmx,
+    /// The firmware locked VMX off.
+    LockedOff(u64),
+    /// A control that nothing works without.
+    Missing(&'static str),
+    /// EPT.
+    NoEpt,
+    /// Unrestricted guest.
+    NoUnrestrictedGuest,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoVmx => f.write_str(
+                "this CPU has no VT-x (CPUID.1:ECX.VMX is 0): Hematite needs an Intel CPU of 2010 or later; in a \
+                 virtual machine, enable nested virtualisation",
+            ),
+            Self::LockedOff(value) => write!(
+                f,
+                "VT-x is disabled by firmware: IA32_FEATURE_CONTROL is {value:#x} (locked, VMX outside SMX off); \
+                 enable Intel Virtualization Technology in the firmware setup and power-cycle"
+            ),
+            Self::NoEpt => f.write_str(
+                "this CPU's VT-x has no EPT (extended page tables): an Intel CPU of 2010 (Westmere) or later is needed",
+            ),
+            Self::NoUnrestrictedGuest => f.write_str(
+                "this CPU's VT-x has no unrestricted guest mode: an Intel CPU of 2010 (Westmere) or later is needed",
+            ),
+            Self::Missing(what) => {
+                write!(f, "this CPU's VT-x lacks {what}, which Hematite needs")
+            }
+        }
+    }
+}
+
+/// What VMX offers, after the switches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Caps {
+    /// First word of every VMCS.
+    pub revision: u32,
+    /// Pin-based controls as the MSRs require and we want them.
+    pub pin: Pin,
+    /// Primary controls.
+    pub primary: Primary,
+    /// Secondary controls.
+    pub secondary: Secondary,
+    /// VM-exit controls.
+    pub exit: Exit,
+    /// VM-entry controls.
+    pub entry: Entry,
+    /// Bits of CR0 that must be 1 in VMX operation (PE and PG are the guest's own in unrestricted mode).
+    pub cr0_required: u64,
+    /// Bits of CR0 that may be 1.
+    pub cr0_allowed: u64,
+    /// Bits of CR4 that must be 1.
+    pub cr4_required: u64,
+    /// Bits of CR4 that may be 1.
+    pub cr4_allowed: u64,
+    /// EPT: leaves of 2 MiB.
+    pub ept_2m: bool,
+    /// EPT: leaves of 1 GiB.
+    pub ept_1g: bool,
+    /// EPT: accessed and dirty flags.
+    pub ept_accessed_dirty: bool,
+    /// INVVPID of a single context.
+    pub invvpid_single: bool,
+}
+
+impl Caps {
+    /// Reads the capabilities through `rdmsr`, on a CPU whose CPUID shows VMX or not as `has_vmx` says.
+    ///
+    /// # Errors
+    /// [`Refusal`] where something is missing that Hematite needs.
+    pub fn probe(
+        has_vmx: bool,
+        switches: &Switches,
+        rdmsr: impl Fn(u32) -> u64,
+    ) -> Result<Self, Refusal> {
+        if !has_vmx {
+            return Err(Refusal::NoVmx);
+        }
+        let control = rdmsr(FEATURE_CONTROL);
+        if control & FEATURE_CONTROL_LOCKED != 0 && control & FEATURE_CONTROL_VMX_OUTSIDE_SMX == 0 {
+            return Err(Refusal::LockedOff(control));
+        }
+        let basic = rdmsr(VMX_BASIC);
+        // with bit 55 the "true" MSRs say which default-1 controls may be 0
+        let true_base = if basic & (1 << 55) != 0 { 0x48D } else { 0x481 };
+        let range = |index: u32| ControlRange::new(rdmsr(true_base + index));
+        let primary = primary_controls(range(1), switches)?;
+        let secondary =
+            secondary_controls(ControlRange::new(rdmsr(VMX_SECONDARY)), switches, primary)?;
+        let ept_vpid = EptVpid(rdmsr(VMX_EPT_VPID));
+        ept_vpid.check()?;
+        let secondary = if ept_vpid.invvpid_single() {
+            secondary
+        } else {
+            secondary - Secondary::VPID
+        };
+        let mut pin = pin_controls(range(0))?;
+        let has_delivery = secondary.contains(Secondary::INTERRUPT_DELIVERY);
+        if has_delivery && switches.posted_interrupts && range(0).can(Pin::POSTED_INTERRUPTS.bits())
+        {
+            pin |= Pin::POSTED_INTERRUPTS;
+        }
+        Ok(Self {
+            revision: u32::try_from(basic & 0x7FFF_FFFF).expect("masked to 31 bits"),
+            pin,
+            primary,
+            secondary,
+            exit: exit_controls(range(2))?,
+            entry: entry_controls(range(3))?,
+            cr0_required: rdmsr(VMX_CR0_FIXED0),
+            cr0_allowed: rdmsr(VMX_CR0_FIXED1),
+            cr4_required: rdmsr(VMX_CR4_FIXED0),
+            cr4_allowed: rdmsr(VMX_CR4_FIXED1),
+            ept_2m: switches.ept_superpages && ept_vpid.has(16),
+            ept_1g: switches.ept_superpages && ept_vpid.has(17),
+            ept_accessed_dirty: ept_vpid.has(21),
+            invvpid_single: ept_vpid.invvpid_single(),
+        })
+    }
+
+    /// True where the CPU serves the task-priority register of the local APIC.
+    #[must_use]
+    pub fn has_tpr_shadow(&self) -> bool {
+        self.primary.contains(Primary::TPR_SHADOW)
+    }
+
+    /// True where the CPU delivers virtual interrupts itself.
+    #[must_use]
+    pub fn has_interrupt_delivery(&self) -> bool {
+        self.secondary.contains(Secondary::INTERRUPT_DELIVERY)
+    }
+}
+
+impl fmt::Display for Caps {
+    /// The optional features in use, as one line of the boot log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EPT")?;
+        let mut feature = |present: bool, name: &str| {
+            if present {
+                write!(f, " {name}")
+            } else {
+                Ok(())
+            }
+        };
+        feature(self.ept_2m, "2M")?;
+        feature(self.ept_1g, "1G")?;
+        feature(self.ept_accessed_dirty, "A/D")?;
+        feature(self.secondary.contains(Secondary::VPID), "VPID")?;
+        feature(self.has_tpr_shadow(), "TPR-shadow")?;
+        feature(self.has_interrupt_delivery(), "APICv")?;
+        feature(
+            self.pin.contains(Pin::POSTED_INTERRUPTS),
+            "posted-interrupts",
+        )?;
+        feature(
+            self.secondary.contains(Secondary::TSC_SCALING),
+            "TSC-scaling",
+        )?;
+        feature(self.secondary.contains(Secondary::XSAVES), "XSAVES")?;
+        feature(self.secondary.contains(Secondary::INVPCID), "INVPCID")
+    }
+}
+
+/// One capability MSR: bits that must be 1 (low half) and bits that may be 1 (high half).
+#[derive(Clone, Copy)]
+struct ControlRange {
+    required: u32,
+    allowed: u32,
+}
+
+impl ControlRange {
+    fn new(msr: u64) -> Self {
+        let half = |value: u64| u32::try_from(value & 0xFFFF_FFFF).expect("masked to 32 bits");
+        Self {
+            required: half(msr),
+            allowed: half(msr >> 32),
+        }
+    }
+    fn can(self, bits: u32) -> bool {
+        self.allowed & bits == bits
+    }
+    /// What to write where `needed` must and `wished` may be there; `None` where a needed bit is missing.
+    fn choose(self, needed: u32, wished: u32) -> Option<u32> {
+        self.can(needed)
+            .then_some(self.required | needed | (wished & self.allowed))
+    }
+}
+
+fn pin_controls(range: ControlRange) -> Result<Pin, Refusal> {
+    let needed = Pin::EXTERNAL_INTERRUPT | Pin::NMI | Pin::VIRTUAL_NMI;
+    let bits = range
+        .choose(needed.bits(), 0)
+        .ok_or(Refusal::Missing("virtual NMIs"))?;
+    Ok(Pin::from_bits_retain(bits))
+}
+
+fn primary_controls(range: ControlRange, switches: &Switches) -> Result<Primary, Refusal> {
+    if !range.can(Primary::SECONDARY.bits()) {
+        // without secondary controls there is no EPT either: the clearer message
+        return Err(Refusal::NoEpt);
+    }
+    let needed = Primary::TSC_OFFSET
+        | Primary::HLT
+        | Primary::MWAIT
+        | Primary::MONITOR
+        | Primary::RDPMC
+        | Primary::IO_BITMAPS
+        | Primary::MSR_BITMAPS
+        | Primary::SECONDARY;
+    let bits = range.choose(needed.bits(), Primary::TPR_SHADOW.bits());
+    let bits = bits.ok_or(Refusal::Missing("I/O and MSR bitmaps"))?;
+    // default-1 controls that must be off: with EPT the guest keeps CR3 to itself
+    let primary = Primary::from_bits_retain(bits);
+    if range.required & (Primary::CR3_LOAD | Primary::CR3_STORE).bits() != 0 {
+        return Err(Refusal::Missing("VMX controls that leave CR3 to the guest"));
+    }
+    if switches.tpr_shadow && primary.contains(Primary::TPR_SHADOW) {
+        Ok(primary)
+    } else {
+        Ok(without_tpr_shadow(primary))
+    }
+}
+
+/// Without the shadow every CR8 access exits.
+fn without_tpr_shadow(primary: Primary) -> Primary {
+    (primary - Primary::TPR_SHADOW) | Primary::CR8_LOAD | Primary::CR8_STORE
+}
+
+fn secondary_controls(
+    range: ControlRange,
+    switches: &Switches,
+    primary: Primary,
+) -> Result<Secondary, Refusal> {
+    if !range.can(Secondary::EPT.bits()) {
+        return Err(Refusal::NoEpt);
+    }
+    if !range.can(Secondary::UNRESTRICTED_GUEST.bits()) {
+        return Err(Refusal::NoUnrestrictedGuest);
+    }
+    let mut wished = Secondary::RDTSCP | Secondary::INVPCID | Secondary::XSAVES;
+    wished.set(Secondary::VPID, switches.vpid);
+    wished.set(Secondary::TSC_SCALING, switches.tsc_scaling);
+    if primary.contains(Primary::TPR_SHADOW) {
+        wished |= Secondary::VIRTUAL_X2APIC;
+        let apicv =
+            Secondary::VIRTUAL_X2APIC | Secondary::APIC_REGISTERS | Secondary::INTERRUPT_DELIVERY;
+        if switches.apicv && range.can(apicv.bits()) {
+            wished |= apicv;
+        }
+    }
+    let needed = Secondary::EPT | Secondary::UNRESTRICTED_GUEST;
+    let bits = range
+        .choose(needed.bits(), wished.bits())
+        .ok_or(Refusal::NoEpt)?;
+    Ok(Secondary::from_bits_retain(bits))
+}
+
+fn exit_controls(range: ControlRange) -> Result<Exit, Refusal> {
+    let needed = Exit::HOST_64BIT
+        | Exit::ACKNOWLEDGE_INTERRUPT
+        | Exit::SAVE_PAT
+        | Exit::LOAD_PAT
+        | Exit::SAVE_EFER
+        | Exit::LOAD_EFER
+        | Exit::SAVE_DEBUG;
+    let bits = range.choose(needed.bits(), 0);
+    Ok(Exit::from_bits_retain(bits.ok_or(Refusal::Missing(
+        "loading of PAT and EFER on VM exit",
+    ))?))
+}
+
+fn entry_controls(range: ControlRange) -> Result<Entry, Refusal> {
+    let needed = Entry::LOAD_PAT | Entry::LOAD_EFER | Entry::LOAD_DEBUG;
+    let bits = range.choose(needed.bits(), 0);
+    Ok(Entry::from_bits_retain(bits.ok_or(Refusal::Missing(
+        "loading of PAT and EFER on VM entry",
+    ))?))
+}
+
+/// IA32_VMX_EPT_VPID_CAP.
+#[derive(Clone, Copy)]
+struct EptVpid(u64);
+
+impl EptVpid {
+    fn has(self, bit: u32) -> bool {
+        self.0 & (1 << bit) != 0
+    }
+    fn check(self) -> Result<(), Refusal> {
+        let four_levels = self.has(6);
+        let write_back = self.has(14);
+        if !four_levels || !write_back {
+            return Err(Refusal::Missing("4-level write-back EPT"));
+        }
+        let invept_single = self.has(20) && self.has(25);
+        if invept_single {
+            Ok(())
+        } else {
+            Err(Refusal::Missing("single-context INVEPT"))
+        }
+    }
+    fn invvpid_single(self) -> bool {
+        self.has(32) && self.has(41)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A CPU whose every control may be either value.
+    fn all(msr: u32) -> u64 {
+        match msr {
+            FEATURE_CONTROL => 5,
+            VMX_BASIC => (1 << 55) | 7,
+            VMX_EPT_VPID => u64::MAX,
+            _ => 0xFFFF_FFFF_0000_0000,
+        }
+    }
+
+    fn probe_with(changed: u32, value: u64) -> Result<Caps, Refusal> {
+        Caps::probe(true, &Switches::default(), |msr| {
+            if msr == changed { value } else { all(msr) }
+        })
+    }
+
+    #[test]
+    fn full_cpu_gets_every_feature() {
+        let caps = Caps::probe(true, &Switches::default(), all).unwrap();
+        assert_eq!(caps.revision, 7);
+        assert!(caps.has_tpr_shadow() && caps.has_interrupt_delivery() && caps.ept_1g);
+        assert!(caps.pin.contains(Pin::POSTED_INTERRUPTS));
+        assert!(caps.secondary.contains(Secondary::VPID));
+    }
+
+    #[test]
+    fn apicv_off_leaves_tpr_shadow_and_no_posted_interrupts() {
+        let switches = Switches {
+            apicv: false,
+            ..Switches::default()
+        };
+        let caps = Caps::probe(true, &switches, all).unwrap();
+        assert!(caps.has_tpr_shadow() && !caps.has_interrupt_delivery());
+        assert!(!caps.pin.contains(Pin::POSTED_INTERRUPTS));
+    }
+
+    #[test]
+    fn without_tpr_shadow_cr8_exits() {
+        let switches = Switches {
+            tpr_shadow: false,
+            ..Switches::default()
+        };
+        let caps = Caps::probe(true, &switches, all).unwrap();
+        assert!(
+            caps.primary
+                .contains(Primary::CR8_LOAD | Primary::CR8_STORE)
+        );
+        assert!(!caps.secondary.contains(Secondary::VIRTUAL_X2APIC));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert_eq!(
+            Caps::probe(false, &Switches::default(), all),
+            Err(Refusal::NoVmx)
+        );
+        assert_eq!(probe_with(FEATURE_CONTROL, 1), Err(Refusal::LockedOff(1)));
+        let secondary_without = |bit: Secondary| u64::from(!bit.bits()) << 32;
+        assert_eq!(
+            probe_with(VMX_SECONDARY, secondary_without(Secondary::EPT)),
+            Err(Refusal::NoEpt)
+        );
+        assert_eq!(
+            probe_with(
+                VMX_SECONDARY,
+                secondary_without(Secondary::UNRESTRICTED_GUEST)
+            ),
+            Err(Refusal::NoUnrestrictedGuest)
+        );
+        assert_eq!(
+            probe_with(0x48E, 0x7FFF_FFFF_0000_0000),
+            Err(Refusal::NoEpt)
+        );
+    }
+
+    #[test]
+    fn required_bits_are_kept() {
+        let caps = probe_with(0x48D, 0xFFFF_FFFF_0000_0016).unwrap();
+        assert_eq!(caps.pin.bits() & 0x16, 0x16);
+    }
+}

@@ -1,0 +1,484 @@
+//! VT-x: a vCPU as a VMCS.
+//!
+//! | file | story |
+//! |---|---|
+//! | `caps` | what the CPU can do, what is missing |
+//! | `host` | VMXON, host state |
+//! | `vmcs`, `fields`, `insn` | the current VMCS and its fields |
+//! | `setup` | a new VMCS |
+//! | `entry` | into the guest and back |
+//! | `exit` | VMCS → `VmExit` |
+//! | `inject` | `Event` ↔ VMCS |
+//! | `switch` | what VM entry and exit do not switch |
+//! | `bitmaps` | I/O and MSR bitmaps |
+//! | `dump` | the state of a guest that dies |
+//!
+//! The guest keeps its control registers and its page tables to itself; owned here are only CR0.{NE,NW,CD}, CR4.VMXE,
+//! CR4.MCE and what the guest is not offered.
+// UNSAFETY: states that a VMCS is current, and enters it.
+#![expect(unsafe_code, reason = "VMCS life cycle")]
+
+mod bitmaps;
+mod caps;
+mod dump;
+mod entry;
+mod exit;
+mod fields;
+mod host;
+mod inject;
+mod insn;
+mod setup;
+mod switch;
+mod vmcs;
+
+use core::fmt;
+
+use hv_core::addr::Hpa;
+
+pub use bitmaps::{IoBitmap, MsrAccess, MsrBitmap};
+pub use caps::{Caps, Refusal, Switches};
+pub use host::{VmxonFailed, enable};
+pub use setup::VcpuConfig;
+pub use switch::ExtendedState;
+
+use super::{
+    ApicAssist, ControlRegister, DescriptorTable, Event, GuestRegs, PagingRegs, Segment,
+    Stage2Root, SystemRegs, TscView, VcpuHw, VcpuMsr, VmExit, Window,
+};
+use crate::percpu::IrqsOff;
+use fields::{Entry, Field, Primary, Secondary};
+use switch::Switched;
+use vmcs::CurrentVmcs;
+
+const CR0_NE: u64 = 1 << 5;
+const CR0_PG: u64 = 1 << 31;
+/// NE must be 1, and a guest may not turn the caches off: CR0.CD and NW outlive a VM exit.
+const CR0_OWNED: u64 = CR0_NE | (1 << 29) | (1 << 30);
+const CR4_MCE: u64 = 1 << 6;
+const CR4_VMXE: u64 = 1 << 13;
+const CR4_REQUIRED: u64 = CR4_VMXE | CR4_MCE;
+const EFER_LME: u64 = 1 << 8;
+const EFER_LMA: u64 = 1 << 10;
+const RFLAGS_TF: u64 = 1 << 8;
+const RFLAGS_IF: u64 = 1 << 9;
+const BLOCKED_BY_STI: u64 = 1;
+const BLOCKED_BY_MOV_SS: u64 = 2;
+const BLOCKED_BY_NMI: u64 = 8;
+const PENDING_SINGLE_STEP: u64 = 1 << 14;
+
+/// A vCPU on VT-x. Its VMCS is current on the CPU between [`VcpuHw::load`] and [`VcpuHw::unload`], and only then may
+/// the other methods be called.
+#[derive(Debug)]
+pub struct VtxVcpu {
+    regs: GuestRegs,
+    /// 1 once launched since the last VMCLEAR: VMRESUME instead of VMLAUNCH.
+    launched: u64,
+    primary: Primary,
+    apic: ApicAssist,
+    eptp: u64,
+    vmcs: Hpa,
+    is_loaded: bool,
+    is_new: bool,
+    switched: Switched,
+    config: VcpuConfig,
+}
+
+impl VtxVcpu {
+    /// Makes a vCPU in the state that [`VcpuConfig`] describes, all registers zero: [`VcpuHw::set_system`] follows,
+    /// once loaded.
+    #[must_use]
+    pub fn new(config: VcpuConfig) -> Self {
+        host::stamp_revision(config.vmcs, config.caps.revision);
+        let caps = &config.caps;
+        Self {
+            regs: GuestRegs::default(),
+            launched: 0,
+            primary: caps.primary,
+            apic: if caps.has_interrupt_delivery() {
+                ApicAssist::Delivery
+            } else if caps.has_tpr_shadow() {
+                ApicAssist::TprShadow
+            } else {
+                ApicAssist::None
+            },
+            eptp: setup::ept_pointer(caps, config.stage2),
+            vmcs: config.vmcs.base(),
+            is_loaded: false,
+            is_new: true,
+            switched: Switched::new(config.extended, config.xsave_area),
+            config,
+        }
+    }
+
+    /// The current VMCS, this vCPU's.
+    #[inline(always)]
+    fn current(&self) -> CurrentVmcs {
+        debug_assert!(self.is_loaded, "vCPU used while it is not loaded");
+        // SAFETY: loaded here, as every method but `load` demands; writers below keep host state and bitmaps.
+        unsafe { CurrentVmcs::assume() }
+    }
+
+    fn interruptibility(&self) -> u64 {
+        self.current().read(Field::Interruptibility)
+    }
+
+    fn set_interruptibility(&mut self, value: u64) {
+        self.current().write(Field::Interruptibility, value);
+    }
+
+    /// Drops what an earlier owner of this VPID left in the TLB.
+    fn forget_vpid(&self) {
+        if self.config.caps.secondary.contains(Secondary::VPID) {
+            // SAFETY: in VMX operation since the VMCS was loaded; VPID is used only with single-context INVVPID.
+            unsafe { insn::invvpid_single(self.config.vpid) };
+        }
+    }
+
+    /// Sets EFER and what the VM entry must agree with.
+    fn write_efer(&mut self, efer: u64, cr0: u64) {
+        let vmcs = self.current();
+        let is_long = efer & EFER_LME != 0 && cr0 & CR0_PG != 0;
+        let efer = if is_long {
+            efer | EFER_LMA
+        } else {
+            efer & !EFER_LMA
+        };
+        vmcs.write(Field::GuestEfer, efer);
+        let mut controls = Entry::from_bits_retain(vmcs.read32(Field::EntryControls));
+        controls.set(Entry::IA32E_MODE, is_long);
+        vmcs.write(Field::EntryControls, u64::from(controls.bits()));
+    }
+
+    fn write_cr0(&mut self, value: u64) {
+        let vmcs = self.current();
+        let real = (value & !CR0_OWNED & self.config.caps.cr0_allowed) | CR0_NE;
+        vmcs.write(Field::GuestCr0, real);
+        vmcs.write(Field::Cr0Shadow, value);
+        self.write_efer(vmcs.read(Field::GuestEfer), value);
+    }
+
+    fn write_cr4(&mut self, value: u64) {
+        let vmcs = self.current();
+        vmcs.write(Field::GuestCr4, value | CR4_REQUIRED);
+        vmcs.write(Field::Cr4Shadow, value);
+    }
+
+    fn segment(&self, index: usize) -> Segment {
+        let vmcs = self.current();
+        Segment {
+            selector: low_half(vmcs.read32(setup::selector(index))),
+            base: vmcs.read(setup::base(index)),
+            limit: vmcs.read32(setup::limit(index)),
+            access: vmcs.read32(setup::access(index)),
+        }
+    }
+
+    fn table(&self, base: Field, limit: Field) -> DescriptorTable {
+        let vmcs = self.current();
+        DescriptorTable {
+            base: vmcs.read(base),
+            limit: low_half(vmcs.read32(limit)),
+        }
+    }
+
+    #[cold]
+    fn entry_refused(&self) -> VmExit {
+        VmExit::Broken {
+            reason: self.current().read32(Field::InstructionError),
+            qualification: u64::MAX,
+        }
+    }
+
+    /// An NMI took us out of the guest: the host's handler runs now, as it would have.
+    #[cold]
+    fn run_host_nmi() {
+        // SAFETY: vector 2 has the host's NMI handler, which returns with IRET and thereby ends NMI blocking.
+        unsafe { core::arch::asm!("int 2") };
+    }
+}
+
+impl VcpuHw for VtxVcpu {
+    #[inline]
+    fn enter(&mut self, _irqs_off: &IrqsOff) -> VmExit {
+        // SAFETY: the VMCS is current with this CPU's host state (`load`), interrupts are off by the token.
+        let refused = unsafe { entry::enter(&raw mut self.regs, self.launched) };
+        if refused != 0 {
+            return self.entry_refused();
+        }
+        self.launched = 1;
+        let exit = exit::decode(self.current(), &self.regs);
+        match exit {
+            VmExit::Nmi => Self::run_host_nmi(),
+            VmExit::Exception {
+                vector: 1,
+                qualification,
+                ..
+            } => switch::merge_dr6(qualification),
+            VmExit::Broken { reason, .. } if exit::is_entry_failure(reason) => self.launched = 0,
+            _ => {}
+        }
+        exit
+    }
+
+    #[inline]
+    fn regs(&mut self) -> &mut GuestRegs {
+        &mut self.regs
+    }
+
+    #[inline]
+    fn paging(&self) -> PagingRegs {
+        let vmcs = self.current();
+        PagingRegs {
+            cr0: vmcs.read(Field::GuestCr0),
+            cr3: vmcs.read(Field::GuestCr3),
+            cr4: vmcs.read(Field::GuestCr4),
+            efer: vmcs.read(Field::GuestEfer),
+        }
+    }
+
+    fn rip(&self) -> u64 {
+        self.current().read(Field::GuestRip)
+    }
+
+    fn set_rip(&mut self, rip: u64) {
+        self.current().write(Field::GuestRip, rip);
+    }
+
+    fn rflags(&self) -> u64 {
+        self.current().read(Field::GuestRflags)
+    }
+
+    #[inline]
+    fn cpl(&self) -> u8 {
+        let access = self.current().read32(Field::GuestSsAccess);
+        ((access >> 5) & 3).to_le_bytes()[0]
+    }
+
+    fn system(&self) -> SystemRegs {
+        let vmcs = self.current();
+        let owned = |shadow: Field, real: Field, mask: u64| {
+            (vmcs.read(shadow) & mask) | (vmcs.read(real) & !mask)
+        };
+        SystemRegs {
+            cr0: owned(Field::Cr0Shadow, Field::GuestCr0, CR0_OWNED),
+            cr3: vmcs.read(Field::GuestCr3),
+            cr4: owned(
+                Field::Cr4Shadow,
+                Field::GuestCr4,
+                self.config.cr4_owned | CR4_REQUIRED,
+            ),
+            efer: vmcs.read(Field::GuestEfer),
+            rip: vmcs.read(Field::GuestRip),
+            rsp: vmcs.read(Field::GuestRsp),
+            rflags: vmcs.read(Field::GuestRflags),
+            dr7: vmcs.read(Field::GuestDr7),
+            segments: core::array::from_fn(|index| self.segment(index)),
+            gdtr: self.table(Field::GuestGdtrBase, Field::GuestGdtrLimit),
+            idtr: self.table(Field::GuestIdtrBase, Field::GuestIdtrLimit),
+        }
+    }
+
+    fn set_system(&mut self, system: &SystemRegs) {
+        let vmcs = self.current();
+        vmcs.write(Field::GuestEfer, system.efer);
+        self.write_cr0(system.cr0);
+        self.write_cr4(system.cr4);
+        vmcs.write(Field::GuestCr3, system.cr3);
+        vmcs.write(Field::GuestRip, system.rip);
+        vmcs.write(Field::GuestRsp, system.rsp);
+        vmcs.write(Field::GuestRflags, system.rflags | 2);
+        vmcs.write(Field::GuestDr7, system.dr7);
+        for (index, segment) in system.segments.iter().enumerate() {
+            vmcs.write(setup::selector(index), u64::from(segment.selector));
+            vmcs.write(setup::base(index), segment.base);
+            vmcs.write(setup::limit(index), u64::from(segment.limit));
+            vmcs.write(setup::access(index), u64::from(segment.access));
+        }
+        vmcs.write(Field::GuestGdtrBase, system.gdtr.base);
+        vmcs.write(Field::GuestGdtrLimit, u64::from(system.gdtr.limit));
+        vmcs.write(Field::GuestIdtrBase, system.idtr.base);
+        vmcs.write(Field::GuestIdtrLimit, u64::from(system.idtr.limit));
+        self.set_interruptibility(0);
+        vmcs.write(Field::PendingDebug, 0);
+    }
+
+    #[inline]
+    fn skip_instruction(&mut self) {
+        let vmcs = self.current();
+        let next = vmcs
+            .read(Field::GuestRip)
+            .wrapping_add(vmcs.read(Field::InstructionLength));
+        vmcs.write(Field::GuestRip, next);
+        let shadow = vmcs.read(Field::Interruptibility);
+        if shadow & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS) != 0 {
+            vmcs.write(
+                Field::Interruptibility,
+                shadow & !(BLOCKED_BY_STI | BLOCKED_BY_MOV_SS),
+            );
+        }
+        if vmcs.read(Field::GuestRflags) & RFLAGS_TF != 0 {
+            vmcs.write(
+                Field::PendingDebug,
+                vmcs.read(Field::PendingDebug) | PENDING_SINGLE_STEP,
+            );
+        }
+    }
+
+    fn inject(&mut self, event: Event) {
+        let vmcs = self.current();
+        if let Event::Exception { .. } = event {
+            // a fault ends the shadow of the instruction before it, and VM entry insists on that for #DB
+            let shadow = vmcs.read(Field::Interruptibility);
+            vmcs.write(
+                Field::Interruptibility,
+                shadow & !(BLOCKED_BY_STI | BLOCKED_BY_MOV_SS),
+            );
+        }
+        inject::write(vmcs, event);
+    }
+
+    #[inline]
+    fn take_interrupted_event(&mut self) -> Option<Event> {
+        let event = inject::interrupted(self.current())?;
+        if event == Event::Nmi {
+            // its delivery set the blocking, which would keep it from being delivered again
+            let shadow = self.interruptibility();
+            self.set_interruptibility(shadow & !BLOCKED_BY_NMI);
+        }
+        Some(event)
+    }
+
+    #[inline]
+    fn interrupts_open(&self) -> bool {
+        let vmcs = self.current();
+        vmcs.read(Field::GuestRflags) & RFLAGS_IF != 0
+            && vmcs.read(Field::Interruptibility) & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS) == 0
+    }
+
+    fn nmi_open(&self) -> bool {
+        self.interruptibility() & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS | BLOCKED_BY_NMI) == 0
+    }
+
+    fn want_window(&mut self, window: Window, wanted: bool) {
+        let bit = match window {
+            Window::Interrupt => Primary::INTERRUPT_WINDOW,
+            Window::Nmi => Primary::NMI_WINDOW,
+        };
+        if self.primary.contains(bit) != wanted {
+            self.primary.set(bit, wanted);
+            self.current()
+                .write(Field::PrimaryControls, u64::from(self.primary.bits()));
+        }
+    }
+
+    fn set_stage2(&mut self, root: Stage2Root) {
+        self.eptp = setup::ept_pointer(&self.config.caps, root);
+        self.current().write(Field::EptPointer, self.eptp);
+        self.flush_stage2(root);
+    }
+
+    fn flush_stage2(&mut self, root: Stage2Root) {
+        // SAFETY: in VMX operation since the VMCS was loaded; single-context INVEPT was asked for by `Caps::probe`.
+        unsafe { insn::invept_single(setup::ept_pointer(&self.config.caps, root)) };
+    }
+
+    fn set_tsc(&mut self, view: TscView) {
+        self.current().write(Field::TscOffset, view.offset);
+    }
+
+    fn msr(&self, msr: VcpuMsr) -> u64 {
+        self.current().read(setup::msr_field(msr))
+    }
+
+    fn set_msr(&mut self, msr: VcpuMsr, value: u64) {
+        match msr {
+            VcpuMsr::Efer => self.write_efer(value, self.current().read(Field::GuestCr0)),
+            other => self.current().write(setup::msr_field(other), value),
+        }
+    }
+
+    fn set_control(&mut self, register: ControlRegister, value: u64) {
+        match register {
+            ControlRegister::Cr0 => self.write_cr0(value),
+            ControlRegister::Cr3 => self.current().write(Field::GuestCr3, value),
+            ControlRegister::Cr4 => self.write_cr4(value),
+            // the task priority lives in the virtual-APIC page
+            ControlRegister::Cr8 => {}
+        }
+    }
+
+    fn set_pdptes(&mut self, entries: [u64; 4]) {
+        for (index, entry) in entries.into_iter().enumerate() {
+            self.current().write(setup::pdpte(index), entry);
+        }
+    }
+
+    fn set_xcr0(&mut self, value: u64) {
+        self.switched.set_xcr0(value);
+    }
+
+    fn apic(&self) -> ApicAssist {
+        self.apic
+    }
+
+    fn interrupt_status(&self) -> u16 {
+        low_half(self.current().read32(Field::GuestInterruptStatus))
+    }
+
+    fn set_interrupt_status(&mut self, status: u16) {
+        self.current()
+            .write(Field::GuestInterruptStatus, u64::from(status));
+    }
+
+    fn set_tpr_threshold(&mut self, class: u8) {
+        self.current()
+            .write(Field::TprThreshold, u64::from(class & 0xF));
+    }
+
+    fn set_eoi_exits(&mut self, vectors: &[u64; 4]) {
+        let fields = [
+            Field::EoiExitBitmap0,
+            Field::EoiExitBitmap1,
+            Field::EoiExitBitmap2,
+            Field::EoiExitBitmap3,
+        ];
+        for (field, word) in fields.into_iter().zip(vectors) {
+            self.current().write(field, *word);
+        }
+    }
+
+    fn load(&mut self, _irqs_off: &IrqsOff) {
+        if self.is_new {
+            // SAFETY: the region is ours, stamped in `new`, and in use on no CPU yet.
+            unsafe { insn::vmclear(self.vmcs) }.expect("a VMCS of ours can be cleared");
+        }
+        // SAFETY: cleared above or in `unload`, so active on no other CPU.
+        unsafe { insn::vmptrld(self.vmcs) }.expect("a cleared VMCS of ours can be loaded");
+        self.is_loaded = true;
+        if self.is_new {
+            setup::write_all(self.current(), &self.config, self.eptp);
+            self.forget_vpid();
+            self.is_new = false;
+        }
+        switch::enable_xsave(&self.config.extended);
+        host::write_state(self.current());
+        self.switched.load();
+    }
+
+    fn unload(&mut self, _irqs_off: &IrqsOff) {
+        self.switched.save();
+        // SAFETY: the region is ours and current here.
+        unsafe { insn::vmclear(self.vmcs) }.expect("a VMCS of ours can be cleared");
+        self.is_loaded = false;
+        self.launched = 0;
+    }
+
+    fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        dump::write(self.current(), &self.regs, &self.system(), out)
+    }
+}
+
+fn low_half(word: u32) -> u16 {
+    let [low, high, ..] = word.to_le_bytes();
+    u16::from_le_bytes([low, high])
+}

@@ -1,0 +1,238 @@
+//! A new VMCS: controls from the capabilities, and the parts of guest state that never change.
+
+use hv_core::addr::{Hpa, Mfn};
+
+use super::super::{SEGMENT_UNUSABLE, Stage2Root, TscView, VcpuMsr};
+use super::bitmaps::{IoBitmap, MsrBitmap};
+use super::caps::Caps;
+use super::fields::{Field, Pin, Secondary};
+use super::switch::ExtendedState;
+use super::vmcs::CurrentVmcs;
+use super::{CR0_OWNED, CR4_REQUIRED};
+
+/// #DB and #AC, which a guest could make deliver each other without end, and #MC, which is the host's.
+const EXCEPTIONS: u64 = (1 << 1) | (1 << 17) | (1 << 18);
+const EPT_WRITE_BACK: u64 = 6;
+const EPT_FOUR_LEVELS: u64 = 3 << 3;
+const EPT_ACCESSED_DIRTY: u64 = 1 << 6;
+const TSC_RATIO_ONE: u64 = 1 << 48;
+const NO_VMCS: u64 = u64::MAX;
+const RESET_PAT: u64 = 0x0007_0406_0007_0406;
+
+/// What a vCPU is made of. The frames belong to it until it is gone.
+#[derive(Clone, Copy, Debug)]
+pub struct VcpuConfig {
+    /// What the CPU can do.
+    pub caps: Caps,
+    /// Extended state that guests may have.
+    pub extended: ExtendedState,
+    /// Frame of the VMCS.
+    pub vmcs: Mfn,
+    /// Zeroed frame for extended state.
+    pub xsave_area: Mfn,
+    /// Zeroed frame of the virtual local APIC.
+    pub virtual_apic: Mfn,
+    /// Posted-interrupt descriptor, 64 bytes, aligned.
+    pub posted_interrupts: Hpa,
+    /// The vector whose arrival makes the CPU read that descriptor.
+    pub notification_vector: u8,
+    /// Ports that need no exit.
+    pub io_bitmap: IoBitmap,
+    /// MSRs that need no exit.
+    pub msr_bitmap: MsrBitmap,
+    /// Non-zero and no other vCPU's.
+    pub vpid: u16,
+    /// Second-stage tables.
+    pub stage2: Stage2Root,
+    /// The guest's TSC.
+    pub tsc: TscView,
+    /// Bits of CR4 that the guest is not offered, so that setting one exits.
+    pub cr4_owned: u64,
+}
+
+/// Writes everything but the registers of the guest and the state of the host.
+pub(super) fn write_all(vmcs: CurrentVmcs, config: &VcpuConfig, eptp: u64) {
+    write_controls(vmcs, config);
+    write_addresses(vmcs, config, eptp);
+    write_fixed_guest_state(vmcs);
+    vmcs.write(Field::Cr0Mask, CR0_OWNED);
+    vmcs.write(Field::Cr4Mask, config.cr4_owned | CR4_REQUIRED);
+}
+
+/// The EPT pointer of a root.
+pub(super) fn ept_pointer(caps: &Caps, root: Stage2Root) -> u64 {
+    let flags = EPT_WRITE_BACK | EPT_FOUR_LEVELS;
+    let flags = if caps.ept_accessed_dirty {
+        flags | EPT_ACCESSED_DIRTY
+    } else {
+        flags
+    };
+    root.table.base().as_u64() | flags
+}
+
+fn write_controls(vmcs: CurrentVmcs, config: &VcpuConfig) {
+    let caps = &config.caps;
+    vmcs.write(Field::PinControls, u64::from(caps.pin.bits()));
+    vmcs.write(Field::PrimaryControls, u64::from(caps.primary.bits()));
+    vmcs.write(Field::SecondaryControls, u64::from(caps.secondary.bits()));
+    vmcs.write(Field::ExitControls, u64::from(caps.exit.bits()));
+    vmcs.write(Field::EntryControls, u64::from(caps.entry.bits()));
+    vmcs.write(Field::ExceptionBitmap, EXCEPTIONS);
+    for zero in [
+        Field::PageFaultMask,
+        Field::PageFaultMatch,
+        Field::Cr3TargetCount,
+        Field::ExitMsrStoreCount,
+        Field::ExitMsrLoadCount,
+        Field::EntryMsrLoadCount,
+        Field::EntryEvent,
+    ] {
+        vmcs.write(zero, 0);
+    }
+    vmcs.write(Field::TscOffset, config.tsc.offset);
+    if caps.secondary.contains(Secondary::TSC_SCALING) {
+        vmcs.write(Field::TscMultiplier, TSC_RATIO_ONE);
+    }
+    if caps.secondary.contains(Secondary::XSAVES) {
+        vmcs.write(Field::XssExitingBitmap, 0);
+    }
+    if caps.secondary.contains(Secondary::VPID) {
+        vmcs.write(Field::Vpid, u64::from(config.vpid));
+    }
+}
+
+fn write_addresses(vmcs: CurrentVmcs, config: &VcpuConfig, eptp: u64) {
+    let [io_a, io_b] = config.io_bitmap.frames();
+    vmcs.write(Field::IoBitmapA, io_a.base().as_u64());
+    vmcs.write(Field::IoBitmapB, io_b.base().as_u64());
+    vmcs.write(Field::MsrBitmap, config.msr_bitmap.frame().base().as_u64());
+    vmcs.write(Field::EptPointer, eptp);
+    if config.caps.has_tpr_shadow() {
+        vmcs.write(Field::VirtualApicPage, config.virtual_apic.base().as_u64());
+        vmcs.write(Field::TprThreshold, 0);
+    }
+    if config.caps.has_interrupt_delivery() {
+        vmcs.write(Field::GuestInterruptStatus, 0);
+        for field in [
+            Field::EoiExitBitmap0,
+            Field::EoiExitBitmap1,
+            Field::EoiExitBitmap2,
+            Field::EoiExitBitmap3,
+        ] {
+            vmcs.write(field, 0);
+        }
+    }
+    if config.caps.pin.contains(Pin::POSTED_INTERRUPTS) {
+        vmcs.write(
+            Field::PostedInterruptDescriptor,
+            config.posted_interrupts.as_u64(),
+        );
+        vmcs.write(
+            Field::PostedInterruptVector,
+            u64::from(config.notification_vector),
+        );
+    }
+}
+
+fn write_fixed_guest_state(vmcs: CurrentVmcs) {
+    vmcs.write(Field::LinkPointer, NO_VMCS);
+    vmcs.write(Field::GuestPat, RESET_PAT);
+    for zero in [
+        Field::GuestDebugCtl,
+        Field::Activity,
+        Field::Interruptibility,
+        Field::PendingDebug,
+        Field::GuestSysenterCs,
+        Field::GuestSysenterEsp,
+        Field::GuestSysenterEip,
+    ] {
+        vmcs.write(zero, 0);
+    }
+    for index in 0..8 {
+        vmcs.write(access(index), u64::from(SEGMENT_UNUSABLE));
+    }
+}
+
+/// The field that keeps an MSR of the guest.
+pub(super) fn msr_field(msr: VcpuMsr) -> Field {
+    match msr {
+        VcpuMsr::Efer => Field::GuestEfer,
+        VcpuMsr::Pat => Field::GuestPat,
+        VcpuMsr::DebugCtl => Field::GuestDebugCtl,
+        VcpuMsr::SysenterCs => Field::GuestSysenterCs,
+        VcpuMsr::SysenterEsp => Field::GuestSysenterEsp,
+        VcpuMsr::SysenterEip => Field::GuestSysenterEip,
+        VcpuMsr::FsBase => Field::GuestFsBase,
+        VcpuMsr::GsBase => Field::GuestGsBase,
+    }
+}
+
+/// The selector field of the guest's segment register `index` (0 to 7, in the order of `SystemRegs::segments`).
+pub(super) fn selector(index: usize) -> Field {
+    const FIELDS: [Field; 8] = [
+        Field::GuestEsSelector,
+        Field::GuestCsSelector,
+        Field::GuestSsSelector,
+        Field::GuestDsSelector,
+        Field::GuestFsSelector,
+        Field::GuestGsSelector,
+        Field::GuestLdtrSelector,
+        Field::GuestTrSelector,
+    ];
+    FIELDS[index]
+}
+
+/// The base field of the guest's segment register `index` (0 to 7, in the order of `SystemRegs::segments`).
+pub(super) fn base(index: usize) -> Field {
+    const FIELDS: [Field; 8] = [
+        Field::GuestEsBase,
+        Field::GuestCsBase,
+        Field::GuestSsBase,
+        Field::GuestDsBase,
+        Field::GuestFsBase,
+        Field::GuestGsBase,
+        Field::GuestLdtrBase,
+        Field::GuestTrBase,
+    ];
+    FIELDS[index]
+}
+
+/// The limit field of the guest's segment register `index` (0 to 7, in the order of `SystemRegs::segments`).
+pub(super) fn limit(index: usize) -> Field {
+    const FIELDS: [Field; 8] = [
+        Field::GuestEsLimit,
+        Field::GuestCsLimit,
+        Field::GuestSsLimit,
+        Field::GuestDsLimit,
+        Field::GuestFsLimit,
+        Field::GuestGsLimit,
+        Field::GuestLdtrLimit,
+        Field::GuestTrLimit,
+    ];
+    FIELDS[index]
+}
+
+/// The access-rights field of the guest's segment register `index` (0 to 7, in the order of `SystemRegs::segments`).
+pub(super) fn access(index: usize) -> Field {
+    const FIELDS: [Field; 8] = [
+        Field::GuestEsAccess,
+        Field::GuestCsAccess,
+        Field::GuestSsAccess,
+        Field::GuestDsAccess,
+        Field::GuestFsAccess,
+        Field::GuestGsAccess,
+        Field::GuestLdtrAccess,
+        Field::GuestTrAccess,
+    ];
+    FIELDS[index]
+}
+
+/// The field of PDPTE `index` (0 to 3).
+pub(super) fn pdpte(index: usize) -> Field {
+    [
+        Field::GuestPdpte0,
+        Field::GuestPdpte1,
+        Field::GuestPdpte2,
+        Field::GuestPdpte3,
+    ][index]
+}
