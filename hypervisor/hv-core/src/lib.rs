@@ -24,6 +24,7 @@ pub mod msr;
 pub mod options;
 pub mod p2m;
 pub mod paging;
+pub mod sched;
 pub mod timer;
 pub mod vcpu;
 pub mod walk;

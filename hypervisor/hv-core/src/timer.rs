@@ -92,3 +92,67 @@ impl<K: Copy> Default for TimerQueue<K> {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Set(usize, u64),
+        Cancel(usize),
+        Replace(usize),
+        Expire(u64),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            4 => (0..8usize, 0..1000u64).prop_map(|(timer, deadline)| Op::Set(timer, deadline)),
+            2 => (0..8usize).prop_map(Op::Cancel),
+            1 => (0..8usize).prop_map(Op::Replace),
+            2 => (0..1000u64).prop_map(Op::Expire),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn timers_expire_in_order_and_once(ops in prop::collection::vec(op(), 0..200)) {
+            let mut queue = TimerQueue::new();
+            let mut ids: Vec<_> = (0..8usize).map(|key| queue.add(key)).collect();
+            let mut model: BTreeMap<usize, u64> = BTreeMap::new();
+            for op in ops {
+                match op {
+                    Op::Set(timer, deadline) => {
+                        queue.set(ids[timer], deadline);
+                        model.insert(timer, deadline);
+                    }
+                    Op::Cancel(timer) => {
+                        prop_assert_eq!(queue.cancel(ids[timer]), model.remove(&timer).is_some());
+                    }
+                    Op::Replace(timer) => {
+                        queue.remove(ids[timer]);
+                        model.remove(&timer);
+                        ids[timer] = queue.add(timer);
+                    }
+                    Op::Expire(now) => {
+                        let mut last = 0;
+                        while let Some(key) = queue.expire(now) {
+                            let deadline = model.remove(&key).expect("only what was set expires");
+                            prop_assert!(last <= deadline && deadline <= now);
+                            last = deadline;
+                        }
+                        prop_assert!(model.values().all(|deadline| *deadline > now));
+                    }
+                }
+                prop_assert_eq!(queue.next_deadline(), model.values().min().copied());
+                for (timer, id) in ids.iter().enumerate() {
+                    prop_assert_eq!(queue.deadline(*id), model.get(&timer).copied());
+                }
+            }
+        }
+    }
+}

@@ -12,6 +12,8 @@
 mod fifo;
 mod ports;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod two_level;
 

@@ -156,3 +156,92 @@ impl RunstateArea {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec;
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const STATES: [RunState; 4] = [
+        RunState::Running,
+        RunState::Runnable,
+        RunState::Blocked,
+        RunState::Offline,
+    ];
+
+    fn word(bytes: &[u8], offset: usize) -> u64 {
+        let mut word = [0; 8];
+        word.copy_from_slice(&bytes[offset..offset + 8]);
+        u64::from_le_bytes(word)
+    }
+
+    proptest! {
+        #[test]
+        fn times_add_up_to_the_time_since_the_start(
+            start in 0..1u64 << 60, steps in prop::collection::vec((0..4usize, 0..1u64 << 40), 0..50),
+        ) {
+            let mut account = Runstate::new(RunState::Offline, start);
+            let mut model = [0; 4];
+            let (mut now, mut state) = (start, 3);
+            for (next, ns) in steps {
+                now += ns;
+                model[state] += ns;
+                state = next;
+                account.change(STATES[next], now);
+                let bytes = account.to_bytes();
+                prop_assert_eq!(usize::from(bytes[0]), next);
+                prop_assert_eq!(word(&bytes, 8), now);
+                for (index, time) in model.iter().enumerate() {
+                    prop_assert_eq!(word(&bytes, 16 + index * 8), *time);
+                    prop_assert_eq!(account.time_in(STATES[index], now), *time);
+                }
+                prop_assert_eq!(model.iter().sum::<u64>(), now - start);
+            }
+        }
+
+        /// Wherever the area is, its 48 bytes end up in it and nowhere else; a reader in between sees the flag.
+        #[test]
+        fn the_record_lands_in_its_area_under_the_flag(slot in 0..512usize, has_update_flag: bool) {
+            let first = Gpa::new(0x5000 + slot as u64 * 8);
+            let area = RunstateArea::new(first, Some(Gpa::new(0x9000))).expect("there is a second page");
+            let mut account = Runstate::new(RunState::Running, 5);
+            account.change(RunState::Runnable, 12);
+            let mut memory = vec![0u8; 0xA000];
+            let mut flags = Vec::new();
+            let place = |offset: usize| {
+                let linear = slot * 8 + offset;
+                if linear < 4096 { 0x5000 + linear } else { 0x9000 + linear - 4096 }
+            };
+            account.write(&area, has_update_flag, |gpa, bytes| {
+                let at = usize::try_from(gpa.as_u64()).expect("small");
+                memory[at..at + bytes.len()].copy_from_slice(bytes);
+                flags.push(memory[place(15)] >> 7);
+            });
+            let mut expected = vec![0u8; 0xA000];
+            for (offset, byte) in account.to_bytes().into_iter().enumerate() {
+                expected[place(offset)] = byte;
+            }
+            prop_assert_eq!(memory, expected);
+            prop_assert_eq!(flags.pop(), Some(0));
+            prop_assert!(flags.iter().all(|flag| *flag == u8::from(has_update_flag)) || !has_update_flag);
+        }
+    }
+
+    #[test]
+    fn time_that_steps_back_counts_for_nothing() {
+        let mut account = Runstate::new(RunState::Running, 100);
+        account.change(RunState::Blocked, 50);
+        assert_eq!(account.time_in(RunState::Running, 50), 0);
+        assert_eq!(account.time_in(RunState::Blocked, 130), 30);
+    }
+
+    #[test]
+    fn an_area_across_two_pages_needs_both() {
+        assert_eq!(RunstateArea::new(Gpa::new(0x1FD8), None), None);
+        assert!(RunstateArea::new(Gpa::new(0x1FD0), None).is_some());
+    }
+}

@@ -195,3 +195,115 @@ fn halves(value: u64) -> [u32; 2] {
         u32::from_le_bytes([e, f, g, h]),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::evtchn::testing::TestFrame;
+
+    /// What Linux computes from the record (the formula of `public/xen.h`).
+    fn as_guest(frame: &TestFrame, offset: usize, tsc: u64) -> u128 {
+        let ticks = u128::from(tsc - frame.load_u64(offset + 8));
+        let [shift, ..] = frame.load_u32(offset + 28).to_le_bytes();
+        let shift = i8::from_le_bytes([shift]);
+        let shifted = if shift < 0 {
+            ticks >> shift.unsigned_abs()
+        } else {
+            ticks << shift
+        };
+        u128::from(frame.load_u64(offset + 16))
+            + (shifted * u128::from(frame.load_u32(offset + 24)) >> 32)
+    }
+
+    proptest! {
+        #[test]
+        fn every_frequency_has_a_scale_with_all_bits_in_use(khz in 1u32..) {
+            let scale = ClockScale::from_tsc_khz(khz).expect("not 0");
+            prop_assert!(scale.mul() >= 1 << 31);
+            let one_second = scale.ticks_to_ns(u64::from(khz) * 1000);
+            prop_assert!(one_second.abs_diff(NS_PER_S) <= 2 + NS_PER_S * 2 / u64::from(khz) / 1000);
+        }
+
+        #[test]
+        fn a_deadline_is_the_first_tick_that_reaches_it(khz in 1u32.., ns: u64) {
+            let scale = ClockScale::from_tsc_khz(khz).expect("not 0");
+            let ticks = scale.ns_to_ticks(ns);
+            if ticks < u64::MAX {
+                prop_assert!(scale.ticks_to_ns(ticks) >= ns);
+            }
+            if let Some(before) = ticks.checked_sub(1) {
+                prop_assert!(scale.ticks_to_ns(before) < ns);
+            }
+        }
+
+        #[test]
+        fn the_guest_and_we_read_the_same_clock(
+            khz in 1000u32.., tsc_timestamp in 0..1u64 << 48, system_time_ns in 0..1u64 << 60, ticks in 0..1u64 << 40,
+        ) {
+            let scale = ClockScale::from_tsc_khz(khz).expect("not 0");
+            let clock = PvClock { tsc_timestamp, system_time_ns, scale, is_tsc_stable: true };
+            let frame = TestFrame::new();
+            clock.write(&frame, 32);
+            let tsc = tsc_timestamp + ticks;
+            prop_assert_eq!(u128::from(clock.ns_at(tsc)), as_guest(&frame, 32, tsc));
+            prop_assert!(clock.tsc_at(clock.ns_at(tsc)) <= tsc);
+            prop_assert_eq!(frame.load_u32(32) % 2, 0);
+            prop_assert_eq!(frame.load_u32(32 + 28) >> 8, 1);
+        }
+
+        #[test]
+        fn no_deadline_or_frequency_overflows(khz: u32, ns: u64, tsc_timestamp: u64, system_time_ns: u64) {
+            if let Some(scale) = ClockScale::from_tsc_khz(khz) {
+                let clock = PvClock { tsc_timestamp, system_time_ns, scale, is_tsc_stable: false };
+                prop_assert!(clock.tsc_at(ns) >= tsc_timestamp);
+                prop_assert!(clock.ns_at(ns) >= system_time_ns);
+            }
+        }
+
+        #[test]
+        fn the_wall_clock_plus_system_time_is_now(
+            seconds in 0u64..1 << 40, nanoseconds in 0u32..1_000_000_000, system_time_ns: u64,
+        ) {
+            let now = u128::from(seconds) * 1_000_000_000 + u128::from(nanoseconds);
+            match WallClock::from_now(seconds, nanoseconds, system_time_ns) {
+                Some(clock) => {
+                    let start = u128::from(clock.seconds) * 1_000_000_000 + u128::from(clock.nanoseconds);
+                    prop_assert_eq!(start + u128::from(system_time_ns), now);
+                    prop_assert!(clock.nanoseconds < 1_000_000_000);
+                    let frame = TestFrame::new();
+                    clock.write(&frame);
+                    prop_assert_eq!(frame.load_u32(3072), 2);
+                    let written = u64::from(frame.load_u32(3084)) << 32 | u64::from(frame.load_u32(3076));
+                    prop_assert_eq!(written, clock.seconds);
+                    prop_assert_eq!(frame.load_u32(3080), clock.nanoseconds);
+                }
+                None => prop_assert!(now < u128::from(system_time_ns)),
+            }
+        }
+    }
+
+    #[test]
+    fn no_frequency_is_no_scale() {
+        assert_eq!(ClockScale::from_tsc_khz(0), None);
+    }
+
+    #[test]
+    fn an_odd_version_left_by_the_guest_ends_even_and_changed() {
+        let scale = ClockScale::from_tsc_khz(2_000_000).expect("not 0");
+        let clock = PvClock {
+            tsc_timestamp: 1,
+            system_time_ns: 2,
+            scale,
+            is_tsc_stable: true,
+        };
+        for version in [0, 1, u32::MAX, u32::MAX - 1] {
+            let frame = TestFrame::new();
+            frame.store_u32(0, version);
+            clock.write(&frame, 0);
+            assert_eq!(frame.load_u32(0) % 2, 0);
+            assert_ne!(frame.load_u32(0), version);
+        }
+    }
+}
