@@ -1,4 +1,7 @@
 //! The story: what happens next.
 #![no_std]
 #![forbid(unsafe_code)]
+
 extern crate alloc;
+
+pub mod memory;
