@@ -12,7 +12,7 @@ mod build;
 mod features;
 mod host;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod xen;
 mod xsave;
 

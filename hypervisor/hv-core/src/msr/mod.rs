@@ -3,11 +3,17 @@
 //! Three kinds of MSR never reach the mechanisms: constants, the MTRRs (stored here; the real memory types come from
 //! stage 2) and the refused. The others are *backed*: [`MsrPolicy::read`] and [`MsrPolicy::write`] name who holds the
 //! value (a VMCS field, the local APIC, the timer) and the story applies it, after the checks were made here. Those that
-//! a guest may use without an exit are in [`MsrPolicy::passthrough`].
+//! a guest may use without an exit are in [`MsrPolicy::passthrough`]; they fault here, because they never come here.
 
-use alloc::vec::Vec;
+mod mtrr;
+pub mod number;
+#[cfg(test)]
+mod tests;
 
-use crate::cpuid::CpuidPolicy;
+use arrayvec::ArrayVec;
+
+use crate::cpuid::{CpuidPolicy, HYPERCALL_PAGE_MSR};
+use mtrr::Mtrrs;
 
 /// Values of the host's own MSRs that guests see, as read or changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -29,35 +35,20 @@ pub enum BackedMsr {
     Efer,
     /// IA32_PAT: a guest-state field. Checked: every entry is a memory type.
     Pat,
-    /// IA32_SYSENTER_CS: a guest-state field.
-    SysenterCs,
-    /// IA32_SYSENTER_ESP: a guest-state field. Checked: canonical.
-    SysenterEsp,
-    /// IA32_SYSENTER_EIP: a guest-state field. Checked: canonical.
-    SysenterEip,
-    /// FS base: a guest-state field. Checked: canonical.
-    FsBase,
-    /// GS base: a guest-state field. Checked: canonical.
-    GsBase,
-    /// IA32_DEBUGCTL: a guest-state field. Checked: nothing but BTF and LBR, and LBR is dropped.
+    /// IA32_DEBUGCTL: a guest-state field. Checked: nothing but BTF.
     DebugCtl,
     /// IA32_TIME_STAMP_COUNTER: the TSC offset.
     Tsc,
     /// IA32_TSC_DEADLINE: the local APIC's timer.
     TscDeadline,
-    /// IA32_APIC_BASE: the local APIC. Checked: reserved bits and the address; the transition is the local APIC's to judge.
+    /// IA32_APIC_BASE: the local APIC. Checked: reserved bits, the address (it cannot be moved), EXTD without EN; which
+    /// mode may follow which is for the local APIC to judge.
     ApicBase,
-    /// An x2APIC register: the offset of the register in the xAPIC page, shifted right by 4 (the MSR less 0x800).
+    /// An x2APIC register: its offset in the xAPIC page shifted right by 4 (the MSR less 0x800), at most 0x3F.
     X2Apic(u8),
-    /// IA32_SPEC_CTRL: switched with the vCPU. Checked: only bits that CPUID shows.
+    /// IA32_SPEC_CTRL: switched with the vCPU; may pass through after the first write. Checked: only bits that CPUID shows.
     SpecCtrl,
-    /// IA32_PRED_CMD: a command. Checked: IBPB only.
-    PredCmd,
-    /// IA32_FLUSH_CMD: a command. Checked: L1D_FLUSH only.
-    FlushCmd,
-    /// IA32_XSS: extended supervisor state. Checked: zero, the only value there is.
-    Xss,
-    /// Xen's MSR 0x40000000: fill the guest's page with this frame number with hypercall stubs.
+    /// Xen's MSR 0x40000000: fill the guest's page with this frame number with hypercall stubs. Written only.
     HypercallPage,
 }
 
@@ -94,9 +85,16 @@ pub struct MsrContext {
 }
 
 /// The MSRs of one vCPU whose values live here.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MsrState {
-    _mtrr: u64,
+    mtrrs: Mtrrs,
+}
+
+impl MsrState {
+    /// The values after reset.
+    pub const RESET: Self = Self {
+        mtrrs: Mtrrs::RESET,
+    };
 }
 
 /// An MSR that a guest uses without an exit, and which way.
@@ -113,30 +111,71 @@ pub struct Passthrough {
 /// A domain's MSRs.
 #[derive(Clone, Debug)]
 pub struct MsrPolicy {
-    passthrough: Vec<Passthrough>,
+    platform_id: u64,
+    microcode_revision: u64,
+    misc_enable: u64,
+    arch_capabilities: Option<u64>,
+    spec_ctrl_allowed: u64,
+    efer_allowed: u64,
+    physical_bits: u8,
+    has_xss: bool,
+    passthrough: ArrayVec<Passthrough, MAX_PASSTHROUGH>,
 }
 
 impl MsrPolicy {
     /// Derives the policy from what CPUID shows the domain.
     #[must_use]
     pub fn build(cpuid: &CpuidPolicy, host: &HostMsrs) -> Self {
-        let _ = (cpuid, host);
         Self {
-            passthrough: Vec::new(),
+            platform_id: host.platform_id,
+            microcode_revision: host.microcode_revision,
+            misc_enable: host.misc_enable & FAST_STRINGS | BTS_UNAVAILABLE | PEBS_UNAVAILABLE,
+            arch_capabilities: cpuid
+                .has_arch_capabilities()
+                .then_some(host.arch_capabilities & ARCH_CAPABILITIES_SHOWN),
+            spec_ctrl_allowed: cpuid.spec_ctrl_allowed(),
+            efer_allowed: cpuid.efer_allowed(),
+            physical_bits: cpuid.physical_bits(),
+            has_xss: cpuid.has_xss(),
+            passthrough: passthrough(cpuid),
         }
     }
-    /// The values of a vCPU after reset.
-    #[must_use]
-    pub fn reset_state(&self) -> MsrState {
-        MsrState { _mtrr: 0 }
-    }
+
     /// Answers RDMSR of `msr`.
+    #[inline]
     #[must_use]
     pub fn read(&self, msr: u32, state: &MsrState) -> MsrRead {
-        let _ = (msr, state);
-        MsrRead::Fault
+        use MsrRead::{Backed, Value};
+        match msr {
+            number::IA32_TIME_STAMP_COUNTER => Backed(BackedMsr::Tsc),
+            number::IA32_PLATFORM_ID => Value(self.platform_id),
+            number::IA32_APIC_BASE => Backed(BackedMsr::ApicBase),
+            number::IA32_FEATURE_CONTROL => Value(1), // locked, nothing enabled
+            number::IA32_SPEC_CTRL if self.spec_ctrl_allowed != 0 => Backed(BackedMsr::SpecCtrl),
+            number::IA32_BIOS_SIGN_ID => Value(self.microcode_revision),
+            number::IA32_ARCH_CAPABILITIES => self.arch_capabilities.map_or(MsrRead::Fault, Value),
+            number::IA32_MISC_ENABLE => Value(self.misc_enable),
+            // No CPUID faulting; no machine-check banks; no performance or thermal interface.
+            number::MSR_PLATFORM_INFO
+            | number::MSR_MISC_FEATURES_ENABLES
+            | number::IA32_MCG_CAP
+            | number::IA32_MCG_STATUS
+            | number::IA32_PERF_STATUS
+            | number::IA32_PERF_CTL
+            | number::IA32_THERM_STATUS => Value(0),
+            number::IA32_DEBUGCTL => Backed(BackedMsr::DebugCtl),
+            number::IA32_PAT => Backed(BackedMsr::Pat),
+            number::IA32_TSC_DEADLINE => Backed(BackedMsr::TscDeadline),
+            number::X2APIC_FIRST..=number::X2APIC_LAST => Backed(x2apic(msr)),
+            number::IA32_XSS if self.has_xss => Value(0),
+            number::IA32_EFER => Backed(BackedMsr::Efer),
+            HYPERCALL_PAGE_MSR => Value(0),
+            _ => state.mtrrs.read(msr).map_or(MsrRead::Fault, Value),
+        }
     }
-    /// Checks and applies WRMSR of `value` to `msr`.
+
+    /// Checks WRMSR of `value` to `msr`, and performs it where the value lives here.
+    #[inline]
     pub fn write(
         &self,
         msr: u32,
@@ -144,12 +183,154 @@ impl MsrPolicy {
         state: &mut MsrState,
         context: &MsrContext,
     ) -> MsrWrite {
-        let _ = (msr, value, state, context);
-        MsrWrite::Fault
+        match msr {
+            number::IA32_TIME_STAMP_COUNTER => MsrWrite::Backed(BackedMsr::Tsc, value),
+            number::IA32_APIC_BASE => {
+                backed_if(BackedMsr::ApicBase, value, apic_base_is_valid(value))
+            }
+            number::IA32_SPEC_CTRL if self.spec_ctrl_allowed != 0 => {
+                let valid = value & !self.spec_ctrl_allowed == 0;
+                backed_if(BackedMsr::SpecCtrl, value, valid)
+            }
+            // Linux writes 0 here before it asks for the revision, and clears bits of the other on some models.
+            number::IA32_BIOS_SIGN_ID | number::IA32_MISC_ENABLE => MsrWrite::Done,
+            number::MSR_MISC_FEATURES_ENABLES | number::IA32_MCG_STATUS => done_if(value == 0),
+            number::IA32_DEBUGCTL => backed_if(BackedMsr::DebugCtl, value, value & !BTF == 0),
+            number::IA32_PAT => backed_if(BackedMsr::Pat, value, pat_is_valid(value)),
+            number::IA32_TSC_DEADLINE => MsrWrite::Backed(BackedMsr::TscDeadline, value),
+            number::X2APIC_FIRST..=number::X2APIC_LAST => MsrWrite::Backed(x2apic(msr), value),
+            number::IA32_XSS if self.has_xss => done_if(value == 0),
+            number::IA32_EFER => self.write_efer(value, context),
+            HYPERCALL_PAGE_MSR => {
+                // The low 12 bits number the page, of which there is one.
+                backed_if(BackedMsr::HypercallPage, value >> 12, value & 0xfff == 0)
+            }
+            _ => done_if(state.mtrrs.write(msr, value, self.physical_bits).is_some()),
+        }
     }
+
     /// The MSRs for the bitmap; all others exit.
     #[must_use]
     pub fn passthrough(&self) -> &[Passthrough] {
         &self.passthrough
     }
+
+    /// Source: Intel SDM vol. 3A, "IA-32e Mode Operation"; vol. 4, IA32_EFER.
+    fn write_efer(&self, value: u64, context: &MsrContext) -> MsrWrite {
+        let is_paging = context.cr0 & CR0_PG != 0;
+        let changes_lme = (value ^ context.efer) & EFER_LME != 0;
+        let valid = value & !(self.efer_allowed | EFER_LMA) == 0 && !(is_paging && changes_lme);
+        let kept = value & !EFER_LMA | context.efer & EFER_LMA;
+        backed_if(BackedMsr::Efer, kept, valid)
+    }
+}
+
+const CR0_PG: u64 = 1 << 31;
+const EFER_LME: u64 = 1 << 8;
+const EFER_LMA: u64 = 1 << 10;
+/// IA32_DEBUGCTL: single-step on branches.
+const BTF: u64 = 1 << 1;
+
+/// IA32_MISC_ENABLE: the only bit of the host's that guests see; the others enable what CPUID hides.
+const FAST_STRINGS: u64 = 1 << 0;
+const BTS_UNAVAILABLE: u64 = 1 << 11;
+const PEBS_UNAVAILABLE: u64 = 1 << 12;
+
+/// Bits that say what the chip is, or how VERW acts; those that announce a control MSR are not among them:
+/// RDCL_NO IBRS_ALL RSBA, SSB_NO MDS_NO IF_PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO FBSDP_NO PSDP_NO, FB_CLEAR, RRSBA BHI_NO,
+/// PBRSB_NO, GDS_NO RFDS_NO RFDS_CLEAR, ITS_NO.
+const ARCH_CAPABILITIES_SHOWN: u64 = 0b111
+    | 0b111 << 4
+    | 1 << 8
+    | 0b111 << 13
+    | 1 << 17
+    | 0b11 << 19
+    | 1 << 24
+    | 0b111 << 26
+    | 1 << 62;
+
+const APIC_BASE_ADDRESS: u64 = 0xfee0_0000;
+const APIC_BASE_BSP: u64 = 1 << 8;
+const APIC_BASE_EXTD: u64 = 1 << 10;
+const APIC_BASE_EN: u64 = 1 << 11;
+
+const MAX_PASSTHROUGH: usize = 14;
+
+/// Registers that only the guest's own execution looks at: the vCPU's fields or switched with it.
+fn passthrough(cpuid: &CpuidPolicy) -> ArrayVec<Passthrough, MAX_PASSTHROUGH> {
+    let both = |msr| Passthrough {
+        msr,
+        read: true,
+        write: true,
+    };
+    let command = |msr| Passthrough {
+        msr,
+        read: false,
+        write: true,
+    };
+    let mut list: ArrayVec<_, MAX_PASSTHROUGH> = [
+        number::IA32_SYSENTER_CS,
+        number::IA32_SYSENTER_ESP,
+        number::IA32_SYSENTER_EIP,
+        number::IA32_STAR,
+        number::IA32_LSTAR,
+        number::IA32_CSTAR,
+        number::IA32_FMASK,
+        number::IA32_FS_BASE,
+        number::IA32_GS_BASE,
+        number::IA32_KERNEL_GS_BASE,
+    ]
+    .into_iter()
+    .map(both)
+    .collect();
+    list.push(Passthrough {
+        msr: number::IA32_TIME_STAMP_COUNTER,
+        read: true, // the CPU adds the offset
+        write: false,
+    });
+    if cpuid.has_tsc_aux() {
+        list.push(both(number::IA32_TSC_AUX));
+    }
+    if cpuid.has_pred_cmd() {
+        list.push(command(number::IA32_PRED_CMD));
+    }
+    if cpuid.has_flush_cmd() {
+        list.push(command(number::IA32_FLUSH_CMD));
+    }
+    list
+}
+
+fn done_if(valid: bool) -> MsrWrite {
+    if valid {
+        MsrWrite::Done
+    } else {
+        MsrWrite::Fault
+    }
+}
+
+fn backed_if(msr: BackedMsr, value: u64, valid: bool) -> MsrWrite {
+    if valid {
+        MsrWrite::Backed(msr, value)
+    } else {
+        MsrWrite::Fault
+    }
+}
+
+/// The register of an MSR from [`number::X2APIC_FIRST`] to [`number::X2APIC_LAST`].
+fn x2apic(msr: u32) -> BackedMsr {
+    BackedMsr::X2Apic(msr.to_le_bytes()[0])
+}
+
+/// True where every byte is UC, WC, WT, WP, WB or UC-.
+fn pat_is_valid(value: u64) -> bool {
+    value
+        .to_le_bytes()
+        .iter()
+        .all(|entry| matches!(entry, 0 | 1 | 4..=7))
+}
+
+fn apic_base_is_valid(value: u64) -> bool {
+    let flags = APIC_BASE_BSP | APIC_BASE_EXTD | APIC_BASE_EN;
+    let is_extended_but_off = value & (APIC_BASE_EXTD | APIC_BASE_EN) == APIC_BASE_EXTD;
+    value & !flags == APIC_BASE_ADDRESS && !is_extended_but_off
 }

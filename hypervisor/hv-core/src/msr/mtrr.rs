@@ -1,0 +1,87 @@
+//! The memory type range registers of one vCPU: stored, checked, and without effect.
+//!
+//! Memory types come from stage 2 and the guest's PAT. A guest starts with "enabled, everything write-back" (0x806), as
+//! firmware would leave it; with type UC Linux takes all its RAM for uncacheable and gives it up.
+
+use super::number;
+
+/// Variable ranges that MTRRCAP announces.
+const VARIABLE: usize = 8;
+/// MTRRCAP: the variable ranges, fixed ranges, write-combining.
+const CAPABILITIES: u64 = VARIABLE as u64 | 1 << 8 | 1 << 10;
+/// Default type WB, enabled.
+const DEFAULT_TYPE: u64 = 0x806;
+
+/// The registers' values.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Mtrrs {
+    def_type: u64,
+    fixed: [u64; 11],
+    /// Base and mask by turns.
+    variable: [u64; 2 * VARIABLE],
+}
+
+impl Mtrrs {
+    pub(super) const RESET: Self = Self {
+        def_type: DEFAULT_TYPE,
+        fixed: [0; 11],
+        variable: [0; 2 * VARIABLE],
+    };
+
+    /// The value of `msr`, or `None` where it is no MTRR.
+    pub(super) fn read(&self, msr: u32) -> Option<u64> {
+        match msr {
+            number::IA32_MTRRCAP => Some(CAPABILITIES),
+            number::IA32_MTRR_DEF_TYPE => Some(self.def_type),
+            _ => match fixed_index(msr) {
+                Some(i) => self.fixed.get(i).copied(),
+                None => self.variable.get(variable_index(msr)?).copied(),
+            },
+        }
+    }
+
+    /// Stores `value` in `msr`. `None` where that is no MTRR, may not be written, or not with that value.
+    pub(super) fn write(&mut self, msr: u32, value: u64, physical_bits: u8) -> Option<()> {
+        if msr == number::IA32_MTRR_DEF_TYPE {
+            let type_is_valid = is_type(value & 0xff);
+            self.def_type = Some(value).filter(|v| type_is_valid && v & !0xcff == 0)?;
+        } else if let Some(i) = fixed_index(msr) {
+            let valid = value.to_le_bytes().iter().all(|t| is_type(u64::from(*t)));
+            *self.fixed.get_mut(i)? = Some(value).filter(|_| valid)?;
+        } else {
+            let i = variable_index(msr)?;
+            let beyond = !0 << physical_bits.clamp(32, 52);
+            let (reserved, type_is_valid) = if i % 2 == 0 {
+                (beyond | 0xf00, is_type(value & 0xff))
+            } else {
+                (beyond | 0x7ff, true)
+            };
+            let valid = type_is_valid && value & reserved == 0;
+            *self.variable.get_mut(i)? = Some(value).filter(|_| valid)?;
+        }
+        Some(())
+    }
+}
+
+/// UC, WC, WT, WP or WB.
+fn is_type(value: u64) -> bool {
+    matches!(value, 0 | 1 | 4 | 5 | 6)
+}
+
+fn fixed_index(msr: u32) -> Option<usize> {
+    let index = match msr {
+        number::IA32_MTRR_FIX64K_00000 => 0,
+        number::IA32_MTRR_FIX16K_80000 => 1,
+        number::IA32_MTRR_FIX16K_A0000 => 2,
+        _ => {
+            let n = msr.checked_sub(number::IA32_MTRR_FIX4K_C0000)?;
+            3 + usize::try_from(n).ok().filter(|n| *n < 8)?
+        }
+    };
+    Some(index)
+}
+
+fn variable_index(msr: u32) -> Option<usize> {
+    let n = msr.checked_sub(number::IA32_MTRR_PHYSBASE0)?;
+    usize::try_from(n).ok().filter(|n| *n < 2 * VARIABLE)
+}
