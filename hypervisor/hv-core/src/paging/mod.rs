@@ -10,6 +10,10 @@ pub mod ept;
 pub mod flush;
 pub mod host;
 mod table;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use edit::Incomplete;
 pub use table::{Leaf, PageTable};
