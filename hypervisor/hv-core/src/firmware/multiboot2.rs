@@ -1,0 +1,480 @@
+//! The boot information that GRUB leaves, from bytes to owned values.
+//!
+//! The multiboot2 crate knows the tags, but trusts their sizes and panics where they are wrong; so the chain of tags is
+//! walked here, each tag is checked against the least size of its kind, and only then handed to the crate. The
+//! information lies in low memory that is reused soon: nothing here refers to it afterwards.
+//!
+//! Source: "The Multiboot2 Specification", "Boot information".
+
+use crate::addr::Hpa;
+use crate::image::e820::{E820Entry, E820Kind, E820Map};
+use crate::le::u32_at;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+use multiboot2::{
+    BootLoaderNameTag, CommandLineTag, DynSizedStructure, EFIImageHandle64Tag, EFISdt32Tag,
+    EFISdt64Tag, MaybeDynSized, ModuleTag, StringError, TagHeader, TagType,
+};
+use zerocopy::IntoBytes;
+
+/// A tag of which only type and size are looked at.
+type GenericInfoTag = DynSizedStructure<TagHeader>;
+
+/// What EAX holds when a multiboot2 loader enters its image.
+pub const BOOTLOADER_MAGIC: u32 = ::multiboot2::MAGIC;
+
+/// The largest boot information that is read; GRUB's is a few KiB.
+pub const MAX_SIZE: usize = 1 << 20;
+
+/// What the boot loader says.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct BootInformation {
+    /// The hypervisor's own command line.
+    pub command_line: String,
+    /// The loader's name, empty where it has none.
+    pub loader: String,
+    /// The modules in the order of the loader's configuration: dom0's kernel, then its initrd.
+    pub modules: Vec<Module>,
+    /// The host's memory.
+    pub memory: E820Map,
+    /// A copy of the ACPI root pointer, the newer one where there are two: 20 or 36 bytes.
+    pub rsdp: Option<Vec<u8>>,
+    /// What is known of EFI, where the machine booted through it.
+    pub efi: Efi,
+}
+
+/// A file that the boot loader put into memory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Module {
+    /// Its first byte.
+    pub start: Hpa,
+    /// Behind its last byte; not below `start`.
+    pub end: Hpa,
+    /// The words after its name in the loader's configuration.
+    pub command_line: String,
+}
+
+/// What is known of EFI.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Efi {
+    /// The system table, where the machine booted through EFI.
+    pub system_table: Option<Hpa>,
+    /// The loader's image handle, an opaque number.
+    pub image_handle: Option<u64>,
+    /// True where boot services are still running and have to be ended.
+    pub has_boot_services: bool,
+}
+
+/// Why boot information cannot be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Multiboot2Error {
+    /// It ends before its own end, or a tag does.
+    Truncated,
+    /// The tag of this type is shorter than its kind, or of a layout that is not known.
+    BadTag(u32),
+    /// The string in the tag of this type is not ended or not UTF-8.
+    BadString(u32),
+    /// The module with this number (from 0) ends before it starts.
+    BadModule(usize),
+    /// There is no memory map.
+    NoMemoryMap,
+}
+
+impl fmt::Display for Multiboot2Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("multiboot2 information: ")?;
+        match self {
+            Self::Truncated => f.write_str("it is truncated"),
+            Self::BadTag(tag) => write!(f, "tag {tag} is malformed"),
+            Self::BadString(tag) => write!(f, "the text in tag {tag} is not UTF-8 or has no end"),
+            Self::BadModule(n) => write!(f, "module {n} ends before it starts"),
+            Self::NoMemoryMap => f.write_str(
+                "it has no memory map; boot with a loader that passes one, such as GRUB 2",
+            ),
+        }
+    }
+}
+
+/// The size that boot information states in its first 8 bytes, 8 to [`MAX_SIZE`] bytes.
+///
+/// # Errors
+/// [`Multiboot2Error::Truncated`] where it is none.
+pub fn total_size(first: [u8; 8]) -> Result<usize, Multiboot2Error> {
+    let size = u32_at(&first, 0).and_then(|size| usize::try_from(size).ok());
+    size.filter(|size| (8..=MAX_SIZE).contains(size))
+        .ok_or(Multiboot2Error::Truncated)
+}
+
+/// Reads boot information from its bytes, which may be more than it has.
+///
+/// # Errors
+/// Says what is malformed or missing.
+pub fn parse(bytes: &[u8]) -> Result<BootInformation, Multiboot2Error> {
+    let first = bytes.first_chunk::<8>().ok_or(Multiboot2Error::Truncated)?;
+    let tags = bytes
+        .get(8..total_size(*first)?)
+        .ok_or(Multiboot2Error::Truncated)?;
+    let aligned = aligned_copy(tags);
+    let mut reader = Reader::default();
+    let mut rest = aligned.as_bytes();
+    loop {
+        let size = u32_at(rest, 4)
+            .and_then(|size| usize::try_from(size).ok())
+            .ok_or(Multiboot2Error::Truncated)?;
+        let padded = size
+            .checked_next_multiple_of(8)
+            .ok_or(Multiboot2Error::Truncated)?;
+        let (tag, next) = rest
+            .split_at_checked(padded)
+            .ok_or(Multiboot2Error::Truncated)?;
+        let tag = GenericInfoTag::ref_from_slice(tag).map_err(|_| Multiboot2Error::Truncated)?;
+        if tag.header().typ == TagType::End {
+            return reader.finish();
+        }
+        reader.take(tag)?;
+        rest = next;
+    }
+}
+
+/// The tags at an address that is a multiple of 8, as the crate demands, and padded to such a size.
+fn aligned_copy(tags: &[u8]) -> Vec<u64> {
+    let mut copy = vec![0u64; tags.len().div_ceil(8)];
+    for (to, from) in copy.as_mut_bytes().iter_mut().zip(tags) {
+        *to = *from;
+    }
+    copy
+}
+
+#[derive(Default)]
+struct Reader {
+    info: BootInformation,
+    memory: Vec<E820Entry>,
+    efi_memory: Vec<E820Entry>,
+    has_new_rsdp: bool,
+}
+
+impl Reader {
+    fn take(&mut self, tag: &GenericInfoTag) -> Result<(), Multiboot2Error> {
+        match TagType::from(tag.header().typ) {
+            TagType::Cmdline => {
+                self.info.command_line = string(tag, typed::<CommandLineTag>(tag)?.cmdline())?
+            }
+            TagType::BootLoaderName => {
+                self.info.loader = string(tag, typed::<BootLoaderNameTag>(tag)?.name())?
+            }
+            TagType::Module => self.take_module(tag)?,
+            TagType::Mmap => self.memory = memory_map(tag)?,
+            TagType::EfiMmap => self.efi_memory = efi_memory_map(tag)?,
+            TagType::AcpiV1 => self.take_rsdp(tag, 20, false)?,
+            TagType::AcpiV2 => self.take_rsdp(tag, 36, true)?,
+            TagType::Efi32 => self.take_system_table(typed::<EFISdt32Tag>(tag)?.sdt_address()),
+            TagType::Efi64 => self.take_system_table(typed::<EFISdt64Tag>(tag)?.sdt_address()),
+            TagType::Efi64Ih => {
+                self.info.efi.image_handle =
+                    Some(typed::<EFIImageHandle64Tag>(tag)?.image_handle() as u64);
+            }
+            TagType::EfiBs => self.info.efi.has_boot_services = true,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn take_module(&mut self, tag: &GenericInfoTag) -> Result<(), Multiboot2Error> {
+        let module = typed::<ModuleTag>(tag)?;
+        let (start, end) = (module.start_address(), module.end_address());
+        // the crate's own size of a module panics here
+        if end < start {
+            return Err(Multiboot2Error::BadModule(self.info.modules.len()));
+        }
+        self.info.modules.push(Module {
+            start: Hpa::new(start.into()),
+            end: Hpa::new(end.into()),
+            command_line: string(tag, module.cmdline())?,
+        });
+        Ok(())
+    }
+
+    fn take_rsdp(
+        &mut self,
+        tag: &GenericInfoTag,
+        size: usize,
+        is_new: bool,
+    ) -> Result<(), Multiboot2Error> {
+        let rsdp = tag
+            .payload()
+            .get(..size)
+            .ok_or(Multiboot2Error::BadTag(raw_type(tag)))?;
+        if is_new || !self.has_new_rsdp {
+            self.info.rsdp = Some(rsdp.to_vec());
+            self.has_new_rsdp |= is_new;
+        }
+        Ok(())
+    }
+
+    fn take_system_table(&mut self, address: usize) {
+        self.info.efi.system_table = Some(Hpa::new(address as u64));
+    }
+
+    fn finish(mut self) -> Result<BootInformation, Multiboot2Error> {
+        // the loader's map already says which memory of EFI's is free; EFI's own is the second choice
+        let raw = if self.memory.is_empty() {
+            &self.efi_memory
+        } else {
+            &self.memory
+        };
+        if raw.is_empty() {
+            return Err(Multiboot2Error::NoMemoryMap);
+        }
+        self.info.memory = E820Map::sanitise(raw);
+        Ok(self.info)
+    }
+}
+
+fn raw_type(tag: &GenericInfoTag) -> u32 {
+    TagType::from(tag.header().typ).val()
+}
+
+/// The tag as its own type, where it is long enough for it.
+fn typed<T>(tag: &GenericInfoTag) -> Result<&T, Multiboot2Error>
+where
+    T: MaybeDynSized<Header = TagHeader> + ?Sized,
+    T::Metadata: Default,
+{
+    let size = size_of::<TagHeader>() + tag.payload().len();
+    let is_exact = size_of::<T::Metadata>() != 0
+        || size.next_multiple_of(8) == T::BASE_SIZE.next_multiple_of(8);
+    if size < T::BASE_SIZE || !is_exact {
+        return Err(Multiboot2Error::BadTag(raw_type(tag)));
+    }
+    Ok(tag.cast())
+}
+
+fn string(
+    tag: &GenericInfoTag,
+    text: Result<&str, StringError>,
+) -> Result<String, Multiboot2Error> {
+    text.map(ToString::to_string)
+        .map_err(|_| Multiboot2Error::BadString(raw_type(tag)))
+}
+
+/// The entries of a memory map, each `entry_size` bytes, which may be more than the 24 that are defined.
+fn memory_map(tag: &GenericInfoTag) -> Result<Vec<E820Entry>, Multiboot2Error> {
+    let read = |entry: &[u8]| {
+        let kind = E820Kind::from_raw(u32_at(entry, 16)?);
+        Some(E820Entry::sized(
+            crate::le::u64_at(entry, 0)?,
+            crate::le::u64_at(entry, 8)?,
+            kind,
+        ))
+    };
+    table(tag, 24, read)
+}
+
+/// EFI's memory map in the terms of e820, boot services' memory being free as they are ended before it is used.
+///
+/// Source: UEFI specification, "Memory Type Usage after `ExitBootServices()`".
+fn efi_memory_map(tag: &GenericInfoTag) -> Result<Vec<E820Entry>, Multiboot2Error> {
+    const WRITE_BACK: u64 = 1 << 3;
+    let read = |entry: &[u8]| {
+        let can_write_back = crate::le::u64_at(entry, 32)? & WRITE_BACK != 0;
+        let kind = match u32_at(entry, 0)? {
+            1..=4 | 7 if can_write_back => E820Kind::Ram,
+            8 => E820Kind::Unusable,
+            9 => E820Kind::AcpiTables,
+            10 => E820Kind::AcpiNvs,
+            14 => E820Kind::Persistent,
+            _ => E820Kind::Reserved,
+        };
+        let size = crate::le::u64_at(entry, 24)?.saturating_mul(crate::addr::PAGE_SIZE);
+        Some(E820Entry::sized(crate::le::u64_at(entry, 8)?, size, kind))
+    };
+    table(tag, 40, read)
+}
+
+/// Reads each entry of a tag that states their size, `least` bytes or more, in its first word.
+fn table(
+    tag: &GenericInfoTag,
+    least: usize,
+    read: impl Fn(&[u8]) -> Option<E820Entry>,
+) -> Result<Vec<E820Entry>, Multiboot2Error> {
+    let bad = Multiboot2Error::BadTag(raw_type(tag));
+    let size = u32_at(tag.payload(), 0)
+        .and_then(|size| usize::try_from(size).ok())
+        .ok_or(bad)?;
+    let entries = tag.payload().get(8..).ok_or(bad)?;
+    if size < least {
+        return Err(bad);
+    }
+    entries
+        .chunks_exact(size)
+        .map(|entry| read(entry).ok_or(bad))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::format;
+
+    fn tag(typ: u32, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = typ.to_le_bytes().to_vec();
+        bytes.extend(u32::try_from(payload.len() + 8).unwrap().to_le_bytes());
+        bytes.extend(payload);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        bytes
+    }
+
+    fn info(tags: &[Vec<u8>]) -> Vec<u8> {
+        let body: Vec<u8> = tags.concat();
+        let mut bytes = u32::try_from(body.len() + 16)
+            .unwrap()
+            .to_le_bytes()
+            .to_vec();
+        bytes.extend([0; 4]);
+        bytes.extend(body);
+        bytes.extend([0, 0, 0, 0, 8, 0, 0, 0]);
+        bytes
+    }
+
+    fn module(start: u32, end: u32, text: &str) -> Vec<u8> {
+        let mut payload = start.to_le_bytes().to_vec();
+        payload.extend(end.to_le_bytes());
+        payload.extend(text.as_bytes());
+        payload.push(0);
+        tag(3, &payload)
+    }
+
+    fn mmap(entries: &[(u64, u64, u32)]) -> Vec<u8> {
+        let mut payload = vec![24, 0, 0, 0, 0, 0, 0, 0];
+        for (start, size, kind) in entries {
+            payload.extend(start.to_le_bytes());
+            payload.extend(size.to_le_bytes());
+            payload.extend(kind.to_le_bytes());
+            payload.extend([0; 4]);
+        }
+        tag(6, &payload)
+    }
+
+    #[test]
+    fn what_grub_leaves_is_read() {
+        let bytes = info(&[
+            tag(1, b"dom0_mem=1G\0"),
+            tag(2, b"GRUB 2.06\0"),
+            module(0x10_0000, 0x20_0000, "root=/dev/sda1"),
+            module(0x20_0000, 0x20_0000, ""),
+            mmap(&[
+                (0, 0x9_fc00, 1),
+                (0x10_0000, 0x700_0000, 1),
+                (0xfffc_0000, 0x4_0000, 2),
+            ]),
+            tag(14, &[1; 20]),
+            tag(15, &[2; 36]),
+            tag(21, &[0; 4]),
+        ]);
+        let boot = parse(&bytes).unwrap();
+        assert_eq!(boot.command_line, "dom0_mem=1G");
+        assert_eq!(boot.loader, "GRUB 2.06");
+        assert_eq!(boot.modules.len(), 2);
+        assert_eq!(boot.modules[0].command_line, "root=/dev/sda1");
+        assert_eq!(boot.modules[0].end, Hpa::new(0x20_0000));
+        assert_eq!(boot.memory.entries().len(), 3);
+        assert_eq!(boot.rsdp, Some(vec![2; 36]));
+        assert_eq!(boot.efi, Efi::default());
+    }
+
+    #[test]
+    fn efi_tags_are_noted_and_its_map_serves_where_there_is_no_other() {
+        let mut map = vec![48, 0, 0, 0, 1, 0, 0, 0];
+        for (kind, start, pages, attributes) in [
+            (7u32, 0x10_0000u64, 0x100u64, 8u64),
+            (9, 0x20_0000, 1, 8),
+            (7, 0x30_0000, 1, 1),
+        ] {
+            map.extend(kind.to_le_bytes());
+            map.extend([0; 4]);
+            map.extend(start.to_le_bytes());
+            map.extend([0; 8]);
+            map.extend(pages.to_le_bytes());
+            map.extend(attributes.to_le_bytes());
+            map.extend([0; 8]);
+        }
+        let boot = parse(&info(&[
+            tag(17, &map),
+            tag(18, &[]),
+            tag(12, &0x1234u64.to_le_bytes()),
+            tag(20, &7u64.to_le_bytes()),
+        ]))
+        .unwrap();
+        assert_eq!(
+            boot.memory.entries(),
+            [
+                E820Entry::new(0x10_0000, 0x20_0000, E820Kind::Ram),
+                E820Entry::new(0x20_0000, 0x20_1000, E820Kind::AcpiTables),
+                E820Entry::new(0x30_0000, 0x30_1000, E820Kind::Reserved),
+            ]
+        );
+        let efi = Efi {
+            system_table: Some(Hpa::new(0x1234)),
+            image_handle: Some(7),
+            has_boot_services: true,
+        };
+        assert_eq!(boot.efi, efi);
+    }
+
+    #[test]
+    fn malformed_information_is_named() {
+        let map = mmap(&[(0, 0x1000, 1)]);
+        let cases = [
+            (info(&[]), Multiboot2Error::NoMemoryMap),
+            (
+                info(&[map.clone(), module(2, 1, "")]),
+                Multiboot2Error::BadModule(0),
+            ),
+            (
+                info(&[map.clone(), tag(3, &[0; 4])]),
+                Multiboot2Error::BadTag(3),
+            ),
+            (
+                info(&[map.clone(), tag(1, b"no end")]),
+                Multiboot2Error::BadString(1),
+            ),
+            (
+                info(&[map.clone(), tag(1, b"\xff\0")]),
+                Multiboot2Error::BadString(1),
+            ),
+            (
+                info(&[tag(6, &[8, 0, 0, 0, 0, 0, 0, 0])]),
+                Multiboot2Error::BadTag(6),
+            ),
+            (
+                info(&[map.clone(), tag(14, &[0; 19])]),
+                Multiboot2Error::BadTag(14),
+            ),
+            (
+                info(&[map.clone(), tag(12, &[0; 64])]),
+                Multiboot2Error::BadTag(12),
+            ),
+            (info(&[map])[..40].to_vec(), Multiboot2Error::Truncated),
+            (vec![], Multiboot2Error::Truncated),
+        ];
+        for (bytes, error) in cases {
+            assert_eq!(parse(&bytes), Err(error), "{}", format!("{error}"));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn no_tags_panic(tags in proptest::collection::vec((0u32..23, proptest::collection::vec(any::<u8>(), 0..80)), 0..6)) {
+            let tags: Vec<_> = tags.iter().map(|(typ, payload)| tag(*typ, payload)).collect();
+            let _ = parse(&info(&tags));
+        }
+    }
+}
