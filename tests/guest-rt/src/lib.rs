@@ -1,2 +1,34 @@
-//! placeholder
+//! A guest that is nothing but tests: PVH entry, exceptions that are recorded instead of fatal, hypercalls, events, a
+//! registry of tests and their report.
+//!
+//! The one fact to know: any faulting instruction in [`insn`] leaves its fault behind as a [`Fault`] and goes on, and
+//! any *other* exception or panic ends only the test that caused it. Read [`report`] for how a kernel is written, then
+//! the `kernels` package. Runs under Hematite, Xen, and (without hypercalls) under QEMU's `-kernel`.
 #![no_std]
+
+pub mod console;
+pub mod entry;
+pub mod event;
+pub mod fifo;
+pub mod hypercall;
+pub mod insn;
+pub mod memory;
+pub mod options;
+pub mod report;
+pub mod time;
+pub mod traps;
+
+pub use report::{Stop, Test, Text, Verdict};
+pub use traps::Fault;
+
+/// Names the function that runs once the guest is set up; it hands the kernel's tests to [`report::run_all`].
+#[macro_export]
+macro_rules! entry {
+    ($main:path) => {
+        #[unsafe(no_mangle)]
+        extern "C" fn guest_main() {
+            let main: fn() = $main;
+            main();
+        }
+    };
+}

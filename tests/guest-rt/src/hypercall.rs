@@ -1,0 +1,119 @@
+//! Hypercalls: VMCALL with rax = number, rdi, rsi, rdx, r10, r8; the result as the guest sees it, a signed number.
+
+// UNSAFETY: VMCALL, and pointers handed to the hypervisor.
+#![expect(unsafe_code, reason = "hypercalls write through pointers")]
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use guest_abi::Errno;
+use guest_abi::arch_x86::cpuid::{XEN_CPUID_FIRST_LEAF, XEN_CPUID_SIGNATURE_EBX, XEN_CPUID_SIGNATURE_ECX};
+use guest_abi::xen::{
+    __HYPERVISOR_event_channel_op, __HYPERVISOR_hvm_op, __HYPERVISOR_memory_op, __HYPERVISOR_sched_op,
+    __HYPERVISOR_vcpu_op, __HYPERVISOR_xen_version,
+};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Whether there is a hypervisor that speaks this ABI.
+#[must_use]
+pub fn present() -> bool {
+    match PRESENT.load(Relaxed) {
+        0 => {
+            let leaf = crate::insn::cpuid(XEN_CPUID_FIRST_LEAF, 0);
+            let is_xen = leaf.ebx == XEN_CPUID_SIGNATURE_EBX && leaf.ecx == XEN_CPUID_SIGNATURE_ECX;
+            PRESENT.store(1 + u8::from(is_xen), Relaxed);
+            is_xen
+        }
+        known => known == 2,
+    }
+}
+
+static PRESENT: AtomicU8 = AtomicU8::new(0);
+
+/// What a refusal looks like to the guest.
+#[must_use]
+pub const fn refused(errno: Errno) -> i64 {
+    errno.to_rax() as i64
+}
+
+/// Calls `number` with any arguments.
+///
+/// # Safety
+/// Memory that the call writes must not be Rust's, or be handed over as such.
+#[must_use]
+pub unsafe fn raw(number: u64, args: [u64; 5]) -> i64 {
+    let result: u64;
+    // SAFETY: the ABI changes no register but rax; the caller vouches for memory.
+    unsafe {
+        asm!(
+            "vmcall",
+            inout("rax") number => result,
+            in("rdi") args[0],
+            in("rsi") args[1],
+            in("rdx") args[2],
+            in("r10") args[3],
+            in("r8") args[4],
+            options(nostack)
+        );
+    };
+    result as i64
+}
+
+/// Calls `number` with arguments that are no pointers.
+#[must_use]
+pub fn plain(number: u64, args: [u64; 2]) -> i64 {
+    // SAFETY: no pointers, nothing is written.
+    unsafe { raw(number, [args[0], args[1], 0, 0, 0]) }
+}
+
+/// Calls `number` with a sub-operation and a struct that the call may fill in.
+#[must_use]
+pub fn with<T: IntoBytes + FromBytes>(number: u64, op: u32, arg: &mut T) -> i64 {
+    // SAFETY: the struct is ours, and any bytes written to it are valid.
+    unsafe { raw(number, [u64::from(op), core::ptr::from_mut(arg) as u64, 0, 0, 0]) }
+}
+
+/// event_channel_op.
+#[must_use]
+pub fn event_channel<T: IntoBytes + FromBytes>(op: u32, mut arg: T) -> (i64, T) {
+    (with(__HYPERVISOR_event_channel_op, op, &mut arg), arg)
+}
+
+/// memory_op.
+#[must_use]
+pub fn memory<T: IntoBytes + FromBytes>(op: u32, mut arg: T) -> (i64, T) {
+    (with(__HYPERVISOR_memory_op, op, &mut arg), arg)
+}
+
+/// hvm_op.
+#[must_use]
+pub fn hvm<T: IntoBytes + FromBytes>(op: u32, mut arg: T) -> (i64, T) {
+    (with(__HYPERVISOR_hvm_op, op, &mut arg), arg)
+}
+
+/// sched_op.
+#[must_use]
+pub fn sched<T: IntoBytes + FromBytes>(op: u32, mut arg: T) -> i64 {
+    with(__HYPERVISOR_sched_op, op, &mut arg)
+}
+
+/// vcpu_op with a struct.
+#[must_use]
+pub fn vcpu<T: IntoBytes + FromBytes>(op: u32, vcpu: u32, mut arg: T) -> (i64, T) {
+    let pointer = &raw mut arg as u64;
+    // SAFETY: the struct is ours, and any bytes written to it are valid.
+    let result = unsafe { raw(__HYPERVISOR_vcpu_op, [u64::from(op), u64::from(vcpu), pointer, 0, 0]) };
+    (result, arg)
+}
+
+/// vcpu_op without one.
+#[must_use]
+pub fn vcpu_plain(op: u32, vcpu: u32) -> i64 {
+    plain(__HYPERVISOR_vcpu_op, [u64::from(op), u64::from(vcpu)])
+}
+
+/// xen_version into `buffer`.
+#[must_use]
+pub fn version_text(op: u32, buffer: &mut [u8]) -> i64 {
+    // SAFETY: tests give buffers of the length that the operation writes.
+    unsafe { raw(__HYPERVISOR_xen_version, [u64::from(op), buffer.as_mut_ptr() as u64, 0, 0, 0]) }
+}
