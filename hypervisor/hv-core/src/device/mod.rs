@@ -14,7 +14,7 @@
 //! guests. The CMOS clock (0x70, 0x71) is dom0's own, passed through; other domains have none.
 //!
 //! An interrupt's way in: a device or another vCPU makes an [`message::InterruptMessage`]; the story finds the vCPUs
-//! whose id [`message::Target::includes`]; each gets [`posted::PostedInterrupts::post`]; the CPU that runs that vCPU calls
+//! whose id [`message::Target::includes`]; each gets a [`posted::PostedInterrupts::post_edge`]; the CPU that runs that vCPU calls
 //! [`lapic::Lapic::sync`] before it enters the guest.
 
 pub mod ioapic;
@@ -23,6 +23,8 @@ pub mod message;
 pub mod pci;
 pub mod ports;
 pub mod posted;
+#[cfg(test)]
+mod test_frame;
 
 /// The access raises #GP(0) in the guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -144,6 +144,14 @@ impl<F: SharedWords> Lapic<F> {
         u16::from_le_bytes([rvi, svi])
     }
 
+    /// The vector that the CPU would deliver now with guest interrupt status `status`, were the guest's IF set: whether a
+    /// halted vCPU wakes. Only with [`Delivery::ByCpu`].
+    pub fn deliverable_by_cpu(&self, status: u16) -> Option<u8> {
+        let [rvi, svi] = status.to_le_bytes();
+        let busy = self.cr8().max(svi >> 4);
+        (rvi >> 4 > busy).then_some(rvi)
+    }
+
     /// The EOI-exit bitmaps: the vectors last accepted as level-triggered.
     pub fn eoi_exit_bitmap(&self) -> [u64; 4] {
         core::array::from_fn(|i| {

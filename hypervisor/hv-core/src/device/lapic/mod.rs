@@ -55,6 +55,44 @@ pub enum Delivery {
     ByCpu,
 }
 
+/// What the CPU does by itself for a guest's accesses to x2APIC MSRs. Intel SDM vol. 3C, "Virtualizing MSR-Based APIC
+/// Accesses".
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ApicVirtualization {
+    /// "Virtualize x2APIC mode" is on.
+    pub x2apic_mode: bool,
+    /// "APIC-register virtualization" is on.
+    pub registers: bool,
+    /// Who delivers.
+    pub delivery: Delivery,
+}
+
+impl ApicVirtualization {
+    /// True where RDMSR of `msr` need not exit, because the page holds what the guest is to see. Registers that do not
+    /// exist must exit, as the CPU would read the page there too.
+    #[must_use]
+    pub fn reads(self, msr: u32) -> bool {
+        self.x2apic_mode
+            && match Reg::from_msr(msr) {
+                Some(Reg::Tpr) => true,
+                Some(Reg::Ppr) => self.registers && self.delivery == Delivery::ByCpu,
+                Some(Reg::Eoi | Reg::SelfIpi | Reg::CurrentCount) | None => false,
+                Some(_) => self.registers,
+            }
+    }
+
+    /// True where WRMSR to `msr` need not exit.
+    #[must_use]
+    pub fn writes(self, msr: u32) -> bool {
+        self.x2apic_mode
+            && match Reg::from_msr(msr) {
+                Some(Reg::Tpr) => true,
+                Some(Reg::Eoi | Reg::SelfIpi) => self.delivery == Delivery::ByCpu,
+                _ => false,
+            }
+    }
+}
+
 /// What a local APIC is made with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LapicConfig {
@@ -85,7 +123,7 @@ pub enum LapicEffect {
     SoftwareEnabled,
     /// The APIC takes no interrupts from now on.
     SoftwareDisabled,
-    /// The APIC is off for good: no timer, no interrupts, and CPUID.1:EDX.APIC reads 0.
+    /// The APIC is off for good: no timer, no interrupts, CPUID.1:EDX.APIC reads 0, and every x2APIC MSR exits again.
     Off,
 }
 

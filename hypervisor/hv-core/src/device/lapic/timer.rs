@@ -55,6 +55,8 @@ pub(super) struct Timer {
     /// 1–128.
     divide: u32,
     state: State,
+    /// No periodic interrupt before this.
+    pause_until_tsc: u64,
 }
 
 impl Timer {
@@ -63,6 +65,7 @@ impl Timer {
             tsc_khz: tsc_khz.max(1),
             divide: 2,
             state: State::Idle,
+            pause_until_tsc: 0,
         }
     }
 
@@ -96,27 +99,41 @@ impl Timer {
     }
 
     /// The TSC value at which the next interrupt is due.
-    fn expiry(&self) -> Option<u64> {
+    fn expiry(&self, mode: Mode) -> Option<u64> {
         match self.state {
             State::Idle => None,
+            State::Deadline(tsc) => Some(tsc),
             State::Counting {
                 since_tsc, count, ..
-            } => Some(since_tsc.saturating_add(self.tsc(count))),
-            State::Deadline(tsc) => Some(tsc),
+            } => {
+                let zero = since_tsc.saturating_add(self.tsc(u64::from(count)));
+                Some(match mode {
+                    Mode::Periodic => zero.max(self.pause_until_tsc),
+                    Mode::OneShot | Mode::TscDeadline => zero,
+                })
+            }
         }
     }
 
     /// Where the expiry has passed: goes to the next period or to rest, and returns true.
     fn take_expired(&mut self, now_tsc: u64, mode: Mode) -> bool {
-        if self.expiry().is_none_or(|expiry| expiry > now_tsc) {
+        if self.expiry(mode).is_none_or(|expiry| expiry > now_tsc) {
             return false;
         }
+        self.pause_until_tsc = self.pause_from(now_tsc);
         self.state = match self.state {
             // a late call skips the periods that have passed: they are one interrupt
-            State::Counting { initial, .. } if mode == Mode::Periodic && initial != 0 => {
+            State::Counting {
+                since_tsc,
+                count,
+                initial,
+            } if mode == Mode::Periodic && initial != 0 => {
+                let passed = self.ticks(now_tsc.saturating_sub(since_tsc));
+                let into_period = passed.saturating_sub(u64::from(count)) % u64::from(initial);
                 State::Counting {
-                    since_tsc: now_tsc,
-                    count: self.count(now_tsc, mode),
+                    // the start of the period, not now: rounding must not add up
+                    since_tsc: since_tsc.saturating_add(self.tsc(passed - into_period)),
+                    count: initial,
                     initial,
                 }
             }
@@ -125,20 +142,15 @@ impl Timer {
         true
     }
 
-    /// When to be called again.
-    fn wish(&self, now_tsc: u64, mode: Mode) -> Option<u64> {
-        let expiry = self.expiry()?;
-        match mode {
-            Mode::Periodic => {
-                let shortest = u64::from(self.tsc_khz) * SHORTEST_PERIOD_US / 1000;
-                Some(expiry.max(now_tsc.saturating_add(shortest)))
-            }
-            Mode::OneShot | Mode::TscDeadline => Some(expiry),
-        }
+    /// The end of the pause after an interrupt at `now_tsc`.
+    fn pause_from(&self, now_tsc: u64) -> u64 {
+        let shortest = u64::from(self.tsc_khz) * SHORTEST_PERIOD_US / 1000;
+        now_tsc.saturating_add(shortest)
     }
 
     /// Starts the counter; 0 stops it.
     fn start(&mut self, initial: u32, now_tsc: u64) {
+        self.pause_until_tsc = self.pause_from(now_tsc);
         self.state = match initial {
             0 => State::Idle,
             _ => State::Counting {
@@ -169,7 +181,7 @@ impl Timer {
     }
 
     /// TSC ticks until `ticks` counter ticks have passed, rounded up so that the count is then 0.
-    fn tsc(&self, ticks: u32) -> u64 {
+    fn tsc(&self, ticks: u64) -> u64 {
         let per = u128::from(self.tsc_khz) * u128::from(self.divide);
         u64::try_from((u128::from(ticks) * per).div_ceil(u128::from(BUS_KHZ))).unwrap_or(u64::MAX)
     }
@@ -189,7 +201,7 @@ impl<F: SharedWords> Lapic<F> {
             // the counter runs on, but nobody hears of it
             return None;
         }
-        self.timer.wish(now_tsc, mode)
+        self.timer.expiry(mode)
     }
 
     /// IA32_TSC_DEADLINE: the deadline, 0 where none is armed or the timer is in another mode.
@@ -246,7 +258,7 @@ impl<F: SharedWords> Lapic<F> {
         self.on_timer(now_tsc);
         // 0 means 2, 6 means 128, 7 means 1
         self.timer
-            .set_divide(1 << (exponent + 1 & 7), now_tsc, mode);
+            .set_divide(1 << ((exponent + 1) & 7), now_tsc, mode);
         LapicEffect::Timer(self.on_timer(now_tsc))
     }
 }
