@@ -137,10 +137,15 @@ impl<'t, 'm> Buddy<'t, 'm> {
     /// every frame that it passes over.
     #[must_use]
     pub fn next_free_run(&self, from: Mfn) -> Option<MfnRange> {
-        let mut start = from;
-        while self.free_block_at(start).is_none() {
-            start = self.table.skip_hole(start + 1)?;
-        }
+        let is_block = |mfn: &Mfn| {
+            let info = self.table.record(*mfn);
+            info.is_some_and(|info| info.free_order().is_some())
+        };
+        let start = match self.free_block_at(from) {
+            Some(_) => from,
+            // What is free behind frames that are not begins with a block of its own.
+            None => self.table.ram_from(from).find(is_block)?,
+        };
         let mut end = start;
         while let Some((block, order)) = self.free_block_at(end) {
             end = block + order.frames();

@@ -16,6 +16,8 @@ mod buddy;
 mod owner;
 mod quota;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use buddy::{AddFreeError, Buddy};
 pub use owner::{CleanFrames, FrameState, FrameUse, Freed, OwnedFrames, Owner, Refused, Role};

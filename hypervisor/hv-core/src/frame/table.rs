@@ -54,7 +54,7 @@ impl<'m> FrameTable<'m> {
     /// yet: [`super::Buddy::add_free`] adds those that are.
     ///
     /// # Errors
-    /// [`TooManyRanges`]; ranges that touch count as one where they follow each other in `ram`.
+    /// [`TooManyRanges`]; ranges that touch or overlap count as one.
     ///
     /// # Panics
     /// Where `records` is too short.
@@ -88,7 +88,7 @@ impl<'m> FrameTable<'m> {
         self.ram.iter().any(|ram| ram.overlaps(range))
     }
 
-    /// The ranges of RAM, as they were given, those that touch joined.
+    /// The ranges of RAM in ascending order, those that touch or overlap as one.
     #[must_use]
     pub fn ram(&self) -> &[MfnRange] {
         &self.ram
@@ -120,16 +120,12 @@ impl<'m> FrameTable<'m> {
         range.end.as_u64() <= SECTIONS as u64 * FRAMES_PER_SECTION && self.ram.iter().any(inside)
     }
 
-    /// The first frame at or above `mfn` that may have a record: skips sections without any.
-    pub(super) fn skip_hole(&self, mfn: Mfn) -> Option<Mfn> {
-        let mut at = mfn;
-        while self.record(at).is_none() {
-            at = at.align_down(PageOrder::SIZE_1G) + FRAMES_PER_SECTION;
-            if at.as_u64() >= SECTIONS as u64 * FRAMES_PER_SECTION {
-                return None;
-            }
-        }
-        Some(at)
+    /// The frames of RAM at or above `from`, in ascending order.
+    pub(super) fn ram_from(&self, from: Mfn) -> impl Iterator<Item = Mfn> {
+        let above = self.ram.iter().filter(move |range| from < range.end);
+        above
+            .flat_map(move |range| range.start.max(from).as_u64()..range.end.as_u64())
+            .map(Mfn::new)
     }
 }
 
@@ -145,13 +141,22 @@ fn section_records(section: usize, ram: &[MfnRange]) -> u32 {
     u32::try_from(last_end.unwrap_or(0)).expect("a section has 2^18 frames")
 }
 
+/// The ranges in ascending order, those that touch or overlap as one.
 fn joined(ram: &[MfnRange]) -> Result<ArrayVec<MfnRange, MAX_RAM_RANGES>, TooManyRanges> {
     let mut joined = ArrayVec::<MfnRange, MAX_RAM_RANGES>::new();
-    for &range in ram.iter().filter(|range| !range.is_empty()) {
+    let mut from = Mfn::new(0);
+    let next = |from: Mfn| {
+        let at_or_above = ram
+            .iter()
+            .filter(move |range| from < range.end && !range.is_empty());
+        at_or_above.min_by_key(|range| range.start)
+    };
+    while let Some(range) = next(from) {
         match joined.last_mut() {
-            Some(last) if last.end == range.start => last.end = range.end,
-            _ => joined.try_push(range).map_err(|_| TooManyRanges)?,
+            Some(last) if last.end >= range.start => last.end = range.end,
+            _ => joined.try_push(*range).map_err(|_| TooManyRanges)?,
         }
+        from = range.end;
     }
     Ok(joined)
 }
