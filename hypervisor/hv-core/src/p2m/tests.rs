@@ -1,1 +1,315 @@
-//! Model tests.
+//! The p2m against a map of single guest frames.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::paging::testing::Arena;
+
+const GIB: u64 = PageOrder::SIZE_1G.frames();
+const LIMIT: u64 = 1 << 24;
+
+fn config() -> P2mConfig {
+    P2mConfig {
+        max_order: PageOrder::SIZE_1G,
+        large_executable: true,
+        gfn_limit: Gfn::new(LIMIT),
+    }
+}
+
+fn new(arena: &Arena, config: P2mConfig) -> P2m {
+    P2m::new(&mut arena.clone(), config).expect("room for a root")
+}
+
+fn ram(mfn: u64) -> P2mMapping {
+    P2mMapping::new(Mfn::new(mfn), P2mKind::Ram)
+}
+
+/// Inserts where nothing can go wrong, and nothing needs a flush.
+fn insert(p2m: &mut P2m, arena: &Arena, gfn: u64, count: u64, mapping: P2mMapping) {
+    let with = (&mut arena.clone(), &mut arena.clone());
+    let flush = p2m.insert(with, Gfn::new(gfn), count, mapping);
+    assert!(!flush.expect("an empty range and room").is_needed());
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Insert(P2mKind, u64),
+    Remove,
+    RemovePage,
+    Access(Access),
+    Execute,
+}
+
+#[derive(Clone, Debug)]
+struct Step {
+    op: Op,
+    gfn: u64,
+    count: u64,
+    tables_left: usize,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let kind = prop_oneof![
+        3 => Just(P2mKind::Ram),
+        1 => Just(P2mKind::Special),
+        1 => Just(P2mKind::Mmio),
+        1 => Just(P2mKind::GrantRo),
+    ];
+    let access = prop_oneof![Just(Access::R), Just(Access::Rw), Just(Access::Rwx)];
+    let skew = prop_oneof![3 => Just(0u64), 1 => Just(5u64)];
+    let op = prop_oneof![
+        4 => (kind, skew).prop_map(|(kind, skew)| Op::Insert(kind, skew)),
+        2 => Just(Op::Remove),
+        1 => Just(Op::RemovePage),
+        1 => access.prop_map(Op::Access),
+        1 => Just(Op::Execute),
+    ];
+    let gfn = (0..6u64, prop_oneof![Just(0u64), 0..512u64]).prop_map(|(l, s)| l * 512 + s);
+    let count = prop_oneof![0..3u64, Just(512u64), 400..1200u64];
+    let tables_left = prop_oneof![5 => Just(1000usize), 1 => 0..2usize];
+    (op, gfn, count, tables_left).prop_map(|(op, gfn, count, tables_left)| Step {
+        op,
+        gfn,
+        count,
+        tables_left,
+    })
+}
+
+type Model = BTreeMap<u64, (u64, P2mKind, Access)>;
+
+fn mapped(model: &Model, step: &Step) -> Vec<(u64, (u64, P2mKind, Access))> {
+    let range = model.range(step.gfn..step.gfn + step.count);
+    range.map(|(&gfn, &entry)| (gfn, entry)).collect()
+}
+
+/// Does a step on both; true where the p2m did it, false where it was refused. What it freed goes through a flush.
+fn run(p2m: &mut P2m, arena: &Arena, model: &mut Model, step: &Step) -> bool {
+    let with = (&mut arena.clone(), &mut arena.clone());
+    let gfn = Gfn::new(step.gfn);
+    let touched = mapped(model, step);
+    let result = match step.op {
+        Op::Insert(kind, skew) => {
+            let mapping = P2mMapping::new(Mfn::new(GIB + step.gfn + skew), kind);
+            let result = p2m.insert(with, gfn, step.count, mapping);
+            assert_eq!(result == Err(P2mError::Occupied), !touched.is_empty());
+            if result.is_ok() {
+                let entry = |gfn| (GIB + gfn + skew, kind, kind.default_access());
+                model.extend((step.gfn..step.gfn + step.count).map(|gfn| (gfn, entry(gfn))));
+            }
+            result
+        }
+        Op::Remove => {
+            let mut seen = Vec::new();
+            let result = p2m.remove(with, gfn, step.count, |gfn, entry| {
+                for n in 0..entry.order.frames() {
+                    let old = (entry.mfn.as_u64() + n, entry.kind, entry.access);
+                    seen.push((gfn.as_u64() + n, old));
+                }
+            });
+            if let Ok(flush) = &result {
+                assert_eq!(seen, touched);
+                assert!(flush.is_needed() || touched.is_empty());
+                model.retain(|gfn, _| !(step.gfn..step.gfn + step.count).contains(gfn));
+            }
+            result
+        }
+        Op::RemovePage => match p2m.remove_page(with, gfn) {
+            Ok(Some((entry, flush))) => {
+                let old = (entry.mfn.as_u64(), entry.kind, entry.access);
+                assert_eq!(model.remove(&step.gfn), Some(old));
+                assert!(flush.is_needed());
+                Ok(flush)
+            }
+            Ok(None) => {
+                assert!(!model.contains_key(&step.gfn));
+                Ok(PendingFlush::none(p2m.root()))
+            }
+            Err(error) => Err(error),
+        },
+        Op::Access(access) => {
+            let result = p2m.set_access(with, gfn, step.count, access);
+            if result.is_ok() {
+                for (gfn, (mfn, kind, _)) in touched {
+                    model.insert(gfn, (mfn, kind, access));
+                }
+            }
+            result
+        }
+        Op::Execute => match p2m.allow_execute(with, gfn) {
+            Ok(Some(flush)) => {
+                assert!(model[&step.gfn].2.executes());
+                assert_eq!(p2m.lookup(arena, gfn).unwrap().order, PageOrder::SIZE_4K);
+                Ok(flush)
+            }
+            Ok(None) => Ok(PendingFlush::none(p2m.root())),
+            Err(error) => Err(error),
+        },
+    };
+    let (done, flush) = match result {
+        Ok(flush) => (true, flush),
+        Err(P2mError::OutOfTables(flush)) => (false, flush),
+        Err(P2mError::Occupied) => return false,
+        Err(P2mError::OutOfRange) => panic!("all steps are in range"),
+    };
+    p2m.reclaim(arena, &mut arena.clone(), &flush.completed());
+    done
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+    #[test]
+    fn every_guest_frame_is_as_a_map_of_single_frames_says(
+        steps in prop::collection::vec(step(), 1..24),
+        large_executable in any::<bool>(),
+    ) {
+        let arena = Arena::with_limit(1);
+        let mut p2m = new(&arena, P2mConfig { large_executable, ..config() });
+        let mut model = Model::new();
+        for step in &steps {
+            arena.set_left(step.tables_left);
+            let done = run(&mut p2m, &arena, &mut model, step);
+            prop_assert!(done || step.tables_left < 1000 || matches!(step.op, Op::Insert(..)));
+            for gfn in 0..10 * 512 {
+                let found = p2m.lookup(&arena, Gfn::new(gfn));
+                let found = found.map(|entry| (entry.mfn.as_u64(), entry.kind, entry.access));
+                prop_assert_eq!(found, model.get(&gfn).copied(), "gfn {:#x}", gfn);
+            }
+        }
+        prop_assert!(p2m.max_gfn().map(Gfn::as_u64) >= model.keys().next_back().copied());
+        let mut from = Gfn::new(0);
+        for &gfn in model.keys() {
+            let (next, _) = p2m.next_mapped(&arena, from).expect("the model maps more");
+            prop_assert_eq!(next.as_u64(), gfn);
+            from = next + 1;
+        }
+        prop_assert_eq!(p2m.next_mapped(&arena, from), None);
+        let done = PendingFlush::none(p2m.root()).completed();
+        while !p2m.dismantle((&mut arena.clone(), &mut arena.clone()), &done, 2000) {}
+        p2m.end(&mut arena.clone());
+        prop_assert_eq!(arena.live(), 0);
+    }
+}
+
+#[test]
+fn inserting_over_anything_is_refused() {
+    let arena = Arena::with_limit(100);
+    let mut p2m = new(&arena, config());
+    insert(&mut p2m, &arena, 512, 512, ram(512));
+    let with = (&mut arena.clone(), &mut arena.clone());
+    assert_eq!(
+        p2m.insert(with, Gfn::new(0), 513, ram(0)),
+        Err(P2mError::Occupied)
+    );
+    assert_eq!(p2m.lookup(&arena, Gfn::new(0)), None);
+}
+
+#[test]
+fn guest_frames_past_the_limit_are_refused() {
+    let arena = Arena::with_limit(100);
+    let mut p2m = new(&arena, config());
+    for (gfn, count) in [(LIMIT, 1), (LIMIT - 1, 2), (5, u64::MAX), (u64::MAX, 1)] {
+        let with = (&mut arena.clone(), &mut arena.clone());
+        let refused = p2m.insert(with, Gfn::new(gfn), count, ram(1));
+        assert_eq!(refused, Err(P2mError::OutOfRange));
+    }
+    insert(&mut p2m, &arena, LIMIT - 1, 1, ram(1));
+    assert_eq!(p2m.max_gfn(), Some(Gfn::new(LIMIT - 1)));
+}
+
+#[test]
+fn a_touched_device_page_brings_the_largest_block_that_is_all_device() {
+    let arena = Arena::with_limit(100);
+    let mut p2m = new(&arena, config());
+    insert(&mut p2m, &arena, 0xF_0000, 1, ram(0xF_0000));
+    let device = MfnRange::new(Mfn::new(0xC_0000), Mfn::new(0xF_FC10));
+    let mut touch = |gfn| {
+        let with = (&mut arena.clone(), &mut arena.clone());
+        let result = p2m.insert_device_around(with, Gfn::new(gfn), device);
+        result.map(|flush| {
+            assert!(!flush.is_needed());
+            let entry = p2m.lookup(&arena, Gfn::new(gfn)).expect("just mapped");
+            assert_eq!((entry.mfn, entry.kind), (Mfn::new(gfn), P2mKind::Mmio));
+            entry.order
+        })
+    };
+    assert_eq!(touch(0xF_FC00), Ok(PageOrder::SIZE_4K));
+    assert_eq!(touch(0xF_0001), Ok(PageOrder::SIZE_4K));
+    assert_eq!(touch(0xE_0001), Ok(PageOrder::SIZE_2M));
+    assert_eq!(touch(0xE_0001), Err(P2mError::Occupied));
+    assert_eq!(touch(0xF_FC10), Err(P2mError::OutOfRange));
+}
+
+#[test]
+fn execution_withheld_from_a_large_leaf_is_allowed_by_splitting_it() {
+    let arena = Arena::with_limit(100);
+    let mut p2m = new(
+        &arena,
+        P2mConfig {
+            large_executable: false,
+            ..config()
+        },
+    );
+    insert(&mut p2m, &arena, 0, GIB, ram(0));
+    let gfn = Gfn::new(512 * 7);
+    assert_eq!(p2m.lookup(&arena, gfn).unwrap().order, PageOrder::SIZE_1G);
+    let with = (&mut arena.clone(), &mut arena.clone());
+    let flush = p2m.allow_execute(with, gfn).expect("room for tables");
+    assert!(flush.expect("RAM may be executed").is_needed());
+    assert_eq!(p2m.lookup(&arena, gfn).unwrap().order, PageOrder::SIZE_4K);
+    assert_eq!(
+        p2m.lookup(&arena, gfn + 512).unwrap().order,
+        PageOrder::SIZE_2M
+    );
+}
+
+#[test]
+fn execution_of_a_foreign_page_is_refused_for_good() {
+    let arena = Arena::with_limit(100);
+    let mut p2m = new(&arena, config());
+    insert(
+        &mut p2m,
+        &arena,
+        3,
+        1,
+        P2mMapping::new(Mfn::new(9), P2mKind::Foreign),
+    );
+    for gfn in [3, 4] {
+        let with = (&mut arena.clone(), &mut arena.clone());
+        assert_eq!(p2m.allow_execute(with, Gfn::new(gfn)), Ok(None));
+    }
+}
+
+#[test]
+fn only_memory_is_copied_and_only_what_is_writable_is_written() {
+    let arena = Arena::with_limit(100);
+    let mut p2m = new(&arena, config());
+    let cases = [
+        (P2mKind::Ram, true, true),
+        (P2mKind::RamLogDirty, true, true),
+        (P2mKind::Special, true, true),
+        (P2mKind::Mmio, false, false),
+        (P2mKind::Foreign, true, true),
+        (P2mKind::GrantRw, true, true),
+        (P2mKind::GrantRo, true, false),
+    ];
+    for (gfn, (kind, reads, writes)) in (0..).zip(cases) {
+        insert(&mut p2m, &arena, gfn, 1, P2mMapping::new(Mfn::new(7), kind));
+        let entry = p2m.lookup(&arena, Gfn::new(gfn)).unwrap();
+        assert_eq!((entry.kind, entry.access), (kind, kind.default_access()));
+        assert_eq!(
+            (entry.is_readable_memory(), entry.is_writable_memory()),
+            (reads, writes)
+        );
+    }
+}
+
+#[test]
+fn notes_that_were_never_written_read_as_device_memory() {
+    for note in 0..32 {
+        let kind = P2mKind::from_note(note);
+        assert!(kind as u8 == note & 15 || kind == P2mKind::Mmio);
+    }
+}
