@@ -6,6 +6,14 @@
 //! Source: `public/event_channel.h, EVTCHN_FIFO_*`. Its sibling is `two_level.rs`.
 
 use alloc::vec::Vec;
+use core::mem::offset_of;
+
+use guest_abi::event_channel::{
+    EVTCHN_FIFO_BUSY, EVTCHN_FIFO_EVENT_WORDS_PER_PAGE as WORDS_PER_PAGE, EVTCHN_FIFO_LINK_BITS,
+    EVTCHN_FIFO_LINK_MASK as LINK, EVTCHN_FIFO_LINKED, EVTCHN_FIFO_MASKED,
+    EVTCHN_FIFO_MAX_EVENT_ARRAY_PAGES, EVTCHN_FIFO_MAX_QUEUES, EVTCHN_FIFO_NR_CHANNELS,
+    EVTCHN_FIFO_PENDING, EvtchnFifoControlBlock,
+};
 
 use super::ports::{Channel, Queue};
 use super::{Error, Port, Raised};
@@ -13,24 +21,20 @@ use crate::addr::PAGE_BYTES;
 use crate::mem::SharedWords;
 
 /// Ports there are.
-pub(super) const PORTS: u32 = 1 << LINK_BITS;
+pub(super) const PORTS: u32 = EVTCHN_FIFO_NR_CHANNELS;
 /// Bits of a word that name a port.
-pub(super) const LINK_BITS: u8 = 17;
+pub(super) const LINK_BITS: u32 = EVTCHN_FIFO_LINK_BITS;
 /// Queues a vCPU.
-pub(super) const PRIORITIES: u8 = 16;
+pub(super) const PRIORITIES: usize = EVTCHN_FIFO_MAX_QUEUES;
 
-const PENDING: u32 = 1 << 31;
-const MASKED: u32 = 1 << 30;
-const LINKED: u32 = 1 << 29;
-const BUSY: u32 = 1 << 28;
-const LINK: u32 = (1 << LINK_BITS) - 1;
+const PENDING: u32 = 1 << EVTCHN_FIFO_PENDING;
+const MASKED: u32 = 1 << EVTCHN_FIFO_MASKED;
+const LINKED: u32 = 1 << EVTCHN_FIFO_LINKED;
+const BUSY: u32 = 1 << EVTCHN_FIFO_BUSY;
 
-const WORDS_PER_PAGE: u32 = 1024;
-const MAX_PAGES: usize = (PORTS / WORDS_PER_PAGE) as usize;
-
-const CONTROL_BYTES: usize = 72;
-const CONTROL_READY: usize = 0;
-const CONTROL_HEADS: usize = 8;
+const CONTROL_BYTES: usize = size_of::<EvtchnFifoControlBlock>();
+const CONTROL_READY: usize = offset_of!(EvtchnFifoControlBlock, ready);
+const CONTROL_HEADS: usize = offset_of!(EvtchnFifoControlBlock, head);
 
 /// Tries to link behind a tail that the guest keeps changing; Linux changes it once, to unlink it.
 const LINK_TRIES: u32 = 4;
@@ -46,7 +50,7 @@ struct Control<F> {
     frame: F,
     offset: usize,
     /// The port last linked in, by priority; 0 for none.
-    tails: [u32; PRIORITIES as usize],
+    tails: [u32; PRIORITIES],
 }
 
 impl<F: SharedWords> Fifo<F> {
@@ -80,18 +84,18 @@ impl<F: SharedWords> Fifo<F> {
         *slot = Some(Control {
             frame,
             offset: offset as usize,
-            tails: [0; PRIORITIES as usize],
+            tails: [0; PRIORITIES],
         });
         Ok(())
     }
 
     /// Takes the next page of event words; returns the ports it holds.
     pub(super) fn add_page(&mut self, page: F) -> Result<core::ops::Range<u32>, Error> {
-        if self.words.len() >= MAX_PAGES {
+        let pages = u32::try_from(self.words.len()).map_err(|_| Error::NoFreePort)?;
+        if pages >= EVTCHN_FIFO_MAX_EVENT_ARRAY_PAGES {
             return Err(Error::NoFreePort);
         }
         self.words.try_reserve(1).map_err(|_| Error::NoMemory)?;
-        let pages = u32::try_from(self.words.len()).map_err(|_| Error::NoFreePort)?;
         self.words.push(page);
         Ok(pages * WORDS_PER_PAGE..(pages + 1) * WORDS_PER_PAGE)
     }

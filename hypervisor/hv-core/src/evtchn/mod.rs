@@ -20,6 +20,8 @@ mod two_level;
 use alloc::vec::Vec;
 use core::fmt;
 
+use guest_abi::xen;
+
 use crate::domid::DomId;
 use crate::mem::SharedWords;
 use crate::vcpu::time::PvClock;
@@ -30,9 +32,9 @@ use ports::{Channel, Ports};
 pub use ports::State;
 
 /// What `EVTCHNOP_init_control` answers: bits of an event word that name a port.
-pub const FIFO_LINK_BITS: u8 = fifo::LINK_BITS;
+pub const FIFO_LINK_BITS: u32 = fifo::LINK_BITS;
 /// Virtual interrupts there are (`public/xen.h, NR_VIRQS`).
-pub const VIRQS: usize = 24;
+pub const VIRQS: usize = xen::NR_VIRQS as usize;
 
 /// A domain's name for an event channel. 0 is never a channel.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -72,20 +74,24 @@ pub struct Virq(u8);
 
 impl Virq {
     /// The vCPU's timer has expired.
-    pub const TIMER: Self = Self(0);
+    pub const TIMER: Self = Self::known(xen::VIRQ_TIMER);
     /// Asks the guest to dump its state.
-    pub const DEBUG: Self = Self(1);
+    pub const DEBUG: Self = Self::known(xen::VIRQ_DEBUG);
     /// Input on the emergency console.
-    pub const CONSOLE: Self = Self(2);
+    pub const CONSOLE: Self = Self::known(xen::VIRQ_CONSOLE);
     /// A domain has died or changed its life's phase.
-    pub const DOM_EXC: Self = Self(3);
+    pub const DOM_EXC: Self = Self::known(xen::VIRQ_DOM_EXC);
     /// The console ring has new output.
-    pub const CON_RING: Self = Self(8);
+    pub const CON_RING: Self = Self::known(xen::VIRQ_CON_RING);
     /// A physical CPU came or went.
-    pub const PCPU_STATE: Self = Self(9);
-    const XENOPROF: Self = Self(7);
-    const XENPMU: Self = Self(13);
+    pub const PCPU_STATE: Self = Self::known(xen::VIRQ_PCPU_STATE);
+    const XENOPROF: Self = Self::known(xen::VIRQ_XENOPROF);
+    const XENPMU: Self = Self::known(xen::VIRQ_XENPMU);
 
+    const fn known(raw: u32) -> Self {
+        assert!(raw < xen::NR_VIRQS);
+        Self(raw.to_le_bytes()[0])
+    }
     /// Virtual interrupt `raw`, or `None` from [`VIRQS`] on.
     #[must_use]
     pub fn new(raw: u32) -> Option<Self> {
@@ -596,7 +602,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
             return Err(Error::NotFifo);
         }
         let priority = u8::try_from(priority).map_err(|_| Error::BadArgument)?;
-        if priority >= fifo::PRIORITIES {
+        if usize::from(priority) >= fifo::PRIORITIES {
             return Err(Error::BadArgument);
         }
         self.ports.open_mut(port)?.queue.priority = priority;

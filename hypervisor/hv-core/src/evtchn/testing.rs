@@ -8,13 +8,30 @@ use std::vec::Vec;
 use crate::addr::PAGE_BYTES;
 use crate::mem::SharedWords;
 
+/// What others do at the same time: runs before each access.
+pub(crate) type Meanwhile = Rc<dyn Fn()>;
+
 /// One zeroed frame. Clones are the same frame.
 #[derive(Clone)]
-pub(crate) struct TestFrame(Rc<RefCell<Vec<u8>>>);
+pub(crate) struct TestFrame {
+    bytes: Rc<RefCell<Vec<u8>>>,
+    meanwhile: Option<Meanwhile>,
+}
 
 impl TestFrame {
     pub(crate) fn new() -> Self {
-        Self(Rc::new(RefCell::new(vec![0; PAGE_BYTES])))
+        Self {
+            bytes: Rc::new(RefCell::new(vec![0; PAGE_BYTES])),
+            meanwhile: None,
+        }
+    }
+
+    /// The same frame, seen by one that is not alone with it.
+    pub(crate) fn raced_by(&self, meanwhile: &Meanwhile) -> Self {
+        Self {
+            bytes: self.bytes.clone(),
+            meanwhile: Some(meanwhile.clone()),
+        }
     }
 
     fn update<const N: usize>(
@@ -23,7 +40,10 @@ impl TestFrame {
         change: impl FnOnce([u8; N]) -> [u8; N],
     ) -> [u8; N] {
         assert!(offset.is_multiple_of(N), "unaligned access at {offset}");
-        let mut bytes = self.0.borrow_mut();
+        if let Some(meanwhile) = &self.meanwhile {
+            meanwhile();
+        }
+        let mut bytes = self.bytes.borrow_mut();
         let place = &mut bytes[offset..offset + N];
         let before = <[u8; N]>::try_from(&*place).expect("N bytes");
         place.copy_from_slice(&change(before));

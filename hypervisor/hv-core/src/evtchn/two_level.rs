@@ -4,15 +4,15 @@
 //! The guest clears selector before pending bits, we set them in the opposite order: an event between is never lost.
 //! Source: `public/event_channel.h` and `public/xen.h, struct shared_info`. Its sibling is `fifo.rs`.
 
+use guest_abi::event_channel::EVTCHN_2L_NR_CHANNELS;
+use guest_abi::xen::{SHARED_INFO_EVTCHN_MASK as MASK, SHARED_INFO_EVTCHN_PENDING as PENDING};
+
 use super::{Port, Raised};
 use crate::mem::SharedWords;
 use crate::vcpu::vcpu_info::VcpuInfo;
 
 /// Ports there are.
-pub(super) const PORTS: u32 = 4096;
-
-const PENDING: usize = 2048;
-const MASK: usize = 2560;
+pub(super) const PORTS: u32 = EVTCHN_2L_NR_CHANNELS;
 
 /// Marks `port` pending and tells `info`'s vCPU where to look, unless the port is masked.
 pub(super) fn set_pending<F: SharedWords>(

@@ -4,15 +4,17 @@
 //! straddle two pages, so the bytes are handed out in ordered pieces and the caller writes them where they belong.
 //! Source: `public/vcpu.h, struct vcpu_runstate_info`.
 
+use core::mem::offset_of;
+
+use guest_abi::vcpu::{VcpuRunstateInfo, XEN_RUNSTATE_UPDATE as UPDATE};
+
 use crate::addr::{Gpa, PAGE_BYTES};
 
 /// Bytes of the guest's area.
-pub const RUNSTATE_BYTES: usize = 48;
+pub const RUNSTATE_BYTES: usize = size_of::<VcpuRunstateInfo>();
 
-const ENTRY_TIME: usize = 8;
-const TIMES: usize = 16;
-/// `public/vcpu.h, XEN_RUNSTATE_UPDATE`: the record is being written.
-const UPDATE: u64 = 1 << 63;
+const ENTRY_TIME: usize = offset_of!(VcpuRunstateInfo, state_entry_time);
+const TIMES: usize = offset_of!(VcpuRunstateInfo, time);
 
 /// What a vCPU is doing; the values are the ABI's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,7 +85,7 @@ impl Runstate {
     }
 
     /// Calls `write(gpa, bytes)` for each store that updates the guest's area, in the order to make them in. With
-    /// `has_update_flag` (vm_assist type 5, runstate_update_flag) readers on other CPUs see bit 63 of the entry time
+    /// `has_update_flag` (`public/xen.h, VMASST_TYPE_runstate_update_flag`) readers on other CPUs see bit 63 of the entry time
     /// while the rest changes.
     pub fn write(
         &self,

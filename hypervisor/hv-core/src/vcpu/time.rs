@@ -4,6 +4,13 @@
 //! deadline in guest time becomes the first tick at which the guest's own clock has reached it.
 //! Source: `public/xen.h, struct vcpu_time_info` and `struct shared_info`.
 
+use core::mem::offset_of;
+
+use guest_abi::xen::{
+    self, SHARED_INFO_WC_NSEC, SHARED_INFO_WC_SEC, SHARED_INFO_WC_SEC_HI, SHARED_INFO_WC_VERSION,
+    VcpuTimeInfo,
+};
+
 use crate::mem::SharedWords;
 
 const NS_PER_S: u64 = 1_000_000_000;
@@ -97,12 +104,11 @@ pub struct PvClock {
 }
 
 impl PvClock {
-    const VERSION: usize = 0;
-    const TSC_TIMESTAMP: usize = 8;
-    const SYSTEM_TIME: usize = 16;
-    const MUL: usize = 24;
-    const SHIFT_FLAGS: usize = 28;
-    const TSC_STABLE: u8 = 1;
+    const VERSION: usize = offset_of!(VcpuTimeInfo, version);
+    const TSC_TIMESTAMP: usize = offset_of!(VcpuTimeInfo, tsc_timestamp);
+    const SYSTEM_TIME: usize = offset_of!(VcpuTimeInfo, system_time);
+    const MUL: usize = offset_of!(VcpuTimeInfo, tsc_to_system_mul);
+    const SHIFT_FLAGS: usize = offset_of!(VcpuTimeInfo, tsc_shift);
 
     /// The system time, in ns, at the guest's TSC `guest_tsc`; before the timestamp time stands still.
     #[must_use]
@@ -125,7 +131,7 @@ impl PvClock {
     pub fn write(&self, frame: &impl SharedWords, offset: usize) {
         let [shift] = self.scale.shift.to_le_bytes();
         let flags = if self.is_tsc_stable {
-            Self::TSC_STABLE
+            xen::XEN_PVCLOCK_TSC_STABLE_BIT
         } else {
             0
         };
@@ -149,11 +155,6 @@ pub struct WallClock {
 }
 
 impl WallClock {
-    const VERSION: usize = 3072;
-    const SECONDS: usize = 3076;
-    const NANOSECONDS: usize = 3080;
-    const SECONDS_HIGH: usize = 3084;
-
     /// The wall clock that shows `seconds` and `nanoseconds` at system time `system_time_ns`, or `None` where the
     /// system would have started before 1970 or `nanoseconds` is not below 10^9.
     #[must_use]
@@ -172,10 +173,10 @@ impl WallClock {
     /// Writes it into a shared info frame; its version is odd meanwhile.
     pub fn write(&self, shared_info: &impl SharedWords) {
         let [low, high] = halves(self.seconds);
-        versioned(shared_info, Self::VERSION, || {
-            shared_info.store_u32(Self::SECONDS, low);
-            shared_info.store_u32(Self::NANOSECONDS, self.nanoseconds);
-            shared_info.store_u32(Self::SECONDS_HIGH, high);
+        versioned(shared_info, SHARED_INFO_WC_VERSION, || {
+            shared_info.store_u32(SHARED_INFO_WC_SEC, low);
+            shared_info.store_u32(SHARED_INFO_WC_NSEC, self.nanoseconds);
+            shared_info.store_u32(SHARED_INFO_WC_SEC_HI, high);
         });
     }
 }

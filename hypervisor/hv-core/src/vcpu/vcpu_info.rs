@@ -3,20 +3,24 @@
 //! The first 32 vCPUs start with theirs in the shared info frame; the guest may move each once, to anywhere in its memory
 //! (`VCPUOP_register_vcpu_info`). The owner of the current place is `evtchn::EventChannels`.
 
+use core::mem::offset_of;
+
+use guest_abi::xen;
+
 use super::time::PvClock;
 use crate::addr::PAGE_BYTES;
 use crate::mem::SharedWords;
 
 /// Bytes of a `vcpu_info`.
-pub const VCPU_INFO_BYTES: usize = 64;
+pub const VCPU_INFO_BYTES: usize = size_of::<xen::VcpuInfo>();
 /// vCPUs that have a place in the shared info frame (`public/xen.h, XEN_LEGACY_MAX_VCPUS`).
-pub const LEGACY_VCPUS: u16 = 32;
+pub const LEGACY_VCPUS: usize = xen::XEN_LEGACY_MAX_VCPUS;
 
-const UPCALL_PENDING: usize = 0;
-const UPCALL_MASK: usize = 1;
-const PENDING_SEL: usize = 8;
-const ARCH: usize = 16;
-const TIME: usize = 32;
+const UPCALL_PENDING: usize = xen::VCPU_INFO_UPCALL_PENDING;
+const UPCALL_MASK: usize = offset_of!(xen::VcpuInfo, evtchn_upcall_mask);
+const PENDING_SEL: usize = xen::VCPU_INFO_PENDING_SEL;
+const ARCH: usize = offset_of!(xen::VcpuInfo, cr2);
+const TIME: usize = xen::VCPU_INFO_TIME;
 
 /// Where a vCPU's info is.
 #[derive(Clone, Debug)]
@@ -37,7 +41,7 @@ impl<F: SharedWords> VcpuInfo<F> {
     /// The place in the shared info frame of vCPU `index`, or `None` from [`LEGACY_VCPUS`] on.
     #[must_use]
     pub fn in_shared_info(shared_info: F, index: u16) -> Option<Self> {
-        (index < LEGACY_VCPUS).then(|| Self {
+        (usize::from(index) < LEGACY_VCPUS).then(|| Self {
             frame: shared_info,
             offset: usize::from(index) * VCPU_INFO_BYTES,
         })
