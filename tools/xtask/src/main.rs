@@ -5,10 +5,17 @@
 //! `initramfs`, `iso`. Machines are described and driven by the `harness` crate.
 
 mod bochs_build;
+mod build;
 mod debian;
+mod image;
+mod initramfs;
+mod iso;
+mod jobs;
 mod paths;
+mod run;
 mod setup;
 mod shell;
+mod test;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -32,10 +39,28 @@ enum Verb {
     /// Bochs emulator built from Debian's source with three mends, and the Debian kernels that boot as dom0.
     /// All but the packages goes to ~/.cache/hematite.
     Setup,
+    /// Build the hypervisor (target/hematite/hematite.elf), the guest test kernels and the guests' probe
+    Build(build::Args),
+    /// Make target/hematite/hematite.iso: GRUB, the hypervisor, Debian's kernel, an initramfs with a shell
+    Image(image::Args),
+    /// Set up, build, make the image, boot it, and connect this terminal to dom0's console (Ctrl-] quits)
+    ///
+    /// Ctrl-a three times switches the input to the hypervisor (then h lists its debug keys) and back.
+    /// For scripts: --headless --until TEXT --timeout S ends with 0 when TEXT was seen.
+    Run(run::Args),
+    /// Run everything: host tests, guest test kernels and Linux scenarios; the last line is "N passed, N failed"
+    ///
+    /// Consoles are logged to target/hematite/logs. A scenario that fails prints its last 40 lines; one that goes
+    /// silent is asked for a dump by debug key first.
+    Test(test::Args),
 }
 
 fn main() -> Result<()> {
     match Cli::parse().verb {
         Verb::Setup => setup::run(),
+        Verb::Build(args) => build::run(&args),
+        Verb::Image(args) => image::run(&args).map(|iso| println!("{}", iso.display())),
+        Verb::Run(args) => run::run(&args),
+        Verb::Test(args) => test::run(&args),
     }
 }

@@ -61,8 +61,16 @@ pub(crate) fn run() -> Result<()> {
     debian::ensure_all()
 }
 
+/// Does what [`run`] does; its own name for the verbs that go on to start a machine.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn for_running() -> Result<()> {
+    run().context("this machine cannot be set up")
+}
+
 /// Installs missing Debian packages: as root, else through sudo without a password, else says what to type.
-pub(crate) fn packages() -> Result<()> {
+fn packages() -> Result<()> {
     let missing: Vec<&str> = PACKAGES
         .iter()
         .filter(|p| !p.shown_by.split('|').any(|file| Path::new(file).exists()))

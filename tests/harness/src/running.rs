@@ -1,0 +1,112 @@
+//! A started machine. It ends with its handle: a test that returns early leaves no emulator behind.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::console::Console;
+use crate::machine::{Emulator, Machine};
+use crate::{bochs, qemu};
+
+/// A machine that runs, and its serial line.
+pub struct Running {
+    child: Child,
+    /// The first serial port.
+    pub console: Console,
+}
+
+/// How long an emulator may take to open its serial line.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Running {
+    /// Starts `machine`; its console goes to the file `log`, and to `tap` as it comes.
+    ///
+    /// # Errors
+    /// The emulator cannot be started, or ends before it opens its serial line: the message has what it printed.
+    pub fn start(
+        machine: &Machine,
+        log: &Path,
+        tap: impl FnMut(&[u8]) + Send + 'static,
+    ) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").context("no port for the serial line")?;
+        listener.set_nonblocking(true)?;
+        let port = listener.local_addr()?.port();
+        std::fs::create_dir_all(&machine.work)?;
+        let mut command = match machine.emulator {
+            Emulator::Bochs => bochs::command(machine, port)?,
+            Emulator::QemuKvm | Emulator::QemuTcg => qemu::command(machine, port),
+        };
+        let printed = machine.work.join("emulator.out");
+        let out = File::create(&printed)?;
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            .spawn()
+            .with_context(|| format!("cannot start {}", machine.program.display()))?;
+        match accept(&listener, &mut child) {
+            Ok(stream) => Ok(Self {
+                child,
+                console: Console::start(stream, log, tap)?,
+            }),
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                let said = std::fs::read_to_string(&printed).unwrap_or_default();
+                let lines: Vec<&str> = said.lines().collect();
+                let tail = lines[lines.len().saturating_sub(15)..].join("\n");
+                Err(error.context(format!("{} said:\n{tail}", machine.program.display())))
+            }
+        }
+    }
+
+    /// Says whether the emulator has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some())
+    }
+
+    /// Waits for the emulator to end by itself, at most until `until`; says whether it did.
+    pub fn wait_for_end(&mut self, until: Instant) -> bool {
+        while !self.has_ended() {
+            if Instant::now() >= until {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        true
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn accept(listener: &TcpListener, child: &mut Child) -> Result<TcpStream> {
+    let until = Instant::now() + CONNECT_TIMEOUT;
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                return Ok(stream);
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e).context("the serial line cannot be accepted"),
+        }
+        if let Some(status) = child.try_wait()? {
+            bail!("the emulator ended at once ({status})");
+        }
+        if Instant::now() >= until {
+            bail!("the emulator did not open its serial line");
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,125 @@
+//! Measures clocks and fetches files from inside a Linux guest, for scenarios that a shell is too slow, too coarse or
+//! (the static busybox's wget, which crashes in the C library's name service) not able for.
+//!
+//! The real-time clock is the yardstick: it is a device of its own, so a guest whose time runs wrong cannot agree
+//! with it by being wrong twice. It counts whole seconds only, so measuring begins and ends where the second changes.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The kernel's view of the CMOS clock: reads the device each time.
+const RTC: &str = "/sys/class/rtc/rtc0/time";
+
+/// What clocks may differ by over ten seconds.
+const TOLERANCE: Duration = Duration::from_millis(10);
+
+/// How often the monotonic clock is read.
+const READS: u32 = 1_000_000;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match args.as_slice() {
+        ["sleep"] => sleep_ten(),
+        ["monotonic"] => monotonic(),
+        ["rtc"] => against_rtc(),
+        ["fetch", server, file] => fetch(server, file),
+        _ => Err("usage: probe sleep|monotonic|rtc|fetch ADDRESS:PORT FILE".to_owned()),
+    };
+    match result {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(text) => {
+            println!("{text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Sleeps ten seconds and compares them with the monotonic clock.
+fn sleep_ten() -> Result<String, String> {
+    let asked = Duration::from_secs(10);
+    let begun = Instant::now();
+    thread::sleep(asked);
+    within("ten seconds of sleep", begun.elapsed(), asked)
+}
+
+/// Compares ten seconds of the real-time clock with the monotonic clock.
+fn against_rtc() -> Result<String, String> {
+    let begun = next_second()?;
+    let mut ended = begun;
+    for _ in 0..10 {
+        // Most of each second is slept through; only its end is watched.
+        thread::sleep(Duration::from_millis(900));
+        ended = next_second()?;
+        eprintln!("{:?} {}", ended.duration_since(begun), fs::read_to_string(RTC).unwrap_or_default().trim());
+    }
+    within(
+        "ten seconds of the RTC",
+        ended.duration_since(begun),
+        Duration::from_secs(10),
+    )
+}
+
+/// Waits for the RTC's second to change and says when it did.
+fn next_second() -> Result<Instant, String> {
+    let read = || fs::read_to_string(RTC).map_err(|e| format!("{RTC}: {e}"));
+    let first = read()?;
+    let patience = Instant::now();
+    while read()? == first {
+        if patience.elapsed() > Duration::from_secs(5) {
+            return Err("the RTC stands still".to_owned());
+        }
+    }
+    Ok(Instant::now())
+}
+
+fn within(what: &str, measured: Duration, expected: Duration) -> Result<String, String> {
+    let text = format!("{what} took {:.6} s", measured.as_secs_f64());
+    if measured.abs_diff(expected) <= TOLERANCE {
+        Ok(text)
+    } else {
+        Err(text)
+    }
+}
+
+/// Reads the monotonic clock a million times; each reading must be at or after the one before.
+fn monotonic() -> Result<String, String> {
+    let begun = Instant::now();
+    let mut last = begun;
+    for i in 0..READS {
+        let now = Instant::now();
+        if now.checked_duration_since(last).is_none() {
+            return Err(format!(
+                "reading {i} went back by {} ns",
+                last.duration_since(now).as_nanos()
+            ));
+        }
+        last = now;
+    }
+    let each = begun.elapsed().as_nanos() / u128::from(READS);
+    Ok(format!("{READS} readings never went back, {each} ns each"))
+}
+
+/// Fetches what an HTTP server has into `file`.
+fn fetch(server: &str, file: &str) -> Result<String, String> {
+    let io = |e: std::io::Error| format!("{server}: {e}");
+    let mut stream = TcpStream::connect(server).map_err(io)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60))).map_err(io)?;
+    write!(stream, "GET /file HTTP/1.0\r\n\r\n").map_err(io)?;
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    // The headers end in an empty line.
+    while reader.read_line(&mut line).map_err(io)? > 2 {
+        line.clear();
+    }
+    let mut out = fs::File::create(file).map_err(io)?;
+    let size = std::io::copy(&mut reader, &mut out).map_err(io)?;
+    Ok(format!("{size} bytes"))
+}

@@ -1,0 +1,277 @@
+//! From a scenario to a machine that can be started: its CD, its disk, its time limits.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use harness::scenario::{DomZero, Goal, Job, Platform, Scenario};
+use harness::server::ServedFile;
+use harness::{Emulator, Machine, Network};
+
+use crate::debian::Kernel;
+use crate::image::{self, join};
+use crate::iso::{self, Entry, Firmware, Module};
+use crate::{bochs_build, initramfs, paths, shell};
+
+/// How long a machine may print nothing before it counts as hung. Hashing 64 MiB is the longest quiet work.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// Where Debian keeps UEFI firmware.
+const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
+
+/// Tests stop where they fail: a hypervisor that reboots for ever would fill the log.
+const TEST_OPTIONS: &str = "noreboot";
+
+/// What scenarios are made of.
+pub(crate) struct Artefacts {
+    is_bare: bool,
+    probe: PathBuf,
+    served: ServedFile,
+    bochs: PathBuf,
+    bochs_is_mended: bool,
+    /// Initramfs images made so far, a kernel each.
+    initramfs: Mutex<Vec<(Kernel, PathBuf)>>,
+}
+
+impl Artefacts {
+    /// Collects them.
+    ///
+    /// # Errors
+    /// There is no emulator.
+    pub(crate) fn new(is_bare: bool, probe: PathBuf, served: ServedFile) -> Result<Self> {
+        let (bochs, bochs_is_mended) = bochs_build::find()?;
+        Ok(Self {
+            is_bare,
+            probe,
+            served,
+            bochs,
+            bochs_is_mended,
+            initramfs: Mutex::new(Vec::new()),
+        })
+    }
+
+    fn initramfs(&self, kernel: Kernel) -> Result<PathBuf> {
+        let mut made = self
+            .initramfs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, path)) = made.iter().find(|(k, _)| *k == kernel) {
+            return Ok(path.clone());
+        }
+        let path = initramfs::build(kernel, &self.probe)?;
+        made.push((kernel, path.clone()));
+        Ok(path)
+    }
+}
+
+/// Returns the runs of a scenario: name and CPU model each.
+pub(crate) fn names(scenario: &Scenario) -> Vec<(String, String)> {
+    let models = scenario.models();
+    let is_one = models.len() == 1;
+    let name = |model: &String| {
+        if is_one {
+            scenario.name.clone()
+        } else {
+            format!("{}@{model}", scenario.name)
+        }
+    };
+    models
+        .iter()
+        .map(|model| (name(model), model.clone()))
+        .collect()
+}
+
+/// Makes the CD and the disk of one run of `scenario`.
+///
+/// # Errors
+/// A kernel is missing, or a tool failed.
+pub(crate) fn prepare(
+    scenario: &Scenario,
+    name: &str,
+    cpu: &str,
+    artefacts: &Artefacts,
+) -> Result<Job> {
+    let dir = paths::out().join("machines");
+    let work = dir.join(name);
+    if work.exists() {
+        fs::remove_dir_all(&work)?;
+    }
+    fs::create_dir_all(&work)?;
+    let cd = dir.join(format!("{name}.iso"));
+    let firmware = match scenario.platform {
+        Platform::QemuUefi => Firmware::BiosAndUefi,
+        Platform::Bochs | Platform::Qemu => Firmware::Bios,
+    };
+    iso::make(&cd, &entry(scenario, artefacts, &work)?, firmware)?;
+    let disk = if scenario.disk {
+        Some(ext4(&work)?)
+    } else {
+        None
+    };
+    let (emulator, program) = match scenario.platform {
+        Platform::Bochs => (Emulator::Bochs, artefacts.bochs.clone()),
+        Platform::Qemu | Platform::QemuUefi => {
+            (Emulator::QemuTcg, PathBuf::from("qemu-system-x86_64"))
+        }
+    };
+    let machine = Machine {
+        emulator,
+        program,
+        cpu: cpu.to_owned(),
+        cpus: 1,
+        memory_mib: scenario.memory,
+        iso: cd,
+        disk,
+        network: if scenario.network {
+            Network::User
+        } else {
+            Network::None
+        },
+        uefi: (scenario.platform == Platform::QemuUefi).then(|| PathBuf::from(OVMF)),
+        work,
+    };
+    // Debian's Bochs carries the debugger.
+    let slowness = if artefacts.bochs_is_mended { 1 } else { 4 };
+    Ok(Job {
+        name: name.to_owned(),
+        machine,
+        goal: goal(scenario),
+        timeout: Duration::from_secs(scenario.timeout_s) * slowness,
+        silence: SILENCE * slowness,
+        exits_per_second_below: scenario
+            .exits_per_second_below
+            .filter(|_| !artefacts.is_bare),
+        log: paths::logs().join(format!("{name}.log")),
+    })
+}
+
+fn goal(scenario: &Scenario) -> Goal {
+    if scenario.image.is_some() {
+        Goal::Kernel
+    } else if !scenario.session.is_empty() {
+        Goal::Session(scenario.session.clone())
+    } else if !scenario.expect.is_empty() {
+        Goal::Line(scenario.expect.clone())
+    } else {
+        Goal::Scripts(scenario.scripts.clone())
+    }
+}
+
+fn entry(scenario: &Scenario, artefacts: &Artefacts, work: &Path) -> Result<Entry> {
+    let mut command_line = command_line(scenario, artefacts);
+    if artefacts.is_bare {
+        let kernel = debian_kernel(scenario.kernel).unwrap_or(Kernel::Generic);
+        return Ok(Entry::Linux {
+            kernel: kernel.vmlinuz()?,
+            initrd: artefacts.initramfs(kernel)?,
+            command_line: command_line.replace("console=hvc0", "console=ttyS0,115200")
+                + " hematite.bare",
+        });
+    }
+    let mut options = join(image::OPTIONS, TEST_OPTIONS);
+    if !artefacts.bochs_is_mended {
+        options = join(&options, "apicv=off");
+    }
+    options = join(&options, &scenario.options);
+    let mut modules = Vec::new();
+    if let Some(file) = kernel_file(scenario, work)? {
+        while command_line.len() + 4 < scenario.pad_command_line_to {
+            command_line += " pad";
+        }
+        modules.push(Module { file, command_line });
+    }
+    if let (Some(kernel), None) = (debian_kernel(scenario.kernel), &scenario.image) {
+        modules.push(Module {
+            file: artefacts.initramfs(kernel)?,
+            command_line: String::new(),
+        });
+    }
+    Ok(Entry::Hypervisor {
+        image: paths::hypervisor(),
+        options,
+        modules,
+    })
+}
+
+fn command_line(scenario: &Scenario, artefacts: &Artefacts) -> String {
+    if scenario.image.is_some() {
+        return scenario.append.clone();
+    }
+    let mut line = join(image::DOM0_COMMAND_LINE, &scenario.append);
+    if !scenario.scripts.is_empty() {
+        line = join(
+            &line,
+            &format!("hematite.test={}", scenario.scripts.join(",")),
+        );
+    }
+    if scenario.network {
+        let ServedFile { port, sha256 } = &artefacts.served;
+        line = join(
+            &line,
+            &format!("hematite.port={port} hematite.sha256={sha256}"),
+        );
+    }
+    line
+}
+
+fn debian_kernel(kernel: DomZero) -> Option<Kernel> {
+    match kernel {
+        DomZero::Generic => Some(Kernel::Generic),
+        DomZero::Cloud => Some(Kernel::Cloud),
+        DomZero::Backports => Some(Kernel::Backports),
+        DomZero::Missing
+        | DomZero::Truncated
+        | DomZero::Corrupt
+        | DomZero::NotAKernel
+        | DomZero::NoPvhNote => None,
+    }
+}
+
+/// Returns the file that boots in dom0's place; a damaged one is made in `work`.
+fn kernel_file(scenario: &Scenario, work: &Path) -> Result<Option<PathBuf>> {
+    if let Some(image) = &scenario.image {
+        return Ok(Some(paths::kernels().join(image).with_extension("elf")));
+    }
+    let damaged = work.join("kernel");
+    let generic = || fs::read(Kernel::Generic.vmlinuz()?).context("the kernel cannot be read");
+    match scenario.kernel {
+        DomZero::Generic => return Ok(Some(Kernel::Generic.vmlinuz()?)),
+        DomZero::Cloud => return Ok(Some(Kernel::Cloud.vmlinuz()?)),
+        DomZero::Backports => return Ok(Some(Kernel::Backports.vmlinuz()?)),
+        DomZero::Missing => return Ok(None),
+        DomZero::NoPvhNote => return Ok(Some(PathBuf::from("/bin/busybox"))),
+        DomZero::NotAKernel => fs::write(&damaged, "This is no kernel.\n".repeat(1000))?,
+        DomZero::Truncated => {
+            let mut bytes = generic()?;
+            bytes.truncate(1 << 20);
+            fs::write(&damaged, bytes)?;
+        }
+        DomZero::Corrupt => {
+            let mut bytes = generic()?;
+            let middle = bytes.len() / 2;
+            for byte in bytes.iter_mut().skip(middle).take(4096) {
+                *byte = !*byte;
+            }
+            fs::write(&damaged, bytes)?;
+        }
+    }
+    Ok(Some(damaged))
+}
+
+/// Makes an empty ext4 file system for the 64 MiB test, with room for its journal.
+fn ext4(work: &Path) -> Result<PathBuf> {
+    let disk = work.join("disk.img");
+    fs::File::create(&disk)?.set_len(160 << 20)?;
+    // Without lazy initialisation, which would go on in the guest's background.
+    let options = "lazy_itable_init=0,lazy_journal_init=0";
+    shell::output(
+        Command::new("/sbin/mkfs.ext4")
+            .args(["-q", "-F", "-E", options])
+            .arg(&disk),
+    )?;
+    Ok(disk)
+}

@@ -1,0 +1,239 @@
+//! `cargo xtask run`: everything from a fresh clone to dom0's shell on the user's terminal.
+
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use harness::console::FOREVER;
+use harness::machine::DEFAULT_BOCHS_CPU;
+use harness::{Emulator, Machine, Network, Running, Seen, qemu};
+
+use crate::{bochs_build, image, paths, setup};
+
+/// The emulators a user may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Choice {
+    /// QEMU with KVM and nested VMX
+    Qemu,
+    /// Bochs, which has VT-x on any host
+    Bochs,
+}
+
+/// The machine, and how it is watched.
+#[derive(clap::Args, Clone, Debug)]
+#[group(skip)]
+pub(crate) struct Args {
+    /// Which emulator; without it QEMU where /dev/kvm offers nested VMX, else Bochs
+    #[arg(long, value_enum)]
+    pub(crate) emulator: Option<Choice>,
+    /// CPU model: one of Bochs' list (bochs --help cpu), or QEMU's -cpu
+    #[arg(long)]
+    pub(crate) cpu: Option<String>,
+    /// Number of CPUs
+    #[arg(long, default_value_t = 1)]
+    pub(crate) smp: u32,
+    /// RAM in MiB
+    #[arg(long, default_value_t = 2048)]
+    pub(crate) memory: u32,
+    /// Raw disk image for the IDE disk
+    #[arg(long)]
+    pub(crate) disk: Option<PathBuf>,
+    /// Do not connect keyboard and screen; for scripts, with --until
+    #[arg(long)]
+    pub(crate) headless: bool,
+    /// End successfully as soon as the console has this text
+    #[arg(long)]
+    pub(crate) until: Option<String>,
+    /// End with an error after this many seconds
+    #[arg(long)]
+    pub(crate) timeout: Option<u64>,
+    #[command(flatten)]
+    pub(crate) image: image::Args,
+}
+
+/// Ctrl-]: leaves the console and ends the machine.
+const QUIT: u8 = 0x1d;
+
+/// Sets up, builds, boots, and bridges the terminal until the user quits, the text is seen, or the machine ends.
+///
+/// # Errors
+/// Something before the boot failed; or `--until`'s text was not seen.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    setup::for_running()?;
+    let (emulator, program, is_mended) = choose(args.emulator)?;
+    let mut image = args.image.clone();
+    if !is_mended {
+        // The unmended Bochs gets posted interrupts wrong.
+        image.append = image::join("apicv=off", &image.append);
+    }
+    let iso = image::run(&image)?;
+    let machine = machine(args, emulator, program, iso);
+    std::fs::create_dir_all(paths::logs())?;
+    let log = paths::logs().join("run.log");
+    eprintln!("  starting {} ({})", emulator_name(emulator), machine.cpu);
+    if args.headless {
+        watch(args, &machine, &log)
+    } else {
+        interact(args, &machine, &log)
+    }
+}
+
+/// Picks the emulator: which, its program, and whether it may be trusted with APIC virtualisation.
+fn choose(choice: Option<Choice>) -> Result<(Emulator, PathBuf, bool)> {
+    let nested = qemu::has_nested_vmx();
+    match choice {
+        Some(Choice::Qemu) if !nested => {
+            bail!("/dev/kvm of this host offers no nested VMX; leave out --emulator to use Bochs")
+        }
+        Some(Choice::Bochs) => {}
+        Some(Choice::Qemu) | None if nested => {
+            return Ok((Emulator::QemuKvm, PathBuf::from("qemu-system-x86_64"), true));
+        }
+        _ => {}
+    }
+    let (program, is_mended) = bochs_build::find()?;
+    Ok((Emulator::Bochs, program, is_mended))
+}
+
+fn emulator_name(emulator: Emulator) -> &'static str {
+    match emulator {
+        Emulator::Bochs => "Bochs",
+        Emulator::QemuKvm | Emulator::QemuTcg => "QEMU",
+    }
+}
+
+fn machine(args: &Args, emulator: Emulator, program: PathBuf, iso: PathBuf) -> Machine {
+    let default_cpu = match emulator {
+        Emulator::Bochs => DEFAULT_BOCHS_CPU,
+        Emulator::QemuKvm | Emulator::QemuTcg => "host,+vmx",
+    };
+    Machine {
+        emulator,
+        program,
+        cpu: args.cpu.clone().unwrap_or_else(|| default_cpu.to_owned()),
+        cpus: args.smp,
+        memory_mib: args.memory,
+        iso,
+        disk: args.disk.clone(),
+        network: Network::User,
+        uefi: None,
+        work: paths::out().join("run"),
+    }
+}
+
+/// Waits for `--until` (or the machine's end), printing the console as it comes.
+fn watch(args: &Args, machine: &Machine, log: &Path) -> Result<()> {
+    let mut running = Running::start(machine, log, show)?;
+    let until = deadline(args);
+    // A text that cannot come: without --until the machine's end is what is waited for.
+    let text = args.until.as_deref().unwrap_or("\u{0}\u{0}");
+    match running.console.wait_for(&[text], until, FOREVER) {
+        Seen::Found(_) => Ok(()),
+        Seen::Closed if args.until.is_none() => Ok(()),
+        Seen::Closed => bail!("the machine ended before {text:?} was seen"),
+        Seen::TimedOut | Seen::Silent => bail!("the time was over before {}", waited_for(args)),
+    }
+}
+
+fn waited_for(args: &Args) -> String {
+    match &args.until {
+        Some(text) => format!("{text:?} was seen"),
+        None => "the machine ended".to_owned(),
+    }
+}
+
+fn deadline(args: &Args) -> Instant {
+    Instant::now() + args.timeout.map_or(FOREVER, Duration::from_secs)
+}
+
+fn show(bytes: &[u8]) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(bytes);
+    let _ = out.flush();
+}
+
+/// Connects the user's terminal to the console.
+fn interact(args: &Args, machine: &Machine, log: &Path) -> Result<()> {
+    if std::io::stdin().is_terminal() {
+        eprintln!(
+            "  Ctrl-] quits; Ctrl-a three times switches the input to the hypervisor and back\r"
+        );
+    }
+    let mut running = Running::start(machine, log, show)?;
+    let raw = RawTerminal::enter()?;
+    let quit = Arc::new(AtomicBool::new(false));
+    let mut writer = running.console.writer()?;
+    let theirs = Arc::clone(&quit);
+    thread::spawn(move || {
+        let mut keys = [0; 256];
+        while let Ok(n @ 1..) = std::io::stdin().lock().read(&mut keys) {
+            let typed = &keys[..n];
+            let (send, is_quit) = match typed.iter().position(|&key| key == QUIT) {
+                Some(at) => (&typed[..at], true),
+                None => (typed, false),
+            };
+            if writer.write_all(send).is_err() {
+                return;
+            }
+            if is_quit {
+                theirs.store(true, Ordering::Relaxed);
+                return;
+            }
+        }
+    });
+    let result = until_end(args, &mut running, &quit);
+    drop(raw);
+    eprintln!();
+    result
+}
+
+fn until_end(args: &Args, running: &mut Running, quit: &AtomicBool) -> Result<()> {
+    let until = deadline(args);
+    let text = args.until.as_deref().unwrap_or("\u{0}\u{0}");
+    loop {
+        // Short waits, so that the key that quits is seen soon.
+        let slice = Instant::now() + Duration::from_millis(50);
+        match running.console.wait_for(&[text], slice.min(until), FOREVER) {
+            Seen::Found(_) => return Ok(()),
+            Seen::Closed if args.until.is_some() => {
+                bail!("the machine ended before {}", waited_for(args))
+            }
+            Seen::Closed => return Ok(()),
+            Seen::TimedOut | Seen::Silent => {}
+        }
+        if quit.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            bail!("the time was over before {}", waited_for(args));
+        }
+    }
+}
+
+/// The user's terminal in raw mode, until dropped. Does nothing where the input is no terminal.
+struct RawTerminal {
+    is_raw: bool,
+}
+
+impl RawTerminal {
+    fn enter() -> Result<Self> {
+        let is_raw = std::io::stdin().is_terminal();
+        if is_raw {
+            crossterm::terminal::enable_raw_mode()
+                .context("the terminal cannot be put into raw mode")?;
+        }
+        Ok(Self { is_raw })
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        if self.is_raw {
+            let _ = crossterm::terminal::disable_raw_mode();
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! `cargo xtask test`: host tests, guest test kernels, Linux scenarios; ends in one line `N passed, N failed`.
+//!
+//! A machine's tests are over with its verdicts, so its emulator is ended then; two run at a time, because each uses
+//! one CPU. The console of each is kept in `target/hematite/logs`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+use harness::scenario::{self, Job, Outcome, Platform, Scenario};
+use harness::verdict::TestResult;
+use harness::{parallel, server};
+
+use crate::jobs::{self, Artefacts};
+use crate::{build, paths, setup};
+
+/// Which tests, and how.
+#[derive(clap::Args, Clone, Debug)]
+#[group(skip)]
+pub(crate) struct Args {
+    /// Only tests whose name contains this
+    #[arg(long)]
+    pub(crate) filter: Option<String>,
+    /// Print the names of the machine tests and what each shows, and run nothing
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Only the tests that need no emulated machine
+    #[arg(long)]
+    pub(crate) host_only: bool,
+    /// Only the tests on emulated machines
+    #[arg(long, conflicts_with = "host_only")]
+    pub(crate) guest_only: bool,
+    /// Machines at a time
+    #[arg(long, default_value_t = 2)]
+    pub(crate) machines: usize,
+    /// Multiplies every time limit, for a loaded or slow host
+    #[arg(long, default_value_t = 1)]
+    pub(crate) patience: u32,
+    /// Run the Linux scenarios without the hypervisor, to check the scripts themselves
+    #[arg(long, hide = true)]
+    pub(crate) bare: bool,
+    #[command(flatten)]
+    pub(crate) build: build::Args,
+}
+
+/// How many of what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Count {
+    passed: usize,
+    failed: usize,
+}
+
+impl Count {
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+/// Runs what `args` asks for.
+///
+/// # Errors
+/// A test failed, or one could not be run.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let scenarios = scenarios()?;
+    if args.list {
+        list(&scenarios);
+        return Ok(());
+    }
+    setup::for_running()?;
+    let mut count = Count::default();
+    if !args.guest_only && !args.bare {
+        count.add(host_tests(args.filter.as_deref())?);
+    }
+    if !args.host_only {
+        count.add(machine_tests(args, scenarios)?);
+    }
+    println!("{} passed, {} failed", count.passed, count.failed);
+    if count.failed > 0 {
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+/// Reads the scenarios, and adds one for each test kernel that has none of its own.
+fn scenarios() -> Result<Vec<Scenario>> {
+    let path = paths::root().join("tests/scenarios/scenarios.toml");
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut scenarios = scenario::parse(&text)?;
+    let described: BTreeSet<String> = scenarios.iter().filter_map(|s| s.image.clone()).collect();
+    for name in kernel_names()? {
+        if !described.contains(&name) {
+            scenarios.push(Scenario::of_kernel(&name));
+        }
+    }
+    Ok(scenarios)
+}
+
+/// Asks cargo for the test kernels' names.
+fn kernel_names() -> Result<Vec<String>> {
+    let mut command = Command::new(paths::cargo());
+    command
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .current_dir(paths::root());
+    let metadata: serde_json::Value = serde_json::from_str(&crate::shell::output(&mut command)?)?;
+    let mut names = Vec::new();
+    let packages = metadata["packages"]
+        .as_array()
+        .context("cargo metadata has packages")?;
+    for package in packages.iter().filter(|p| p["name"] == "kernels") {
+        for target in package["targets"].as_array().into_iter().flatten() {
+            let is_bin = target["kind"]
+                .as_array()
+                .is_some_and(|kinds| kinds.iter().any(|k| k == "bin"));
+            if let (true, Some(name)) = (is_bin, target["name"].as_str()) {
+                names.push(name.to_owned());
+            }
+        }
+    }
+    Ok(names)
+}
+
+fn list(scenarios: &[Scenario]) {
+    println!(
+        "{:42} cargo test of the crates that run on the host",
+        "host"
+    );
+    for scenario in scenarios {
+        for (name, _) in jobs::names(scenario) {
+            println!("{name:42} {}", scenario.about);
+        }
+    }
+}
+
+/// Runs cargo's tests and counts them from its output, which is passed on.
+fn host_tests(filter: Option<&str>) -> Result<Count> {
+    println!("host tests");
+    let mut child = Command::new(paths::cargo())
+        .args(["test", "--no-fail-fast"])
+        .args(filter)
+        .current_dir(paths::root())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start cargo")?;
+    let stdout = child.stdout.take().context("cargo's output is a pipe")?;
+    let mut count = Count::default();
+    for line in BufReader::new(stdout).lines() {
+        let line = line?;
+        if let Some(more) = test_result(&line) {
+            count.add(more);
+        }
+        // The names of what passed are noise here; `cargo test` has them.
+        if !line.ends_with("... ok") && !line.is_empty() {
+            println!("{line}");
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() && count.failed == 0 {
+        // It did not compile, or a test program died before its summary.
+        count.failed += 1;
+    }
+    Ok(count)
+}
+
+/// Reads `test result: ok. 3 passed; 0 failed; …`.
+fn test_result(line: &str) -> Option<Count> {
+    let rest = line.strip_prefix("test result: ")?;
+    let number = |word: &str| {
+        let (before, _) = rest.split_once(word)?;
+        before.trim_end().rsplit(' ').next()?.parse().ok()
+    };
+    Some(Count {
+        passed: number(" passed")?,
+        failed: number(" failed")?,
+    })
+}
+
+/// Builds what the wanted scenarios need and runs them.
+fn machine_tests(args: &Args, scenarios: Vec<Scenario>) -> Result<Count> {
+    let mut wanted: Vec<(String, String, Scenario)> = Vec::new();
+    for scenario in scenarios {
+        if args.bare && !can_be_bare(&scenario) {
+            continue;
+        }
+        for (name, cpu) in jobs::names(&scenario) {
+            if args
+                .filter
+                .as_ref()
+                .is_none_or(|filter| name.contains(filter.as_str()))
+            {
+                wanted.push((name, cpu, scenario.clone()));
+            }
+        }
+    }
+    if wanted.is_empty() {
+        return Ok(Count::default());
+    }
+    println!(
+        "machine tests: {} machines, {} at a time",
+        wanted.len(),
+        args.machines
+    );
+    fs::create_dir_all(paths::logs())?;
+    let artefacts = artefacts(args, &wanted)?;
+    let mut jobs = Vec::new();
+    for (name, cpu, scenario) in &wanted {
+        let job = jobs::prepare(scenario, name, cpu, &artefacts)
+            .with_context(|| format!("scenario {name} cannot be prepared"))?;
+        jobs.push(Job {
+            timeout: job.timeout * args.patience,
+            silence: job.silence * args.patience,
+            ..job
+        });
+    }
+    let mut count = Count::default();
+    parallel::run(
+        jobs,
+        args.machines,
+        |job| run_and_tidy(&job),
+        |outcome| count.add(report(&outcome)),
+    );
+    Ok(count)
+}
+
+/// Says whether a scenario means something without the hypervisor.
+fn can_be_bare(scenario: &Scenario) -> bool {
+    !scenario.scripts.is_empty() && scenario.platform == Platform::Bochs
+}
+
+fn artefacts(args: &Args, wanted: &[(String, String, Scenario)]) -> Result<Artefacts> {
+    let any = |test: fn(&Scenario) -> bool| wanted.iter().any(|(_, _, s)| test(s));
+    if !args.bare {
+        build::hypervisor(&args.build)?;
+    }
+    if any(|s| s.image.is_some()) {
+        build::kernels(&args.build)?;
+    }
+    let served = server::serve(1 << 20)?;
+    Artefacts::new(args.bare, build::probe()?, served)
+}
+
+/// Runs a job; the files only it needed go when it passed.
+fn run_and_tidy(job: &Job) -> Outcome {
+    let outcome = scenario::run(job);
+    if outcome.is_good() {
+        remove(&job.machine.iso);
+        let _ = fs::remove_dir_all(&job.machine.work);
+    }
+    outcome
+}
+
+fn remove(file: &PathBuf) {
+    let _ = fs::remove_file(file);
+}
+
+/// Prints how a machine's tests ended and counts them; what was skipped counts as neither.
+fn report(outcome: &Outcome) -> Count {
+    let mut count = Count::default();
+    for verdict in &outcome.verdicts {
+        let word = match verdict.result {
+            TestResult::Success => {
+                count.passed += 1;
+                "pass"
+            }
+            TestResult::Skip => "skip",
+            TestResult::Error => {
+                count.failed += 1;
+                "ERROR"
+            }
+            TestResult::Failure => {
+                count.failed += 1;
+                "FAIL"
+            }
+        };
+        let name = if verdict.name == outcome.name {
+            outcome.name.clone()
+        } else {
+            format!("{} {}", outcome.name, verdict.name)
+        };
+        println!("{word:5} {name}: {}", verdict.text);
+    }
+    println!(
+        "      {} took {:.1} s",
+        outcome.name,
+        outcome.took.as_secs_f32()
+    );
+    if !outcome.is_good() {
+        println!("      the last lines of its console:");
+        for line in outcome.tail.lines() {
+            println!("      | {line}");
+        }
+        println!("      all of it: {}", outcome.log.display());
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_read_from_cargos_summary() {
+        let line = "test result: FAILED. 12 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s";
+        assert_eq!(
+            test_result(line),
+            Some(Count {
+                passed: 12,
+                failed: 1
+            })
+        );
+        assert_eq!(test_result("test a::b ... ok"), None);
+    }
+}
