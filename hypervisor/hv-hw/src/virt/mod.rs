@@ -11,6 +11,7 @@ use core::fmt;
 
 use bitflags::bitflags;
 use hv_core::addr::{Gpa, Gva, Mfn};
+pub use hv_core::vcpu::event::{Event, SoftwareEvent};
 
 use crate::percpu::IrqsOff;
 
@@ -211,55 +212,6 @@ pub const SEGMENT_LDTR: usize = 6;
 pub const SEGMENT_TR: usize = 7;
 /// [`Segment::access`]: the register holds no segment.
 pub const SEGMENT_UNUSABLE: u32 = 1 << 16;
-
-/// An event for the guest.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// An external interrupt; [`VcpuHw::interrupts_open`] must hold.
-    Interrupt(u8),
-    /// A non-maskable interrupt; [`VcpuHw::nmi_open`] must hold.
-    Nmi,
-    /// A fault or trap of the hardware.
-    Exception {
-        /// Vector, 0 to 31.
-        vector: u8,
-        /// Error code, for the vectors that have one.
-        error: Option<u32>,
-    },
-    /// INT n, INT3, INTO or INT1, interrupted in its delivery.
-    Software {
-        /// Vector.
-        vector: u8,
-        /// Which of the instructions.
-        kind: SoftwareEvent,
-        /// Length of the instruction in bytes, 0 to 15.
-        length: u8,
-    },
-}
-
-impl Event {
-    /// #UD.
-    pub const UNDEFINED: Self = Self::Exception {
-        vector: 6,
-        error: None,
-    };
-    /// #GP(0).
-    pub const PROTECTION: Self = Self::Exception {
-        vector: 13,
-        error: Some(0),
-    };
-}
-
-/// The instructions that raise events of their own.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SoftwareEvent {
-    /// INT n.
-    Interrupt,
-    /// INT3 or INTO.
-    Exception,
-    /// INT1.
-    Privileged,
-}
 
 /// What [`VcpuHw::want_window`] waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

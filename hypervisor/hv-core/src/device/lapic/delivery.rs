@@ -52,7 +52,11 @@ impl<F: SharedWords> Lapic<F> {
         if self.raised == 0 && !posted.is_waiting() {
             return Synced::default();
         }
-        self.take_posted(posted)
+        self.collect(posted);
+        Synced {
+            highest: core::mem::take(&mut self.raised),
+            eoi_exits_changed: core::mem::take(&mut self.eoi_exits_changed),
+        }
     }
 
     /// Accepts an interrupt for this vCPU, on its own thread of control. Vectors below 16 are refused and noted as errors.
@@ -70,11 +74,20 @@ impl<F: SharedWords> Lapic<F> {
         }
     }
 
-    /// The vector to inject now, were the guest's IF set; `None` where nothing pending beats the processor priority.
-    /// Only with [`Delivery::BySoftware`].
+    /// As [`sync`](Self::sync), but leaves what it would tell for the next call: decides whether a halted vCPU wakes, by the
+    /// vector that it would take with IF set.
+    pub fn wakes_for<G: SharedWords>(&mut self, posted: &PostedInterrupts<G>) -> Option<u8> {
+        if posted.is_waiting() {
+            self.collect(posted);
+        }
+        self.deliverable()
+    }
+
+    /// The vector to take now, were the guest's IF set; `None` where nothing pending beats the processor priority. With
+    /// [`Delivery::BySoftware`] it is the one to inject.
     #[inline]
     pub fn deliverable(&mut self) -> Option<u8> {
-        if self.irr_words == 0 {
+        if self.words(self.irr_words) == 0 {
             return None;
         }
         let vector = self.highest_pending()?;
@@ -88,6 +101,19 @@ impl<F: SharedWords> Lapic<F> {
         self.page.fetch_and_u32(Reg::Irr(word).offset(), !bit);
         self.page.fetch_or_u32(Reg::Isr(word).offset(), bit);
         self.isr_words |= 1 << word;
+    }
+
+    /// Makes `vector` requested again instead of in service, because its delivery was interrupted and something else comes
+    /// first ([`Again::InjectAndKeep`](crate::vcpu::event::Again)). Does nothing where it is not in service, as with a
+    /// vector that went past the APIC. With [`Delivery::ByCpu`], [`guest_interrupt_status`](Self::guest_interrupt_status)
+    /// is to be set after.
+    pub fn take_back(&mut self, vector: u8) {
+        let (word, bit) = position(vector);
+        let before = self.page.fetch_and_u32(Reg::Isr(word).offset(), !bit);
+        if before & bit != 0 {
+            self.page.fetch_or_u32(Reg::Irr(word).offset(), bit);
+            self.irr_words |= 1 << word;
+        }
     }
 
     /// Ends the highest interrupt in service, as a write of the EOI register does; `None` where none is.
@@ -144,14 +170,6 @@ impl<F: SharedWords> Lapic<F> {
         u16::from_le_bytes([rvi, svi])
     }
 
-    /// The vector that the CPU would deliver now with guest interrupt status `status`, were the guest's IF set: whether a
-    /// halted vCPU wakes. Only with [`Delivery::ByCpu`].
-    pub fn deliverable_by_cpu(&self, status: u16) -> Option<u8> {
-        let [rvi, svi] = status.to_le_bytes();
-        let busy = self.cr8().max(svi >> 4);
-        (rvi >> 4 > busy).then_some(rvi)
-    }
-
     /// The EOI-exit bitmaps: the vectors last accepted as level-triggered.
     pub fn eoi_exit_bitmap(&self) -> [u64; 4] {
         core::array::from_fn(|i| {
@@ -168,8 +186,7 @@ impl<F: SharedWords> Lapic<F> {
         self.accept_word(word, bit, Trigger::Edge);
     }
 
-    #[cold]
-    fn take_posted<G: SharedWords>(&mut self, posted: &PostedInterrupts<G>) -> Synced {
+    fn collect<G: SharedWords>(&mut self, posted: &PostedInterrupts<G>) {
         let taken = posted.take();
         for word in 0..8 {
             let edge = half(&taken.edge, word);
@@ -180,10 +197,6 @@ impl<F: SharedWords> Lapic<F> {
             if level != 0 {
                 self.accept_word(word, level, Trigger::Level);
             }
-        }
-        Synced {
-            highest: core::mem::take(&mut self.raised),
-            eoi_exits_changed: core::mem::take(&mut self.eoi_exits_changed),
         }
     }
 
