@@ -5,10 +5,12 @@
 //! Inserting never replaces: what is mapped is removed first, flushed, and its frame's use put
 //! ([`crate::frame::FrameTable::put_mapped`]). Next: [`crate::paging`] for the table, [`crate::frame`] for the uses.
 
+mod cache;
 mod kind;
 #[cfg(test)]
 mod tests;
 
+pub use cache::P2mCache;
 pub use kind::P2mKind;
 
 use core::ops::ControlFlow;
@@ -24,6 +26,8 @@ pub struct P2m {
     table: PageTable<Ept>,
     config: P2mConfig,
     max_gfn: Option<Gfn>,
+    /// Counts the changes of what is mapped, from 1; see [`P2mCache`].
+    generation: u64,
 }
 
 /// How a domain's p2m is laid out.
@@ -124,6 +128,7 @@ impl P2m {
             table: PageTable::new(frames, config.max_order)?,
             config,
             max_gfn: None,
+            generation: 1,
         })
     }
 
@@ -233,6 +238,7 @@ impl P2m {
         mut see: impl FnMut(Gfn, P2mEntry),
     ) -> Result<PendingFlush, P2mError> {
         self.check_range(gfn, count)?;
+        self.generation += 1;
         let split = self.split_ends((mem, frames), gfn, count)?;
         let _: ControlFlow<()> = self.table.visit(mem, gfn, count, |gfn, leaf| {
             see(gfn, entry_of(leaf));
@@ -257,6 +263,7 @@ impl P2m {
         let Some(entry) = self.lookup(mem, gfn) else {
             return Ok(None);
         };
+        self.generation += 1;
         match self.table.unmap((mem, frames), gfn, 1) {
             Ok(flush) => Ok(Some((entry, flush))),
             Err(stopped) => Err(P2mError::OutOfTables(stopped.flush)),
@@ -276,6 +283,7 @@ impl P2m {
         access: Access,
     ) -> Result<PendingFlush, P2mError> {
         self.check_range(gfn, count)?;
+        self.generation += 1;
         let split = self.split_ends((mem, frames), gfn, count)?;
         let changed = self
             .table
@@ -300,6 +308,7 @@ impl P2m {
         }
         // No large leaf starts at an odd frame, so this splits down to small ones.
         let odd = Gfn::new(gfn.as_u64() | 1);
+        self.generation += 1;
         match self.table.split_at((mem, frames), odd) {
             Ok(flush) => Ok(Some(flush)),
             Err(stopped) => Err(P2mError::OutOfTables(stopped.flush)),
@@ -324,6 +333,7 @@ impl P2m {
         done: &FlushDone,
         budget: u32,
     ) -> bool {
+        self.generation += 1;
         self.table.dismantle((mem, frames), done, budget)
     }
 

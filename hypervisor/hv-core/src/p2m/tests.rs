@@ -168,12 +168,17 @@ proptest! {
         let arena = Arena::with_limit(1);
         let mut p2m = new(&arena, P2mConfig { large_executable, ..config() });
         let mut model = Model::new();
+        let mut cache = P2mCache::new();
         for step in &steps {
             arena.set_left(step.tables_left);
             let done = run(&mut p2m, &arena, &mut model, step);
             prop_assert!(done || step.tables_left < 1000 || matches!(step.op, Op::Insert(..)));
             for gfn in 0..10 * 512 {
                 let found = p2m.lookup(&arena, Gfn::new(gfn));
+                // the same slots again and again, so that some hold what has changed since
+                if gfn < 100 || gfn % 512 < 3 {
+                    prop_assert_eq!(cache.lookup(&p2m, &arena, Gfn::new(gfn)), found);
+                }
                 let found = found.map(|entry| (entry.mfn.as_u64(), entry.kind, entry.access));
                 prop_assert_eq!(found, model.get(&gfn).copied(), "gfn {:#x}", gfn);
             }
@@ -191,6 +196,41 @@ proptest! {
         p2m.end(&mut arena.clone());
         prop_assert_eq!(arena.live(), 0);
     }
+}
+
+#[test]
+fn a_cached_lookup_reads_nothing_until_something_mapped_changes() {
+    let arena = Arena::with_limit(100);
+    let mut p2m = new(&arena, config());
+    let mut cache = P2mCache::new();
+    insert(&mut p2m, &arena, 5, 1, ram(50));
+    insert(&mut p2m, &arena, 512, 512, ram(512));
+    let mut reads = |p2m: &P2m, gfn| {
+        arena.take_reads();
+        let found = cache.lookup(p2m, &arena, Gfn::new(gfn));
+        assert_eq!(found, p2m.lookup(&Arena::clone(&arena), Gfn::new(gfn)));
+        let uncached = if found.is_some_and(|e| e.order > PageOrder::SIZE_4K) {
+            3
+        } else {
+            4
+        };
+        arena.take_reads() - uncached
+    };
+    assert_eq!([reads(&p2m, 5), reads(&p2m, 5)], [4, 0]);
+    assert_eq!(
+        [reads(&p2m, 512), reads(&p2m, 512), reads(&p2m, 513)],
+        [3, 0, 3]
+    );
+    insert(&mut p2m, &arena, 7, 1, ram(70));
+    assert_eq!(
+        reads(&p2m, 5),
+        0,
+        "inserting changes nothing that is mapped"
+    );
+    let with = (&mut arena.clone(), &mut arena.clone());
+    let removed = p2m.remove_page(with, Gfn::new(7)).unwrap();
+    assert!(removed.is_some_and(|(_, flush)| flush.is_needed()));
+    assert_eq!([reads(&p2m, 5), reads(&p2m, 5)], [4, 0]);
 }
 
 #[test]

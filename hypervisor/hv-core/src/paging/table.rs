@@ -236,7 +236,8 @@ impl<F: Format> PageTable<F> {
 /// The slot of page `number` in a table of `level` (0 is the lowest).
 #[inline]
 pub(super) fn index(number: u64, level: u32) -> usize {
-    ((number >> (level * LEVEL_BITS)) & (ENTRIES as u64 - 1)) as usize
+    const MASK: u64 = (1 << LEVEL_BITS) - 1;
+    ((number >> (level * LEVEL_BITS)) & MASK) as usize
 }
 
 /// Pages that an entry of `level` covers.

@@ -39,7 +39,7 @@ impl Step {
     /// The step, cut short where it would make a GiB of small leaves: too many tables for a quick test.
     fn quick(self, largest: PageOrder) -> Self {
         let is_small = largest == PageOrder::SIZE_4K
-            || matches!(self.op, Op::Map { mfn, .. } if (mfn ^ self.first) % 512 != 0);
+            || matches!(self.op, Op::Map { mfn, .. } if !(mfn ^ self.first).is_multiple_of(512));
         let most = if is_small { 1100 } else { u64::MAX };
         Self {
             count: self.count.min(most),

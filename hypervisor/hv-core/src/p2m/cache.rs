@@ -1,0 +1,69 @@
+//! A vCPU's memory of its last p2m lookups: what makes walking a guest's own page tables cheap.
+//!
+//! A walk asks for the frames of four tables and a page, and mostly for the same ones as the walk before. Nothing has to be
+//! invalidated: an entry counts only in the generation of the p2m in which it was read, and every change of something
+//! mapped begins a new one.
+
+use super::{P2m, P2mEntry, P2mKind};
+use crate::addr::{Gfn, Mfn, PageOrder};
+use crate::mem::TableMem;
+use crate::paging::ept::Access;
+
+const SLOTS: usize = 1 << SLOT_BITS;
+const SLOT_BITS: u32 = 5;
+
+/// The last lookups in one p2m. It must not be used with another one.
+pub struct P2mCache {
+    slots: [Slot; SLOTS],
+}
+
+#[derive(Clone, Copy)]
+struct Slot {
+    gfn: Gfn,
+    /// The p2m's generation when the entry was read; 0, which no p2m has, for an empty slot.
+    generation: u64,
+    entry: P2mEntry,
+}
+
+impl P2mCache {
+    /// Remembers nothing yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        const EMPTY: Slot = Slot {
+            gfn: Gfn::new(0),
+            generation: 0,
+            entry: P2mEntry {
+                mfn: Mfn::new(0),
+                kind: P2mKind::Mmio,
+                access: Access::R,
+                order: PageOrder::SIZE_4K,
+            },
+        };
+        Self {
+            slots: [EMPTY; SLOTS],
+        }
+    }
+
+    /// What `gfn` stands for, as [`P2m::lookup`] says it.
+    #[inline]
+    pub fn lookup(&mut self, p2m: &P2m, mem: &impl TableMem, gfn: Gfn) -> Option<P2mEntry> {
+        const MASK: u64 = (1 << SLOT_BITS) - 1;
+        let slot = &mut self.slots[(gfn.as_u64() & MASK) as usize];
+        if slot.gfn == gfn && slot.generation == p2m.generation {
+            return Some(slot.entry);
+        }
+        let entry = p2m.lookup(mem, gfn)?;
+        *slot = Slot {
+            gfn,
+            generation: p2m.generation,
+            entry,
+        };
+        Some(entry)
+    }
+}
+
+impl Default for P2mCache {
+    fn default() -> Self {
+        Self::new()
+    }
+}
