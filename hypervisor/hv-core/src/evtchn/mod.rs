@@ -6,9 +6,10 @@
 //! again: a connection that ended in between is left alone. Only binding needs both locks at once (ascending domid).
 //!
 //! Raising an event returns [`Notify`]: whom to kick, and which pollers to wake. Two ABIs carry the bits to the guest:
-//! `two_level.rs` and `fifo.rs`. The table is in `ports.rs`.
-//! Source: `public/event_channel.h`.
+//! `two_level.rs` and `fifo.rs`. The table is in `ports.rs`, what is said to callers in `types.rs`.
+//! Binding and closing ports is in `bind.rs`. Source: `public/event_channel.h`.
 
+mod bind;
 mod fifo;
 mod ports;
 #[cfg(test)]
@@ -16,11 +17,9 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod two_level;
+mod types;
 
 use alloc::vec::Vec;
-use core::fmt;
-
-use guest_abi::xen;
 
 use crate::domid::DomId;
 use crate::mem::SharedWords;
@@ -30,178 +29,12 @@ use fifo::Fifo;
 use ports::{Channel, Ports};
 
 pub use ports::State;
+pub use types::{
+    Delivery, Error, Notify, Peer, PeerClosed, Port, Reset, Sent, Status, VIRQS, Virq,
+};
 
 /// What `EVTCHNOP_init_control` answers: bits of an event word that name a port.
 pub const FIFO_LINK_BITS: u32 = fifo::LINK_BITS;
-/// Virtual interrupts there are (`public/xen.h, NR_VIRQS`).
-pub const VIRQS: usize = xen::NR_VIRQS as usize;
-
-/// A domain's name for an event channel. 0 is never a channel.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Port(u32);
-
-impl Port {
-    /// Names port `raw`, which may be any number a guest came up with.
-    #[must_use]
-    pub const fn new(raw: u32) -> Self {
-        Self(raw)
-    }
-    /// The number.
-    #[must_use]
-    pub const fn get(self) -> u32 {
-        self.0
-    }
-}
-
-impl fmt::Display for Port {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// One end of a connection, seen from the other.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Peer {
-    /// The domain it belongs to.
-    pub domid: DomId,
-    /// Its port there.
-    pub port: Port,
-}
-
-/// A virtual interrupt: raised by the hypervisor (`public/xen.h, VIRQ_*`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Virq(u8);
-
-impl Virq {
-    /// The vCPU's timer has expired.
-    pub const TIMER: Self = Self::known(xen::VIRQ_TIMER);
-    /// Asks the guest to dump its state.
-    pub const DEBUG: Self = Self::known(xen::VIRQ_DEBUG);
-    /// Input on the emergency console.
-    pub const CONSOLE: Self = Self::known(xen::VIRQ_CONSOLE);
-    /// A domain has died or changed its life's phase.
-    pub const DOM_EXC: Self = Self::known(xen::VIRQ_DOM_EXC);
-    /// The console ring has new output.
-    pub const CON_RING: Self = Self::known(xen::VIRQ_CON_RING);
-    /// A physical CPU came or went.
-    pub const PCPU_STATE: Self = Self::known(xen::VIRQ_PCPU_STATE);
-    const XENOPROF: Self = Self::known(xen::VIRQ_XENOPROF);
-    const XENPMU: Self = Self::known(xen::VIRQ_XENPMU);
-
-    const fn known(raw: u32) -> Self {
-        assert!(raw < xen::NR_VIRQS);
-        Self(raw.to_le_bytes()[0])
-    }
-    /// Virtual interrupt `raw`, or `None` from [`VIRQS`] on.
-    #[must_use]
-    pub fn new(raw: u32) -> Option<Self> {
-        let raw = u8::try_from(raw).ok()?;
-        (usize::from(raw) < VIRQS).then_some(Self(raw))
-    }
-    /// The number, below [`VIRQS`].
-    #[must_use]
-    pub const fn get(self) -> u8 {
-        self.0
-    }
-    /// True where each vCPU has its own; the others are the domain's and are bound on vCPU 0.
-    #[must_use]
-    pub fn is_per_vcpu(self) -> bool {
-        matches!(
-            self,
-            Self::TIMER | Self::DEBUG | Self::XENOPROF | Self::XENPMU
-        )
-    }
-}
-
-/// What has to happen because an event was raised. Applied after the lock is released.
-#[must_use = "the vCPU named here sleeps on until it is kicked"]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Notify {
-    /// The vCPU whose upcall flag went from 0 to 1: inject the upcall, wake it.
-    pub upcall: Option<u16>,
-    /// vCPUs of the domain that poll this port wake up, masked or not.
-    pub wake_pollers_of: Option<Port>,
-}
-
-impl Notify {
-    /// Nothing to do.
-    pub const NOTHING: Self = Self {
-        upcall: None,
-        wake_pollers_of: None,
-    };
-}
-
-/// What [`EventChannels::send`] did.
-#[must_use = "the event has not reached the guest yet"]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Sent {
-    /// The event stays in the domain.
-    Here(Notify),
-    /// It goes to another domain: [`EventChannels::deliver`] there.
-    Remote(Delivery),
-}
-
-/// An event on its way to another domain.
-#[must_use = "the event has not reached the peer yet"]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Delivery {
-    /// Where it goes.
-    pub to: Peer,
-    /// Where it comes from.
-    pub from: Peer,
-}
-
-/// Tells the peer that its other end is gone: [`EventChannels::disconnect`] there.
-#[must_use = "the peer believes it is still connected"]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PeerClosed {
-    /// Whom to tell.
-    pub to: Peer,
-    /// The end that was closed.
-    pub from: Peer,
-}
-
-/// How far [`EventChannels::reset`] came.
-#[must_use = "peers are to be told, and the reset may not be complete"]
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Reset {
-    /// The peers of the ports closed.
-    pub closed: Vec<PeerClosed>,
-    /// All ports are closed and the domain is back to the 2-level ABI; else call again.
-    pub is_done: bool,
-}
-
-/// What `EVTCHNOP_status` tells of a port.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Status {
-    /// What it is bound to.
-    pub state: State,
-    /// The vCPU that gets its events.
-    pub vcpu: u16,
-    /// An event waits there.
-    pub is_pending: bool,
-    /// The guest does not want to be told of it.
-    pub is_masked: bool,
-}
-
-/// Why an operation was refused; nothing has changed then. The errno is Xen's for it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Error {
-    /// No such port, or not one that this can be done with (EINVAL).
-    BadPort,
-    /// An argument is out of its range, or the thing was set before and stays (EINVAL).
-    BadArgument,
-    /// The domain has no such vCPU (ENOENT).
-    NoSuchVcpu,
-    /// All ports that the domain may have are in use (ENOSPC).
-    NoFreePort,
-    /// The virtual interrupt is bound already (EEXIST).
-    AlreadyBound,
-    /// The domain does not use the FIFO ABI (ENOSYS).
-    NotFifo,
-    /// The hypervisor's heap is exhausted (ENOMEM).
-    NoMemory,
-}
 
 /// The event channels of one domain. `F` reaches one frame of its memory, and keeps it from being freed.
 pub struct EventChannels<F> {
@@ -269,147 +102,6 @@ impl<F: SharedWords + Clone> EventChannels<F> {
     /// Sets the highest port number the domain may open from now on (`public/domctl.h, XEN_DOMCTL_set_max_evtchn`).
     pub fn set_max_port(&mut self, max_port: u32) {
         self.max_port = max_port;
-    }
-
-    /// Opens a port that domain `remote` may bind.
-    ///
-    /// # Errors
-    /// [`Error::NoFreePort`], [`Error::NoMemory`].
-    pub fn alloc_unbound(&mut self, remote: DomId) -> Result<Port, Error> {
-        self.open(State::Unbound { remote }, 0)
-    }
-
-    /// Opens a port and connects it with `remote_port` of `remote`, which waits for this domain. The new port starts
-    /// pending: the peer may have tried to tell something before.
-    ///
-    /// # Errors
-    /// [`Error::BadPort`] where the remote port does not wait for this domain; those of opening a port.
-    pub fn bind_interdomain(
-        &mut self,
-        remote: &mut Self,
-        remote_port: Port,
-    ) -> Result<(Port, Notify), Error> {
-        remote.check_waits_for(remote_port, self.domid)?;
-        let far = Peer {
-            domid: remote.domid,
-            port: remote_port,
-        };
-        let port = self.open(State::Interdomain(far), 0)?;
-        let near = Peer {
-            domid: self.domid,
-            port,
-        };
-        remote.ports.open_mut(remote_port)?.state = State::Interdomain(near);
-        Ok((port, self.set_pending(port)))
-    }
-
-    /// As [`EventChannels::bind_interdomain`] where the remote domain is this one.
-    ///
-    /// # Errors
-    /// The same.
-    pub fn bind_loopback(&mut self, remote_port: Port) -> Result<(Port, Notify), Error> {
-        self.check_waits_for(remote_port, self.domid)?;
-        let domid = self.domid;
-        let far = Peer {
-            domid,
-            port: remote_port,
-        };
-        let port = self.open(State::Interdomain(far), 0)?;
-        self.ports.open_mut(remote_port)?.state = State::Interdomain(Peer { domid, port });
-        Ok((port, self.set_pending(port)))
-    }
-
-    /// Opens a port for `virq` on `vcpu`, which may not have been started yet.
-    ///
-    /// # Errors
-    /// [`Error::BadArgument`] for one of the domain's on a vCPU other than 0, [`Error::NoSuchVcpu`],
-    /// [`Error::AlreadyBound`]; those of opening a port.
-    pub fn bind_virq(&mut self, virq: Virq, vcpu: u16) -> Result<Port, Error> {
-        if !virq.is_per_vcpu() && vcpu != 0 {
-            return Err(Error::BadArgument);
-        }
-        if self.vcpu(vcpu)?.virqs[usize::from(virq.get())] != 0 {
-            return Err(Error::AlreadyBound);
-        }
-        let port = self.open(State::Virq(virq), vcpu)?;
-        self.set_virq_port(vcpu, virq, port.get());
-        Ok(port)
-    }
-
-    /// Opens a port by which the domain's vCPUs can interrupt `vcpu`, which may not have been started yet.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchVcpu`]; those of opening a port.
-    pub fn bind_ipi(&mut self, vcpu: u16) -> Result<Port, Error> {
-        self.vcpu(vcpu)?;
-        self.open(State::Ipi, vcpu)
-    }
-
-    /// Lets `vcpu` get the port's events from now on.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchVcpu`]; [`Error::BadPort`], also for ports that belong to a vCPU by their nature.
-    pub fn bind_vcpu(&mut self, port: Port, vcpu: u16) -> Result<(), Error> {
-        self.vcpu(vcpu)?;
-        let channel = self.ports.open_mut(port)?;
-        match channel.state {
-            State::Ipi | State::Closed => return Err(Error::BadPort),
-            State::Virq(virq) if virq.is_per_vcpu() => return Err(Error::BadPort),
-            State::Virq(_) | State::Unbound { .. } | State::Interdomain(_) => {}
-        }
-        channel.queue.vcpu = vcpu;
-        Ok(())
-    }
-
-    /// Closes a port. Where its other end is in another domain, that must be told.
-    ///
-    /// # Errors
-    /// [`Error::BadPort`].
-    pub fn close(&mut self, port: Port) -> Result<Option<PeerClosed>, Error> {
-        let channel = *self.ports.open(port)?;
-        let from = Peer {
-            domid: self.domid,
-            port,
-        };
-        let told = match channel.state {
-            State::Interdomain(to) => {
-                let closed = PeerClosed { to, from };
-                if to.domid == self.domid {
-                    self.disconnect(closed);
-                    None
-                } else {
-                    Some(closed)
-                }
-            }
-            State::Virq(virq) => {
-                let vcpu = if virq.is_per_vcpu() {
-                    channel.queue.vcpu
-                } else {
-                    0
-                };
-                self.set_virq_port(vcpu, virq, 0);
-                None
-            }
-            State::Ipi | State::Unbound { .. } | State::Closed => None,
-        };
-        match &self.abi {
-            Abi::TwoLevel => two_level::clear_pending(&self.shared_info, port),
-            Abi::Fifo(fifo) => fifo.clear_pending(port),
-        }
-        self.ports.free(port);
-        Ok(told)
-    }
-
-    /// Takes note that the other end of a port was closed: it waits for that domain again. Without effect where the
-    /// port has a different other end by now.
-    pub fn disconnect(&mut self, closed: PeerClosed) {
-        if let Ok(channel) = self.ports.open_mut(closed.to.port)
-            && channel.state == State::Interdomain(closed.from)
-        {
-            channel.state = State::Unbound {
-                remote: closed.from.domid,
-            };
-        }
     }
 
     /// What the port is bound to, open or closed.
@@ -652,30 +344,8 @@ impl<F: SharedWords + Clone> EventChannels<F> {
         notify(port, channel, info, raised)
     }
 
-    fn open(&mut self, state: State, vcpu: u16) -> Result<Port, Error> {
-        let ports = match self.abi {
-            Abi::TwoLevel => two_level::PORTS,
-            Abi::Fifo(_) => fifo::PORTS,
-        };
-        let max_port = self.max_port.min(ports - 1);
-        self.ports.alloc(state, vcpu, max_port)
-    }
-
-    fn check_waits_for(&self, port: Port, domid: DomId) -> Result<(), Error> {
-        match self.ports.open(port)?.state {
-            State::Unbound { remote } if remote == domid => Ok(()),
-            _ => Err(Error::BadPort),
-        }
-    }
-
     fn vcpu(&self, vcpu: u16) -> Result<&Vcpu<F>, Error> {
         self.vcpus.get(usize::from(vcpu)).ok_or(Error::NoSuchVcpu)
-    }
-
-    fn set_virq_port(&mut self, vcpu: u16, virq: Virq, port: u32) {
-        if let Some(vcpu) = self.vcpus.get_mut(usize::from(vcpu)) {
-            vcpu.virqs[usize::from(virq.get())] = port;
-        }
     }
 }
 

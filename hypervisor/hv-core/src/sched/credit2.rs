@@ -1,7 +1,7 @@
 //! Shares by weight: credits burn while a vCPU runs, the faster the lighter it is, and whoever has most runs next.
 //!
 //! The idea is that of Xen's second credit scheduler. Credits are ns of CPU time of the heaviest vCPU. When even the
-//! first in line has none left, all get a refill, up to [`REFILL_NS`]: sleeping saves up no more than that, so a vCPU
+//! first in line has none left, all get a refill, up to `REFILL_NS`: sleeping saves up no more than that, so a vCPU
 //! that wakes is served soon but cannot starve the others.
 
 use alloc::collections::BTreeMap;

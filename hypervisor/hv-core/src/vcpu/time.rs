@@ -215,7 +215,7 @@ mod tests {
             ticks << shift
         };
         u128::from(frame.load_u64(offset + 16))
-            + (shifted * u128::from(frame.load_u32(offset + 24)) >> 32)
+            + ((shifted * u128::from(frame.load_u32(offset + 24))) >> 32)
     }
 
     proptest! {

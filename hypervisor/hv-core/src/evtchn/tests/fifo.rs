@@ -189,7 +189,7 @@ impl World {
     }
 
     fn send_to(&mut self, port: u32) {
-        let notify = here(self.channels.send(Port::new((port - 1 ^ 1) + 1)));
+        let notify = here(self.channels.send(Port::new(((port - 1) ^ 1) + 1)));
         self.note(notify);
     }
 
@@ -236,7 +236,7 @@ fn schedule() -> impl Strategy<Value = Vec<(usize, u8)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     /// However the guest's steps fall between ours, each event called new is handled exactly once, and nothing stays
     /// behind in a queue.

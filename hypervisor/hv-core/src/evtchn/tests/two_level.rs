@@ -82,7 +82,7 @@ proptest! {
         guest.consume(0);
         let mut kicked = BTreeSet::new();
         let mut moved = BTreeSet::new();
-        let far = |port: u32| (port - 1 ^ 1) + 1;
+        let far = |port: u32| ((port - 1) ^ 1) + 1;
         for op in ops {
             let notify = match op {
                 Op::Send(port) => {
