@@ -5,3 +5,7 @@
 extern crate alloc;
 
 pub mod memory;
+
+pub mod start;
+
+pub use start::{BootInfo, start};

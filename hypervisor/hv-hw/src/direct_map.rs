@@ -14,6 +14,8 @@ use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use hv_core::addr::{Gpa, Hpa, Mfn, MfnRange, PAGE_BYTES};
 use hv_core::mem::{NotRam, SharedWords, TableMem};
 
+use crate::image::ImageLayout;
+
 /// Where host physical address 0 is mapped.
 pub const BASE: u64 = 0xffff_8000_0000_0000;
 /// Bytes of the arena that stands for machine memory in tests on the host.
@@ -70,6 +72,12 @@ pub fn forbid(what: RustMemory, frames: MfnRange) {
         .store((frames.end.base()) - frames.start.base(), Ordering::SeqCst);
 }
 
+/// Takes the boot code's map into use: the first 4 GiB, less the image.
+pub fn begin(image: &ImageLayout) {
+    forbid(RustMemory::Image, image.whole());
+    set_extent(Hpa::new(1 << 32));
+}
+
 /// Says how far the map reaches now that page tables for it are loaded.
 pub(crate) fn set_extent(end: Hpa) {
     EXTENT.store(end.as_u64(), Ordering::SeqCst);
@@ -84,11 +92,6 @@ pub fn extent() -> Hpa {
 /// Where the byte at `hpa` is mapped. Valid for accesses only below [`extent`].
 pub(crate) fn hva(hpa: Hpa) -> *mut u8 {
     core::ptr::with_exposed_provenance_mut(base() + index(hpa.as_u64()))
-}
-
-/// The host physical address that `pointer`, into the direct map, stands for.
-pub(crate) fn hpa_of(pointer: *const u8) -> Hpa {
-    Hpa::new((pointer.expose_provenance() - base()) as u64)
 }
 
 #[cfg(target_os = "none")]
@@ -365,7 +368,7 @@ unsafe fn copy(from: *const u8, to: *mut u8, bytes: usize) {
 /// Eight bytes at any alignment.
 #[derive(Clone, Copy)]
 #[repr(C, packed)]
-struct Packed(#[expect(dead_code, reason = "moved as a whole")] u64);
+struct Packed(u64);
 
 /// The host physical address is outside the direct map, or the memory there is the hypervisor's own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

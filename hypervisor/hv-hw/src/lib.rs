@@ -8,8 +8,19 @@ extern crate alloc;
 #[cfg(not(target_os = "none"))]
 extern crate std;
 
+pub mod console;
+pub mod cpu;
 pub mod direct_map;
+pub mod heap;
+pub mod image;
 pub mod insn;
+pub mod irq;
+pub mod mmio;
+pub mod paging;
+pub mod panic;
 pub mod percpu;
+pub mod port;
+pub mod shutdown;
 pub mod sync;
+pub mod time;
 pub mod virt;

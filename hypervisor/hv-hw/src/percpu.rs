@@ -44,7 +44,7 @@ impl IrqsOff {
     }
 }
 
-/// A CPU's own block. The order of the first two fields is known to assembly.
+/// A CPU's own block. Assembly knows that its own address comes first.
 #[repr(C)]
 #[derive(Debug)]
 pub struct PerCpu {
@@ -56,11 +56,16 @@ pub struct PerCpu {
     /// The ranks of the locks held, lowest first, and how many (debug builds).
     pub(crate) held: [AtomicU8; MAX_HELD_LOCKS],
     pub(crate) held_count: AtomicU8,
+    /// NMIs taken outside of guests.
+    pub(crate) nmis: AtomicU32,
     /// Turns spent waiting for the lock at hand.
     pub(crate) spins: AtomicU32,
 }
 
 impl PerCpu {
+    /// Where the interrupt stubs write the vector.
+    pub(crate) const TAKEN_VECTOR_OFFSET: usize = core::mem::offset_of!(Self, taken_vector);
+
     /// The block of CPU `id`.
     #[must_use]
     pub const fn new(id: u32) -> Self {
@@ -70,6 +75,7 @@ impl PerCpu {
             id,
             held: [const { AtomicU8::new(0) }; MAX_HELD_LOCKS],
             held_count: AtomicU8::new(0),
+            nmis: AtomicU32::new(0),
             spins: AtomicU32::new(0),
         }
     }
@@ -87,7 +93,6 @@ impl PerCpu {
 }
 
 /// Makes `block` this CPU's own, from now on. Comes before the first lock of the CPU.
-#[cfg(target_os = "none")]
 pub fn init(block: &'static PerCpu) {
     let address = core::ptr::from_ref(block).expose_provenance();
     block.myself.store(address, Ordering::Relaxed);
@@ -96,7 +101,6 @@ pub fn init(block: &'static PerCpu) {
 }
 
 /// IA32_GS_BASE.
-#[cfg(target_os = "none")]
 const IA32_GS_BASE: u32 = 0xc000_0101;
 
 /// This CPU's GS base, for the host state of a VMCS.

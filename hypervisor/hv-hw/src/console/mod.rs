@@ -1,0 +1,233 @@
+//! The console: everything that is printed, and what is typed.
+//!
+//! Printing is asynchronous: at 115200 baud a byte takes 87 µs, so text goes to a ring, and the UART's interrupt (or any
+//! call here) moves it on 16 bytes at a time. With `sync_console`, and once the host is dying, each byte is waited for.
+//! All text is kept in a second ring for those who ask later. Next: [`log`] for the macros that everybody uses.
+
+pub mod log;
+mod ring;
+mod serial;
+mod vga;
+
+use core::fmt;
+
+use hv_core::options::Serial;
+
+use crate::sync::{RankedLock, rank};
+use ring::Ring;
+use serial::SerialPort;
+use vga::Screen;
+
+/// Text waiting for the transmitter.
+const TX_BYTES: usize = 16 << 10;
+/// Bytes typed and not yet read.
+const RX_BYTES: usize = 1 << 10;
+/// Text kept for `CONSOLEIO`/`readconsole`.
+const HISTORY_BYTES: usize = 64 << 10;
+/// The most that is received in one interrupt, so that a stuck UART cannot hold the host.
+const RX_PER_INTERRUPT: usize = 64;
+
+struct Console {
+    port: Option<SerialPort>,
+    screen: Screen,
+    tx: Ring<TX_BYTES>,
+    rx: Ring<RX_BYTES>,
+    history: Ring<HISTORY_BYTES>,
+    is_sync: bool,
+}
+
+static CONSOLE: RankedLock<Console, { rank::CONSOLE }> = RankedLock::new(Console {
+    port: None,
+    screen: Screen::new(),
+    tx: Ring::new(),
+    rx: Ring::new(),
+    history: Ring::new(),
+    is_sync: false,
+});
+
+/// Prints to the serial port of `settings` from now on, or to none.
+pub fn use_serial(settings: Option<&Serial>) {
+    let mut console = CONSOLE.lock();
+    console.drain();
+    console.port = settings.and_then(SerialPort::open);
+}
+
+/// True where a serial port answers.
+#[must_use]
+pub fn has_serial() -> bool {
+    CONSOLE.lock().port.is_some()
+}
+
+/// Prints to the VGA text screen too, from now on. Only where the loader left it in text mode.
+pub fn use_vga() {
+    CONSOLE.lock().screen.switch_on();
+}
+
+/// Leaves the screen to dom0.
+pub fn release_vga() {
+    CONSOLE.lock().screen.switch_off();
+}
+
+/// Waits for each byte from now on (`sync_console`), or no longer.
+pub fn set_sync(is_sync: bool) {
+    let mut console = CONSOLE.lock();
+    console.is_sync = is_sync;
+    if is_sync {
+        console.drain();
+    }
+}
+
+/// Lets the port raise interrupts, once its line is routed; [`interrupt`] serves them.
+pub fn enable_interrupt() {
+    let mut console = CONSOLE.lock();
+    if let Some(port) = &mut console.port {
+        port.enable_interrupt();
+    }
+    console.pump();
+}
+
+/// Serves the port's interrupt: takes what was typed, sends what waits. True where something was typed.
+pub fn interrupt() -> bool {
+    let mut console = CONSOLE.lock();
+    if let Some(port) = &mut console.port {
+        port.acknowledge();
+    }
+    let typed = console.receive();
+    console.pump();
+    typed
+}
+
+/// Does what [`interrupt`] does where the port has none; cheap when there is nothing to do.
+pub fn poll() -> bool {
+    interrupt()
+}
+
+/// Takes what was typed; returns how many bytes.
+pub fn read(to: &mut [u8]) -> usize {
+    let mut console = CONSOLE.lock();
+    let mut count = 0;
+    for (slot, byte) in to.iter_mut().zip(core::iter::from_fn(|| console.rx.pop())) {
+        *slot = byte;
+        count += 1;
+    }
+    count
+}
+
+/// Prints bytes as they are (a guest's console output), with `\n` sent as `\r\n`.
+pub fn write(bytes: &[u8]) {
+    let mut console = CONSOLE.lock();
+    console.put(bytes);
+    console.pump();
+}
+
+/// Copies kept text from stream position `position` on; returns the position of the first byte copied and how many.
+pub fn copy_history(position: u64, to: &mut [u8]) -> (u64, usize) {
+    CONSOLE.lock().history.copy_from(position, to)
+}
+
+/// Forgets the kept text.
+pub fn clear_history() {
+    CONSOLE.lock().history.clear();
+}
+
+/// Waits until everything printed has left, or the port proves dead.
+pub fn flush() {
+    CONSOLE.lock().drain();
+}
+
+/// Prints `text` from a host that dies: waits for each byte, and does not wait for the console's lock, which the dying
+/// code may hold.
+pub(crate) fn write_dying(text: fmt::Arguments<'_>) {
+    if let Some(mut console) = CONSOLE.try_lock() {
+        console.drain();
+        console.is_sync = true;
+        let _never_fails = fmt::write(&mut *console, text);
+    } else if let Some(port) = SerialPort::open(&Serial::COM1) {
+        let _never_fails = fmt::write(&mut Raw(port), text);
+    }
+}
+
+/// Prints a formatted text in one piece.
+pub(crate) fn write_fmt(text: fmt::Arguments<'_>) {
+    let mut console = CONSOLE.lock();
+    let _never_fails = fmt::write(&mut *console, text);
+    console.pump();
+}
+
+impl Console {
+    fn put(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.history.push_over(byte);
+            self.screen.write(byte);
+            if byte == b'\n' {
+                self.send(b'\r');
+            }
+            self.send(byte);
+        }
+    }
+    /// Queues `byte`; where the queue is full or the console synchronous, the transmitter is waited for.
+    fn send(&mut self, byte: u8) {
+        let Some(port) = &mut self.port else { return };
+        if self.is_sync {
+            port.send_waiting(byte);
+        } else if !self.tx.push(byte) {
+            if let Some(oldest) = self.tx.pop() {
+                port.send_waiting(oldest);
+            }
+            self.tx.push(byte);
+        }
+    }
+    /// Hands what waits to the transmitter, as much as it takes now.
+    fn pump(&mut self) {
+        let Some(port) = &mut self.port else { return };
+        while !self.tx.is_empty() {
+            let sent = port.send(self.tx.oldest(16));
+            if sent == 0 {
+                break;
+            }
+            self.tx.advance(sent);
+        }
+        port.want_tx_interrupt(!self.tx.is_empty());
+    }
+    /// Sends everything that waits.
+    fn drain(&mut self) {
+        let Some(port) = &mut self.port else { return };
+        while let Some(byte) = self.tx.pop() {
+            port.send_waiting(byte);
+        }
+    }
+    /// Takes what the port received; a full ring drops the newest.
+    fn receive(&mut self) -> bool {
+        let Some(port) = &mut self.port else {
+            return false;
+        };
+        let mut any = false;
+        for byte in core::iter::from_fn(|| port.receive()).take(RX_PER_INTERRUPT) {
+            any = true;
+            self.rx.push(byte);
+        }
+        any
+    }
+}
+
+impl fmt::Write for Console {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.put(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// A port of one's own, while somebody else holds the console.
+struct Raw(SerialPort);
+
+impl fmt::Write for Raw {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            if byte == b'\n' {
+                self.0.send_waiting(b'\r');
+            }
+            self.0.send_waiting(byte);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,98 @@
+//! The serial port: the `uart_16550` driver with every wait bounded.
+//!
+//! UNSAFETY: a port driver is made from a raw I/O port number.
+#![expect(unsafe_code)]
+
+use hv_core::options::{Parity, Serial};
+use uart_16550::backend::PioBackend;
+use uart_16550::spec::registers::{IER, Parity as LineParity, WordLength};
+use uart_16550::{BaudRate, Config, Uart16550};
+
+/// How often the transmitter is asked before a byte is given up: 115200 baud needs some thousand times, 1200 baud a
+/// hundred times as many; a UART that is not there must not hang the host.
+const POLLS_PER_BYTE: u32 = 1_000_000;
+
+/// A UART that answered.
+pub(super) struct SerialPort {
+    uart: Uart16550<PioBackend>,
+    /// True while the interrupt for an empty transmitter is enabled.
+    wants_tx_interrupt: bool,
+    /// True once interrupts are used at all.
+    has_interrupt: bool,
+}
+
+impl SerialPort {
+    /// Sets the port up, or `None` where no UART answers or the settings are none that it has.
+    pub(super) fn open(settings: &Serial) -> Option<Self> {
+        // SAFETY: the port numbers of a PC's UART by the user's option; the hypervisor keeps them from dom0.
+        let port = unsafe { Uart16550::new_port(settings.io_base) };
+        let mut uart = port.ok()?;
+        uart.init(config(settings)).ok()?;
+        Some(Self {
+            uart,
+            wants_tx_interrupt: false,
+            has_interrupt: false,
+        })
+    }
+    /// From now on the port raises its interrupt for received bytes, and for an empty transmitter when asked.
+    pub(super) fn enable_interrupt(&mut self) {
+        self.has_interrupt = true;
+        self.uart.enable_interrupts(IER::DATA_READY);
+    }
+    /// Asks for an interrupt once the transmitter is empty, or no longer.
+    pub(super) fn want_tx_interrupt(&mut self, wanted: bool) {
+        if !self.has_interrupt || self.wants_tx_interrupt == wanted {
+            return;
+        }
+        self.wants_tx_interrupt = wanted;
+        if wanted {
+            self.uart.enable_interrupts(IER::THR_EMPTY);
+        } else {
+            self.uart.disable_interrupts(IER::THR_EMPTY);
+        }
+    }
+    /// Clears the cause of an interrupt that reading and writing data does not clear.
+    pub(super) fn acknowledge(&mut self) {
+        let _cause = self.uart.isr();
+    }
+    /// Hands over as many of `bytes` as the transmitter takes at once: 0 while it is busy, up to 16 with a FIFO.
+    pub(super) fn send(&mut self, bytes: &[u8]) -> usize {
+        self.uart.send_bytes(bytes)
+    }
+    /// Sends `byte`, waiting a bounded time for the transmitter.
+    pub(super) fn send_waiting(&mut self, byte: u8) {
+        for _ in 0..POLLS_PER_BYTE {
+            if self.uart.try_send_byte(byte).is_ok() {
+                return;
+            }
+            core::hint::spin_loop();
+        }
+    }
+    /// A received byte, where there is one.
+    pub(super) fn receive(&mut self) -> Option<u8> {
+        self.uart.try_receive_byte().ok()
+    }
+}
+
+/// The driver's configuration for the options' settings.
+fn config(settings: &Serial) -> Config {
+    Config {
+        frequency: settings.base_baud.saturating_mul(16),
+        baud_rate: BaudRate::from_integer(settings.baud.unwrap_or(115_200)),
+        data_bits: match settings.data_bits {
+            5 => WordLength::FiveBits,
+            6 => WordLength::SixBits,
+            7 => WordLength::SevenBits,
+            _ => WordLength::EightBits,
+        },
+        extra_stop_bits: settings.stop_bits > 1,
+        parity: match settings.parity {
+            Parity::None => LineParity::Disabled,
+            Parity::Odd => LineParity::Odd,
+            Parity::Even => LineParity::Even,
+            Parity::Mark => LineParity::Forced1,
+            Parity::Space => LineParity::Forced0,
+        },
+        ..Config::DEFAULT
+    }
+}

@@ -1,0 +1,61 @@
+//! Interrupts of the real machine: controllers, vectors, the alarm, and sleeping until one comes.
+//!
+//! Interrupts stay off while Rust runs. They arrive either as VM exits, acknowledged by the CPU with their vector, or in
+//! [`wait_for_interrupt`]; both hand the vector to the same code of the story, which ends it with [`local::eoi`].
+
+pub mod ioapic;
+pub mod local;
+mod pic;
+pub mod timer;
+pub mod vectors;
+
+use hv_core::mem::TableFrames;
+
+use crate::paging::OutOfFrames;
+use crate::percpu::{self, IrqsOff};
+
+/// Silences the PICs and takes local APICs and the timer into use, on the CPU that boots. Needs the TSC's frequency. I/O APICs
+/// are added one by one, see [`ioapic::add`].
+///
+/// # Errors
+/// [`OutOfFrames`] where the local APIC cannot be mapped.
+pub fn init(frames: &mut impl TableFrames) -> Result<(), OutOfFrames> {
+    pic::silence();
+    local::init(frames)?;
+    local::enable();
+    timer::init();
+    timer::enable();
+    Ok(())
+}
+
+/// Sleeps until an external interrupt arrives and returns its vector; `None` after a wake-up without one (NMI). The interrupt
+/// is in service: end it with [`local::eoi`].
+#[cfg(target_os = "none")]
+pub fn wait_for_interrupt(_irqs_off: &mut IrqsOff) -> Option<u8> {
+    // The stub turns interrupts off again before HLT's successor runs; after an NMI they are still on.
+    x86_64::instructions::interrupts::enable_and_hlt();
+    x86_64::instructions::interrupts::disable();
+    percpu::this().take_vector()
+}
+
+/// On the host nothing sleeps and no interrupt comes.
+#[cfg(not(target_os = "none"))]
+pub fn wait_for_interrupt(_irqs_off: &mut IrqsOff) -> Option<u8> {
+    percpu::this().take_vector()
+}
+
+/// Takes an interrupt that is pending now, without sleeping.
+#[cfg(target_os = "none")]
+pub fn poll_interrupt(_irqs_off: &mut IrqsOff) -> Option<u8> {
+    x86_64::instructions::interrupts::enable();
+    // STI delays interrupts by one instruction: this is it.
+    x86_64::instructions::nop();
+    x86_64::instructions::interrupts::disable();
+    percpu::this().take_vector()
+}
+
+/// On the host nothing sleeps and no interrupt comes.
+#[cfg(not(target_os = "none"))]
+pub fn poll_interrupt(_irqs_off: &mut IrqsOff) -> Option<u8> {
+    percpu::this().take_vector()
+}
