@@ -10,6 +10,7 @@
 //! Source: PCI Local Bus specification 3.0, "Configuration Mechanism #1", "MSI Capability Structure".
 
 use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -146,11 +147,10 @@ impl PciConfig {
         function: Bdf,
         hw: &mut impl ConfigSpace,
     ) -> Option<&mut Capabilities> {
-        if !self.functions.contains_key(&function) {
-            let found = Capabilities::find(function, hw)?;
-            self.functions.insert(function, found);
+        match self.functions.entry(function) {
+            Entry::Occupied(known) => Some(known.into_mut()),
+            Entry::Vacant(new) => Some(new.insert(Capabilities::find(function, hw)?)),
         }
-        self.functions.get_mut(&function)
     }
 }
 
