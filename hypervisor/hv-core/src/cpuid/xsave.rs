@@ -24,6 +24,8 @@ const HEADER_END: u32 = 576;
 #[derive(Clone, Debug)]
 pub(super) struct Xsave {
     allowed: u64,
+    /// Bytes with all of `allowed`.
+    largest: u32,
     extensions: u32,
     /// EAX size, EBX offset, ECX flags of each component; zeros where not allowed.
     components: [CpuidRegs; COMPONENTS],
@@ -33,6 +35,7 @@ impl Xsave {
     /// No XSAVE at all.
     pub(super) const NONE: Self = Self {
         allowed: 0,
+        largest: 0,
         extensions: 0,
         components: [CpuidRegs {
             eax: 0,
@@ -62,6 +65,7 @@ impl Xsave {
             mask |= features::XSAVES;
         }
         xsave.extensions = host.get(0xd, 1).eax & mask;
+        xsave.largest = xsave.standard_size(allowed);
         xsave
     }
 
@@ -86,7 +90,7 @@ impl Xsave {
             0 => CpuidRegs {
                 eax: low(self.allowed),
                 ebx: self.standard_size(xcr0),
-                ecx: self.standard_size(self.allowed),
+                ecx: self.largest,
                 edx: 0,
             },
             1 => CpuidRegs {
@@ -106,10 +110,8 @@ impl Xsave {
     /// Bytes of an XSAVE area with the components of `xcr0` at their fixed places.
     fn standard_size(&self, xcr0: u64) -> u32 {
         let mut end = HEADER_END;
-        for (n, component) in self.components.iter().enumerate().skip(2) {
-            if xcr0 & (1 << n) != 0 {
-                end = end.max(component.ebx.saturating_add(component.eax));
-            }
+        for component in self.each(xcr0) {
+            end = end.max(component.ebx.saturating_add(component.eax));
         }
         end
     }
@@ -120,15 +122,24 @@ impl Xsave {
             return 0;
         }
         let mut end = HEADER_END;
-        for (n, component) in self.components.iter().enumerate().skip(2) {
-            if states & (1 << n) != 0 {
-                if component.ecx & (1 << 1) != 0 {
-                    end = end.saturating_add(63) & !63;
-                }
-                end = end.saturating_add(component.eax);
+        for component in self.each(states) {
+            if component.ecx & (1 << 1) != 0 {
+                end = end.saturating_add(63) & !63;
             }
+            end = end.saturating_add(component.eax);
         }
         end
+    }
+
+    /// The components of `states` that have a leaf, in ascending order: a step for each, not for each possible one.
+    #[inline]
+    fn each(&self, states: u64) -> impl Iterator<Item = &CpuidRegs> {
+        let mut left = states & !(X87 | SSE);
+        core::iter::from_fn(move || {
+            let n = left.trailing_zeros();
+            left &= left.wrapping_sub(1);
+            self.components.get(n as usize)
+        })
     }
 }
 
