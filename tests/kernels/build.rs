@@ -4,7 +4,12 @@ fn main() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-rt/guest.ld");
     println!("cargo:rerun-if-changed={script}");
     if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "none") {
-        for argument in ["--no-pie", "--build-id=none", "-znorelro", &format!("-T{script}")] {
+        for argument in [
+            "--no-pie",
+            "--build-id=none",
+            "-znorelro",
+            &format!("-T{script}"),
+        ] {
             println!("cargo:rustc-link-arg-bins={argument}");
         }
     }

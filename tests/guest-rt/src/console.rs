@@ -18,7 +18,13 @@ pub fn init() {
 /// Writes bytes.
 pub fn write(bytes: &[u8]) {
     if BY_HYPERCALL.load(Relaxed) {
-        let args = [u64::from(CONSOLEIO_write), bytes.len() as u64, bytes.as_ptr() as u64, 0, 0];
+        let args = [
+            u64::from(CONSOLEIO_write),
+            bytes.len() as u64,
+            bytes.as_ptr() as u64,
+            0,
+            0,
+        ];
         // SAFETY: the call reads `bytes`.
         if unsafe { hypercall::raw(__HYPERVISOR_console_io, args) } >= 0 {
             return;
@@ -58,7 +64,10 @@ impl Line {
 
 /// Writes formatted text and a line end.
 pub fn print_line(args: core::fmt::Arguments<'_>) {
-    let mut line = Line { text: [0; 256], len: 0 };
+    let mut line = Line {
+        text: [0; 256],
+        len: 0,
+    };
     let _ = line.write_fmt(args);
     let _ = line.write_str("\n");
     line.flush();

@@ -6,17 +6,20 @@
 use crate::traps::{self, TrapFrame};
 use crate::{Stop, broken, fifo, hypercall, insn};
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use core::sync::atomic::{
+    AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst,
+};
 use guest_abi::event_channel::{
-    EVTCHNOP_alloc_unbound, EVTCHNOP_bind_interdomain, EVTCHNOP_bind_ipi, EVTCHNOP_bind_virq, EVTCHNOP_close,
-    EVTCHNOP_send, EVTCHNOP_unmask, EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindVirq,
-    EvtchnClose, EvtchnSend, EvtchnUnmask,
+    EVTCHNOP_alloc_unbound, EVTCHNOP_bind_interdomain, EVTCHNOP_bind_ipi, EVTCHNOP_bind_virq,
+    EVTCHNOP_close, EVTCHNOP_send, EVTCHNOP_unmask, EvtchnAllocUnbound, EvtchnBindInterdomain,
+    EvtchnBindIpi, EvtchnBindVirq, EvtchnClose, EvtchnSend, EvtchnUnmask,
 };
 use guest_abi::hvm::hvm_op::{HVMOP_set_evtchn_upcall_vector, XenHvmEvtchnUpcallVector};
 use guest_abi::memory::{XENMAPSPACE_shared_info, XENMEM_add_to_physmap, XenAddToPhysmap};
+use guest_abi::vcpu::{VCPUOP_register_vcpu_info, VcpuRegisterVcpuInfo};
 use guest_abi::xen::{
-    DOMID_SELF, SHARED_INFO_EVTCHN_MASK, SHARED_INFO_EVTCHN_PENDING, VCPU_INFO_PENDING_SEL, VCPU_INFO_TIME,
-    VCPU_INFO_UPCALL_PENDING, VcpuTimeInfo,
+    DOMID_SELF, SHARED_INFO_EVTCHN_MASK, SHARED_INFO_EVTCHN_PENDING, VCPU_INFO_PENDING_SEL,
+    VCPU_INFO_TIME, VCPU_INFO_UPCALL_PENDING, VcpuTimeInfo,
 };
 
 /// The vector that tells of events, the one Linux uses.
@@ -33,6 +36,7 @@ struct Page(UnsafeCell<[u8; 4096]>);
 // SAFETY: touched through atomics only.
 unsafe impl Sync for Page {}
 static SHARED_INFO: Page = Page(UnsafeCell::new([0; 4096]));
+static MOVED_VCPU_INFO: Page = Page(UnsafeCell::new([0; 4096]));
 
 static IS_SET_UP: AtomicBool = AtomicBool::new(false);
 static UPCALLS: AtomicU64 = AtomicU64::new(0);
@@ -62,15 +66,29 @@ pub fn setup() -> Result<(), Stop> {
     traps::set_handler(UPCALL_VECTOR, Some(upcall));
     traps::set_handler(0xFF, Some(|_| ()));
     insn::wrmsr_safe(X2APIC_SVR, 0x1FF).map_err(|f| broken!("x2APIC is not on: {f:?}"))?;
-    let vector = XenHvmEvtchnUpcallVector { vcpu: 0, vector: UPCALL_VECTOR, _pad: [0; 3] };
+    let vector = XenHvmEvtchnUpcallVector {
+        vcpu: 0,
+        vector: UPCALL_VECTOR,
+        _pad: [0; 3],
+    };
     let (result, _) = hypercall::hvm(HVMOP_set_evtchn_upcall_vector, vector);
     crate::check_eq!(result, 0, "set_evtchn_upcall_vector");
     Ok(())
 }
 
-fn map_shared_info() -> Result<(), Stop> {
+/// Puts the shared info page where this module expects it.
+///
+/// # Errors
+/// Failure where it is refused.
+pub fn map_shared_info() -> Result<(), Stop> {
     let gpfn = SHARED_INFO.0.get() as u64 >> 12;
-    let arg = XenAddToPhysmap { domid: DOMID_SELF, size: 0, space: XENMAPSPACE_shared_info, idx: 0, gpfn };
+    let arg = XenAddToPhysmap {
+        domid: DOMID_SELF,
+        size: 0,
+        space: XENMAPSPACE_shared_info,
+        idx: 0,
+        gpfn,
+    };
     let (result, _) = hypercall::memory(XENMEM_add_to_physmap, arg);
     crate::check_eq!(result, 0, "add_to_physmap(shared_info)");
     Ok(())
@@ -81,9 +99,14 @@ fn map_shared_info() -> Result<(), Stop> {
 /// # Errors
 /// Failure where it is refused.
 pub fn bind_ipi() -> Result<u32, Stop> {
-    let (result, arg) = hypercall::event_channel(EVTCHNOP_bind_ipi, EvtchnBindIpi { vcpu: 0, port: 0 });
+    let (result, arg) =
+        hypercall::event_channel(EVTCHNOP_bind_ipi, EvtchnBindIpi { vcpu: 0, port: 0 });
     crate::check_eq!(result, 0, "bind_ipi");
-    crate::check!(arg.port != 0 && arg.port < PORTS, "bind_ipi gave port {}", arg.port);
+    crate::check!(
+        arg.port != 0 && arg.port < PORTS,
+        "bind_ipi gave port {}",
+        arg.port
+    );
     mask(arg.port);
     Ok(arg.port)
 }
@@ -91,7 +114,14 @@ pub fn bind_ipi() -> Result<u32, Stop> {
 /// Binds a virtual interrupt of vCPU 0; the result and the port, which starts masked.
 #[must_use]
 pub fn bind_virq(virq: u32) -> (i64, u32) {
-    let (result, arg) = hypercall::event_channel(EVTCHNOP_bind_virq, EvtchnBindVirq { virq, vcpu: 0, port: 0 });
+    let (result, arg) = hypercall::event_channel(
+        EVTCHNOP_bind_virq,
+        EvtchnBindVirq {
+            virq,
+            vcpu: 0,
+            port: 0,
+        },
+    );
     if result == 0 {
         mask(arg.port);
     }
@@ -103,11 +133,20 @@ pub fn bind_virq(virq: u32) -> (i64, u32) {
 /// # Errors
 /// Failure where it is refused.
 pub fn loopback() -> Result<(u32, u32), Stop> {
-    let arg = EvtchnAllocUnbound { dom: DOMID_SELF, remote_dom: DOMID_SELF, port: 0 };
+    let arg = EvtchnAllocUnbound {
+        dom: DOMID_SELF,
+        remote_dom: DOMID_SELF,
+        port: 0,
+    };
     let (result, unbound) = hypercall::event_channel(EVTCHNOP_alloc_unbound, arg);
     crate::check_eq!(result, 0, "alloc_unbound");
     mask(unbound.port);
-    let arg = EvtchnBindInterdomain { remote_dom: DOMID_SELF, _pad: 0, remote_port: unbound.port, local_port: 0 };
+    let arg = EvtchnBindInterdomain {
+        remote_dom: DOMID_SELF,
+        _pad: 0,
+        remote_port: unbound.port,
+        local_port: 0,
+    };
     let (result, bound) = hypercall::event_channel(EVTCHNOP_bind_interdomain, arg);
     crate::check_eq!(result, 0, "bind_interdomain");
     mask(bound.local_port);
@@ -210,7 +249,9 @@ pub fn log_entry(index: usize) -> u32 {
 /// How often a port was logged.
 #[must_use]
 pub fn times_logged(port: u32) -> usize {
-    (0..logged().min(LOG_LEN)).filter(|&index| log_entry(index) == port).count()
+    (0..logged().min(LOG_LEN))
+        .filter(|&index| log_entry(index) == port)
+        .count()
 }
 
 /// Forgets the log.
@@ -237,20 +278,27 @@ pub fn shared_info_address() -> u64 {
     SHARED_INFO.0.get() as u64
 }
 
+/// Asks the hypervisor to keep vCPU 0's vcpu_info in a page of ours; the result.
+pub fn move_vcpu_info() -> i64 {
+    let mfn = MOVED_VCPU_INFO.0.get() as u64 >> 12;
+    let arg = VcpuRegisterVcpuInfo {
+        mfn,
+        offset: 0x80,
+        rsvd: 0,
+    };
+    let (result, _) = hypercall::vcpu(VCPUOP_register_vcpu_info, 0, arg);
+    if result == 0 {
+        VCPU_INFO.store(MOVED_VCPU_INFO.0.get() as usize + 0x80, SeqCst);
+    }
+    result
+}
+
 /// A 32-bit word of the shared info page.
 #[must_use]
 pub fn shared_word32(offset: usize) -> u32 {
     let at = SHARED_INFO.0.get() as usize + (offset & 0xFFC);
     // SAFETY: inside the page, aligned, and everyone uses atomics.
     unsafe { &*(at as *const AtomicU32) }.load(SeqCst)
-}
-
-/// Tells that the hypervisor keeps vCPU 0's vcpu_info at this linear address from now on.
-///
-/// # Safety
-/// 64 bytes there must be the hypervisor's to write, for ever.
-pub unsafe fn vcpu_info_moved(address: u64) {
-    VCPU_INFO.store(address as usize, SeqCst);
 }
 
 fn upcall(_: &mut TrapFrame) {
@@ -266,7 +314,8 @@ fn upcall(_: &mut TrapFrame) {
         let word = selector.trailing_zeros();
         selector &= selector - 1;
         let pending = word64(SHARED_INFO_EVTCHN_PENDING + word as usize * 8);
-        let mut active = pending.load(SeqCst) & !word64(SHARED_INFO_EVTCHN_MASK + word as usize * 8).load(SeqCst);
+        let mut active = pending.load(SeqCst)
+            & !word64(SHARED_INFO_EVTCHN_MASK + word as usize * 8).load(SeqCst);
         while active != 0 {
             let bit = active.trailing_zeros();
             active &= active - 1;
@@ -277,7 +326,10 @@ fn upcall(_: &mut TrapFrame) {
 }
 
 fn place(base: usize, port: u32) -> (&'static AtomicU64, u64) {
-    (word64(base + (port as usize % PORTS as usize) / 64 * 8), 1 << (port % 64))
+    (
+        word64(base + (port as usize % PORTS as usize) / 64 * 8),
+        1 << (port % 64),
+    )
 }
 
 fn word64(offset: usize) -> &'static AtomicU64 {

@@ -9,8 +9,9 @@ use crate::{Stop, event, hypercall};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use guest_abi::event_channel::{
-    EVTCHN_FIFO_LINK_MASK, EVTCHN_FIFO_LINKED, EVTCHN_FIFO_MASKED, EVTCHN_FIFO_PENDING, EVTCHNOP_expand_array,
-    EVTCHNOP_init_control, EVTCHNOP_reset, EvtchnExpandArray, EvtchnInitControl, EvtchnReset,
+    EVTCHN_FIFO_LINK_MASK, EVTCHN_FIFO_LINKED, EVTCHN_FIFO_MASKED, EVTCHN_FIFO_PENDING,
+    EVTCHNOP_expand_array, EVTCHNOP_init_control, EVTCHNOP_reset, EvtchnExpandArray,
+    EvtchnInitControl, EvtchnReset,
 };
 use guest_abi::xen::DOMID_SELF;
 
@@ -38,7 +39,10 @@ pub fn switch_on() -> Result<(), Stop> {
         return Ok(());
     }
     let control_gfn = CONTROL.0.get() as u64 >> 12;
-    let arg = EvtchnInitControl { control_gfn, ..Default::default() };
+    let arg = EvtchnInitControl {
+        control_gfn,
+        ..Default::default()
+    };
     let (result, answer) = hypercall::event_channel(EVTCHNOP_init_control, arg);
     if result == hypercall::refused(guest_abi::Errno::ENOSYS) {
         crate::skip!("no FIFO events");
@@ -49,7 +53,11 @@ pub fn switch_on() -> Result<(), Stop> {
     (0..1024).for_each(|port| word(port).store(1 << EVTCHN_FIFO_MASKED, SeqCst));
     IS_ON.store(true, SeqCst);
     let array_gfn = ARRAY.0.get() as u64 >> 12;
-    crate::check_eq!(hypercall::event_channel(EVTCHNOP_expand_array, EvtchnExpandArray { array_gfn }).0, 0, "expand_array");
+    crate::check_eq!(
+        hypercall::event_channel(EVTCHNOP_expand_array, EvtchnExpandArray { array_gfn }).0,
+        0,
+        "expand_array"
+    );
     Ok(())
 }
 

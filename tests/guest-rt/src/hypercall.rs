@@ -6,10 +6,13 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use guest_abi::Errno;
-use guest_abi::arch_x86::cpuid::{XEN_CPUID_FIRST_LEAF, XEN_CPUID_SIGNATURE_EBX, XEN_CPUID_SIGNATURE_ECX};
+use guest_abi::arch_x86::cpuid::{
+    XEN_CPUID_FIRST_LEAF, XEN_CPUID_SIGNATURE_EBX, XEN_CPUID_SIGNATURE_ECX,
+};
 use guest_abi::xen::{
-    __HYPERVISOR_event_channel_op, __HYPERVISOR_hvm_op, __HYPERVISOR_memory_op, __HYPERVISOR_sched_op,
-    __HYPERVISOR_vcpu_op, __HYPERVISOR_xen_version,
+    __HYPERVISOR_event_channel_op, __HYPERVISOR_hvm_op, __HYPERVISOR_memory_op,
+    __HYPERVISOR_multicall, __HYPERVISOR_sched_op, __HYPERVISOR_vcpu_op, __HYPERVISOR_xen_version,
+    MulticallEntry,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -69,7 +72,38 @@ pub fn plain(number: u64, args: [u64; 2]) -> i64 {
 #[must_use]
 pub fn with<T: IntoBytes + FromBytes>(number: u64, op: u32, arg: &mut T) -> i64 {
     // SAFETY: the struct is ours, and any bytes written to it are valid.
-    unsafe { raw(number, [u64::from(op), core::ptr::from_mut(arg) as u64, 0, 0, 0]) }
+    unsafe {
+        raw(
+            number,
+            [u64::from(op), core::ptr::from_mut(arg) as u64, 0, 0, 0],
+        )
+    }
+}
+
+/// Calls `number` with a struct that the call may fill in, and nothing else.
+#[must_use]
+pub fn with_only<T: IntoBytes + FromBytes>(number: u64, arg: &mut T) -> i64 {
+    // SAFETY: the struct is ours, and any bytes written to it are valid.
+    unsafe { raw(number, [core::ptr::from_mut(arg) as u64, 0, 0, 0, 0]) }
+}
+
+/// Calls `number` with a pointer, as third argument, that must be refused.
+#[must_use]
+pub fn with_bad_pointer(number: u64, op: u64, second: u64, pointer: u64) -> i64 {
+    // SAFETY: tests give addresses at which nothing of ours lies.
+    unsafe { raw(number, [op, second, pointer, 0, 0]) }
+}
+
+/// multicall.
+#[must_use]
+pub fn multicall(calls: &mut [MulticallEntry]) -> i64 {
+    // SAFETY: the entries are ours; tests put calls in them that write no memory.
+    unsafe {
+        raw(
+            __HYPERVISOR_multicall,
+            [calls.as_mut_ptr() as u64, calls.len() as u64, 0, 0, 0],
+        )
+    }
 }
 
 /// event_channel_op.
@@ -101,7 +135,12 @@ pub fn sched<T: IntoBytes + FromBytes>(op: u32, mut arg: T) -> i64 {
 pub fn vcpu<T: IntoBytes + FromBytes>(op: u32, vcpu: u32, mut arg: T) -> (i64, T) {
     let pointer = &raw mut arg as u64;
     // SAFETY: the struct is ours, and any bytes written to it are valid.
-    let result = unsafe { raw(__HYPERVISOR_vcpu_op, [u64::from(op), u64::from(vcpu), pointer, 0, 0]) };
+    let result = unsafe {
+        raw(
+            __HYPERVISOR_vcpu_op,
+            [u64::from(op), u64::from(vcpu), pointer, 0, 0],
+        )
+    };
     (result, arg)
 }
 
@@ -115,5 +154,10 @@ pub fn vcpu_plain(op: u32, vcpu: u32) -> i64 {
 #[must_use]
 pub fn version_text(op: u32, buffer: &mut [u8]) -> i64 {
     // SAFETY: tests give buffers of the length that the operation writes.
-    unsafe { raw(__HYPERVISOR_xen_version, [u64::from(op), buffer.as_mut_ptr() as u64, 0, 0, 0]) }
+    unsafe {
+        raw(
+            __HYPERVISOR_xen_version,
+            [u64::from(op), buffer.as_mut_ptr() as u64, 0, 0, 0],
+        )
+    }
 }

@@ -3,7 +3,6 @@
 
 // UNSAFETY: single instructions.
 #![expect(unsafe_code, reason = "one instruction a function")]
-#![expect(clippy::multiple_unsafe_ops_per_block, reason = "an asm block and its operands are one operation")]
 
 use crate::traps::{Fault, guarded};
 use core::arch::asm;
@@ -39,7 +38,12 @@ pub struct Cpuid {
 #[must_use]
 pub fn cpuid(leaf: u32, subleaf: u32) -> Cpuid {
     let r = core::arch::x86_64::__cpuid_count(leaf, subleaf);
-    Cpuid { eax: r.eax, ebx: r.ebx, ecx: r.ecx, edx: r.edx }
+    Cpuid {
+        eax: r.eax,
+        ebx: r.ebx,
+        ecx: r.ecx,
+        edx: r.edx,
+    }
 }
 
 /// RDTSC behind a fence, so that what came before has finished.
@@ -59,7 +63,9 @@ pub fn rdmsr_safe(msr: u32) -> Result<u64, Fault> {
     guarded(|| {
         let (mut low, mut high) = (0u32, 0u32);
         // SAFETY: reads; a fault goes on behind it with the zeros above.
-        unsafe { may_fault!("rdmsr", in("ecx") msr, inout("eax") low, inout("edx") high, options(nostack)) };
+        unsafe {
+            may_fault!("rdmsr", in("ecx") msr, inout("eax") low, inout("edx") high, options(nostack))
+        };
         u64::from(high) << 32 | u64::from(low)
     })
 }
@@ -71,7 +77,9 @@ pub fn rdmsr_safe(msr: u32) -> Result<u64, Fault> {
 pub fn wrmsr_safe(msr: u32, value: u64) -> Result<(), Fault> {
     let (low, high) = (value as u32, (value >> 32) as u32);
     // SAFETY: a test writes MSRs to see what the hypervisor does about it; nothing of Rust's rests on one.
-    guarded(|| unsafe { may_fault!("wrmsr", in("ecx") msr, in("eax") low, in("edx") high, options(nostack)) })
+    guarded(|| unsafe {
+        may_fault!("wrmsr", in("ecx") msr, in("eax") low, in("edx") high, options(nostack))
+    })
 }
 
 /// Reads XCR0; only where CR4.OSXSAVE is set.
@@ -79,7 +87,9 @@ pub fn wrmsr_safe(msr: u32, value: u64) -> Result<(), Fault> {
 pub fn xgetbv0() -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: reads.
-    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack)) };
+    unsafe {
+        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack))
+    };
     u64::from(high) << 32 | u64::from(low)
 }
 
@@ -90,7 +100,9 @@ pub fn xgetbv0() -> u64 {
 pub fn xsetbv_safe(index: u32, value: u64) -> Result<(), Fault> {
     let (low, high) = (value as u32, (value >> 32) as u32);
     // SAFETY: no code here uses extended state but the tests of it.
-    guarded(|| unsafe { may_fault!("xsetbv", in("ecx") index, in("eax") low, in("edx") high, options(nostack)) })
+    guarded(|| unsafe {
+        may_fault!("xsetbv", in("ecx") index, in("eax") low, in("edx") high, options(nostack))
+    })
 }
 
 /// IN, a byte.
@@ -149,7 +161,9 @@ pub fn peek(address: u64) -> Result<u64, Fault> {
     guarded(|| {
         let mut value = 0u64;
         // SAFETY: a plain load, whatever is there; a fault goes on behind it.
-        unsafe { may_fault!("mov {0}, [{1}]", inout(reg) value, in(reg) address, options(nostack, readonly)) };
+        unsafe {
+            may_fault!("mov {0}, [{1}]", inout(reg) value, in(reg) address, options(nostack, readonly))
+        };
         value
     })
 }
@@ -163,7 +177,9 @@ pub fn peek(address: u64) -> Result<u64, Fault> {
 /// What is there must not be Rust's.
 pub unsafe fn poke(address: u64, value: u64) -> Result<(), Fault> {
     // SAFETY: the caller vouches for the target; a fault goes on behind it.
-    guarded(|| unsafe { may_fault!("mov [{1}], {0}", in(reg) value, in(reg) address, options(nostack)) })
+    guarded(|| unsafe {
+        may_fault!("mov [{1}], {0}", in(reg) value, in(reg) address, options(nostack))
+    })
 }
 
 /// UD2.

@@ -5,6 +5,14 @@
 //! any *other* exception or panic ends only the test that caused it. Read [`report`] for how a kernel is written, then
 //! the `kernels` package. Runs under Hematite, Xen, and (without hypercalls) under QEMU's `-kernel`.
 #![no_std]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "registers are cut into halves, addresses are 64-bit"
+)]
+#![expect(
+    clippy::result_large_err,
+    reason = "a verdict carries its text: there is no heap"
+)]
 
 pub mod console;
 pub mod entry;
@@ -14,9 +22,11 @@ pub mod hypercall;
 pub mod insn;
 pub mod memory;
 pub mod options;
+pub mod probe;
 pub mod report;
 pub mod time;
 pub mod traps;
+pub mod xsave;
 
 pub use report::{Stop, Test, Text, Verdict};
 pub use traps::Fault;

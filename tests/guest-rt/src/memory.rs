@@ -28,9 +28,22 @@ pub fn for_each_range(mut visit: impl FnMut(u64, u64, u32)) {
     } else if hypercall::present() {
         let mut map = [E820Entry::new_zeroed(); 128];
         let buffer = map.as_mut_ptr() as u64;
-        let (result, asked) = hypercall::memory(XENMEM_memory_map, XenMemoryMap { nr_entries: 128, _pad: 0, buffer });
-        let entries = if result == 0 { asked.nr_entries as usize } else { 0 };
-        map.iter().take(entries).for_each(|e| visit(e.addr, e.size, e.type_));
+        let (result, asked) = hypercall::memory(
+            XENMEM_memory_map,
+            XenMemoryMap {
+                nr_entries: 128,
+                _pad: 0,
+                buffer,
+            },
+        );
+        let entries = if result == 0 {
+            asked.nr_entries as usize
+        } else {
+            0
+        };
+        map.iter()
+            .take(entries)
+            .for_each(|e| visit(e.addr, e.size, e.type_));
     }
 }
 
@@ -53,13 +66,22 @@ pub fn spare_range() -> Option<u64> {
     const ALIGN: u64 = 16 << 20;
     let (_, image_end) = entry::image();
     let info = entry::start_info();
-    let avoid = [info.modlist_paddr, info.cmdline_paddr, info.rsdp_paddr, info.memmap_paddr];
+    let avoid = [
+        info.modlist_paddr,
+        info.cmdline_paddr,
+        info.rsdp_paddr,
+        info.memmap_paddr,
+    ];
     let mut found: Option<u64> = None;
     for_each_range(|start, size, kind| {
         // the highest such place: loaders put their tables low, or right behind the image
         let end = (start + size).min(MAPPED_END);
-        let Some(candidate) = end.checked_sub(BYTES).map(|at| at & !(ALIGN - 1)) else { return };
-        let is_free = avoid.iter().all(|&a| a < candidate || a >= candidate + BYTES);
+        let Some(candidate) = end.checked_sub(BYTES).map(|at| at & !(ALIGN - 1)) else {
+            return;
+        };
+        let is_free = avoid
+            .iter()
+            .all(|&a| a < candidate || a >= candidate + BYTES);
         if kind == XEN_HVM_MEMMAP_TYPE_RAM && candidate >= start.max(image_end) && is_free {
             found = found.max(Some(candidate));
         }

@@ -14,18 +14,25 @@ pub fn command_line() -> &'static str {
         return "";
     }
     // SAFETY: the loader's text ends with a NUL, and nothing changes it.
-    unsafe { CStr::from_ptr(address as usize as *const core::ffi::c_char) }.to_str().unwrap_or("")
+    unsafe { CStr::from_ptr(address as usize as *const core::ffi::c_char) }
+        .to_str()
+        .unwrap_or("")
 }
 
 /// The value of the first `key=value`.
 #[must_use]
 pub fn value(key: &str) -> Option<&'static str> {
-    command_line().split_ascii_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+    command_line()
+        .split_ascii_whitespace()
+        .find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
 }
 
 /// The same as a number, decimal or with 0x.
 #[must_use]
 pub fn number(key: &str) -> Option<u64> {
     let text = value(key)?;
-    text.strip_prefix("0x").map_or_else(|| text.parse().ok(), |hex| u64::from_str_radix(hex, 16).ok())
+    text.strip_prefix("0x").map_or_else(
+        || text.parse().ok(),
+        |hex| u64::from_str_radix(hex, 16).ok(),
+    )
 }

@@ -31,7 +31,9 @@ impl Text {
 
 impl Write for Text {
     fn write_str(&mut self, s: &str) -> core::fmt::Result {
-        s.chars().try_for_each(|c| self.0.try_push(c)).map_err(|_| core::fmt::Error)
+        s.chars()
+            .try_for_each(|c| self.0.try_push(c))
+            .map_err(|_| core::fmt::Error)
     }
 }
 
@@ -63,13 +65,21 @@ impl Test {
     /// A test that comes back.
     #[must_use]
     pub const fn new(name: &'static str, run: fn() -> Verdict) -> Self {
-        Self { name, run, is_last: false }
+        Self {
+            name,
+            run,
+            is_last: false,
+        }
     }
 
     /// A test that ends the domain; whoever started it reads the verdict off the host's log.
     #[must_use]
     pub const fn last(name: &'static str, run: fn() -> Verdict) -> Self {
-        Self { name, run, is_last: true }
+        Self {
+            name,
+            run,
+            is_last: true,
+        }
     }
 
     fn is_selected(&self) -> bool {
@@ -95,7 +105,11 @@ macro_rules! check {
 macro_rules! check_eq {
     ($got:expr, $want:expr, $($arg:tt)+) => {
         match ($got, $want) {
-            (got, want) => $crate::check!(got == want, "{}: got {got:#x?}, want {want:#x?}", format_args!($($arg)+)),
+            (got, want) => $crate::check!(
+                got == want,
+                "{}: got {got:?}, want {want:?} (hex {got:x?}, {want:x?})",
+                format_args!($($arg)+)
+            ),
         }
     };
 }
@@ -135,10 +149,17 @@ pub fn run_all(tests: &'static [Test]) {
 pub fn done() -> ! {
     say!("--- done");
     if hypercall::present() {
-        let _ = hypercall::sched(SCHEDOP_shutdown, SchedShutdown { reason: SHUTDOWN_poweroff });
+        let _ = hypercall::sched(
+            SCHEDOP_shutdown,
+            SchedShutdown {
+                reason: SHUTDOWN_poweroff,
+            },
+        );
     }
     // Bochs' own way out, for a kernel run without a hypervisor
-    b"Shutdown".iter().for_each(|&byte| insn::outb(0x8900, byte));
+    b"Shutdown"
+        .iter()
+        .for_each(|&byte| insn::outb(0x8900, byte));
     insn::halt_for_ever()
 }
 
@@ -163,7 +184,12 @@ pub(crate) fn note_unexpected(frame: &TrapFrame) {
     // SAFETY: `run_all` stored a reference to a static, or nothing yet.
     let name = unsafe { CURRENT.load(Relaxed).as_ref() }.map_or("(none)", |test| test.name);
     let (vector, error, rip, cr2) = (frame.vector, frame.error, frame.rip, insn::cr2());
-    report(name, &Err(broken!("unexpected vector {vector}, error {error:#x}, at {rip:#x}, cr2 {cr2:#x}")));
+    report(
+        name,
+        &Err(broken!(
+            "unexpected vector {vector}, error {error:#x}, at {rip:#x}, cr2 {cr2:#x}"
+        )),
+    );
 }
 
 #[cfg(target_os = "none")]

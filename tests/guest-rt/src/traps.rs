@@ -114,8 +114,14 @@ pub fn init() {
     // SAFETY: runs once, before interrupts; nothing else refers to the tables yet.
     let tables = unsafe { &mut *tables };
     tables.fill();
-    let gdtr = Pointer { limit: (size_of_val(&tables.gdt) - 1) as u16, base: &raw const tables.gdt as u64 };
-    let idtr = Pointer { limit: (size_of_val(&tables.idt) - 1) as u16, base: &raw const tables.idt as u64 };
+    let gdtr = Pointer {
+        limit: (size_of_val(&tables.gdt) - 1) as u16,
+        base: &raw const tables.gdt as u64,
+    };
+    let idtr = Pointer {
+        limit: (size_of_val(&tables.idt) - 1) as u16,
+        base: &raw const tables.idt as u64,
+    };
     // SAFETY: the tables are static; selectors 8 and 16 mean what they meant before.
     unsafe { asm!("lgdt [{}]", in(reg) &raw const gdtr, options(readonly, nostack)) };
     // SAFETY: every gate leads to a stub.
@@ -147,8 +153,11 @@ struct TablesCell(UnsafeCell<Tables>);
 // SAFETY: one vCPU; written by `init` only.
 unsafe impl Sync for TablesCell {}
 
-static TABLES: TablesCell =
-    TablesCell(UnsafeCell::new(Tables { idt: [[0; 2]; 256], gdt: [0; 8], tss: [0; 26] }));
+static TABLES: TablesCell = TablesCell(UnsafeCell::new(Tables {
+    idt: [[0; 2]; 256],
+    gdt: [0; 8],
+    tss: [0; 26],
+}));
 
 const STACK_SIZE: usize = 32768;
 #[repr(C, align(16))]
@@ -178,7 +187,11 @@ impl Tables {
             let stub = &raw const trap_stubs as u64 + vector as u64 * 16;
             let ist = u64::from(vector == 8);
             let access = if vector == 0x81 { 0xEE00 } else { 0x8E00 };
-            gate[0] = stub & 0xFFFF | KERNEL_CS << 16 | ist << 32 | access << 32 | (stub >> 16 & 0xFFFF) << 48;
+            gate[0] = stub & 0xFFFF
+                | KERNEL_CS << 16
+                | ist << 32
+                | access << 32
+                | (stub >> 16 & 0xFFFF) << 48;
             gate[1] = stub >> 32;
         }
     }
@@ -226,7 +239,10 @@ fn fixup_of(rip: u64) -> Option<u64> {
     let entries = (&raw const extable_end as usize - start as usize) / size_of::<[u64; 2]>();
     // SAFETY: the linker script puts the table, of whole entries, between the two symbols.
     let table = unsafe { core::slice::from_raw_parts(start, entries) };
-    table.iter().find(|entry| entry[0] == rip).map(|entry| entry[1])
+    table
+        .iter()
+        .find(|entry| entry[0] == rip)
+        .map(|entry| entry[1])
 }
 
 global_asm!(
