@@ -58,7 +58,6 @@ fn against_rtc() -> Result<String, String> {
         // Most of each second is slept through; only its end is watched.
         thread::sleep(Duration::from_millis(900));
         ended = next_second()?;
-        eprintln!("{:?} {}", ended.duration_since(begun), fs::read_to_string(RTC).unwrap_or_default().trim());
     }
     within(
         "ten seconds of the RTC",
@@ -111,7 +110,9 @@ fn monotonic() -> Result<String, String> {
 fn fetch(server: &str, file: &str) -> Result<String, String> {
     let io = |e: std::io::Error| format!("{server}: {e}");
     let mut stream = TcpStream::connect(server).map_err(io)?;
-    stream.set_read_timeout(Some(Duration::from_secs(60))).map_err(io)?;
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .map_err(io)?;
     write!(stream, "GET /file HTTP/1.0\r\n\r\n").map_err(io)?;
     let mut reader = BufReader::new(stream);
     let mut line = String::new();

@@ -23,6 +23,9 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// Where Debian keeps UEFI firmware.
 const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
 
+/// What dom0's command line gets when there is no hypervisor. Bochs resets well through port 0xCF9 only.
+const BARE: &str = " hematite.bare reboot=pci";
+
 /// Tests stop where they fail: a hypervisor that reboots for ever would fill the log.
 const TEST_OPTIONS: &str = "noreboot";
 
@@ -168,8 +171,7 @@ fn entry(scenario: &Scenario, artefacts: &Artefacts, work: &Path) -> Result<Entr
         return Ok(Entry::Linux {
             kernel: kernel.vmlinuz()?,
             initrd: artefacts.initramfs(kernel)?,
-            command_line: command_line.replace("console=hvc0", "console=ttyS0,115200")
-                + " hematite.bare",
+            command_line: command_line.replace("console=hvc0", "console=ttyS0,115200") + BARE,
         });
     }
     let mut options = join(image::OPTIONS, TEST_OPTIONS);

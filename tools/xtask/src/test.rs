@@ -228,7 +228,8 @@ fn machine_tests(args: &Args, scenarios: Vec<Scenario>) -> Result<Count> {
 
 /// Says whether a scenario means something without the hypervisor.
 fn can_be_bare(scenario: &Scenario) -> bool {
-    !scenario.scripts.is_empty() && scenario.platform == Platform::Bochs
+    (!scenario.scripts.is_empty() || !scenario.session.is_empty())
+        && scenario.platform == Platform::Bochs
 }
 
 fn artefacts(args: &Args, wanted: &[(String, String, Scenario)]) -> Result<Artefacts> {
