@@ -48,7 +48,8 @@ pub enum BackedMsr {
     X2Apic(u8),
     /// IA32_SPEC_CTRL: switched with the vCPU; may pass through after the first write. Checked: only bits that CPUID shows.
     SpecCtrl,
-    /// Xen's MSR 0x40000000: fill the guest's page with this frame number with hypercall stubs. Written only.
+    /// Xen's MSR 0x40000000: fill the guest's page at this guest physical address with hypercall stubs. Written only.
+    /// Checked: the address is page-aligned (the low 12 bits number the page, of which there is one).
     HypercallPage,
 }
 
@@ -201,10 +202,7 @@ impl MsrPolicy {
             number::X2APIC_FIRST..=number::X2APIC_LAST => MsrWrite::Backed(x2apic(msr), value),
             number::IA32_XSS if self.has_xss => done_if(value == 0),
             number::IA32_EFER => self.write_efer(value, context),
-            HYPERCALL_PAGE_MSR => {
-                // The low 12 bits number the page, of which there is one.
-                backed_if(BackedMsr::HypercallPage, value >> 12, value & 0xfff == 0)
-            }
+            HYPERCALL_PAGE_MSR => backed_if(BackedMsr::HypercallPage, value, value & 0xfff == 0),
             _ => done_if(state.mtrrs.write(msr, value, self.physical_bits).is_some()),
         }
     }

@@ -149,7 +149,7 @@ fn efer_keeps_lma_and_refuses_lme_while_paging() {
 #[test]
 fn the_hypercall_page_is_number_0_of_1() {
     let backed = |v| MsrWrite::Backed(BackedMsr::HypercallPage, v);
-    assert_eq!(write(0x4000_0000, 0x1234_5000), backed(0x12345));
+    assert_eq!(write(0x4000_0000, 0x1234_5000), backed(0x1234_5000));
     assert_eq!(write(0x4000_0000, 0x1234_5001), MsrWrite::Fault);
     assert_eq!(read(0x4000_0000), MsrRead::Value(0));
 }
