@@ -4,8 +4,8 @@
 
 extern crate alloc;
 
+pub mod dom0;
 pub mod memory;
-
 pub mod start;
 
-pub use start::{BootInfo, start};
+pub use start::{BootInfo, Machine, start};

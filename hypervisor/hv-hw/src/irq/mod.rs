@@ -9,10 +9,17 @@ mod pic;
 pub mod timer;
 pub mod vectors;
 
+use core::sync::atomic::{AtomicU32, Ordering};
+
 use hv_core::mem::TableFrames;
 
 use crate::paging::OutOfFrames;
-use crate::percpu::{self, IrqsOff};
+use crate::percpu::{self, IrqsOff, MAX_CPUS};
+
+pub use timer::{arm as arm_timer, disarm as disarm_timer};
+
+/// APIC ids by CPU number.
+static APIC_IDS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 
 /// Silences the PICs and takes local APICs and the timer into use, on the CPU that boots. Needs the TSC's frequency. I/O APICs
 /// are added one by one, see [`ioapic::add`].
@@ -25,7 +32,20 @@ pub fn init(frames: &mut impl TableFrames) -> Result<(), OutOfFrames> {
     local::enable();
     timer::init();
     timer::enable();
+    if let Some(own) = usize::try_from(percpu::cpu_id())
+        .ok()
+        .and_then(|cpu| APIC_IDS.get(cpu))
+    {
+        own.store(local::id(), Ordering::Relaxed);
+    }
     Ok(())
+}
+
+/// Makes CPU `cpu` leave its guest or its sleep and look around.
+pub fn send_kick(cpu: u32) {
+    if let Some(id) = usize::try_from(cpu).ok().and_then(|cpu| APIC_IDS.get(cpu)) {
+        local::send_ipi(id.load(Ordering::Relaxed), vectors::KICK);
+    }
 }
 
 /// Sleeps until an external interrupt arrives and returns its vector; `None` after a wake-up without one (NMI). The interrupt
