@@ -1,0 +1,511 @@
+//! Which memory of the host is dom0's, and what lies where in it.
+//!
+//! dom0's memory is identity-mapped, so its addresses are the host's: the kernel has to lie where it was linked to
+//! (16 MiB in Debian's), and whatever the hypervisor keeps is a hole. Beside what must be dom0's (low memory, the
+//! kernel's place, the initrd's) it gets one large chunk upwards from the kernel, then the rest of memory below 4 GiB,
+//! where every device can reach it, and only then memory above.
+
+use super::e820::{E820Kind, E820Map};
+use super::start_info::{Initrd, StartInfo};
+use crate::addr::{Gpa, Hpa, Mfn, MfnRange, PAGE_SIZE};
+use crate::options::Dom0Mem;
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::Range;
+
+/// What the plan is made from.
+#[derive(Clone, Debug)]
+pub struct Dom0MemoryRequest<'a> {
+    /// The host's memory.
+    pub host: &'a E820Map,
+    /// What the hypervisor keeps: its image, heap, trampoline, buffers that are in use while dom0 is built.
+    pub reserved: &'a [MfnRange],
+    /// What the kernel takes when loaded: [`super::elf::Kernel::extent`].
+    pub kernel: Range<Gpa>,
+    /// Where the boot loader put the initrd, and how many bytes it has.
+    pub initrd: Option<(Hpa, u64)>,
+    /// Bytes of dom0's ACPI tables.
+    pub acpi_size: usize,
+    /// How much dom0 is to get.
+    pub want: Dom0Mem,
+}
+
+/// dom0's memory. All places are in `ranges` and apart from each other.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Dom0Layout {
+    /// The frames that dom0 gets, each at its own address; ascending and apart.
+    pub ranges: Vec<MfnRange>,
+    /// The frames of the kernel, bss included.
+    pub kernel: MfnRange,
+    /// Where the initrd goes: below 4 GiB. Where the loader put it, if it can stay there; else it is to be copied
+    /// before the kernel is loaded, as it may lie in the kernel's place.
+    pub initrd: Option<Initrd>,
+    /// Where start info goes, [`StartInfo::MAX_SIZE`] bytes below 1 GiB.
+    pub start_info: Gpa,
+    /// The frames of the ACPI tables, below 4 GiB.
+    pub acpi: MfnRange,
+}
+
+/// Why dom0 has no place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dom0MemoryError {
+    /// The kernel has to lie at this address, which is not free RAM.
+    KernelPlaceTaken(Gpa),
+    /// There is no place of so many bytes for something below this address.
+    NoPlace {
+        /// What has none.
+        what: &'static str,
+        /// Its bytes.
+        size: u64,
+        /// Where it has to end.
+        below: u64,
+    },
+    /// dom0 is to get less than it needs to start, both in pages.
+    TooSmall {
+        /// What it is to get.
+        given: u64,
+        /// What it needs.
+        needed: u64,
+    },
+}
+
+impl fmt::Display for Dom0MemoryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KernelPlaceTaken(at) => {
+                write!(
+                    f,
+                    "dom0's kernel has to lie at address {at}, which is not free RAM on this machine"
+                )
+            }
+            Self::NoPlace { what, size, below } => {
+                write!(
+                    f,
+                    "no {size} bytes of free RAM below {below:#x} for dom0's {what}"
+                )
+            }
+            Self::TooSmall { given, needed } => write!(
+                f,
+                "too little memory for dom0: it gets {} MiB and needs {} MiB; see dom0_mem or add memory",
+                given >> 8,
+                needed.div_ceil(256)
+            ),
+        }
+    }
+}
+
+const LOW_END: u64 = 0xa_0000;
+const GIB: u64 = 1 << 30;
+/// What a kernel needs beside its image and initrd to get to its first process, in pages.
+const SPARE: u64 = (32 << 20) / PAGE_SIZE;
+
+/// Decides which memory dom0 gets and what lies where.
+///
+/// # Errors
+/// Where a part of it has no place, or the amount is too small to start in.
+pub fn plan_dom0(request: &Dom0MemoryRequest<'_>) -> Result<Dom0Layout, Dom0MemoryError> {
+    let mut planner = Planner::new(request);
+    let amount = request
+        .want
+        .pages(planner.free.ram_pages(), request.host.ram_pages());
+    planner.give_low_memory();
+    let kernel = planner.give_kernel(&request.kernel)?;
+    let initrd = request
+        .initrd
+        .map(|initrd| planner.give_initrd(initrd))
+        .transpose()?;
+    let start_info = planner.give_block("start info", StartInfo::MAX_SIZE as u64, GIB)?;
+    let acpi = planner.give_block("ACPI tables", request.acpi_size as u64, 4 * GIB)?;
+    let needed = planner.given.ram_pages() + SPARE;
+    if amount < needed {
+        return Err(Dom0MemoryError::TooSmall {
+            given: amount,
+            needed,
+        });
+    }
+    planner.give_rest(amount);
+    Ok(Dom0Layout {
+        ranges: planner.given.ram().collect(),
+        kernel,
+        initrd,
+        start_info: Gpa::new(start_info.start.base().as_u64()),
+        acpi,
+    })
+}
+
+impl Dom0Layout {
+    /// How many pages dom0 gets.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        self.ranges.iter().map(|range| range.len()).sum()
+    }
+
+    /// dom0's memory map on this host.
+    #[must_use]
+    pub fn memory_map(&self, host: &E820Map) -> E820Map {
+        let mut map = host.for_dom0(&self.ranges);
+        mark(&mut map, self.acpi, E820Kind::AcpiTables);
+        map
+    }
+}
+
+/// The state of planning: what is free, and what is dom0's. Both maps know RAM only.
+struct Planner {
+    free: E820Map,
+    given: E820Map,
+    /// Where the initrd is and the kernel will be: nothing else may be put there, but both are dom0's in the end.
+    busy: Vec<MfnRange>,
+    kernel_end: Mfn,
+}
+
+impl Planner {
+    fn new(request: &Dom0MemoryRequest<'_>) -> Self {
+        let mut free = E820Map::default();
+        for range in request.host.ram() {
+            mark(&mut free, range, E820Kind::Ram);
+        }
+        for &range in request.reserved {
+            mark(&mut free, range, E820Kind::Reserved);
+        }
+        let initrd = request
+            .initrd
+            .map(|(start, size)| MfnRange::covering(start, saturating_end(start, size)));
+        Self {
+            free,
+            given: E820Map::default(),
+            busy: initrd.into_iter().collect(),
+            kernel_end: Mfn::new(0),
+        }
+    }
+
+    fn give(&mut self, range: MfnRange) {
+        mark(&mut self.free, range, E820Kind::Reserved);
+        mark(&mut self.given, range, E820Kind::Ram);
+    }
+
+    /// Processors start below 1 MiB, so dom0 needs memory there: it gets all.
+    fn give_low_memory(&mut self) {
+        let low = MfnRange::inside(Hpa::new(0), Hpa::new(LOW_END));
+        for range in self.free_parts(low) {
+            self.give(range);
+        }
+    }
+
+    fn give_kernel(&mut self, extent: &Range<Gpa>) -> Result<MfnRange, Dom0MemoryError> {
+        let range = MfnRange::covering(
+            Hpa::new(extent.start.as_u64()),
+            Hpa::new(extent.end.as_u64()),
+        );
+        if let Some(taken) = self.first_taken(range) {
+            return Err(Dom0MemoryError::KernelPlaceTaken(Gpa::new(
+                taken.base().as_u64(),
+            )));
+        }
+        self.give(range);
+        self.kernel_end = range.end;
+        Ok(range)
+    }
+
+    /// Leaves the initrd where it is, if that is free memory from which dom0 can use it.
+    fn give_initrd(&mut self, (start, size): (Hpa, u64)) -> Result<Initrd, Dom0MemoryError> {
+        let end = saturating_end(start, size);
+        let here = MfnRange::covering(start, end);
+        let can_stay = start.is_aligned(PAGE_SIZE)
+            && end.as_u64() <= 4 * GIB
+            && self.first_taken(here).is_none();
+        let range = if can_stay {
+            self.give(here);
+            here
+        } else {
+            self.give_block("initrd", size, 4 * GIB)?
+        };
+        Ok(Initrd {
+            start: Gpa::new(range.start.base().as_u64()),
+            size,
+        })
+    }
+
+    /// Gives a block of whole pages: the lowest place behind the kernel, else the lowest above 1 MiB.
+    fn give_block(
+        &mut self,
+        what: &'static str,
+        size: u64,
+        below: u64,
+    ) -> Result<MfnRange, Dom0MemoryError> {
+        let no_place = Dom0MemoryError::NoPlace { what, size, below };
+        let pages = size.max(1).div_ceil(PAGE_SIZE);
+        let mut free = self.free.clone();
+        for &range in &self.busy {
+            mark(&mut free, range, E820Kind::Reserved);
+        }
+        let limit = Mfn::containing(Hpa::new(below));
+        let fits_from = |least: Mfn| {
+            free.ram()
+                .map(|range| range.start.max(least)..range.end.min(limit))
+                .find_map(|place| {
+                    let end = place.start.checked_add(pages)?;
+                    (end <= place.end).then_some(MfnRange::new(place.start, end))
+                })
+        };
+        let low_end = Mfn::containing(Hpa::new(1 << 20));
+        let range = fits_from(self.kernel_end)
+            .or_else(|| fits_from(low_end))
+            .ok_or(no_place)?;
+        self.give(range);
+        Ok(range)
+    }
+
+    /// Gives memory until dom0 has so many pages, or until there is no more.
+    fn give_rest(&mut self, amount: u64) {
+        let boundary = Mfn::containing(Hpa::new(4 * GIB));
+        let mut parts: Vec<MfnRange> = self
+            .free
+            .ram()
+            .flat_map(|r| {
+                [
+                    MfnRange::new(r.start, r.end.min(boundary)),
+                    MfnRange::new(r.start.max(boundary), r.end),
+                ]
+            })
+            .filter(|part| !part.is_empty())
+            .collect();
+        let kernel_end = self.kernel_end;
+        // upwards from the kernel, then downwards from it, then what is above 4 GiB
+        parts.sort_by_key(|part| match part.start {
+            high if high >= boundary => (2, high.as_u64()),
+            above if above >= kernel_end => (0, above.as_u64()),
+            below => (1, u64::MAX - below.as_u64()),
+        });
+        let mut left = amount.saturating_sub(self.given.ram_pages());
+        for part in parts {
+            let count = part.len().min(left);
+            self.give(MfnRange::new(part.start, part.start + count));
+            left -= count;
+        }
+    }
+
+    fn free_parts(&self, within: MfnRange) -> Vec<MfnRange> {
+        let cut = |r: MfnRange| MfnRange::new(r.start.max(within.start), r.end.min(within.end));
+        self.free
+            .ram()
+            .map(cut)
+            .filter(|part| !part.is_empty())
+            .collect()
+    }
+
+    /// The first frame of `range` that is not free.
+    fn first_taken(&self, range: MfnRange) -> Option<Mfn> {
+        let mut at = range.start;
+        for part in self.free_parts(range) {
+            if part.start > at {
+                break;
+            }
+            at = part.end;
+        }
+        (at < range.end).then_some(at)
+    }
+}
+
+fn mark(map: &mut E820Map, range: MfnRange, kind: E820Kind) {
+    map.set(range.start.base().as_u64(), range.end.base().as_u64(), kind);
+}
+
+/// The end of `size` bytes from `start`, where no RAM is any longer if they are too many.
+fn saturating_end(start: Hpa, size: u64) -> Hpa {
+    const NO_RAM: u64 = 1 << 52;
+    Hpa::new(start.as_u64().saturating_add(size).min(NO_RAM))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::e820::E820Entry;
+    use super::*;
+    use crate::options::Amount;
+    use proptest::prelude::*;
+    use std::vec;
+
+    const MIB: u64 = 1 << 20;
+
+    fn frames(start: u64, end: u64) -> MfnRange {
+        MfnRange::inside(Hpa::new(start), Hpa::new(end))
+    }
+
+    fn host(end: u64) -> E820Map {
+        let mut raw = vec![
+            E820Entry::new(0, 0x9_fc00, E820Kind::Ram),
+            E820Entry::new(0x9_fc00, 0xa_0000, E820Kind::Reserved),
+            E820Entry::new(0xf_0000, 0x10_0000, E820Kind::Reserved),
+            E820Entry::new(MIB, end.min(3 * GIB), E820Kind::Ram),
+        ];
+        if end > 3 * GIB {
+            raw.push(E820Entry::new(4 * GIB, end + GIB, E820Kind::Ram));
+        }
+        E820Map::sanitise(&raw)
+    }
+
+    fn request<'a>(
+        host: &'a E820Map,
+        reserved: &'a [MfnRange],
+        size: Option<u64>,
+    ) -> Dom0MemoryRequest<'a> {
+        Dom0MemoryRequest {
+            host,
+            reserved,
+            kernel: Gpa::new(16 * MIB)..Gpa::new(74 * MIB),
+            initrd: Some((Hpa::new(100 * MIB), 30 * MIB + 5)),
+            acpi_size: 1000,
+            want: Dom0Mem {
+                size: size.map(Amount::of_bytes),
+                ..Dom0Mem::default()
+            },
+        }
+    }
+
+    #[test]
+    fn a_small_dom0_gets_one_chunk_behind_low_memory() {
+        let host = host(GIB);
+        let reserved = [frames(0x8000, 0x9000), frames(MIB, 16 * MIB)];
+        let layout = plan_dom0(&request(&host, &reserved, Some(256 * MIB))).unwrap();
+        assert_eq!(layout.pages(), 256 * MIB / PAGE_SIZE);
+        assert_eq!(layout.ranges.len(), 3);
+        assert_eq!(layout.ranges[0], frames(0, 0x8000));
+        assert_eq!(layout.ranges[1], frames(0x9000, 0x9_f000));
+        assert_eq!(layout.ranges[2].start, Mfn::new(0x1000));
+        assert_eq!(layout.initrd.unwrap().start, Gpa::new(100 * MIB));
+        assert_eq!(layout.start_info, Gpa::new(74 * MIB));
+        let map = layout.memory_map(&host);
+        assert_eq!(map.kind_at(0x8000), Some(E820Kind::Unusable));
+        assert_eq!(map.kind_at(MIB), Some(E820Kind::Unusable));
+        assert_eq!(map.kind_at(0xf_0000), Some(E820Kind::Reserved));
+        assert_eq!(
+            map.kind_at(layout.acpi.start.base().as_u64()),
+            Some(E820Kind::AcpiTables)
+        );
+        assert_eq!(map.kind_at(GIB - 1), Some(E820Kind::Unusable));
+    }
+
+    #[test]
+    fn an_initrd_in_the_kernels_place_is_moved_behind_it() {
+        let host = host(GIB);
+        let request = Dom0MemoryRequest {
+            initrd: Some((Hpa::new(60 * MIB), 30 * MIB)),
+            ..request(&host, &[], None)
+        };
+        let layout = plan_dom0(&request).unwrap();
+        // not over itself either
+        assert_eq!(layout.initrd.unwrap().start, Gpa::new(90 * MIB));
+    }
+
+    #[test]
+    fn by_default_all_but_the_reserve_is_given_low_memory_first() {
+        let host = host(6 * GIB);
+        let layout = plan_dom0(&request(&host, &[], None)).unwrap();
+        assert_eq!(layout.pages(), host.ram_pages() - 128 * MIB / PAGE_SIZE);
+        assert_eq!(
+            layout.ranges.last().unwrap().end,
+            frames(0, 7 * GIB - 128 * MIB).end
+        );
+    }
+
+    #[test]
+    fn what_has_no_place_is_named() {
+        let host = host(GIB);
+        let taken = [frames(20 * MIB, 21 * MIB)];
+        let error = plan_dom0(&request(&host, &taken, None)).unwrap_err();
+        assert_eq!(error, Dom0MemoryError::KernelPlaceTaken(Gpa::new(20 * MIB)));
+        let error = plan_dom0(&request(&host, &[], Some(64 * MIB))).unwrap_err();
+        assert!(matches!(
+            error,
+            Dom0MemoryError::TooSmall { given: 16384, .. }
+        ));
+        let all_else = [frames(MIB, 16 * MIB), frames(74 * MIB, GIB)];
+        let error = plan_dom0(&request(&host, &all_else, None)).unwrap_err();
+        assert!(matches!(
+            error,
+            Dom0MemoryError::NoPlace { what: "initrd", .. }
+        ));
+        let huge = Dom0MemoryRequest {
+            initrd: Some((Hpa::new(u64::MAX - 5), u64::MAX)),
+            ..request(&host, &[], None)
+        };
+        assert!(matches!(
+            plan_dom0(&huge),
+            Err(Dom0MemoryError::NoPlace { what: "initrd", .. })
+        ));
+    }
+
+    fn is_given(layout: &Dom0Layout, range: MfnRange) -> bool {
+        layout
+            .ranges
+            .iter()
+            .any(|r| r.start <= range.start && range.end <= r.end)
+    }
+
+    fn check(request: &Dom0MemoryRequest<'_>, layout: &Dom0Layout) -> Result<(), TestCaseError> {
+        for range in &layout.ranges {
+            prop_assert!(request.host.is_all(
+                range.start.base().as_u64(),
+                range.end.base().as_u64(),
+                E820Kind::Ram
+            ));
+            prop_assert!(
+                !request
+                    .reserved
+                    .iter()
+                    .any(|r| !r.is_empty() && r.overlaps(*range))
+            );
+        }
+        prop_assert!(layout.ranges.windows(2).all(|w| w[0].end < w[1].start));
+        let at = |start: Gpa, size: u64| {
+            MfnRange::covering(Hpa::new(start.as_u64()), Hpa::new(start.as_u64() + size))
+        };
+        let start_info = at(layout.start_info, StartInfo::MAX_SIZE as u64);
+        let initrd = layout.initrd.map(|i| at(i.start, i.size));
+        let mut places = vec![layout.kernel, start_info, layout.acpi];
+        places.extend(initrd);
+        for (i, &place) in places.iter().enumerate() {
+            prop_assert!(is_given(layout, place));
+            prop_assert!(places[..i].iter().all(|other| !other.overlaps(place)));
+        }
+        prop_assert!(start_info.end.base().as_u64() <= GIB);
+        let available = {
+            let mut free = E820Map::default();
+            request
+                .host
+                .ram()
+                .for_each(|r| mark(&mut free, r, E820Kind::Ram));
+            request
+                .reserved
+                .iter()
+                .for_each(|&r| mark(&mut free, r, E820Kind::Reserved));
+            free.ram_pages()
+        };
+        prop_assert_eq!(
+            layout.pages(),
+            request.want.pages(available, request.host.ram_pages())
+        );
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn every_plan_keeps_its_promises(
+            reserved in proptest::collection::vec((0u64..0x6_0000, 0u64..0x2000), 0..5),
+            end_mib in 64u64..5000,
+            size_mib in proptest::option::of(1u64..5000),
+            initrd in proptest::option::of((0u64..0x2_0000_0000, 0u64..64 * MIB)),
+            acpi_size in 0usize..20_000,
+        ) {
+            let host = host(end_mib * MIB);
+            let reserved: Vec<_> = reserved.into_iter().map(|(start, count)| MfnRange::new(Mfn::new(start), Mfn::new(start + count))).collect();
+            let request = Dom0MemoryRequest {
+                initrd: initrd.map(|(start, size)| (Hpa::new(start), size)),
+                acpi_size,
+                ..request(&host, &reserved, size_mib.map(|mib| mib * MIB))
+            };
+            if let Ok(layout) = plan_dom0(&request) {
+                check(&request, &layout)?;
+            }
+        }
+    }
+}
