@@ -18,6 +18,7 @@ pub mod emulate;
 pub mod evtchn;
 pub mod firmware;
 pub mod frame;
+pub mod grant;
 pub mod image;
 mod index_heap;
 mod le;
