@@ -25,6 +25,7 @@ pub mod options;
 pub mod probe;
 pub mod report;
 pub mod time;
+pub mod timed;
 pub mod traps;
 pub mod xsave;
 
