@@ -4,6 +4,8 @@
 //! invalidated: an entry counts only in the generation of the p2m in which it was read, and every change of something
 //! mapped begins a new one.
 
+use core::cell::Cell;
+
 use super::{P2m, P2mEntry, P2mKind};
 use crate::addr::{Gfn, Mfn, PageOrder};
 use crate::mem::TableMem;
@@ -12,9 +14,9 @@ use crate::paging::ept::Access;
 const SLOTS: usize = 1 << SLOT_BITS;
 const SLOT_BITS: u32 = 5;
 
-/// The last lookups in one p2m. It must not be used with another one.
+/// The last lookups in one p2m. It must not be used with another one. One vCPU has it, so plain cells do.
 pub struct P2mCache {
-    slots: [Slot; SLOTS],
+    slots: [Cell<Slot>; SLOTS],
 }
 
 #[derive(Clone, Copy)]
@@ -25,39 +27,41 @@ struct Slot {
     entry: P2mEntry,
 }
 
+const EMPTY: Slot = Slot {
+    gfn: Gfn::new(0),
+    generation: 0,
+    entry: P2mEntry {
+        mfn: Mfn::new(0),
+        kind: P2mKind::Mmio,
+        access: Access::R,
+        order: PageOrder::SIZE_4K,
+    },
+};
+
 impl P2mCache {
     /// Remembers nothing yet.
     #[must_use]
     pub const fn new() -> Self {
-        const EMPTY: Slot = Slot {
-            gfn: Gfn::new(0),
-            generation: 0,
-            entry: P2mEntry {
-                mfn: Mfn::new(0),
-                kind: P2mKind::Mmio,
-                access: Access::R,
-                order: PageOrder::SIZE_4K,
-            },
-        };
         Self {
-            slots: [EMPTY; SLOTS],
+            slots: [const { Cell::new(EMPTY) }; SLOTS],
         }
     }
 
     /// What `gfn` stands for, as [`P2m::lookup`] says it.
     #[inline]
-    pub fn lookup(&mut self, p2m: &P2m, mem: &impl TableMem, gfn: Gfn) -> Option<P2mEntry> {
+    pub fn lookup(&self, p2m: &P2m, mem: &impl TableMem, gfn: Gfn) -> Option<P2mEntry> {
         const MASK: u64 = (1 << SLOT_BITS) - 1;
-        let slot = &mut self.slots[(gfn.as_u64() & MASK) as usize];
+        let place = &self.slots[(gfn.as_u64() & MASK) as usize];
+        let slot = place.get();
         if slot.gfn == gfn && slot.generation == p2m.generation {
             return Some(slot.entry);
         }
         let entry = p2m.lookup(mem, gfn)?;
-        *slot = Slot {
+        place.set(Slot {
             gfn,
             generation: p2m.generation,
             entry,
-        };
+        });
         Some(entry)
     }
 }

@@ -6,20 +6,22 @@
 //! ([`crate::frame::FrameTable::put_mapped`]). Next: [`crate::paging`] for the table, [`crate::frame`] for the uses.
 
 mod cache;
+mod entry;
 mod kind;
 #[cfg(test)]
 mod tests;
 
 pub use cache::P2mCache;
+pub use entry::{P2mEntry, P2mMapping, Refusal};
 pub use kind::P2mKind;
 
 use core::ops::ControlFlow;
 
 use crate::addr::{Gfn, Mfn, MfnRange, PageOrder};
 use crate::mem::{TableFrames, TableMem};
-use crate::paging::ept::{Access, Ept, EptAttr, MemoryType};
+use crate::paging::ept::{Access, Ept, EptAttr};
 use crate::paging::flush::{FlushDone, PendingFlush};
-use crate::paging::{Incomplete, Leaf, MAX_PAGES, PageTable};
+use crate::paging::{Incomplete, MAX_PAGES, PageTable};
 
 /// A domain's map from guest frames to machine frames.
 pub struct P2m {
@@ -42,32 +44,6 @@ pub struct P2mConfig {
     pub gfn_limit: Gfn,
 }
 
-/// What to map a run of guest frames to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct P2mMapping {
-    /// The first machine frame.
-    pub mfn: Mfn,
-    /// What they stand for.
-    pub kind: P2mKind,
-    /// What the guest may do.
-    pub access: Access,
-    /// How the CPU caches them.
-    pub memory_type: MemoryType,
-}
-
-/// What a guest frame stands for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct P2mEntry {
-    /// The machine frame behind it (inside the block, for a large leaf).
-    pub mfn: Mfn,
-    /// What it stands for.
-    pub kind: P2mKind,
-    /// What the guest may do.
-    pub access: Access,
-    /// The size of the leaf that maps it.
-    pub order: PageOrder,
-}
-
 /// Why a p2m was not changed.
 #[must_use]
 #[derive(PartialEq, Eq, Debug)]
@@ -78,47 +54,6 @@ pub enum P2mError {
     OutOfRange,
     /// There is no frame for a table. What is mapped is as before, but this flush is owed.
     OutOfTables(PendingFlush),
-}
-
-impl P2mMapping {
-    /// Maps to the frames from `mfn` with the access and caching that are usual for `kind`.
-    #[must_use]
-    pub const fn new(mfn: Mfn, kind: P2mKind) -> Self {
-        Self {
-            mfn,
-            kind,
-            access: kind.default_access(),
-            memory_type: kind.default_memory_type(),
-        }
-    }
-    /// The same, with other permissions.
-    #[must_use]
-    pub const fn with_access(self, access: Access) -> Self {
-        Self { access, ..self }
-    }
-    /// The same, with other caching.
-    #[must_use]
-    pub const fn with_memory_type(self, memory_type: MemoryType) -> Self {
-        Self {
-            memory_type,
-            ..self
-        }
-    }
-}
-
-impl P2mEntry {
-    /// True where the hypervisor may read it on the guest's behalf.
-    #[must_use]
-    #[inline]
-    pub const fn is_readable_memory(&self) -> bool {
-        self.kind.is_memory()
-    }
-    /// True where the hypervisor may write it on the guest's behalf. Log-dirty RAM may be: the write is logged then.
-    #[must_use]
-    #[inline]
-    pub const fn is_writable_memory(&self) -> bool {
-        self.kind.is_memory() && (self.access.writes() || matches!(self.kind, P2mKind::RamLogDirty))
-    }
 }
 
 impl P2m {
@@ -154,19 +89,36 @@ impl P2m {
     #[inline]
     #[must_use]
     pub fn lookup(&self, mem: &impl TableMem, gfn: Gfn) -> Option<P2mEntry> {
-        self.table.lookup(mem, gfn).map(entry_of)
+        self.table.lookup(mem, gfn).map(P2mEntry::from)
+    }
+
+    /// Why the CPU refused an access to `gfn` that wanted `wanted` (an EPT violation).
+    #[must_use]
+    pub fn refusal(&self, mem: &impl TableMem, gfn: Gfn, wanted: Access) -> Refusal {
+        let Some(leaf) = self.table.lookup(mem, gfn) else {
+            return Refusal::NotMapped;
+        };
+        let allowed = leaf.attr.access();
+        if wanted.writes() && !allowed.writes() || wanted.executes() && !allowed.executes() {
+            Refusal::Denied(leaf.into())
+        } else if wanted.executes() && leaf.attr.withholds_execute() {
+            Refusal::Withheld
+        } else {
+            Refusal::Stale
+        }
     }
 
     /// The first mapped guest frame at or above `from`, with its entry: for teardown and dumps.
     #[must_use]
     pub fn next_mapped(&self, mem: &impl TableMem, from: Gfn) -> Option<(Gfn, P2mEntry)> {
         let found = self.table.visit(mem, from, MAX_PAGES, |gfn, leaf| {
-            ControlFlow::Break((gfn, entry_of(leaf)))
+            ControlFlow::Break((gfn, leaf.into()))
         });
         found.break_value()
     }
 
-    /// Maps `count` guest frames from `gfn`, with the largest leaves that fit.
+    /// Maps `count` guest frames from `gfn`, with the largest leaves that fit in the tables that are there. Where it succeeds
+    /// nothing is owed: CPUs cache nothing of what is not mapped.
     ///
     /// # Errors
     /// [`P2mError::Occupied`] where something is mapped in the range, [`P2mError::OutOfRange`] where it leaves the
@@ -183,12 +135,12 @@ impl P2m {
             return Err(P2mError::Occupied);
         }
         let target = (mapping.mfn, self.attr_of(mapping));
-        match self.table.map((mem, frames), gfn, count, target) {
-            Ok(flush) => {
+        match self.table.fill((mem, frames), gfn, count, target) {
+            Ok(()) => {
                 if let Some(behind) = count.checked_sub(1) {
                     self.max_gfn = self.max_gfn.max(Some(gfn + behind));
                 }
-                Ok(flush)
+                Ok(PendingFlush::none(self.root()))
             }
             Err(stopped) => Err(self.undo_insert((mem, frames), gfn, stopped)),
         }
@@ -241,7 +193,7 @@ impl P2m {
         self.generation += 1;
         let split = self.split_ends((mem, frames), gfn, count)?;
         let _: ControlFlow<()> = self.table.visit(mem, gfn, count, |gfn, leaf| {
-            see(gfn, entry_of(leaf));
+            see(gfn, leaf.into());
             ControlFlow::Continue(())
         });
         let cleared = self
@@ -399,15 +351,5 @@ impl P2m {
             Ok(flush) => Ok(start.and(flush)),
             Err(stopped) => Err(P2mError::OutOfTables(start.and(stopped.flush))),
         }
-    }
-}
-
-#[inline]
-fn entry_of(leaf: Leaf<EptAttr>) -> P2mEntry {
-    P2mEntry {
-        mfn: leaf.mfn,
-        kind: P2mKind::from_note(leaf.attr.software()),
-        access: leaf.attr.access(),
-        order: leaf.order,
     }
 }

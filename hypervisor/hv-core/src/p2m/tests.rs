@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::paging::ept::Access;
 use crate::paging::testing::Arena;
 
 const GIB: u64 = PageOrder::SIZE_1G.frames();
@@ -168,7 +169,7 @@ proptest! {
         let arena = Arena::with_limit(1);
         let mut p2m = new(&arena, P2mConfig { large_executable, ..config() });
         let mut model = Model::new();
-        let mut cache = P2mCache::new();
+        let cache = P2mCache::new();
         for step in &steps {
             arena.set_left(step.tables_left);
             let done = run(&mut p2m, &arena, &mut model, step);
@@ -202,10 +203,10 @@ proptest! {
 fn a_cached_lookup_reads_nothing_until_something_mapped_changes() {
     let arena = Arena::with_limit(100);
     let mut p2m = new(&arena, config());
-    let mut cache = P2mCache::new();
+    let cache = P2mCache::new();
     insert(&mut p2m, &arena, 5, 1, ram(50));
     insert(&mut p2m, &arena, 512, 512, ram(512));
-    let mut reads = |p2m: &P2m, gfn| {
+    let reads = |p2m: &P2m, gfn| {
         arena.take_reads();
         let found = cache.lookup(p2m, &arena, Gfn::new(gfn));
         assert_eq!(found, p2m.lookup(&Arena::clone(&arena), Gfn::new(gfn)));
@@ -303,6 +304,41 @@ fn execution_withheld_from_a_large_leaf_is_allowed_by_splitting_it() {
         p2m.lookup(&arena, gfn + 512).unwrap().order,
         PageOrder::SIZE_2M
     );
+}
+
+#[test]
+fn a_refused_access_is_told_from_one_that_came_too_late() {
+    let arena = Arena::with_limit(100);
+    let withholding = P2mConfig {
+        large_executable: false,
+        ..config()
+    };
+    let mut p2m = new(&arena, withholding);
+    insert(&mut p2m, &arena, 0, 512, ram(0));
+    let foreign = P2mMapping::new(Mfn::new(9), P2mKind::Foreign);
+    insert(&mut p2m, &arena, 600, 1, foreign);
+    let refusal = |gfn, wanted| p2m.refusal(&arena, Gfn::new(gfn), wanted);
+    assert_eq!(refusal(700, Access::R), Refusal::NotMapped);
+    assert_eq!(refusal(7, Access::Rw), Refusal::Stale);
+    assert_eq!(refusal(7, Access::Rx), Refusal::Withheld);
+    assert_eq!(refusal(600, Access::Rw), Refusal::Stale);
+    let denied = Refusal::Denied(p2m.lookup(&arena, Gfn::new(600)).unwrap());
+    assert_eq!(refusal(600, Access::Rx), denied);
+}
+
+#[test]
+fn tables_that_are_there_stay_when_their_range_is_filled() {
+    let arena = Arena::with_limit(100);
+    let mut p2m = new(&arena, config());
+    insert(&mut p2m, &arena, 5, 1, ram(5));
+    let with = (&mut arena.clone(), &mut arena.clone());
+    let removed = p2m.remove_page(with, Gfn::new(5)).unwrap();
+    assert!(removed.is_some_and(|(_, flush)| flush.is_needed()));
+    let live = arena.live();
+    insert(&mut p2m, &arena, 0, 512, ram(0));
+    assert_eq!(arena.live(), live);
+    let order = p2m.lookup(&arena, Gfn::new(5)).unwrap().order;
+    assert_eq!(order, PageOrder::SIZE_4K);
 }
 
 #[test]

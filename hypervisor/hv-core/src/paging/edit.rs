@@ -27,12 +27,21 @@ impl Incomplete {
 
 /// What happens to each page of the range.
 pub(super) enum Edit<'a, F: Format> {
-    /// Page `first + n` goes to frame `mfn + n`.
-    Map { first: u64, mfn: Mfn, attr: F::Attr },
+    /// Page `first + n` goes to frame `mfn + n`, whatever was there.
+    Map(Target<F>),
+    /// The same where nothing is mapped: tables that are there stay, so that nothing can be cached of what is changed.
+    Fill(Target<F>),
     /// Nothing is mapped there.
     Clear,
     /// What is mapped there gets other attributes.
     Protect(&'a dyn Fn(F::Attr) -> F::Attr),
+}
+
+/// Where the pages of a range go.
+pub(super) struct Target<F: Format> {
+    pub(super) first: u64,
+    pub(super) mfn: Mfn,
+    pub(super) attr: F::Attr,
 }
 
 /// The page at which an edit had to stop.
@@ -105,12 +114,13 @@ impl<F: Format, M: TableMem, A: TableFrames> Editor<'_, F, M, A> {
         let entry = self.mem.read(table, slot);
         let held = hold::<F>(entry, level);
         let new = match (&self.edit, &held) {
-            (&Edit::Map { first, mfn, attr }, _) => {
-                let mfn = mfn + (page - first);
+            (Edit::Fill(_), Slot::Table(_)) => return false,
+            (Edit::Map(target) | Edit::Fill(target), _) => {
+                let mfn = target.mfn + (page - target.first);
                 if !whole || !self.leaf_fits(mfn, level) {
                     return false;
                 }
-                F::leaf(mfn, order_at(level), attr)
+                F::leaf(mfn, order_at(level), target.attr)
             }
             (_, Slot::Empty) => return true,
             (Edit::Clear, _) if whole => 0,

@@ -3,7 +3,7 @@
 use core::marker::PhantomData;
 use core::ops::ControlFlow;
 
-use super::edit::{Edit, Editor, Incomplete};
+use super::edit::{Edit, Editor, Incomplete, Target};
 use super::flush::{FlushDone, PendingFlush};
 use super::{ENTRIES, Format, LEVEL_BITS, LEVELS, MAX_PAGES};
 use crate::addr::{Mfn, PageOrder};
@@ -99,8 +99,27 @@ impl<F: Format> PageTable<F> {
         (mfn, attr): (Mfn, F::Attr),
     ) -> Result<PendingFlush, Incomplete> {
         let first = F::number(first);
-        let edit = Edit::Map { first, mfn, attr };
-        self.edit((mem, frames), first, count, edit)
+        let target = Target { first, mfn, attr };
+        self.edit((mem, frames), first, count, Edit::Map(target))
+    }
+
+    /// Maps `count` pages from `first`, none of which is mapped, to the frames from `mfn`, with the largest leaves that
+    /// fit in the tables that are there. No flush is owed: CPUs cache nothing of what is not mapped.
+    ///
+    /// # Errors
+    /// [`Incomplete`], as for [`PageTable::map`].
+    pub fn fill(
+        &mut self,
+        (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
+        first: F::Page,
+        count: u64,
+        (mfn, attr): (Mfn, F::Attr),
+    ) -> Result<(), Incomplete> {
+        let first = F::number(first);
+        let target = Target { first, mfn, attr };
+        let flush = self.edit((mem, frames), first, count, Edit::Fill(target))?;
+        assert!(!flush.is_needed(), "only what is empty is filled");
+        Ok(())
     }
 
     /// Clears `count` pages from `first`; a leaf that reaches beyond them is split.

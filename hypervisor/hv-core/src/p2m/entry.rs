@@ -1,0 +1,99 @@
+//! What a p2m maps, and what it says of a guest frame.
+
+use super::P2mKind;
+use crate::addr::{Mfn, PageOrder};
+use crate::paging::Leaf;
+use crate::paging::ept::{Access, EptAttr, MemoryType};
+
+/// What to map a run of guest frames to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct P2mMapping {
+    /// The first machine frame.
+    pub mfn: Mfn,
+    /// What they stand for.
+    pub kind: P2mKind,
+    /// What the guest may do.
+    pub access: Access,
+    /// How the CPU caches them.
+    pub memory_type: MemoryType,
+}
+
+/// What a guest frame stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct P2mEntry {
+    /// The machine frame behind it (inside the block, for a large leaf).
+    pub mfn: Mfn,
+    /// What it stands for.
+    pub kind: P2mKind,
+    /// What the guest may do.
+    pub access: Access,
+    /// The size of the leaf that maps it.
+    pub order: PageOrder,
+}
+
+/// What an access that the CPU refused (an EPT violation) comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// Nothing is mapped there.
+    NotMapped,
+    /// The p2m allows it by now: another CPU has changed it since, so the guest may try again. No flush is needed: the
+    /// violation itself made this CPU forget what it had cached of the page.
+    Stale,
+    /// Execution was withheld because the leaf is large: [`super::P2m::allow_execute`].
+    Withheld,
+    /// The entry does not allow it.
+    Denied(P2mEntry),
+}
+
+impl P2mMapping {
+    /// Maps to the frames from `mfn` with the access and caching that are usual for `kind`.
+    #[must_use]
+    pub const fn new(mfn: Mfn, kind: P2mKind) -> Self {
+        Self {
+            mfn,
+            kind,
+            access: kind.default_access(),
+            memory_type: kind.default_memory_type(),
+        }
+    }
+    /// The same, with other permissions.
+    #[must_use]
+    pub const fn with_access(self, access: Access) -> Self {
+        Self { access, ..self }
+    }
+    /// The same, with other caching.
+    #[must_use]
+    pub const fn with_memory_type(self, memory_type: MemoryType) -> Self {
+        Self {
+            memory_type,
+            ..self
+        }
+    }
+}
+
+impl P2mEntry {
+    /// True where the hypervisor may read it on the guest's behalf.
+    #[must_use]
+    #[inline]
+    pub const fn is_readable_memory(&self) -> bool {
+        self.kind.is_memory()
+    }
+    /// True where the hypervisor may write it on the guest's behalf. Log-dirty RAM may be: the write is logged then.
+    #[must_use]
+    #[inline]
+    pub const fn is_writable_memory(&self) -> bool {
+        self.kind.is_memory() && (self.access.writes() || matches!(self.kind, P2mKind::RamLogDirty))
+    }
+}
+
+impl From<Leaf<EptAttr>> for P2mEntry {
+    #[inline]
+    fn from(leaf: Leaf<EptAttr>) -> Self {
+        Self {
+            mfn: leaf.mfn,
+            kind: P2mKind::from_note(leaf.attr.software()),
+            access: leaf.attr.access(),
+            order: leaf.order,
+        }
+    }
+}
