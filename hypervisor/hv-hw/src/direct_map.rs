@@ -176,8 +176,8 @@ pub struct SharedFrame {
 }
 
 impl SharedFrame {
-    /// A handle of frame `mfn`, or `None` where the frame is not RAM in the direct map or holds the hypervisor's own
-    /// objects.
+    /// A handle of frame `mfn`, or `None` where the frame is behind the end of the direct map or holds the hypervisor's
+    /// own objects.
     #[must_use]
     pub fn new(mfn: Mfn) -> Option<Self> {
         is_outside_rust(mfn.base(), 4096).then_some(Self { mfn })

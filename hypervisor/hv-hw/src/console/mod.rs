@@ -26,6 +26,8 @@ const RX_BYTES: usize = 1 << 10;
 const HISTORY_BYTES: usize = 64 << 10;
 /// The most that is received in one interrupt, so that a stuck UART cannot hold the host.
 const RX_PER_INTERRUPT: usize = 64;
+/// The most causes served in one interrupt, for the same reason.
+const CAUSES_PER_INTERRUPT: usize = 16;
 
 struct Console {
     port: Option<SerialPort>,
@@ -89,17 +91,24 @@ pub fn enable_interrupt() {
 /// Serves the port's interrupt: takes what was typed, sends what waits. True where something was typed.
 pub fn interrupt() -> bool {
     let mut console = CONSOLE.lock();
-    if let Some(port) = &mut console.port {
-        port.acknowledge();
+    let mut typed = false;
+    // The line is edge-triggered: a cause left behind would silence it for ever.
+    for _ in 0..CAUSES_PER_INTERRUPT {
+        if !console.port.as_mut().is_some_and(SerialPort::has_cause) {
+            break;
+        }
+        typed |= console.receive();
+        console.pump();
     }
-    let typed = console.receive();
-    console.pump();
     typed
 }
 
-/// Does what [`interrupt`] does where the port has none; cheap when there is nothing to do.
+/// Does what [`interrupt`] does where the port raises none: call it now and then.
 pub fn poll() -> bool {
-    interrupt()
+    let mut console = CONSOLE.lock();
+    let typed = console.receive();
+    console.pump();
+    typed
 }
 
 /// Takes what was typed; returns how many bytes.

@@ -51,9 +51,9 @@ impl SerialPort {
             self.uart.disable_interrupts(IER::THR_EMPTY);
         }
     }
-    /// Clears the cause of an interrupt that reading and writing data does not clear.
-    pub(super) fn acknowledge(&mut self) {
-        let _cause = self.uart.isr();
+    /// True while a cause of an interrupt is left. Reading it clears the cause "transmitter empty"; the others go with the data.
+    pub(super) fn has_cause(&mut self) -> bool {
+        self.uart.isr().has_pending_interrupt()
     }
     /// Hands over as many of `bytes` as the transmitter takes at once: 0 while it is busy, up to 16 with a FIFO.
     pub(super) fn send(&mut self, bytes: &[u8]) -> usize {

@@ -78,10 +78,17 @@ impl BootStacks {
             machine_check: self.at(size_of::<Self>()),
         }
     }
-    /// The words of the running stack from linear address `rsp` up; none where `rsp` is elsewhere.
+    /// The words of the running stack from linear address `rsp` up, all of them where `rsp` has run into the guard page; none
+    /// where it is elsewhere.
     #[must_use]
     pub fn words_from(&self, rsp: u64) -> &[AtomicU64] {
-        let offset = rsp.wrapping_sub(self.at(offset_of!(Self, main)));
+        let main = self.at(offset_of!(Self, main));
+        let guard = self.at(offset_of!(Self, main_guard))..main;
+        let offset = if guard.contains(&rsp) {
+            0
+        } else {
+            rsp.wrapping_sub(main)
+        };
         usize::try_from(offset / 8)
             .ok()
             .and_then(|first| self.main.get(first..))

@@ -8,14 +8,14 @@ use hv_core::addr::Mfn;
 use x86_64::instructions::tables::{sgdt, sidt};
 use x86_64::registers::control::{Cr0, Cr3, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
-use x86_64::registers::segmentation::{CS, GS, SS, Segment, Segment64};
+use x86_64::registers::segmentation::{CS, SS, Segment};
 
 use super::caps::Caps;
 use super::fields::Field;
 use super::vmcs::CurrentVmcs;
 use super::{entry, insn};
 use crate::direct_map::DirectTables;
-use crate::percpu::IrqsOff;
+use crate::percpu::{self, IrqsOff};
 
 const FEATURE_CONTROL: u32 = 0x3A;
 const FEATURE_CONTROL_LOCKED: u64 = 1;
@@ -79,7 +79,8 @@ pub(super) fn write_state(vmcs: CurrentVmcs) {
         vmcs.write(field, 0);
     }
     vmcs.write(Field::HostFsBase, 0);
-    vmcs.write(Field::HostGsBase, GS::read_base().as_u64());
+    // RDGSBASE needs CR4.FSGSBASE, which older CPUs lack
+    vmcs.write(Field::HostGsBase, percpu::gs_base());
     vmcs.write(Field::HostTrSelector, u64::from(task_register()));
     vmcs.write(Field::HostTrBase, task_state_base());
     vmcs.write(Field::HostGdtrBase, sgdt().base.as_u64());
