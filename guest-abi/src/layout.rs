@@ -20,6 +20,40 @@ layout! {
     }
     crate::arch_x86::hvm::start_info::HvmModlistEntry: 32 { paddr @ 0, size @ 8, cmdline_paddr @ 16, reserved @ 24 }
     crate::arch_x86::hvm::start_info::HvmMemmapTableEntry: 24 { addr @ 0, size @ 8, type_ @ 16, reserved @ 20 }
+    crate::domctl::XenDomctl: 144 { cmd @ 0, interface_version @ 4, domain @ 8, u @ 16 }
+    crate::domctl::XenArchDomainconfig: 8 { emulation_flags @ 0, misc_flags @ 4 }
+    crate::domctl::XenDomctlCreatedomain: 64 {
+        ssidref @ 0, handle @ 4, flags @ 20, iommu_opts @ 24, max_vcpus @ 28, max_evtchn_port @ 32,
+        max_grant_frames @ 36, max_maptrack_frames @ 40, grant_opts @ 44, vmtrace_size @ 48, cpupool_id @ 52,
+        arch @ 56,
+    }
+    crate::domctl::XenDomctlGetdomaininfo: 112 {
+        domain @ 0, pad1 @ 2, flags @ 4, tot_pages @ 8, max_pages @ 16, outstanding_pages @ 24, shr_pages @ 32,
+        paged_pages @ 40, shared_info_frame @ 48, cpu_time @ 56, nr_online_vcpus @ 64, max_vcpu_id @ 68, ssidref @ 72,
+        handle @ 76, cpupool @ 92, gpaddr_bits @ 96, pad2 @ 97, arch_config @ 104,
+    }
+    crate::domctl::XenDomctlGetpageframeinfo3: 16 { num @ 0, array @ 8 }
+    crate::domctl::XenDomctlShadowOp: 40 { op @ 0, mode @ 4, mb @ 8, dirty_bitmap @ 16, pages @ 24, stats @ 32 }
+    crate::domctl::XenDomctlMaxMem: 8 { max_memkb @ 0 }
+    crate::domctl::XenDomctlVcpucontext: 16 { vcpu @ 0, ctxt @ 8 }
+    crate::domctl::XenDomctlGetvcpuinfo: 24 { vcpu @ 0, online @ 4, blocked @ 5, running @ 6, cpu_time @ 8, cpu @ 16 }
+    crate::domctl::XenDomctlVcpuaffinity: 40 { vcpu @ 0, flags @ 4, cpumap_hard @ 8, cpumap_soft @ 24 }
+    crate::domctl::XenDomctlNodeaffinity: 16 { nodemap @ 0 }
+    crate::domctl::XenDomctlMaxVcpus: 4 { max @ 0 }
+    crate::domctl::XenDomctlSchedulerOp: 24 { sched_id @ 0, cmd @ 4, u @ 8 }
+    crate::domctl::XenDomctlSetdomainhandle: 16 { handle @ 0 }
+    crate::domctl::XenDomctlSettimeoffset: 8 { time_offset_seconds @ 0 }
+    crate::domctl::XenDomctlSendtrigger: 8 { trigger @ 0, vcpu @ 4 }
+    crate::domctl::XenDomctlSubscribe: 4 { port @ 0 }
+    crate::domctl::XenDomctlHvmcontext: 16 { size @ 0, buffer @ 8 }
+    crate::domctl::XenDomctlHvmcontextPartial: 24 { type_ @ 0, instance @ 4, bufsz @ 8, buffer @ 16 }
+    crate::domctl::XenDomctlTscInfo: 24 { tsc_mode @ 0, gtsc_khz @ 4, incarnation @ 8, pad @ 12, elapsed_nsec @ 16 }
+    crate::domctl::XenDomctlCpuPolicy: 40 {
+        nr_leaves @ 0, nr_msrs @ 4, leaves @ 8, msrs @ 16, err_leaf @ 24, err_subleaf @ 28, err_msr @ 32,
+    }
+    crate::domctl::XenCpuidLeaf: 24 { leaf @ 0, subleaf @ 4, a @ 8, b @ 12, c @ 16, d @ 20 }
+    crate::domctl::XenMsrEntry: 16 { idx @ 0, flags @ 4, val @ 8 }
+    crate::domctl::XenDomctlPagingMempool: 8 { size @ 0 }
     crate::event_channel::EvtchnAllocUnbound: 8 { dom @ 0, remote_dom @ 2, port @ 4 }
     crate::event_channel::EvtchnBindInterdomain: 12 { remote_dom @ 0, remote_port @ 4, local_port @ 8 }
     crate::event_channel::EvtchnBindVirq: 12 { virq @ 0, vcpu @ 4, port @ 8 }
@@ -102,6 +136,31 @@ layout! {
     crate::sched::SchedRemoteShutdown: 8 { domain_id @ 0, reason @ 4 }
     crate::sched::SchedWatchdog: 8 { id @ 0, timeout @ 4 }
     crate::sched::SchedPinOverride: 4 { pcpu @ 0 }
+    crate::sysctl::XenSysctl: 136 { cmd @ 0, interface_version @ 4, u @ 8 }
+    crate::sysctl::XenSysctlReadconsole: 24 {
+        clear @ 0, incremental @ 1, pad0 @ 2, pad1 @ 3, index @ 4, buffer @ 8, count @ 16,
+    }
+    crate::sysctl::XenSysctlPhysinfo: 112 {
+        threads_per_core @ 0, cores_per_socket @ 4, nr_cpus @ 8, max_cpu_id @ 12, nr_nodes @ 16, max_node_id @ 20,
+        cpu_khz @ 24, capabilities @ 28, arch_capabilities @ 32, pad @ 36, total_pages @ 40, free_pages @ 48,
+        scrub_pages @ 56, outstanding_pages @ 64, max_mfn @ 72, hw_cap @ 80,
+    }
+    crate::sysctl::XenSysctlSchedId: 4 { sched_id @ 0 }
+    crate::sysctl::XenSysctlGetdomaininfolist: 24 { first_domain @ 0, max_domains @ 4, buffer @ 8, num_domains @ 16 }
+    crate::sysctl::XenSysctlDebugKeys: 16 { keys @ 0, nr_keys @ 8 }
+    crate::sysctl::XenSysctlGetcpuinfo: 24 { max_cpus @ 0, info @ 8, nr_cpus @ 16 }
+    crate::sysctl::XenSysctlAvailheap: 24 { min_bitwidth @ 0, max_bitwidth @ 4, node @ 8, avail_bytes @ 16 }
+    crate::sysctl::XenSysctlCputopo: 12 { core @ 0, socket @ 4, node @ 8 }
+    crate::sysctl::XenSysctlCputopoinfo: 16 { num_cpus @ 0, cputopo @ 8 }
+    crate::sysctl::XenSysctlMeminfo: 16 { memsize @ 0, memfree @ 8 }
+    crate::sysctl::XenSysctlNumainfo: 24 { num_nodes @ 0, meminfo @ 8, distance @ 16 }
+    crate::sysctl::XenSysctlCpupoolOp: 40 {
+        op @ 0, cpupool_id @ 4, sched_id @ 8, domid @ 12, cpu @ 16, n_dom @ 20, cpumap @ 24,
+    }
+    crate::sysctl::XenSysctlSchedulerOp: 32 { cpupool_id @ 0, sched_id @ 4, cmd @ 8, u @ 16 }
+    crate::sysctl::XenSysctlPcitopoinfo: 24 { num_devs @ 0, devs @ 8, nodes @ 16 }
+    crate::sysctl::XenSysctlCpuFeatureset: 16 { index @ 0, nr_features @ 4, features @ 8 }
+    crate::sysctl::XenSysctlCpuPolicy: 32 { index @ 0, nr_leaves @ 4, nr_msrs @ 8, leaves @ 16, msrs @ 24 }
     crate::vcpu::VcpuRunstateInfo: 48 { state @ 0, state_entry_time @ 8, time @ 16 }
     crate::vcpu::VcpuRegisterMemoryArea: 8 { addr @ 0 }
     crate::vcpu::VcpuSetPeriodicTimer: 8 { period_ns @ 0 }
@@ -122,6 +181,7 @@ layout! {
         vcpu_info @ 0, evtchn_pending @ 2048, evtchn_mask @ 2560, wc_version @ 3072, wc_sec @ 3076, wc_nsec @ 3080,
         wc_sec_hi @ 3084, arch @ 3088,
     }
+    crate::xen::XenctlBitmap: 16 { bitmap @ 0, nr_bits @ 8 }
     crate::xen::MulticallEntry: 64 { op @ 0, result @ 8, args @ 16 }
     crate::xen::Dom0VgaConsoleInfo: 16 {
         video_type @ 0, font_height @ 4, cursor_x @ 6, cursor_y @ 8, rows @ 10, columns @ 12,

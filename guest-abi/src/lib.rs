@@ -12,6 +12,7 @@
 )]
 
 pub mod arch_x86;
+pub mod domctl;
 pub mod elfnote;
 pub mod errno;
 pub mod event_channel;
@@ -24,6 +25,7 @@ pub mod memory;
 pub mod physdev;
 pub mod platform;
 pub mod sched;
+pub mod sysctl;
 pub mod vcpu;
 pub mod version;
 pub mod xen;

@@ -228,6 +228,20 @@ pub const VCPU_INFO_PENDING_SEL: usize = offset_of!(VcpuInfo, evtchn_pending_sel
 /// Offset of [`VcpuInfo::time`] in it.
 pub const VCPU_INFO_TIME: usize = offset_of!(VcpuInfo, time);
 
+/// A bitmap of the caller's, in toolstack calls.
+#[derive(
+    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct XenctlBitmap {
+    /// Linear address of its bytes.
+    pub bitmap: u64,
+    /// Bits.
+    pub nr_bits: u32,
+    /// Padding.
+    pub _pad: u32,
+}
+
 /// One call of a multicall.
 #[derive(
     Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,

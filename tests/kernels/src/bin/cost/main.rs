@@ -6,10 +6,6 @@
 #![no_std]
 #![no_main]
 #![expect(
-    clippy::cast_possible_truncation,
-    reason = "registers are cut into halves, addresses are 64-bit"
-)]
-#![expect(
     clippy::result_large_err,
     reason = "a verdict carries its text: there is no heap"
 )]

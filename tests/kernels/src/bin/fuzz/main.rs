@@ -122,6 +122,6 @@ impl Tally {
             -14 => self.efault += 1,
             _ => self.other += 1,
         }
-        self.digest = (self.digest ^ result as u64).wrapping_mul(0x100_0000_01B3);
+        self.digest = (self.digest ^ result.cast_unsigned()).wrapping_mul(0x100_0000_01B3);
     }
 }
