@@ -88,43 +88,13 @@ proptest! {
         let all = free.clone();
         let mut held = Vec::new();
         for op in ops {
-            let (got, wanted) = match op {
-                Op::Alloc(raw) => {
-                    let got = buddy.alloc(order(raw));
-                    prop_assert_eq!(got.is_some(), has_block(&free, order(raw), u64::MAX));
-                    (got, order(raw).frames())
-                }
-                Op::AllocBelow(raw, end) => {
-                    let got = buddy.alloc_below(order(raw), Mfn::new(end));
-                    prop_assert!(got.as_ref().is_none_or(|got| got.range().end.as_u64() <= end));
-                    prop_assert_eq!(got.is_some(), has_block(&free, order(raw), end));
-                    (got, order(raw).frames())
-                }
-                Op::AllocExact(start, count) => {
-                    let wanted = range(start, start + count);
-                    let is_free = (start..start + count).all(|mfn| free.contains(&mfn));
-                    prop_assert_eq!(buddy.is_free(wanted), is_free);
-                    let got = buddy.alloc_exact(wanted);
-                    prop_assert_eq!(got.is_some(), is_free && count > 0);
-                    prop_assert!(got.as_ref().is_none_or(|got| got.range() == wanted));
-                    (got, count)
-                }
+            match op {
                 Op::Free(which) if !held.is_empty() => {
                     let owned: OwnedFrames = held.swap_remove(which % held.len());
                     free.extend(frames_of(&owned));
                     buddy.free(owned);
-                    (None, 0)
                 }
-                Op::Free(_) => (None, 0),
-            };
-            if let Some(owned) = got {
-                prop_assert_eq!(owned.range().len(), wanted);
-                prop_assert!(wanted.count_ones() != 1 || matches!(op, Op::AllocExact(..))
-                    || owned.start().as_u64() % wanted == 0);
-                for mfn in frames_of(&owned) {
-                    prop_assert!(free.remove(&mfn), "{mfn:#x} was not free");
-                }
-                held.push(owned);
+                op => held.extend(ask(&mut buddy, &mut free, &op)?),
             }
             prop_assert_eq!(buddy.free_frames(), free.len() as u64);
         }
@@ -136,6 +106,45 @@ proptest! {
         prop_assert_eq!(buddy.free_frames(), all.len() as u64);
         check_runs(&buddy)?;
     }
+}
+
+/// Asks for frames where the model knows whether there are any, and checks what comes.
+fn ask(
+    buddy: &mut Buddy<'_, '_>,
+    free: &mut BTreeSet<u64>,
+    op: &Op,
+) -> Result<Option<OwnedFrames>, TestCaseError> {
+    let (got, count, alignment, exists) = match *op {
+        Op::Alloc(raw) => {
+            let (order, exists) = (order(raw), has_block(free, order(raw), u64::MAX));
+            (buddy.alloc(order), order.frames(), order.frames(), exists)
+        }
+        Op::AllocBelow(raw, end) => {
+            let (order, exists) = (order(raw), has_block(free, order(raw), end));
+            let got = buddy.alloc_below(order, Mfn::new(end));
+            let is_below = |got: &OwnedFrames| got.range().end.as_u64() <= end;
+            prop_assert!(got.as_ref().is_none_or(is_below));
+            (got, order.frames(), order.frames(), exists)
+        }
+        Op::AllocExact(start, count) => {
+            let wanted = range(start, start + count);
+            let is_free = (start..start + count).all(|mfn| free.contains(&mfn));
+            prop_assert_eq!(buddy.is_free(wanted), is_free);
+            let got = buddy.alloc_exact(wanted);
+            prop_assert!(got.as_ref().is_none_or(|got| got.range() == wanted));
+            (got, count, 1, is_free && count > 0)
+        }
+        Op::Free(_) => return Ok(None),
+    };
+    prop_assert_eq!(got.is_some(), exists);
+    if let Some(owned) = &got {
+        prop_assert_eq!(owned.range().len(), count);
+        prop_assert!(owned.start().as_u64().is_multiple_of(alignment));
+        for mfn in frames_of(owned) {
+            prop_assert!(free.remove(&mfn), "{mfn:#x} was not free");
+        }
+    }
+    Ok(got)
 }
 
 /// With everything free again, the runs are the ranges of RAM less frame 0.

@@ -86,70 +86,18 @@ fn mapped(model: &Model, step: &Step) -> Vec<(u64, (u64, P2mKind, Access))> {
     range.map(|(&gfn, &entry)| (gfn, entry)).collect()
 }
 
+type Outcome = Result<PendingFlush, P2mError>;
+
 /// Does a step on both; true where the p2m did it, false where it was refused. What it freed goes through a flush.
 fn run(p2m: &mut P2m, arena: &Arena, model: &mut Model, step: &Step) -> bool {
-    let with = (&mut arena.clone(), &mut arena.clone());
-    let gfn = Gfn::new(step.gfn);
-    let touched = mapped(model, step);
-    let result = match step.op {
-        Op::Insert(kind, skew) => {
-            let mapping = P2mMapping::new(Mfn::new(GIB + step.gfn + skew), kind);
-            let result = p2m.insert(with, gfn, step.count, mapping);
-            assert_eq!(result == Err(P2mError::Occupied), !touched.is_empty());
-            if result.is_ok() {
-                let entry = |gfn| (GIB + gfn + skew, kind, kind.default_access());
-                model.extend((step.gfn..step.gfn + step.count).map(|gfn| (gfn, entry(gfn))));
-            }
-            result
-        }
-        Op::Remove => {
-            let mut seen = Vec::new();
-            let result = p2m.remove(with, gfn, step.count, |gfn, entry| {
-                for n in 0..entry.order.frames() {
-                    let old = (entry.mfn.as_u64() + n, entry.kind, entry.access);
-                    seen.push((gfn.as_u64() + n, old));
-                }
-            });
-            if let Ok(flush) = &result {
-                assert_eq!(seen, touched);
-                assert!(flush.is_needed() || touched.is_empty());
-                model.retain(|gfn, _| !(step.gfn..step.gfn + step.count).contains(gfn));
-            }
-            result
-        }
-        Op::RemovePage => match p2m.remove_page(with, gfn) {
-            Ok(Some((entry, flush))) => {
-                let old = (entry.mfn.as_u64(), entry.kind, entry.access);
-                assert_eq!(model.remove(&step.gfn), Some(old));
-                assert!(flush.is_needed());
-                Ok(flush)
-            }
-            Ok(None) => {
-                assert!(!model.contains_key(&step.gfn));
-                Ok(PendingFlush::none(p2m.root()))
-            }
-            Err(error) => Err(error),
-        },
-        Op::Access(access) => {
-            let result = p2m.set_access(with, gfn, step.count, access);
-            if result.is_ok() {
-                for (gfn, (mfn, kind, _)) in touched {
-                    model.insert(gfn, (mfn, kind, access));
-                }
-            }
-            result
-        }
-        Op::Execute => match p2m.allow_execute(with, gfn) {
-            Ok(Some(flush)) => {
-                assert!(model[&step.gfn].2.executes());
-                assert_eq!(p2m.lookup(arena, gfn).unwrap().order, PageOrder::SIZE_4K);
-                Ok(flush)
-            }
-            Ok(None) => Ok(PendingFlush::none(p2m.root())),
-            Err(error) => Err(error),
-        },
+    let outcome = match step.op {
+        Op::Insert(kind, skew) => insert_both(p2m, arena, model, (step, kind, skew)),
+        Op::Remove => remove_both(p2m, arena, model, step),
+        Op::RemovePage => remove_page_both(p2m, arena, model, step.gfn),
+        Op::Access(access) => set_access_both(p2m, arena, model, (step, access)),
+        Op::Execute => execute(p2m, arena, model, step.gfn),
     };
-    let (done, flush) = match result {
+    let (done, flush) = match outcome {
         Ok(flush) => (true, flush),
         Err(P2mError::OutOfTables(flush)) => (false, flush),
         Err(P2mError::Occupied) => return false,
@@ -157,6 +105,85 @@ fn run(p2m: &mut P2m, arena: &Arena, model: &mut Model, step: &Step) -> bool {
     };
     p2m.reclaim(arena, &mut arena.clone(), &flush.completed());
     done
+}
+
+fn insert_both(
+    p2m: &mut P2m,
+    arena: &Arena,
+    model: &mut Model,
+    (step, kind, skew): (&Step, P2mKind, u64),
+) -> Outcome {
+    let with = (&mut arena.clone(), &mut arena.clone());
+    let is_empty = mapped(model, step).is_empty();
+    let mapping = P2mMapping::new(Mfn::new(GIB + step.gfn + skew), kind);
+    let outcome = p2m.insert(with, Gfn::new(step.gfn), step.count, mapping);
+    assert_eq!(outcome == Err(P2mError::Occupied), !is_empty);
+    if let Ok(flush) = &outcome {
+        assert!(!flush.is_needed(), "nothing was mapped there");
+        let entry = |gfn| (GIB + gfn + skew, kind, kind.default_access());
+        model.extend((step.gfn..step.gfn + step.count).map(|gfn| (gfn, entry(gfn))));
+    }
+    outcome
+}
+
+fn remove_both(p2m: &mut P2m, arena: &Arena, model: &mut Model, step: &Step) -> Outcome {
+    let with = (&mut arena.clone(), &mut arena.clone());
+    let touched = mapped(model, step);
+    let mut seen = Vec::new();
+    let outcome = p2m.remove(with, Gfn::new(step.gfn), step.count, |gfn, entry| {
+        for n in 0..entry.order.frames() {
+            let old = (entry.mfn.as_u64() + n, entry.kind, entry.access);
+            seen.push((gfn.as_u64() + n, old));
+        }
+    });
+    match &outcome {
+        Ok(flush) => {
+            assert_eq!(seen, touched);
+            assert!(flush.is_needed() || touched.is_empty());
+            model.retain(|gfn, _| !(step.gfn..step.gfn + step.count).contains(gfn));
+        }
+        Err(_) => assert!(seen.is_empty()),
+    }
+    outcome
+}
+
+fn remove_page_both(p2m: &mut P2m, arena: &Arena, model: &mut Model, gfn: u64) -> Outcome {
+    let with = (&mut arena.clone(), &mut arena.clone());
+    let Some((entry, flush)) = p2m.remove_page(with, Gfn::new(gfn))? else {
+        assert!(!model.contains_key(&gfn));
+        return Ok(PendingFlush::none(p2m.root()));
+    };
+    let old = (entry.mfn.as_u64(), entry.kind, entry.access);
+    assert_eq!(model.remove(&gfn), Some(old));
+    assert!(flush.is_needed());
+    Ok(flush)
+}
+
+fn set_access_both(
+    p2m: &mut P2m,
+    arena: &Arena,
+    model: &mut Model,
+    (step, access): (&Step, Access),
+) -> Outcome {
+    let with = (&mut arena.clone(), &mut arena.clone());
+    let flush = p2m.set_access(with, Gfn::new(step.gfn), step.count, access)?;
+    for (gfn, (mfn, kind, _)) in mapped(model, step) {
+        model.insert(gfn, (mfn, kind, access));
+    }
+    Ok(flush)
+}
+
+fn execute(p2m: &mut P2m, arena: &Arena, model: &Model, gfn: u64) -> Outcome {
+    let with = (&mut arena.clone(), &mut arena.clone());
+    let may = model.get(&gfn).is_some_and(|entry| entry.2.executes());
+    let Some(flush) = p2m.allow_execute(with, Gfn::new(gfn))? else {
+        assert!(!may);
+        return Ok(PendingFlush::none(p2m.root()));
+    };
+    assert!(may);
+    let entry = p2m.lookup(arena, Gfn::new(gfn));
+    assert_eq!(entry.unwrap().order, PageOrder::SIZE_4K);
+    Ok(flush)
 }
 
 proptest! {
