@@ -229,12 +229,16 @@ impl Outcome {
 }
 
 /// Lines after which nothing good can come.
-const FATAL: [&str; 4] = [
+const FATAL: [&str; 5] = [
     "Kernel panic - not syncing",
-    "hypervisor panic",
+    "fatal: ",
     "d0 crashed",
+    "halted",
     "grub>",
 ];
+
+/// What the hypervisor prints last of all.
+const HALTED: &str = "halted";
 
 /// The line that ends a Linux scenario.
 const END: &str = "SCENARIO END";
@@ -357,7 +361,17 @@ fn judge_line(job: &Job, words: &[String], running: &mut Running) -> Verdict {
         );
     };
     loop {
-        match running.console.wait_for(&[first], until, job.silence) {
+        match running
+            .console
+            .wait_for(&[first, HALTED], until, job.silence)
+        {
+            Seen::Found(line) if line.trim() == HALTED => {
+                return fault(
+                    &job.name,
+                    TestResult::Failure,
+                    format!("it halted without a line with {words:?}"),
+                );
+            }
             Seen::Found(_) => {
                 let line = running.console.finish_line(Duration::from_secs(2));
                 if words.iter().all(|word| line.contains(word.as_str())) {

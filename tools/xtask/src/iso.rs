@@ -63,10 +63,10 @@ pub(crate) fn make(iso: &Path, entry: &Entry, firmware: Firmware) -> Result<()> 
     fs::write(boot.join("grub/grub.cfg"), configuration)?;
     let mut command = Command::new("grub-mkrescue");
     if firmware == Firmware::Bios {
-        command.args(["-d", GRUB_BIOS]);
+        command.args(["-d", GRUB_BIOS, GRUB_MODULES]);
     }
     command
-        .args([GRUB_MODULES, "--fonts=", "--locales=", "--themes="])
+        .args(["--fonts=", "--locales=", "--themes="])
         .arg("-o")
         .arg(iso)
         .arg(&tree);

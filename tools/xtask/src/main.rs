@@ -4,8 +4,11 @@
 //! command. A verb's file is named after it; what several share is in `paths`, `shell`, `debian`, `bochs_build`,
 //! `initramfs`, `iso`. Machines are described and driven by the `harness` crate.
 
+mod audit;
+mod bench;
 mod bochs_build;
 mod build;
+mod ci;
 mod debian;
 mod image;
 mod initramfs;
@@ -16,6 +19,8 @@ mod run;
 mod setup;
 mod shell;
 mod test;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -53,14 +58,34 @@ enum Verb {
     /// Consoles are logged to target/hematite/logs. A scenario that fails prints its last 40 lines; one that goes
     /// silent is asked for a dump by debug key first.
     Test(test::Args),
+    /// Measure, in instructions: figures are the same on every host
+    #[command(subcommand)]
+    Bench(bench::Bench),
+    /// Check what a change must pass: formatting, lints, documentation, the rules of the house, then every test
+    ///
+    /// Rules of the house: unsafe code only in files whose header says why, naked functions only where the machine is,
+    /// route cards whose paths exist, and the ledger of unsafe code in hypervisor/README.md up to date.
+    Ci(ci::Args),
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().verb {
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(verb: Verb) -> Result<()> {
+    match verb {
         Verb::Setup => setup::run(),
         Verb::Build(args) => build::run(&args),
         Verb::Image(args) => image::run(&args).map(|iso| println!("{}", iso.display())),
         Verb::Run(args) => run::run(&args),
         Verb::Test(args) => test::run(&args),
+        Verb::Bench(what) => bench::run(&what),
+        Verb::Ci(args) => ci::run(&args),
     }
 }
