@@ -1,7 +1,7 @@
 //! From the boot code to dom0: a checklist, one line a step.
 //!
 //! Each step logs what it found, with the time since entry. A step that cannot be mended ends the boot with one line that names
-//! cause and remedy ([`fatal`]). Next: [`loader`] for what GRUB left, [`ram`] for memory, [`platform`] for the rest of
+//! cause and remedy ([`fatal`]). Next: `loader` for what GRUB left, `ram` for memory, `platform` for the rest of
 //! the machine.
 
 mod loader;

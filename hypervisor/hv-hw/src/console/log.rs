@@ -128,7 +128,7 @@ macro_rules! error {
     ($($arg:tt)*) => { $crate::console::log::message($crate::console::log::Level::Error, format_args!($($arg)*)) };
 }
 
-/// Logs that somebody misbehaved and we coped. Use [`guest_log`] where that somebody is a guest.
+/// Logs that somebody misbehaved and we coped. Use [`crate::guest_log`] where that somebody is a guest.
 #[macro_export]
 macro_rules! warn {
     ($($arg:tt)*) => { $crate::console::log::message($crate::console::log::Level::Warning, format_args!($($arg)*)) };

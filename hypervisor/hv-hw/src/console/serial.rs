@@ -27,7 +27,10 @@ impl SerialPort {
         // SAFETY: the port numbers of a PC's UART by the user's option; the hypervisor keeps them from dom0.
         let port = unsafe { Uart16550::new_port(settings.io_base) };
         let mut uart = port.ok()?;
-        uart.init(config(settings)).ok()?;
+        let baud = settings
+            .baud
+            .unwrap_or_else(|| firmware_baud(&mut uart, settings.base_baud));
+        uart.init(config(settings, baud)).ok()?;
         Some(Self {
             uart,
             wants_tx_interrupt: false,
@@ -74,11 +77,18 @@ impl SerialPort {
     }
 }
 
-/// The driver's configuration for the options' settings.
-fn config(settings: &Serial) -> Config {
+/// The rate that the firmware left in the divisor latch (`auto`), or the highest where it left none.
+fn firmware_baud(uart: &mut Uart16550<PioBackend>, base_baud: u32) -> u32 {
+    let (low, high) = uart.dll_dlm();
+    let divisor = u32::from(u16::from_le_bytes([low, high]));
+    base_baud.checked_div(divisor).unwrap_or(base_baud)
+}
+
+/// The driver's configuration for the options' settings at `baud`.
+fn config(settings: &Serial, baud: u32) -> Config {
     Config {
         frequency: settings.base_baud.saturating_mul(16),
-        baud_rate: BaudRate::from_integer(settings.baud.unwrap_or(115_200)),
+        baud_rate: BaudRate::from_integer(baud),
         data_bits: match settings.data_bits {
             5 => WordLength::FiveBits,
             6 => WordLength::SixBits,

@@ -2,7 +2,7 @@
 //!
 //! UNSAFETY: loads descriptor tables, segment and control registers.
 //!
-//! [`init_boot_cpu`] comes before anything that can lock, log or fault usefully. Next: [`exception`] for what faults do,
+//! [`init_boot_cpu`] comes before anything that can lock, log or fault usefully. Next: `exception` for what faults do,
 //! `crate::irq` for interrupts.
 #![expect(unsafe_code)]
 
