@@ -317,7 +317,6 @@ fn table(
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::format;
 
     fn tag(typ: u32, payload: &[u8]) -> Vec<u8> {
         let mut bytes = typ.to_le_bytes().to_vec();
@@ -461,7 +460,7 @@ mod tests {
             (vec![], Multiboot2Error::Truncated),
         ];
         for (bytes, error) in cases {
-            assert_eq!(parse(&bytes), Err(error), "{}", format!("{error}"));
+            assert_eq!(parse(&bytes), Err(error), "{error}");
         }
     }
 

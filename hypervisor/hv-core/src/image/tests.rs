@@ -28,7 +28,8 @@ const PACKERS: [(Format, &[&str], bool); 4] = [
 fn sample() -> Vec<u8> {
     let mut bytes = b"\x7fELF".to_vec();
     for i in 0u32..20_000 {
-        bytes.extend([0xe8, (i % 251) as u8, (i / 7 % 256) as u8, 0, 0, 0x48, 0x89]);
+        let [low, high, ..] = (i * 37).to_le_bytes();
+        bytes.extend([0xe8, low, high, 0, 0, 0x48, 0x89]);
         bytes.extend((i.wrapping_mul(2_654_435_761) >> 28).to_le_bytes());
     }
     bytes

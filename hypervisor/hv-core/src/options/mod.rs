@@ -459,6 +459,38 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_readme_lists_the_options_as_the_table_has_them() {
+        let readme = include_str!("../../../../README.md");
+        let section = readme.split("\n## Options").nth(1).unwrap_or_default();
+        let section = section.split("\n## ").next().unwrap_or_default();
+        let listed: Vec<&str> = section
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .collect();
+        let known: Vec<String> = OPTION_TABLE
+            .iter()
+            .map(|row| readme_line(row.info))
+            .collect();
+        assert_eq!(
+            listed,
+            known,
+            "the list in README.md is to read:\n{}",
+            known.join("\n")
+        );
+    }
+
+    fn readme_line(info: OptionInfo) -> String {
+        let OptionInfo {
+            form,
+            default,
+            help,
+            ..
+        } = info;
+        // in a table of Markdown a bar ends a cell
+        std::format!("| `{}` | {default} | {help} |", form.replace('|', "\\|"))
+    }
+
     proptest! {
         #[test]
         fn no_line_panics_and_each_bad_word_is_named(line in "\\PC{0,200}") {

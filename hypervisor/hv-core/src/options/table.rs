@@ -90,7 +90,7 @@ pub const OPTION_TABLE: &[Row] = &[
         "how many vCPUs dom0 gets",
         |o, v| { o.dom0_max_vcpus = Some(vcpu_count(text(v)?)?); Ok(()) }),
     row("dom0_mem", "dom0_mem=<amount>[,min:<amount>][,max:<amount>]", "all but 1/16 of memory, at most 128M",
-        "memory of dom0; an amount is <size>[K|M|G|T], -<size> (all but that), <percent>% or <size>+<percent>%",
+        "memory of dom0; an amount is like 1G (or K, M, T), -1G (all but that), 25% or 1G+25%",
         |o, v| { o.dom0_mem = o.dom0_mem.parse(text(v)?)?; Ok(()) }),
     row("ept", "ept=[ad=<bool>][,pml=<bool>][,exec-sp=<bool>]", "ad,pml; exec-sp by CPU",
         "EPT features: accessed and dirty bits, page-modification logging, executable superpages",
