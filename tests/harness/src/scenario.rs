@@ -32,6 +32,9 @@ pub struct Scenario {
     /// What to wait for and what to type then, in turn; afterwards the machine must end by itself.
     #[serde(default)]
     pub session: Vec<(String, String)>,
+    /// Whether the machine goes on after the session.
+    #[serde(default)]
+    pub goes_on: bool,
     /// Words that one line of the console must have, for a refusal.
     #[serde(default)]
     pub expect: Vec<String>,
@@ -140,6 +143,7 @@ impl Scenario {
             scripts: Vec::new(),
             image: Some(image.to_owned()),
             session: Vec::new(),
+            goes_on: false,
             expect: Vec::new(),
             platform: Platform::Bochs,
             cpus: vec![DEFAULT_BOCHS_CPU.to_owned(), BOCHS_CPUS[0].to_owned()],
@@ -183,8 +187,13 @@ pub enum Goal {
     Kernel,
     /// One line with all these words.
     Line(Vec<String>),
-    /// Each first text in turn, answered with the second; then the machine's end.
-    Session(Vec<(String, String)>),
+    /// Each first text in turn, answered with the second; then the machine's end, unless it may go on.
+    Session {
+        /// Text and answer.
+        steps: Vec<(String, String)>,
+        /// Whether the machine may go on.
+        goes_on: bool,
+    },
 }
 
 /// A run to do.
@@ -229,10 +238,11 @@ impl Outcome {
 }
 
 /// Lines after which nothing good can come.
-const FATAL: [&str; 5] = [
+const FATAL: [&str; 6] = [
     "Kernel panic - not syncing",
     "fatal: ",
     "d0 crashed",
+    "cannot run:",
     "halted",
     "grub>",
 ];
@@ -288,7 +298,7 @@ fn judge(job: &Job, running: &mut Running) -> Vec<Verdict> {
         Goal::Scripts(scripts) => judge_scripts(job, scripts, running),
         Goal::Kernel => judge_kernel(job, running),
         Goal::Line(words) => vec![judge_line(job, words, running)],
-        Goal::Session(steps) => vec![judge_session(job, steps, running)],
+        Goal::Session { steps, goes_on } => vec![judge_session(job, steps, *goes_on, running)],
     }
 }
 
@@ -386,7 +396,12 @@ fn judge_line(job: &Job, words: &[String], running: &mut Running) -> Verdict {
     }
 }
 
-fn judge_session(job: &Job, steps: &[(String, String)], running: &mut Running) -> Verdict {
+fn judge_session(
+    job: &Job,
+    steps: &[(String, String)],
+    goes_on: bool,
+    running: &mut Running,
+) -> Verdict {
     let until = Instant::now() + job.timeout;
     for (text, answer) in steps {
         let mut texts = vec![text.as_str()];
@@ -409,7 +424,13 @@ fn judge_session(job: &Job, steps: &[(String, String)], running: &mut Running) -
             );
         }
     }
-    if running.wait_for_end(until.min(Instant::now() + job.silence)) {
+    if goes_on {
+        fault(
+            &job.name,
+            TestResult::Success,
+            format!("{} answers", steps.len()),
+        )
+    } else if running.wait_for_end(until.min(Instant::now() + job.silence)) {
         fault(
             &job.name,
             TestResult::Success,

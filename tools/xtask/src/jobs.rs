@@ -153,12 +153,15 @@ pub(crate) fn prepare(
 }
 
 fn goal(scenario: &Scenario) -> Goal {
-    if scenario.image.is_some() {
-        Goal::Kernel
-    } else if !scenario.session.is_empty() {
-        Goal::Session(scenario.session.clone())
+    if !scenario.session.is_empty() {
+        Goal::Session {
+            steps: scenario.session.clone(),
+            goes_on: scenario.goes_on,
+        }
     } else if !scenario.expect.is_empty() {
         Goal::Line(scenario.expect.clone())
+    } else if scenario.image.is_some() {
+        Goal::Kernel
     } else {
         Goal::Scripts(scenario.scripts.clone())
     }

@@ -89,3 +89,15 @@ fn dispatch(verb: Verb) -> Result<()> {
         Verb::Ci(args) => ci::run(&args),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}
