@@ -6,5 +6,6 @@
 
 pub mod acpi;
 pub mod dom0_acpi;
+pub mod fadt;
 pub mod madt;
 pub mod multiboot2;

@@ -6,6 +6,7 @@
 //! where every device can reach it, and only then memory above.
 
 use super::e820::{E820Kind, E820Map};
+use super::elf::Kernel;
 use super::start_info::{Initrd, StartInfo};
 use crate::addr::{Gpa, Hpa, Mfn, MfnRange, PAGE_SIZE};
 use crate::options::Dom0Mem;
@@ -133,6 +134,32 @@ pub fn plan_dom0(request: &Dom0MemoryRequest<'_>) -> Result<Dom0Layout, Dom0Memo
     })
 }
 
+/// Finds the kernel's place: where it was linked to, or else, for a kernel that can be moved, the lowest free place.
+///
+/// Firmware with tables at 16 MiB is seen now and then on machines that boot through EFI.
+///
+/// # Errors
+/// [`Dom0MemoryError::KernelPlaceTaken`] where there is none.
+pub fn place_kernel<'a>(
+    host: &E820Map,
+    reserved: &[MfnRange],
+    kernel: &Kernel<'a>,
+) -> Result<Kernel<'a>, Dom0MemoryError> {
+    let free = free_memory(host, reserved);
+    let extent = kernel.extent();
+    let size = extent.end - extent.start;
+    let taken = match first_taken(&free, covering(&extent)) {
+        None => return Ok(kernel.clone()),
+        Some(taken) => Dom0MemoryError::KernelPlaceTaken(Gpa::new(taken.base().as_u64())),
+    };
+    let relocation = kernel.relocation.ok_or(taken)?;
+    let place = free.ram().find_map(|range| {
+        let start = relocation.lowest_from(Gpa::new(range.start.base().as_u64()), size)?;
+        (start + size <= Gpa::new(range.end.base().as_u64())).then_some(start)
+    });
+    place.and_then(|start| kernel.moved_to(start)).ok_or(taken)
+}
+
 impl Dom0Layout {
     /// How many pages dom0 gets.
     #[must_use]
@@ -160,13 +187,7 @@ struct Planner {
 
 impl Planner {
     fn new(request: &Dom0MemoryRequest<'_>) -> Self {
-        let mut free = E820Map::default();
-        for range in request.host.ram() {
-            mark(&mut free, range, E820Kind::Ram);
-        }
-        for &range in request.reserved {
-            mark(&mut free, range, E820Kind::Reserved);
-        }
+        let free = free_memory(request.host, request.reserved);
         let initrd = request
             .initrd
             .map(|(start, size)| MfnRange::covering(start, saturating_end(start, size)));
@@ -186,17 +207,14 @@ impl Planner {
     /// Processors start below 1 MiB, so dom0 needs memory there: it gets all.
     fn give_low_memory(&mut self) {
         let low = MfnRange::inside(Hpa::new(0), Hpa::new(LOW_END));
-        for range in self.free_parts(low) {
+        for range in free_parts(&self.free, low) {
             self.give(range);
         }
     }
 
     fn give_kernel(&mut self, extent: &Range<Gpa>) -> Result<MfnRange, Dom0MemoryError> {
-        let range = MfnRange::covering(
-            Hpa::new(extent.start.as_u64()),
-            Hpa::new(extent.end.as_u64()),
-        );
-        if let Some(taken) = self.first_taken(range) {
+        let range = covering(extent);
+        if let Some(taken) = first_taken(&self.free, range) {
             return Err(Dom0MemoryError::KernelPlaceTaken(Gpa::new(
                 taken.base().as_u64(),
             )));
@@ -212,7 +230,7 @@ impl Planner {
         let here = MfnRange::covering(start, end);
         let can_stay = start.is_aligned(PAGE_SIZE)
             && end.as_u64() <= 4 * GIB
-            && self.first_taken(here).is_none();
+            && first_taken(&self.free, here).is_none();
         let range = if can_stay {
             self.give(here);
             here
@@ -283,27 +301,45 @@ impl Planner {
             left -= count;
         }
     }
+}
 
-    fn free_parts(&self, within: MfnRange) -> Vec<MfnRange> {
-        let cut = |r: MfnRange| MfnRange::new(r.start.max(within.start), r.end.min(within.end));
-        self.free
-            .ram()
-            .map(cut)
-            .filter(|part| !part.is_empty())
-            .collect()
+/// The whole frames of RAM less what is reserved.
+fn free_memory(host: &E820Map, reserved: &[MfnRange]) -> E820Map {
+    let mut free = E820Map::default();
+    for range in host.ram() {
+        mark(&mut free, range, E820Kind::Ram);
     }
+    for &range in reserved {
+        mark(&mut free, range, E820Kind::Reserved);
+    }
+    free
+}
 
-    /// The first frame of `range` that is not free.
-    fn first_taken(&self, range: MfnRange) -> Option<Mfn> {
-        let mut at = range.start;
-        for part in self.free_parts(range) {
-            if part.start > at {
-                break;
-            }
-            at = part.end;
+fn covering(extent: &Range<Gpa>) -> MfnRange {
+    MfnRange::covering(
+        Hpa::new(extent.start.as_u64()),
+        Hpa::new(extent.end.as_u64()),
+    )
+}
+
+fn free_parts(free: &E820Map, within: MfnRange) -> Vec<MfnRange> {
+    let cut = |r: MfnRange| MfnRange::new(r.start.max(within.start), r.end.min(within.end));
+    free.ram()
+        .map(cut)
+        .filter(|part| !part.is_empty())
+        .collect()
+}
+
+/// The first frame of `range` that is not free.
+fn first_taken(free: &E820Map, range: MfnRange) -> Option<Mfn> {
+    let mut at = range.start;
+    for part in free_parts(free, range) {
+        if part.start > at {
+            break;
         }
-        (at < range.end).then_some(at)
+        at = part.end;
     }
+    (at < range.end).then_some(at)
 }
 
 fn mark(map: &mut E820Map, range: MfnRange, kind: E820Kind) {
@@ -317,195 +353,4 @@ fn saturating_end(start: Hpa, size: u64) -> Hpa {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::e820::E820Entry;
-    use super::*;
-    use crate::options::Amount;
-    use proptest::prelude::*;
-    use std::vec;
-
-    const MIB: u64 = 1 << 20;
-
-    fn frames(start: u64, end: u64) -> MfnRange {
-        MfnRange::inside(Hpa::new(start), Hpa::new(end))
-    }
-
-    fn host(end: u64) -> E820Map {
-        let mut raw = vec![
-            E820Entry::new(0, 0x9_fc00, E820Kind::Ram),
-            E820Entry::new(0x9_fc00, 0xa_0000, E820Kind::Reserved),
-            E820Entry::new(0xf_0000, 0x10_0000, E820Kind::Reserved),
-            E820Entry::new(MIB, end.min(3 * GIB), E820Kind::Ram),
-        ];
-        if end > 3 * GIB {
-            raw.push(E820Entry::new(4 * GIB, end + GIB, E820Kind::Ram));
-        }
-        E820Map::sanitise(&raw)
-    }
-
-    fn request<'a>(
-        host: &'a E820Map,
-        reserved: &'a [MfnRange],
-        size: Option<u64>,
-    ) -> Dom0MemoryRequest<'a> {
-        Dom0MemoryRequest {
-            host,
-            reserved,
-            kernel: Gpa::new(16 * MIB)..Gpa::new(74 * MIB),
-            initrd: Some((Hpa::new(100 * MIB), 30 * MIB + 5)),
-            acpi_size: 1000,
-            want: Dom0Mem {
-                size: size.map(Amount::of_bytes),
-                ..Dom0Mem::default()
-            },
-        }
-    }
-
-    #[test]
-    fn a_small_dom0_gets_one_chunk_behind_low_memory() {
-        let host = host(GIB);
-        let reserved = [frames(0x8000, 0x9000), frames(MIB, 16 * MIB)];
-        let layout = plan_dom0(&request(&host, &reserved, Some(256 * MIB))).unwrap();
-        assert_eq!(layout.pages(), 256 * MIB / PAGE_SIZE);
-        assert_eq!(layout.ranges.len(), 3);
-        assert_eq!(layout.ranges[0], frames(0, 0x8000));
-        assert_eq!(layout.ranges[1], frames(0x9000, 0x9_f000));
-        assert_eq!(layout.ranges[2].start, Mfn::new(0x1000));
-        assert_eq!(layout.initrd.unwrap().start, Gpa::new(100 * MIB));
-        assert_eq!(layout.start_info, Gpa::new(74 * MIB));
-        let map = layout.memory_map(&host);
-        assert_eq!(map.kind_at(0x8000), Some(E820Kind::Unusable));
-        assert_eq!(map.kind_at(MIB), Some(E820Kind::Unusable));
-        assert_eq!(map.kind_at(0xf_0000), Some(E820Kind::Reserved));
-        assert_eq!(
-            map.kind_at(layout.acpi.start.base().as_u64()),
-            Some(E820Kind::AcpiTables)
-        );
-        assert_eq!(map.kind_at(GIB - 1), Some(E820Kind::Unusable));
-    }
-
-    #[test]
-    fn an_initrd_in_the_kernels_place_is_moved_behind_it() {
-        let host = host(GIB);
-        let request = Dom0MemoryRequest {
-            initrd: Some((Hpa::new(60 * MIB), 30 * MIB)),
-            ..request(&host, &[], None)
-        };
-        let layout = plan_dom0(&request).unwrap();
-        // not over itself either
-        assert_eq!(layout.initrd.unwrap().start, Gpa::new(90 * MIB));
-    }
-
-    #[test]
-    fn by_default_all_but_the_reserve_is_given_low_memory_first() {
-        let host = host(6 * GIB);
-        let layout = plan_dom0(&request(&host, &[], None)).unwrap();
-        assert_eq!(layout.pages(), host.ram_pages() - 128 * MIB / PAGE_SIZE);
-        assert_eq!(
-            layout.ranges.last().unwrap().end,
-            frames(0, 7 * GIB - 128 * MIB).end
-        );
-    }
-
-    #[test]
-    fn what_has_no_place_is_named() {
-        let host = host(GIB);
-        let taken = [frames(20 * MIB, 21 * MIB)];
-        let error = plan_dom0(&request(&host, &taken, None)).unwrap_err();
-        assert_eq!(error, Dom0MemoryError::KernelPlaceTaken(Gpa::new(20 * MIB)));
-        let error = plan_dom0(&request(&host, &[], Some(64 * MIB))).unwrap_err();
-        assert!(matches!(
-            error,
-            Dom0MemoryError::TooSmall { given: 16384, .. }
-        ));
-        let all_else = [frames(MIB, 16 * MIB), frames(74 * MIB, GIB)];
-        let error = plan_dom0(&request(&host, &all_else, None)).unwrap_err();
-        assert!(matches!(
-            error,
-            Dom0MemoryError::NoPlace { what: "initrd", .. }
-        ));
-        let huge = Dom0MemoryRequest {
-            initrd: Some((Hpa::new(u64::MAX - 5), u64::MAX)),
-            ..request(&host, &[], None)
-        };
-        assert!(matches!(
-            plan_dom0(&huge),
-            Err(Dom0MemoryError::NoPlace { what: "initrd", .. })
-        ));
-    }
-
-    fn is_given(layout: &Dom0Layout, range: MfnRange) -> bool {
-        layout
-            .ranges
-            .iter()
-            .any(|r| r.start <= range.start && range.end <= r.end)
-    }
-
-    fn check(request: &Dom0MemoryRequest<'_>, layout: &Dom0Layout) -> Result<(), TestCaseError> {
-        for range in &layout.ranges {
-            prop_assert!(request.host.is_all(
-                range.start.base().as_u64(),
-                range.end.base().as_u64(),
-                E820Kind::Ram
-            ));
-            prop_assert!(
-                !request
-                    .reserved
-                    .iter()
-                    .any(|r| !r.is_empty() && r.overlaps(*range))
-            );
-        }
-        prop_assert!(layout.ranges.windows(2).all(|w| w[0].end < w[1].start));
-        let at = |start: Gpa, size: u64| {
-            MfnRange::covering(Hpa::new(start.as_u64()), Hpa::new(start.as_u64() + size))
-        };
-        let start_info = at(layout.start_info, StartInfo::MAX_SIZE as u64);
-        let initrd = layout.initrd.map(|i| at(i.start, i.size));
-        let mut places = vec![layout.kernel, start_info, layout.acpi];
-        places.extend(initrd);
-        for (i, &place) in places.iter().enumerate() {
-            prop_assert!(is_given(layout, place));
-            prop_assert!(places[..i].iter().all(|other| !other.overlaps(place)));
-        }
-        prop_assert!(start_info.end.base().as_u64() <= GIB);
-        let available = {
-            let mut free = E820Map::default();
-            request
-                .host
-                .ram()
-                .for_each(|r| mark(&mut free, r, E820Kind::Ram));
-            request
-                .reserved
-                .iter()
-                .for_each(|&r| mark(&mut free, r, E820Kind::Reserved));
-            free.ram_pages()
-        };
-        prop_assert_eq!(
-            layout.pages(),
-            request.want.pages(available, request.host.ram_pages())
-        );
-        Ok(())
-    }
-
-    proptest! {
-        #[test]
-        fn every_plan_keeps_its_promises(
-            reserved in proptest::collection::vec((0u64..0x6_0000, 0u64..0x2000), 0..5),
-            end_mib in 64u64..5000,
-            size_mib in proptest::option::of(1u64..5000),
-            initrd in proptest::option::of((0u64..0x2_0000_0000, 0u64..64 * MIB)),
-            acpi_size in 0usize..20_000,
-        ) {
-            let host = host(end_mib * MIB);
-            let reserved: Vec<_> = reserved.into_iter().map(|(start, count)| MfnRange::new(Mfn::new(start), Mfn::new(start + count))).collect();
-            let request = Dom0MemoryRequest {
-                initrd: initrd.map(|(start, size)| (Hpa::new(start), size)),
-                acpi_size,
-                ..request(&host, &reserved, size_mib.map(|mib| mib * MIB))
-            };
-            if let Ok(layout) = plan_dom0(&request) {
-                check(&request, &layout)?;
-            }
-        }
-    }
-}
+mod tests;

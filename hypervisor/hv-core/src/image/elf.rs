@@ -52,6 +52,20 @@ pub struct Relocation {
     pub max: u32,
 }
 
+impl Relocation {
+    /// The lowest start not below `least` from which `size` bytes may be used.
+    #[must_use]
+    pub fn lowest_from(self, least: Gpa, size: u64) -> Option<Gpa> {
+        let align = u64::from(self.align.max(1));
+        let start = least
+            .as_u64()
+            .max(self.min.into())
+            .checked_next_multiple_of(align)?;
+        let last = start.checked_add(size)?.checked_sub(1)?;
+        (last <= self.max.into()).then_some(Gpa::new(start))
+    }
+}
+
 /// Why a file is no kernel that can be loaded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ElfError {
@@ -153,6 +167,26 @@ impl<'a> Kernel<'a> {
         let start = self.segments.first().map_or(Gpa::new(0), |s| s.start);
         start..self.segments.last().map_or(start, Segment::end)
     }
+
+    /// The same kernel at `start`, for one that says that it may lie there.
+    #[must_use]
+    pub fn moved_to(&self, start: Gpa) -> Option<Self> {
+        let old = self.extent();
+        let size = old.end - old.start;
+        if self.relocation?.lowest_from(start, size) != Some(start) {
+            return None;
+        }
+        let moved = |at: Gpa| start + (at - old.start);
+        let segments = self.segments.iter().map(|s| Segment {
+            start: moved(s.start),
+            ..*s
+        });
+        Some(Self {
+            entry: moved(self.entry),
+            segments: segments.collect(),
+            relocation: self.relocation,
+        })
+    }
 }
 
 fn load_segments<'a>(
@@ -243,174 +277,4 @@ impl Notes {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::vec;
-
-    const MIB: u64 = 1 << 20;
-
-    /// An ELF64 file: load segments (address, data, size in memory) and Xen notes (type, data).
-    pub(in super::super) fn build(loads: &[(u64, &[u8], u64)], notes: &[(u32, &[u8])]) -> Vec<u8> {
-        let mut note_bytes = Vec::new();
-        for (kind, desc) in notes {
-            for word in [4, u32::try_from(desc.len()).unwrap(), *kind] {
-                note_bytes.extend(word.to_le_bytes());
-            }
-            note_bytes.extend(b"Xen\0");
-            note_bytes.extend(*desc);
-            note_bytes.resize(note_bytes.len().next_multiple_of(4), 0);
-        }
-        let mut parts: Vec<(u32, u64, &[u8], u64)> =
-            loads.iter().map(|l| (PT_LOAD, l.0, l.1, l.2)).collect();
-        parts.push((PT_NOTE, 0, &note_bytes, note_bytes.len() as u64));
-        let mut file = b"\x7fELF\x02\x01\x01".to_vec();
-        file.resize(16, 0);
-        file.extend([2, 0, 62, 0, 1, 0, 0, 0]);
-        file.extend(0u64.to_le_bytes());
-        file.extend(64u64.to_le_bytes());
-        file.extend([0; 12]);
-        file.extend([
-            64,
-            0,
-            56,
-            0,
-            u8::try_from(parts.len()).unwrap(),
-            0,
-            64,
-            0,
-            0,
-            0,
-            0,
-            0,
-        ]);
-        let mut offset = file.len() as u64 + 56 * parts.len() as u64;
-        for (kind, address, data, size) in &parts {
-            file.extend(kind.to_le_bytes());
-            file.extend(7u32.to_le_bytes());
-            for word in [offset, *address, *address, data.len() as u64, *size, 4] {
-                file.extend(word.to_le_bytes());
-            }
-            offset += data.len() as u64;
-        }
-        parts.iter().for_each(|part| file.extend(part.2));
-        file
-    }
-
-    fn entry(address: u64) -> (u32, [u8; 8]) {
-        (18, address.to_le_bytes())
-    }
-
-    #[test]
-    fn segments_and_entry_are_read() {
-        let (kind, desc) = entry(16 * MIB + 0x850);
-        let file = build(
-            &[
-                (32 * MIB, &[2; 10], 0x1000),
-                (16 * MIB, &[1; 0x1000], 0x1000),
-            ],
-            &[
-                (6, b"linux\0"),
-                (kind, &desc),
-                (19, &[0, 0, 0x20, 0, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0x3f]),
-            ],
-        );
-        let kernel = Kernel::parse(&file).unwrap();
-        assert_eq!(kernel.entry, Gpa::new(16 * MIB + 0x850));
-        assert_eq!(kernel.segments[0].data, [1; 0x1000]);
-        assert_eq!(
-            (kernel.segments[1].data.len(), kernel.segments[1].size),
-            (10, 0x1000)
-        );
-        assert_eq!(
-            kernel.extent(),
-            Gpa::new(16 * MIB)..Gpa::new(32 * MIB + 0x1000)
-        );
-        assert_eq!(
-            kernel.relocation,
-            Some(Relocation {
-                align: 2 << 20,
-                min: 1 << 24,
-                max: 0x3fff_ffff
-            })
-        );
-    }
-
-    #[test]
-    fn an_entry_of_four_bytes_counts_too() {
-        let file = build(&[(16 * MIB, &[0; 16], 16)], &[(18, &[4, 0, 0, 1])]);
-        assert_eq!(Kernel::parse(&file).unwrap().entry, Gpa::new(16 * MIB + 4));
-    }
-
-    #[test]
-    fn unusable_files_are_named() {
-        let (kind, desc) = entry(16 * MIB);
-        let note: (u32, &[u8]) = (kind, &desc);
-        let good = build(&[(16 * MIB, &[0; 16], 16)], &[note]);
-        let patched = |at: usize, byte| {
-            let mut file = good.clone();
-            file[at] = byte;
-            file
-        };
-        let at = Gpa::new(16 * MIB);
-        let cases = [
-            (vec![], ElfError::Malformed),
-            (good[..100].to_vec(), ElfError::Malformed),
-            (patched(18, 183), ElfError::NotX86(183)),
-            (patched(16, 3), ElfError::NotExecutable(3)),
-            (good[..good.len() - 40].to_vec(), ElfError::Truncated(at)),
-            (build(&[], &[note]), ElfError::NoSegments),
-            (
-                build(&[(16 * MIB, &[0; 16], 16)], &[(17, &[0; 4])]),
-                ElfError::NoPvhNote,
-            ),
-            (
-                build(&[(17 * MIB, &[0; 16], 16)], &[note]),
-                ElfError::BadEntry(at),
-            ),
-            (
-                build(&[(16 * MIB, &[0; 16], 8)], &[note]),
-                ElfError::BadSegment(at),
-            ),
-            (
-                build(&[(16 * MIB, &[0; 16], 1 << 32)], &[note]),
-                ElfError::BadSegment(at),
-            ),
-            (
-                build(
-                    &[(16 * MIB, &[0; 16], 16), (16 * MIB + 8, &[0; 8], 8)],
-                    &[note],
-                ),
-                ElfError::Overlap(at + 8),
-            ),
-        ];
-        for (file, error) in cases {
-            assert_eq!(Kernel::parse(&file), Err(error), "{error}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_panic(mut head in proptest::collection::vec(any::<u8>(), 64..400), is_64 in any::<bool>()) {
-            head[..8].copy_from_slice(&[0x7f, b'E', b'L', b'F', 1 + u8::from(is_64), 1, 1, 0]);
-            head[16..20].copy_from_slice(&[2, 0, 62, 0]);
-            let _ = Kernel::parse(&head);
-        }
-
-        #[test]
-        fn no_changed_header_panics(changes in proptest::collection::vec((0usize..300, any::<u8>()), 1..8)) {
-            let (kind, desc) = entry(16 * MIB);
-            let mut file = build(&[(16 * MIB, &[0; 16], 16), (32 * MIB, &[0; 16], 64)], &[(kind, &desc)]);
-            for (at, byte) in changes {
-                if let Some(place) = file.get_mut(at) {
-                    *place = byte;
-                }
-            }
-            if let Ok(kernel) = Kernel::parse(&file) {
-                prop_assert!(kernel.segments.windows(2).all(|w| w[0].end() <= w[1].start));
-                prop_assert!(kernel.extent().end.as_u64() <= LIMIT);
-                prop_assert!(kernel.extent().contains(&kernel.entry));
-            }
-        }
-    }
-}
+pub(super) mod tests;
