@@ -42,11 +42,16 @@ pub fn command(machine: &Machine, com1_port: u16) -> Result<Command> {
     fs::write(&commands, "c\n")?;
     let mut command = Command::new(&machine.program);
     command.arg("-q").arg("-f").arg(file);
-    if machine.program.starts_with("/usr/bin") {
-        // Debian's build stops in its debugger first.
+    if is_debians(machine) {
+        // It stops in its debugger first.
         command.arg("-rc").arg(commands);
     }
     Ok(command)
+}
+
+/// Says whether this is the packaged Bochs, which has the debugger, and another display that needs no screen.
+fn is_debians(machine: &Machine) -> bool {
+    machine.program.starts_with("/usr/bin")
 }
 
 fn configuration(machine: &Machine, com1_port: u16) -> Result<String> {
@@ -65,10 +70,15 @@ fn configuration(machine: &Machine, com1_port: u16) -> Result<String> {
         Network::None => "",
         Network::User => ", slot1=e1000",
     };
+    let display = if is_debians(machine) {
+        "rfb, options=\"timeout=0\""
+    } else {
+        "nogui"
+    };
     // Logging is slow, so only what ends the machine is logged.
     let mut text = format!(
         "config_interface: textconfig\n\
-         display_library: nogui\n\
+         display_library: {display}\n\
          cpu: model={cpu}, count={cpus}, ips={IPS}, reset_on_triple_fault=0, ignore_bad_msrs=1\n\
          memory: guest={memory_mib}, host={memory_mib}\n\
          romimage: file={bios}\n\

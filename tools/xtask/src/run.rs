@@ -132,7 +132,11 @@ fn watch(args: &Args, machine: &Machine, log: &Path) -> Result<()> {
     // A text that cannot come: without --until the machine's end is what is waited for.
     let text = args.until.as_deref().unwrap_or("\u{0}\u{0}");
     match running.console.wait_for(&[text], until, FOREVER) {
-        Seen::Found(_) => Ok(()),
+        Seen::Found(_) => {
+            // The tap prints the rest of the line as it comes.
+            running.console.finish_line(Duration::from_millis(500));
+            Ok(())
+        }
         Seen::Closed if args.until.is_none() => Ok(()),
         Seen::Closed => bail!("the machine ended before {text:?} was seen"),
         Seen::TimedOut | Seen::Silent => bail!("the time was over before {}", waited_for(args)),

@@ -31,17 +31,14 @@ const PACKAGES: &[Package] = &[
         "/usr/lib/grub/x86_64-efi/multiboot2.mod",
     ),
     package("mtools", "/usr/bin/mformat"),
-    package("busybox-static", "/bin/busybox"),
+    package("busybox-static", "/var/lib/dpkg/info/busybox-static.list"),
     package("bochsbios", "/usr/share/bochs/BIOS-bochs-latest"),
     package("vgabios", "/usr/share/vgabios/vgabios-stdvga.bin"),
     package("cpio", "/usr/bin/cpio|/bin/cpio"),
     package("e2fsprogs", "/sbin/mkfs.ext4"),
     package("xz-utils", "/usr/bin/xz"),
     package("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
-    package(
-        "ovmf",
-        "/usr/share/OVMF/OVMF_CODE.fd|/usr/share/OVMF/OVMF_CODE_4M.fd",
-    ),
+    package("ovmf", "/usr/share/ovmf/OVMF.fd"),
     package("make", "/usr/bin/make"),
     package("g++", "/usr/bin/g++"),
     package("pkg-config", "/usr/bin/pkg-config"),
@@ -180,7 +177,13 @@ fn emulator() -> Result<()> {
         apt(
             prefix,
             "installing Debian's bochs",
-            &["install", "--yes", "--no-install-recommends", "bochs"],
+            &[
+                "install",
+                "--yes",
+                "--no-install-recommends",
+                "bochs",
+                "bochs-term",
+            ],
         )?;
     }
     fs::write(marker, bochs_build::recipe())?;
