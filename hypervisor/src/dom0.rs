@@ -1,13 +1,78 @@
-//! The first domain: built from the boot modules, it owns the real devices.
+//! dom0: the domain that owns the machine, from its kernel's file to its first instruction.
+//!
+//! Its memory is identity-mapped, so that devices reach it without an IOMMU. In order: the kernel is unpacked, memory is
+//! planned and taken, everything is put in its place, and the vCPUs are made.
 
+mod build;
+mod kernel;
+mod parts;
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use hv_core::cpuid::HostCpuid;
+use hv_core::vcpu::time::ClockScale;
 use hv_hw::percpu::IrqsOff;
+use hv_hw::virt::vtx::{ExtendedState, VtxVcpu};
+use hv_hw::{console, info, time};
 
-use crate::Machine;
+use crate::cpu::Pcpu;
+use crate::domain::{Domain, registry};
+use crate::host::{self, Host};
+use crate::start::{Machine, fatal};
+use crate::vcpu::Runner;
+use crate::{cpu_main, irq, wallclock};
 
-/// Builds dom0 from the machine's modules and runs it for ever.
-pub fn build_and_run(machine: Machine, _irqs_off: IrqsOff) -> ! {
-    crate::start::fatal(format_args!(
-        "this build cannot start a dom0 yet ({} modules are loaded)",
-        machine.modules.len()
-    ))
+/// Makes dom0 and runs it.
+pub fn build_and_run(machine: Machine, irqs_off: IrqsOff) -> ! {
+    record_host(&machine);
+    hv_core::emulate::prepare();
+    let mut pcpu = Pcpu::new(irqs_off);
+    let (domain, runners) = build::dom0(&machine, &mut pcpu);
+    hand_over(&machine, &domain);
+    info!("dom0 starts");
+    cpu_main::run(pcpu, runners)
+}
+
+type Runners = Vec<Runner<VtxVcpu>>;
+
+/// What the rest of the story needs to know of the machine.
+fn record_host(machine: &Machine) {
+    let tsc_khz = u32::try_from(time::tsc_khz()).unwrap_or(u32::MAX);
+    let Some(clock) = ClockScale::from_tsc_khz(tsc_khz) else {
+        fatal(format_args!(
+            "the TSC's frequency, {tsc_khz} kHz, is impossible"
+        ));
+    };
+    let cpuid = HostCpuid::read(parts::host_cpuid);
+    let extended = parts::extended_state(&cpuid);
+    host::init(Host {
+        caps: machine.caps,
+        extended,
+        msrs: parts::host_msrs(),
+        cpuid,
+        tsc_khz,
+        clock,
+        tsc_at_zero: time::start(),
+        kept_pages: parts::kept_pages(machine),
+        power_off: parts::power_off(machine),
+        command_line: machine.command_line.clone(),
+        options: machine.options.clone(),
+    });
+}
+
+/// Gives dom0 what the hypervisor used until now.
+fn hand_over(machine: &Machine, domain: &Arc<Domain>) {
+    let seconds_at = host::ns_at(machine.wall_clock_tsc);
+    let _ = wallclock::set(machine.wall_clock_s, 0, seconds_at);
+    registry::add(domain.clone());
+    wallclock::tell(domain);
+    irq::give_lines_to(domain.clone());
+    console::release_vga();
+}
+
+/// Extended state is part of the host's description.
+#[must_use]
+fn extended() -> ExtendedState {
+    host::host().extended
 }

@@ -2,6 +2,7 @@
 //!
 //! UNSAFETY: implements the global allocator over `linked_list_allocator`.
 //!
+//! While dom0's kernel is unpacked it has a third area, lent by [`lend`] for blocks of [`LARGE`] bytes and more.
 //! It starts with a small static area, so that boot can parse before it knows the machine's memory, and gets its real area by
 //! [`give`]. First fit under one lock; an allocation that finds no room returns null, and fallible callers
 //! (`try_reserve`) see an error.
@@ -12,7 +13,7 @@ use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use hv_core::addr::MfnRange;
+use hv_core::addr::{MfnRange, PAGE_SIZE};
 use linked_list_allocator::Heap as Area;
 
 use crate::direct_map::{self, RustMemory};
@@ -30,16 +31,25 @@ unsafe impl Sync for BootArea {}
 
 static BOOT_AREA: BootArea = BootArea(UnsafeCell::new([0; BOOT_BYTES]));
 
-/// The global allocator.
-#[derive(Debug)]
-pub struct Heap {
-    areas: RankedLock<Areas, { rank::HEAP }>,
-}
+/// Blocks of this many bytes come from the lent area, where there is one.
+const LARGE: usize = 64 << 10;
 
-/// The boot area and the main one.
+/// The global allocator.
+#[derive(Debug, Default)]
+pub struct Heap(());
+
+static AREAS: RankedLock<Areas, { rank::HEAP }> = RankedLock::new(Areas {
+    boot: Area::empty(),
+    main: Area::empty(),
+    lent: Area::empty(),
+    is_boot_ready: false,
+});
+
+/// The boot area, the main one, and one that is there for a while.
 struct Areas {
     boot: Area,
     main: Area,
+    lent: Area,
     is_boot_ready: bool,
 }
 
@@ -63,19 +73,7 @@ impl Heap {
     /// An empty heap, for the static that is the global allocator.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            areas: RankedLock::new(Areas {
-                boot: Area::empty(),
-                main: Area::empty(),
-                is_boot_ready: false,
-            }),
-        }
-    }
-}
-
-impl Default for Heap {
-    fn default() -> Self {
-        Self::new()
+        Self(())
     }
 }
 
@@ -101,6 +99,35 @@ pub fn give(frames: MfnRange) {
     GIVEN[1].store(usize::try_from(bytes).unwrap_or(0), Ordering::SeqCst);
 }
 
+/// Lends `frames`, which lie right below the heap's `own`, to the heap for large blocks.
+///
+/// # Panics
+/// With frames that lie elsewhere, or while others are lent.
+pub fn lend(frames: MfnRange, own: MfnRange) {
+    let start = direct_map::hva(frames.start.base());
+    let bytes = usize::try_from(frames.len() * PAGE_SIZE)
+        .expect("frames that are mapped fit the address space");
+    let mut areas = AREAS.lock();
+    areas.prepare();
+    assert!(areas.lent.size() == 0, "one area is lent at a time");
+    assert!(frames.end == own.start, "lent frames lie below the heap's");
+    direct_map::forbid(RustMemory::Heap, MfnRange::new(frames.start, own.end));
+    // SAFETY: the frames are mapped, and kept from everybody else by `forbid` until `take_back`.
+    unsafe { areas.lent.init(start, bytes) };
+}
+
+/// Ends the loan, and the heap is again what it was, `own`; false, and nothing has changed, where some of it is still in use.
+#[must_use]
+pub fn take_back(own: MfnRange) -> bool {
+    let mut areas = AREAS.lock();
+    if areas.lent.used() != 0 {
+        return false;
+    }
+    areas.lent = Area::empty();
+    direct_map::forbid(RustMemory::Heap, own);
+    true
+}
+
 impl Areas {
     /// Takes up the areas there are.
     fn prepare(&mut self) {
@@ -120,6 +147,12 @@ impl Areas {
     }
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<u8>> {
         self.prepare();
+        if layout.size() >= LARGE
+            && self.lent.size() != 0
+            && let Ok(block) = self.lent.allocate_first_fit(layout)
+        {
+            return Some(block);
+        }
         let found = self.main.allocate_first_fit(layout);
         found
             .or_else(|()| self.boot.allocate_first_fit(layout))
@@ -129,6 +162,16 @@ impl Areas {
         let start = BOOT_AREA.0.get().addr();
         (start..start + BOOT_BYTES).contains(&pointer.addr().get())
     }
+    fn area_of(&mut self, pointer: NonNull<u8>) -> &mut Area {
+        let lent = self.lent.bottom().addr();
+        if Self::is_in_boot_area(pointer) {
+            &mut self.boot
+        } else if (lent..lent + self.lent.size()).contains(&pointer.addr().get()) {
+            &mut self.lent
+        } else {
+            &mut self.main
+        }
+    }
     fn note_usage(&self) {
         USED.store(self.boot.used() + self.main.used(), Ordering::Relaxed);
     }
@@ -137,7 +180,7 @@ impl Areas {
 // SAFETY: memory comes from areas that nothing else uses, in blocks that do not overlap until they are given back.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let mut areas = self.areas.lock();
+        let mut areas = AREAS.lock();
         let found = areas.allocate(layout);
         areas.note_usage();
         found.map_or(core::ptr::null_mut(), NonNull::as_ptr)
@@ -146,12 +189,8 @@ unsafe impl GlobalAlloc for Heap {
         let Some(pointer) = NonNull::new(pointer) else {
             return;
         };
-        let mut areas = self.areas.lock();
-        let area = if Areas::is_in_boot_area(pointer) {
-            &mut areas.boot
-        } else {
-            &mut areas.main
-        };
+        let mut areas = AREAS.lock();
+        let area = areas.area_of(pointer);
         // SAFETY: the caller got the block with this layout from `alloc`, so from this area.
         unsafe { area.deallocate(pointer, layout) };
         areas.note_usage();

@@ -18,6 +18,7 @@ pub mod irq;
 pub mod mmio;
 pub mod paging;
 pub mod panic;
+pub mod pci;
 pub mod percpu;
 pub mod port;
 pub mod shutdown;

@@ -48,6 +48,8 @@ pub struct Machine {
     pub memory: E820Map,
     /// RAM that is the hypervisor's for good: its image, its heap.
     pub hypervisor: [MfnRange; 2],
+    /// Frames right below the heap, which it may have while dom0's kernel is unpacked. They are not among the free ones.
+    pub loan: MfnRange,
     /// RAM below 1 MiB. It is not among the free frames, so that nothing but dom0 gets it.
     pub low_ram: Vec<MfnRange>,
     /// dom0's kernel, then its initrd, out of the way of dom0's memory. Their frames are not among the free ones.
@@ -91,6 +93,7 @@ pub fn start(boot: BootInfo) -> ! {
         options,
         memory: loaded.memory,
         hypervisor: [boot.image.whole(), memory.heap],
+        loan: memory.loan,
         low_ram: memory.low,
         modules: memory.modules,
         acpi: platform.acpi,

@@ -29,6 +29,15 @@ const HEAP_PART: u64 = 64;
 const LEAST_HEAP_PAGES: u64 = (8 << 20) / PAGE_SIZE;
 const MOST_HEAP_PAGES: u64 = (64 << 20) / PAGE_SIZE;
 
+/// What is tried for the unpacking of dom0's kernel: Debian's take 124 MiB.
+const LOAN_PAGES: [u64; 5] = [
+    (192 << 20) / PAGE_SIZE,
+    (128 << 20) / PAGE_SIZE,
+    (64 << 20) / PAGE_SIZE,
+    (16 << 20) / PAGE_SIZE,
+    0,
+];
+
 /// Why memory cannot be set up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum MemoryProblem {
@@ -72,6 +81,8 @@ impl fmt::Display for MemoryProblem {
 pub(super) struct Memory {
     /// The heap, with the frame table in it.
     pub(super) heap: MfnRange,
+    /// Frames right below the heap, for what unpacking a kernel takes.
+    pub(super) loan: MfnRange,
     /// RAM below 1 MiB.
     pub(super) low: Vec<MfnRange>,
     /// The modules where they are now.
@@ -90,10 +101,10 @@ pub(super) fn init(image: &ImageLayout, loaded: &BootInformation) -> Result<Memo
         return Err(MemoryProblem::TooLittle(pages));
     }
     let modules = move_modules(&ram, image, &loaded.modules)?;
-    let heap = give_heap(&ram, image, &modules, pages)?;
-    make_allocator(&ram, &busy(image, &modules, &[heap]))?;
+    let (heap, loan) = give_heap(&ram, image, &modules, pages)?;
+    make_allocator(&ram, &busy(image, &modules, &[heap, loan]))?;
     map_all(image, &loaded.memory)?;
-    free_high(&ram, &busy(image, &modules, &[heap]))?;
+    free_high(&ram, &busy(image, &modules, &[heap, loan]))?;
     info!(
         "memory: {} MiB RAM, heap at {:?}, {} MiB free",
         pages >> 8,
@@ -101,7 +112,12 @@ pub(super) fn init(image: &ImageLayout, loaded: &BootInformation) -> Result<Memo
         memory::free_frames() >> 8
     );
     let low = below(&ram, Mfn::containing(LOW_END));
-    Ok(Memory { heap, low, modules })
+    Ok(Memory {
+        heap,
+        loan,
+        low,
+        modules,
+    })
 }
 
 fn log_map(map: &E820Map) {
@@ -170,21 +186,24 @@ fn move_modules(
     Ok(modules)
 }
 
-/// Gives the heap its memory, with room for the frame table.
+/// Gives the heap its memory, with room for the frame table, and sets memory below it aside for the kernel's unpacking.
 fn give_heap(
     ram: &[MfnRange],
     image: &ImageLayout,
     modules: &[Module],
     pages: u64,
-) -> Result<MfnRange, MemoryProblem> {
+) -> Result<(MfnRange, MfnRange), MemoryProblem> {
     let records = FrameTable::records_needed(ram) * size_of::<FrameInfo>();
     let table_pages = (records as u64).div_ceil(PAGE_SIZE) + 1;
     let size = (pages / HEAP_PART).clamp(LEAST_HEAP_PAGES, MOST_HEAP_PAGES) + table_pages;
     let taken = busy(image, modules, &[]);
-    let hole = highest_hole(ram, &taken, size, Mfn::containing(BOOT_MAP_END));
-    let heap = hole.ok_or(MemoryProblem::NoRoom(size, "the heap"))?;
+    let end = Mfn::containing(BOOT_MAP_END);
+    let hole = LOAN_PAGES.into_iter().find_map(|loan| highest_hole(ram, &taken, loan + size, end));
+    let hole = hole.ok_or(MemoryProblem::NoRoom(size, "the heap"))?;
+    let start = Mfn::new(hole.end.as_u64() - size);
+    let heap = MfnRange::new(start, hole.end);
     heap::give(heap);
-    Ok(heap)
+    Ok((heap, MfnRange::new(hole.start, start)))
 }
 
 /// Makes the frame table and frees the RAM that the boot code's page tables reach, less the first MiB.

@@ -67,6 +67,11 @@ impl<F: SharedWords> PostedInterrupts<F> {
         Self { frame, offset }
     }
 
+    /// The frame that it is in.
+    pub fn frame(&self) -> &F {
+        &self.frame
+    }
+
     /// Byte offset of the CPU's descriptor in its frame.
     pub fn offset(&self) -> usize {
         self.offset

@@ -9,3 +9,4 @@ pub mod dom0_acpi;
 pub mod fadt;
 pub mod madt;
 pub mod multiboot2;
+pub mod sleep;

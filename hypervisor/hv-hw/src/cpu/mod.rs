@@ -115,6 +115,19 @@ pub fn cpuid() -> raw_cpuid::CpuId<raw_cpuid::CpuIdReaderNative> {
     raw_cpuid::CpuId::new()
 }
 
+/// Runs the host's machine-check handler, for a machine check that arrived in a guest. It ends the host.
+pub fn machine_check() {
+    // SAFETY: vector 18 has the host's handler, with a stack of its own.
+    unsafe { core::arch::asm!("int 18") };
+}
+
+/// Asks CPUID: EAX, EBX, ECX, EDX.
+#[must_use]
+pub fn cpuid_leaf(leaf: u32, subleaf: u32) -> [u32; 4] {
+    let answer = raw_cpuid::native_cpuid::cpuid_count(leaf, subleaf);
+    [answer.eax, answer.ebx, answer.ecx, answer.edx]
+}
+
 fn task_state(stacks: ExceptionStacks) -> TaskStateSegment {
     let mut tss = TaskStateSegment::new();
     for (slot, stack) in [

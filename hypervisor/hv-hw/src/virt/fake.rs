@@ -64,9 +64,20 @@ impl VcpuHw for FakeVcpu {
     fn set_rip(&mut self, rip: u64) {
         self.system.rip = rip;
     }
+    fn rsp(&self) -> u64 {
+        self.system.rsp
+    }
+    fn set_rsp(&mut self, rsp: u64) {
+        self.system.rsp = rsp;
+    }
     fn rflags(&self) -> u64 {
         self.system.rflags
     }
+    fn set_rflags(&mut self, rflags: u64) {
+        self.system.rflags = rflags;
+    }
+    fn end_shadow(&mut self) {}
+    fn intercept_apic(&mut self) {}
     fn cpl(&self) -> u8 {
         (self.system.segments[super::SEGMENT_SS].access >> 5).to_le_bytes()[0] & 3
     }

@@ -29,8 +29,14 @@ pub trait VcpuHw {
     fn rip(&self) -> u64;
     /// Sets the instruction pointer.
     fn set_rip(&mut self, rip: u64);
+    /// The stack pointer.
+    fn rsp(&self) -> u64;
+    /// Sets the stack pointer.
+    fn set_rsp(&mut self, rsp: u64);
     /// RFLAGS.
     fn rflags(&self) -> u64;
+    /// Sets RFLAGS.
+    fn set_rflags(&mut self, rflags: u64);
     /// The current privilege level, 0 to 3.
     fn cpl(&self) -> u8;
     /// Control registers, EFER, segments and tables: all of them, for creation and dumps.
@@ -39,6 +45,8 @@ pub trait VcpuHw {
     fn set_system(&mut self, system: &SystemRegs);
     /// Steps over the instruction that caused the exit and ends its interrupt shadow.
     fn skip_instruction(&mut self);
+    /// Ends the interrupt shadow, after an instruction was emulated and the instruction pointer set.
+    fn end_shadow(&mut self);
     /// Delivers `event` at the next entry. One at a time: a second call before an entry replaces the first.
     fn inject(&mut self, event: Event);
     /// An event whose delivery the last exit interrupted, to be injected again unless the exit's cause replaces it.
@@ -67,6 +75,8 @@ pub trait VcpuHw {
     fn set_xcr0(&mut self, value: u64);
     /// The parts of the local APIC that the hardware takes over.
     fn apic(&self) -> ApicAssist;
+    /// Has every access to the local APIC exit from now on: the guest has switched it off.
+    fn intercept_apic(&mut self);
     /// The two vectors of virtual-interrupt delivery: requested in bits 7:0, in service in bits 15:8.
     fn interrupt_status(&self) -> u16;
     /// Sets them.
@@ -255,6 +265,8 @@ pub enum VcpuMsr {
     FsBase,
     /// IA32_GS_BASE.
     GsBase,
+    /// IA32_SPEC_CTRL.
+    SpecCtrl,
 }
 
 /// Control registers whose writes can exit.

@@ -8,7 +8,8 @@ use hv_core::mem::TableMem;
 use crate::direct_map::DirectTables;
 
 const WORDS: usize = 512;
-const PORTS_PER_FRAME: usize = 0x8000;
+/// Bytes of an I/O bitmap: a bit a port.
+const BYTES: usize = 8192;
 
 fn deny_all(frame: Mfn) {
     for word in 0..WORDS {
@@ -21,6 +22,11 @@ fn clear_bit(frame: Mfn, bit: usize) {
     DirectTables.write(frame, bit / 64, word & !(1 << (bit % 64)));
 }
 
+fn set_bit(frame: Mfn, bit: usize) {
+    let word = DirectTables.read(frame, bit / 64);
+    DirectTables.write(frame, bit / 64, word | (1 << (bit % 64)));
+}
+
 /// The two frames of an I/O bitmap.
 #[derive(Clone, Copy, Debug)]
 pub struct IoBitmap {
@@ -28,16 +34,19 @@ pub struct IoBitmap {
 }
 
 impl IoBitmap {
-    /// Takes two frames and denies every port in them.
+    /// Takes two frames and fills them with `bits`, one a port, set where an access exits.
     #[must_use]
-    pub fn new(frames: [Mfn; 2]) -> Self {
-        frames.into_iter().for_each(deny_all);
+    pub fn new(frames: [Mfn; 2], bits: &[u8; BYTES]) -> Self {
+        for (frame, half) in frames.into_iter().zip(bits.chunks_exact(BYTES / 2)) {
+            for (index, word) in half.chunks_exact(8).enumerate() {
+                let word = word
+                    .iter()
+                    .rev()
+                    .fold(0, |value, byte| (value << 8) | u64::from(*byte));
+                DirectTables.write(frame, index, word);
+            }
+        }
         Self { frames }
-    }
-    /// Lets the guest reach `port` itself.
-    pub fn allow(&mut self, port: u16) {
-        let port = usize::from(port);
-        clear_bit(self.frames[port / PORTS_PER_FRAME], port % PORTS_PER_FRAME);
     }
     /// The two frames, for the VMCS.
     #[must_use]
@@ -70,18 +79,34 @@ impl MsrBitmap {
     }
     /// Lets the guest reach `msr` itself. Numbers outside 0 to 1FFFH and C0000000H to C0001FFFH always exit.
     pub fn allow(&mut self, msr: u32, access: MsrAccess) {
-        let base = match (access, msr >> 13) {
-            (MsrAccess::Read, 0) => 0,
-            (MsrAccess::Read, 0x6_0000) => 1024 * 8,
-            (MsrAccess::Write, 0) => 2048 * 8,
-            (MsrAccess::Write, 0x6_0000) => 3072 * 8,
-            _ => return,
-        };
-        clear_bit(self.frame, base + (msr & 0x1FFF) as usize);
+        if let Some(bit) = bit_of(msr, access) {
+            clear_bit(self.frame, bit);
+        }
+    }
+    /// Has both accesses to `msr` exit again.
+    pub fn deny(&mut self, msr: u32) {
+        for access in [MsrAccess::Read, MsrAccess::Write] {
+            if let Some(bit) = bit_of(msr, access) {
+                set_bit(self.frame, bit);
+            }
+        }
     }
     /// The frame, for the VMCS.
     #[must_use]
     pub fn frame(&self) -> Mfn {
         self.frame
     }
+}
+
+/// The bit of an MSR; `None` for those that have none.
+fn bit_of(msr: u32, access: MsrAccess) -> Option<usize> {
+    const BITS_PER_PART: usize = 1024 * 8;
+    let part = match (access, msr >> 13) {
+        (MsrAccess::Read, 0) => 0,
+        (MsrAccess::Read, 0x6_0000) => 1,
+        (MsrAccess::Write, 0) => 2,
+        (MsrAccess::Write, 0x6_0000) => 3,
+        _ => return None,
+    };
+    Some(part * BITS_PER_PART + (msr & 0x1FFF) as usize)
 }

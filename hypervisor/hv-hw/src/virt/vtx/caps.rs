@@ -5,6 +5,8 @@
 
 use core::fmt;
 
+use hv_core::device::lapic::{ApicVirtualization, Delivery};
+
 use super::fields::{Entry, Exit, Pin, Primary, Secondary};
 
 const FEATURE_CONTROL: u32 = 0x3A;
@@ -184,6 +186,38 @@ impl Caps {
     #[must_use]
     pub fn has_tpr_shadow(&self) -> bool {
         self.primary.contains(Primary::TPR_SHADOW)
+    }
+
+    /// True where guests may use RDTSCP and RDPID.
+    #[must_use]
+    pub fn has_rdtscp(&self) -> bool {
+        self.secondary.contains(Secondary::RDTSCP)
+    }
+
+    /// True where guests may use INVPCID.
+    #[must_use]
+    pub fn has_invpcid(&self) -> bool {
+        self.secondary.contains(Secondary::INVPCID)
+    }
+
+    /// True where guests may use XSAVES and XRSTORS.
+    #[must_use]
+    pub fn has_xsaves(&self) -> bool {
+        self.secondary.contains(Secondary::XSAVES)
+    }
+
+    /// What the CPU does of the local APIC in x2APIC mode.
+    #[must_use]
+    pub fn apic_virtualization(&self) -> ApicVirtualization {
+        ApicVirtualization {
+            x2apic_mode: self.secondary.contains(Secondary::VIRTUAL_X2APIC),
+            registers: self.secondary.contains(Secondary::APIC_REGISTERS),
+            delivery: if self.has_interrupt_delivery() {
+                Delivery::ByCpu
+            } else {
+                Delivery::BySoftware
+            },
+        }
     }
 
     /// True where the CPU delivers virtual interrupts itself.

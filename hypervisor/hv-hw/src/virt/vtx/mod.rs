@@ -244,6 +244,29 @@ impl VcpuHw for VtxVcpu {
         self.current().write(Field::GuestRip, rip);
     }
 
+    fn rsp(&self) -> u64 {
+        self.current().read(Field::GuestRsp)
+    }
+
+    fn set_rsp(&mut self, rsp: u64) {
+        self.current().write(Field::GuestRsp, rsp);
+    }
+
+    fn set_rflags(&mut self, rflags: u64) {
+        self.current().write(Field::GuestRflags, rflags | 2);
+    }
+
+    fn end_shadow(&mut self) {
+        let shadow = self.interruptibility();
+        self.set_interruptibility(shadow & !(BLOCKED_BY_STI | BLOCKED_BY_MOV_SS));
+    }
+
+    fn intercept_apic(&mut self) {
+        for msr in 0x800..0x840 {
+            self.config.msr_bitmap.deny(msr);
+        }
+    }
+
     fn rflags(&self) -> u64 {
         self.current().read(Field::GuestRflags)
     }
@@ -387,13 +410,19 @@ impl VcpuHw for VtxVcpu {
     }
 
     fn msr(&self, msr: VcpuMsr) -> u64 {
-        self.current().read(setup::msr_field(msr))
+        match setup::msr_field(msr) {
+            Some(field) => self.current().read(field),
+            None => switch::spec_ctrl(),
+        }
     }
 
     fn set_msr(&mut self, msr: VcpuMsr, value: u64) {
         match msr {
             VcpuMsr::Efer => self.write_efer(value, self.current().read(Field::GuestCr0)),
-            other => self.current().write(setup::msr_field(other), value),
+            other => match setup::msr_field(other) {
+                Some(field) => self.current().write(field, value),
+                None => switch::set_spec_ctrl(value),
+            },
         }
     }
 

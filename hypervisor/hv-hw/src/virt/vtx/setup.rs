@@ -153,17 +153,18 @@ fn write_fixed_guest_state(vmcs: CurrentVmcs) {
     }
 }
 
-/// The field that keeps an MSR of the guest.
-pub(super) fn msr_field(msr: VcpuMsr) -> Field {
+/// The field that keeps an MSR of the guest; `None` for IA32_SPEC_CTRL, which stays in the CPU.
+pub(super) fn msr_field(msr: VcpuMsr) -> Option<Field> {
     match msr {
-        VcpuMsr::Efer => Field::GuestEfer,
-        VcpuMsr::Pat => Field::GuestPat,
-        VcpuMsr::DebugCtl => Field::GuestDebugCtl,
-        VcpuMsr::SysenterCs => Field::GuestSysenterCs,
-        VcpuMsr::SysenterEsp => Field::GuestSysenterEsp,
-        VcpuMsr::SysenterEip => Field::GuestSysenterEip,
-        VcpuMsr::FsBase => Field::GuestFsBase,
-        VcpuMsr::GsBase => Field::GuestGsBase,
+        VcpuMsr::Efer => Some(Field::GuestEfer),
+        VcpuMsr::Pat => Some(Field::GuestPat),
+        VcpuMsr::DebugCtl => Some(Field::GuestDebugCtl),
+        VcpuMsr::SysenterCs => Some(Field::GuestSysenterCs),
+        VcpuMsr::SysenterEsp => Some(Field::GuestSysenterEsp),
+        VcpuMsr::SysenterEip => Some(Field::GuestSysenterEip),
+        VcpuMsr::FsBase => Some(Field::GuestFsBase),
+        VcpuMsr::GsBase => Some(Field::GuestGsBase),
+        VcpuMsr::SpecCtrl => None,
     }
 }
 

@@ -145,6 +145,16 @@ impl Switched {
     }
 }
 
+/// IA32_SPEC_CTRL of the guest in the CPU, which has it.
+pub(super) fn spec_ctrl() -> u64 {
+    read_msr(SPEC_CTRL)
+}
+
+/// Sets it; the value has been checked against what CPUID shows.
+pub(super) fn set_spec_ctrl(value: u64) {
+    write_msr(SPEC_CTRL, value);
+}
+
 /// Lets the CPU use XSAVE, where it has it.
 pub(super) fn enable_xsave(kind: &ExtendedState) {
     if kind.xcr0 != 0 {

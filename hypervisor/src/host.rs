@@ -1,0 +1,98 @@
+//! What is known of the machine once it is up, and the time on it.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use hv_core::addr::Gfn;
+use hv_core::cpuid::HostCpuid;
+use hv_core::msr::HostMsrs;
+use hv_core::options::Options;
+use hv_core::vcpu::time::ClockScale;
+use hv_hw::insn;
+use hv_hw::sync::Once;
+use hv_hw::virt::vtx::{Caps, ExtendedState};
+
+/// Facts that do not change after boot.
+#[derive(Debug)]
+pub struct Host {
+    /// What VMX offers.
+    pub caps: Caps,
+    /// Extended state that guests may have.
+    pub extended: ExtendedState,
+    /// CPUID, read once.
+    pub cpuid: HostCpuid,
+    /// MSRs whose values guests see.
+    pub msrs: HostMsrs,
+    /// Rate of the TSC in kHz.
+    pub tsc_khz: u32,
+    /// TSC ticks ↔ ns.
+    pub clock: ClockScale,
+    /// The TSC when system time was 0.
+    pub tsc_at_zero: u64,
+    /// Pages of devices that no guest reaches: local APIC, I/O APICs, HPET.
+    pub kept_pages: Vec<Gfn>,
+    /// What to write to PM1 control registers to switch the machine off.
+    pub power_off: Option<PowerOff>,
+    /// The command line, as given.
+    pub command_line: String,
+    /// The command line, understood.
+    pub options: Options,
+}
+
+/// How the machine is switched off (ACPI S5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PowerOff {
+    /// PM1a and PM1b control ports, 0 for none.
+    pub control: [u16; 2],
+    /// SLP_TYPa and SLP_TYPb of \_S5.
+    pub sleep_types: [u8; 2],
+}
+
+static HOST: Once<Host> = Once::new();
+
+/// Records the facts. Once, at boot.
+pub fn init(host: Host) {
+    HOST.call_once(|| host);
+}
+
+/// The facts.
+#[must_use]
+pub fn host() -> &'static Host {
+    HOST.get()
+        .expect("the machine is known before anything runs on it")
+}
+
+/// System time: ns since the hypervisor started.
+#[must_use]
+pub fn now_ns() -> u64 {
+    ns_at(insn::rdtsc())
+}
+
+/// System time when the TSC was `tsc`.
+#[must_use]
+pub fn ns_at(tsc: u64) -> u64 {
+    let host = host();
+    host.clock.ticks_to_ns(tsc.saturating_sub(host.tsc_at_zero))
+}
+
+/// The TSC at system time `ns`.
+#[must_use]
+pub fn tsc_at(ns: u64) -> u64 {
+    let host = host();
+    host.tsc_at_zero.saturating_add(host.clock.ns_to_ticks(ns))
+}
+
+/// True where writing this sleep type to PM1 control switches the machine off. Where the firmware names none, any may.
+#[must_use]
+pub fn is_power_off(sleep_type: u8) -> bool {
+    host()
+        .power_off
+        .is_none_or(|off| off.sleep_types.contains(&sleep_type))
+}
+
+/// Switches the machine off, where it says how.
+pub fn power_off() {
+    if let Some(off) = host().power_off {
+        hv_hw::shutdown::power_off(off.control, off.sleep_types);
+    }
+}

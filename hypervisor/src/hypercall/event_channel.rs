@@ -1,0 +1,299 @@
+//! `event_channel_op`. Source: `public/event_channel.h`.
+
+use alloc::sync::Arc;
+
+use guest_abi::errno::Errno;
+use guest_abi::event_channel::{
+    EVTCHN_FIFO_LINK_BITS, EVTCHNOP_alloc_unbound, EVTCHNOP_bind_interdomain, EVTCHNOP_bind_ipi,
+    EVTCHNOP_bind_vcpu, EVTCHNOP_bind_virq, EVTCHNOP_close, EVTCHNOP_expand_array,
+    EVTCHNOP_init_control, EVTCHNOP_reset, EVTCHNOP_send, EVTCHNOP_set_priority, EVTCHNOP_status,
+    EVTCHNOP_unmask, EVTCHNSTAT_closed, EVTCHNSTAT_interdomain, EVTCHNSTAT_ipi, EVTCHNSTAT_unbound,
+    EVTCHNSTAT_virq, EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindVcpu,
+    EvtchnBindVirq, EvtchnClose, EvtchnExpandArray, EvtchnInitControl, EvtchnReset, EvtchnSend,
+    EvtchnSetPriority, EvtchnStatus, EvtchnUnmask,
+};
+use guest_abi::xen::DOMID_SELF;
+use hv_core::addr::Gfn;
+use hv_core::domid::DomId;
+use hv_core::evtchn::{Delivery, Error, PeerClosed, Port, Sent, State, Virq};
+use hv_hw::virt::VcpuHw;
+
+use super::guest::pin;
+use super::{Answer, Call, Stop};
+use crate::domain::{Domain, registry};
+
+/// Bits of an event word that name a port.
+const LINK_BITS: u8 = EVTCHN_FIFO_LINK_BITS.to_le_bytes()[0];
+/// Ports that are closed in one go.
+const RESET_BATCH: u32 = 4096;
+
+/// Errors of the rules as Xen numbers them.
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Refused(match error {
+            Error::BadPort | Error::BadArgument => Errno::EINVAL,
+            Error::NoSuchVcpu => Errno::ENOENT,
+            Error::NoFreePort => Errno::ENOSPC,
+            Error::AlreadyBound => Errno::EEXIST,
+            Error::NotFifo => Errno::ENOSYS,
+            Error::NoMemory => Errno::ENOMEM,
+        })
+    }
+}
+
+/// Serves it.
+#[inline]
+pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    match call.sub_op() {
+        EVTCHNOP_send => send(call),
+        EVTCHNOP_unmask => unmask(call),
+        EVTCHNOP_close => close(call),
+        EVTCHNOP_status => status(call),
+        EVTCHNOP_alloc_unbound => alloc_unbound(call),
+        EVTCHNOP_bind_interdomain => bind_interdomain(call),
+        EVTCHNOP_bind_virq => bind_virq(call),
+        EVTCHNOP_bind_ipi => bind_ipi(call),
+        EVTCHNOP_bind_vcpu => bind_vcpu(call),
+        EVTCHNOP_init_control => init_control(call),
+        EVTCHNOP_expand_array => expand_array(call),
+        EVTCHNOP_set_priority => set_priority(call),
+        EVTCHNOP_reset => reset(call),
+        // bind_pirq: lines reach dom0 through its I/O APIC
+        _ => Err(Errno::ENOSYS.into()),
+    }
+}
+
+#[inline]
+fn send<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let arg: EvtchnSend = call.runner.copy_in(call.pointer(1))?;
+    let domain = &call.runner.domain;
+    let sent = domain.events.lock().send(Port::new(arg.port))?;
+    match sent {
+        Sent::Here(notify) => domain.notify(notify),
+        Sent::Remote(delivery) => deliver(delivery),
+    }
+    Ok(0)
+}
+
+/// Takes an event to another domain.
+fn deliver(delivery: Delivery) {
+    if let Some(domain) = registry::find(delivery.to.domid) {
+        let notify = domain.events.lock().deliver(delivery);
+        domain.notify(notify);
+    }
+}
+
+fn unmask<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let arg: EvtchnUnmask = call.runner.copy_in(call.pointer(1))?;
+    let domain = &call.runner.domain;
+    let notify = domain.events.lock().unmask(Port::new(arg.port))?;
+    domain.notify(notify);
+    Ok(0)
+}
+
+fn close<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let arg: EvtchnClose = call.runner.copy_in(call.pointer(1))?;
+    let peer = call
+        .runner
+        .domain
+        .events
+        .lock()
+        .close(Port::new(arg.port))?;
+    if let Some(closed) = peer {
+        disconnect(&call.runner.domain, closed);
+    }
+    Ok(0)
+}
+
+fn disconnect(own: &Domain, closed: PeerClosed) {
+    if closed.to.domid == own.id {
+        own.events.lock().disconnect(closed);
+    } else if let Some(domain) = registry::find(closed.to.domid) {
+        domain.events.lock().disconnect(closed);
+    }
+}
+
+fn status<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let mut arg: EvtchnStatus = call.runner.copy_in(call.pointer(1))?;
+    let domain = target(call, arg.dom)?;
+    let status = domain.events.lock().status(Port::new(arg.port))?;
+    arg.vcpu = u32::from(status.vcpu);
+    (arg.status, arg.u, arg.interdomain_port) = match status.state {
+        State::Closed => (EVTCHNSTAT_closed, 0, 0),
+        State::Unbound { remote } => (EVTCHNSTAT_unbound, u32::from(remote.get()), 0),
+        State::Interdomain(peer) => (
+            EVTCHNSTAT_interdomain,
+            u32::from(peer.domid.get()),
+            peer.port.get(),
+        ),
+        State::Virq(virq) => (EVTCHNSTAT_virq, u32::from(virq.get()), 0),
+        State::Ipi => (EVTCHNSTAT_ipi, 0, 0),
+    };
+    call.runner.copy_out(call.pointer(1), &arg)?;
+    Ok(0)
+}
+
+fn alloc_unbound<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let mut arg: EvtchnAllocUnbound = call.runner.copy_in(call.pointer(1))?;
+    let domain = target(call, arg.dom)?;
+    let remote = domid(call, arg.remote_dom)?;
+    let port = domain.events.lock().alloc_unbound(remote)?;
+    arg.port = port.get();
+    give_port(call, &domain, port, &arg)
+}
+
+fn bind_interdomain<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let mut arg: EvtchnBindInterdomain = call.runner.copy_in(call.pointer(1))?;
+    let remote = domid(call, arg.remote_dom)?;
+    let remote_port = Port::new(arg.remote_port);
+    let own = call.runner.domain.clone();
+    let (port, notify) = if remote == own.id {
+        own.events.lock().bind_loopback(remote_port)?
+    } else {
+        let other = registry::find(remote).ok_or(Errno::ESRCH)?;
+        bind_with(&own, &other, remote_port)?
+    };
+    own.notify(notify);
+    arg.local_port = port.get();
+    give_port(call, &own, port, &arg)
+}
+
+/// Locks both domains in ascending domid.
+fn bind_with(
+    own: &Domain,
+    other: &Domain,
+    remote_port: Port,
+) -> Result<(Port, hv_core::evtchn::Notify), Stop> {
+    if own.id < other.id {
+        let mut events = own.events.lock();
+        let mut remote = other.events.lock_second();
+        Ok(events.bind_interdomain(&mut remote, remote_port)?)
+    } else {
+        let mut remote = other.events.lock();
+        let mut events = own.events.lock_second();
+        Ok(events.bind_interdomain(&mut remote, remote_port)?)
+    }
+}
+
+fn bind_virq<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let mut arg: EvtchnBindVirq = call.runner.copy_in(call.pointer(1))?;
+    let virq = Virq::new(arg.virq).ok_or(Errno::EINVAL)?;
+    let vcpu = vcpu_index(arg.vcpu)?;
+    if !virq.is_per_vcpu() && vcpu != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let domain = call.runner.domain.clone();
+    let port = domain.events.lock().bind_virq(virq, vcpu)?;
+    arg.port = port.get();
+    give_port(call, &domain, port, &arg)
+}
+
+fn bind_ipi<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let mut arg: EvtchnBindIpi = call.runner.copy_in(call.pointer(1))?;
+    let vcpu = vcpu_index(arg.vcpu)?;
+    let domain = call.runner.domain.clone();
+    let port = domain.events.lock().bind_ipi(vcpu)?;
+    arg.port = port.get();
+    give_port(call, &domain, port, &arg)
+}
+
+/// Tells the caller its new port, and takes it back where that fails.
+fn give_port<H: VcpuHw, T: zerocopy::IntoBytes + zerocopy::Immutable>(
+    call: &Call<'_, H>,
+    domain: &Domain,
+    port: Port,
+    arg: &T,
+) -> Answer {
+    if let Err(errno) = call.runner.copy_out(call.pointer(1), arg) {
+        let peer = domain.events.lock().close(port)?;
+        if let Some(closed) = peer {
+            disconnect(domain, closed);
+        }
+        return Err(errno.into());
+    }
+    Ok(0)
+}
+
+fn bind_vcpu<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let arg: EvtchnBindVcpu = call.runner.copy_in(call.pointer(1))?;
+    let vcpu = vcpu_index(arg.vcpu)?;
+    call.runner
+        .domain
+        .events
+        .lock()
+        .bind_vcpu(Port::new(arg.port), vcpu)?;
+    Ok(0)
+}
+
+fn init_control<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let mut arg: EvtchnInitControl = call.runner.copy_in(call.pointer(1))?;
+    let vcpu = vcpu_index(arg.vcpu)?;
+    let frame = pin(&call.runner.domain, Gfn::new(arg.control_gfn))?;
+    call.runner
+        .domain
+        .events
+        .lock()
+        .init_control(vcpu, frame, arg.offset)?;
+    arg.link_bits = LINK_BITS;
+    call.runner.copy_out(call.pointer(1), &arg)?;
+    Ok(0)
+}
+
+fn expand_array<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let arg: EvtchnExpandArray = call.runner.copy_in(call.pointer(1))?;
+    let domain = &call.runner.domain;
+    let frame = pin(domain, Gfn::new(arg.array_gfn))?;
+    let notifies = domain.events.lock().expand_array(frame)?;
+    for notify in notifies {
+        domain.notify(notify);
+    }
+    Ok(0)
+}
+
+fn set_priority<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let arg: EvtchnSetPriority = call.runner.copy_in(call.pointer(1))?;
+    call.runner
+        .domain
+        .events
+        .lock()
+        .set_priority(Port::new(arg.port), arg.priority)?;
+    Ok(0)
+}
+
+fn reset<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let arg: EvtchnReset = call.runner.copy_in(call.pointer(1))?;
+    let domain = target(call, arg.dom)?;
+    let reset = domain.events.lock().reset(RESET_BATCH);
+    for closed in reset.closed {
+        disconnect(&domain, closed);
+    }
+    if reset.is_done {
+        Ok(0)
+    } else {
+        Err(Stop::Again)
+    }
+}
+
+/// The domain that an argument names: the caller's own, or, for the hardware domain, any.
+fn target<H: VcpuHw>(call: &Call<'_, H>, raw: u16) -> Result<Arc<Domain>, Stop> {
+    let own = &call.runner.domain;
+    let id = domid(call, raw)?;
+    if id == own.id {
+        return Ok(own.clone());
+    }
+    if !own.is_hardware {
+        return Err(Errno::EPERM.into());
+    }
+    registry::find(id).ok_or(Stop::Refused(Errno::ESRCH))
+}
+
+fn domid<H: VcpuHw>(call: &Call<'_, H>, raw: u16) -> Result<DomId, Stop> {
+    if raw == DOMID_SELF {
+        return Ok(call.runner.domain.id);
+    }
+    DomId::new(raw).ok_or(Stop::Refused(Errno::ESRCH))
+}
+
+fn vcpu_index(raw: u32) -> Result<u16, Stop> {
+    u16::try_from(raw).map_err(|_| Stop::Refused(Errno::ENOENT))
+}

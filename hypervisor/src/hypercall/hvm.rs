@@ -1,0 +1,124 @@
+//! `hvm_op`. Source: `public/hvm/hvm_op.h`, `public/hvm/params.h`.
+
+use core::sync::atomic::Ordering;
+
+use guest_abi::errno::Errno;
+use guest_abi::hvm::hvm_op::{
+    HVMOP_flush_tlbs, HVMOP_get_param, HVMOP_get_time, HVMOP_set_evtchn_upcall_vector,
+    HVMOP_set_param, XenHvmEvtchnUpcallVector, XenHvmGetTime, XenHvmParam,
+};
+use guest_abi::hvm::params::{
+    HVM_PARAM_CALLBACK_IRQ, HVM_PARAM_CALLBACK_IRQ_TYPE_SHIFT, HVM_PARAM_CALLBACK_TYPE_VECTOR,
+};
+use guest_abi::xen::DOMID_SELF;
+use hv_hw::virt::VcpuHw;
+
+use super::{Answer, Call, Stop};
+use crate::host;
+
+const FIRST_LEGAL_VECTOR: u8 = 16;
+
+/// Serves it.
+#[inline]
+pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    match call.sub_op() {
+        HVMOP_get_param => get_param(call),
+        HVMOP_set_param => set_param(call),
+        HVMOP_set_evtchn_upcall_vector => set_upcall_vector(call),
+        HVMOP_get_time => {
+            call.runner.copy_out(
+                call.pointer(1),
+                &XenHvmGetTime {
+                    now: host::now_ns(),
+                },
+            )?;
+            Ok(0)
+        }
+        HVMOP_flush_tlbs => {
+            call.runner.hw.flush_stage2(call.runner.domain.stage2);
+            Ok(0)
+        }
+        // pagetable_dying: success would bring a hypercall with the end of every process
+        _ => Err(Errno::ENOSYS.into()),
+    }
+}
+
+#[inline]
+fn get_param<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let mut arg: XenHvmParam = call.runner.copy_in(call.pointer(1))?;
+    let index = param_index(call, &arg)?;
+    arg.value = call.runner.domain.life.lock().params[index];
+    call.runner.copy_out(call.pointer(1), &arg)?;
+    Ok(0)
+}
+
+fn set_param<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let arg: XenHvmParam = call.runner.copy_in(call.pointer(1))?;
+    let index = param_index(call, &arg)?;
+    if arg.index != HVM_PARAM_CALLBACK_IRQ && !call.runner.domain.is_hardware {
+        return Err(Errno::EPERM.into());
+    }
+    if arg.index == HVM_PARAM_CALLBACK_IRQ {
+        let vector = callback_vector(arg.value)?;
+        call.runner
+            .domain
+            .callback_vector
+            .store(vector, Ordering::Release);
+    }
+    call.runner.domain.life.lock().params[index] = arg.value;
+    Ok(0)
+}
+
+/// The vector that a value of HVM_PARAM_CALLBACK_IRQ names; 0 for lines of interrupt controllers, which no domain here
+/// has for that purpose.
+fn callback_vector(value: u64) -> Result<u8, Stop> {
+    let [vector, ..] = value.to_le_bytes();
+    let kind = value >> HVM_PARAM_CALLBACK_IRQ_TYPE_SHIFT;
+    if kind != u64::from(HVM_PARAM_CALLBACK_TYPE_VECTOR) {
+        return Ok(0);
+    }
+    if vector < FIRST_LEGAL_VECTOR {
+        Err(Errno::EINVAL.into())
+    } else {
+        Ok(vector)
+    }
+}
+
+fn param_index<H: VcpuHw>(call: &Call<'_, H>, arg: &XenHvmParam) -> Result<usize, Stop> {
+    let own = call.runner.domain.id.get();
+    if arg.domid != DOMID_SELF && arg.domid != own {
+        let errno = if call.runner.domain.is_hardware {
+            Errno::ESRCH
+        } else {
+            Errno::EPERM
+        };
+        return Err(errno.into());
+    }
+    let index = usize::try_from(arg.index).map_err(|_| Errno::EINVAL)?;
+    if index < crate::domain::HVM_PARAMS {
+        Ok(index)
+    } else {
+        Err(Errno::EINVAL.into())
+    }
+}
+
+/// From now on the upcall of that vCPU is an edge of this vector at its local APIC. What waits already comes at once.
+fn set_upcall_vector<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let arg: XenHvmEvtchnUpcallVector = call.runner.copy_in(call.pointer(1))?;
+    if arg.vector < FIRST_LEGAL_VECTOR {
+        return Err(Errno::EINVAL.into());
+    }
+    let domain = &call.runner.domain;
+    let vcpu = domain.vcpu(arg.vcpu).ok_or(Errno::ENOENT)?;
+    vcpu.upcall_vector.store(arg.vector, Ordering::Release);
+    let is_pending = {
+        let events = domain.events.lock();
+        events
+            .vcpu_info(vcpu.id.index)
+            .is_some_and(|info| info.is_upcall_pending())
+    };
+    if is_pending {
+        vcpu.upcall();
+    }
+    Ok(0)
+}

@@ -1,0 +1,150 @@
+//! Hypercalls: number → handler.
+//!
+//! Route card, hypercall:
+//! - hypervisor/src/vcpu/exit/mod.rs
+//! - hypervisor/src/hypercall/mod.rs (the table)
+//! - hypervisor/src/hypercall/caller.rs (may it?)
+//! - hypervisor/src/hypercall/event_channel.rs and its neighbours: copy in, decode, check, act
+//! - hypervisor/hv-core/src/evtchn/mod.rs: rule → Notify
+//! - hypervisor/src/vcpu/mod.rs (kick), back to hypervisor/src/vcpu/run.rs
+//!
+//! A handler returns what goes to RAX, a refusal, or [`Stop::Again`]: then the guest executes the same instruction again,
+//! with its arguments moved on, after whatever else was due. No other register of the guest's changes.
+
+pub mod caller;
+mod console_io;
+mod event_channel;
+mod grant_table;
+pub mod guest;
+mod hvm;
+mod memory;
+mod multicall;
+pub mod page;
+mod physdev;
+mod platform;
+mod sched;
+mod vcpu_op;
+mod version;
+mod vm_assist;
+
+use guest_abi::errno::Errno;
+use guest_abi::xen::{
+    __HYPERVISOR_console_io, __HYPERVISOR_event_channel_op, __HYPERVISOR_grant_table_op,
+    __HYPERVISOR_hvm_op, __HYPERVISOR_memory_op, __HYPERVISOR_multicall, __HYPERVISOR_physdev_op,
+    __HYPERVISOR_platform_op, __HYPERVISOR_sched_op, __HYPERVISOR_set_timer_op,
+    __HYPERVISOR_vcpu_op, __HYPERVISOR_vm_assist, __HYPERVISOR_xen_version,
+};
+use hv_core::addr::Gva;
+use hv_hw::virt::VcpuHw;
+
+use crate::cpu::Pcpu;
+use crate::vcpu::Runner;
+use crate::vcpu::run::Next;
+
+/// Why a hypercall has no result for RAX.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// It is refused.
+    Refused(Errno),
+    /// It is to be executed again: there is more to do, or to wait for.
+    Again,
+}
+
+impl From<Errno> for Stop {
+    fn from(errno: Errno) -> Self {
+        Self::Refused(errno)
+    }
+}
+
+/// What a handler returns: RAX, or why not.
+pub type Answer = Result<u64, Stop>;
+
+/// A hypercall under way.
+pub struct Call<'a, H> {
+    /// Who calls.
+    pub runner: &'a mut Runner<H>,
+    /// The CPU that it runs on.
+    pub pcpu: &'a mut Pcpu,
+    /// RDI, RSI, RDX, R10, R8.
+    pub args: [u64; 5],
+    /// What to do when it is done.
+    pub next: Next,
+}
+
+impl<H: VcpuHw> Call<'_, H> {
+    /// The sub-operation: the low half of the first argument.
+    #[inline]
+    pub fn sub_op(&self) -> u32 {
+        low(self.args[0])
+    }
+    /// An argument that points into the guest's memory.
+    #[inline]
+    pub fn pointer(&self, index: usize) -> Gva {
+        Gva::new(self.args[index])
+    }
+}
+
+/// The low half of a register, where the ABI has 32 bits.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the ABI takes the low half"
+)]
+#[inline]
+pub fn low(value: u64) -> u32 {
+    value as u32
+}
+
+/// Serves the hypercall that the guest made.
+#[inline]
+pub fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
+    let regs = runner.hw.regs();
+    let number = regs.rax();
+    let args = [regs.rdi(), regs.rsi(), regs.rdx(), regs.r10(), regs.r8()];
+    if runner.hw.cpl() != 0 {
+        runner.hw.regs().set_rax(Errno::EPERM.to_rax());
+        runner.hw.skip_instruction();
+        return Next::Resume;
+    }
+    let mut call = Call {
+        runner,
+        pcpu,
+        args,
+        next: Next::Resume,
+    };
+    let answer = dispatch(&mut call, number);
+    let next = call.next;
+    match answer {
+        Ok(result) => finish(runner, result),
+        Err(Stop::Refused(errno)) => finish(runner, errno.to_rax()),
+        Err(Stop::Again) => {}
+    }
+    next
+}
+
+#[inline]
+fn finish<H: VcpuHw>(runner: &mut Runner<H>, rax: u64) {
+    runner.hw.regs().set_rax(rax);
+    runner.hw.skip_instruction();
+}
+
+/// The table.
+#[inline]
+fn dispatch<H: VcpuHw>(call: &mut Call<'_, H>, number: u64) -> Answer {
+    caller::may(call.runner, number, call.args[0])?;
+    match number {
+        __HYPERVISOR_event_channel_op => event_channel::handle(call),
+        __HYPERVISOR_vcpu_op => vcpu_op::handle(call),
+        __HYPERVISOR_sched_op => sched::handle(call),
+        __HYPERVISOR_xen_version => version::handle(call),
+        __HYPERVISOR_memory_op => memory::handle(call),
+        __HYPERVISOR_hvm_op => hvm::handle(call),
+        __HYPERVISOR_grant_table_op => grant_table::handle(call),
+        __HYPERVISOR_console_io => console_io::handle(call),
+        __HYPERVISOR_multicall => multicall::handle(call),
+        __HYPERVISOR_set_timer_op => vcpu_op::set_timer_op(call),
+        __HYPERVISOR_vm_assist => vm_assist::handle(call),
+        __HYPERVISOR_platform_op => platform::handle(call),
+        __HYPERVISOR_physdev_op => physdev::handle(call),
+        _ => Err(Errno::ENOSYS.into()),
+    }
+}

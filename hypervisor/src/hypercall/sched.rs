@@ -1,0 +1,92 @@
+//! `sched_op`. Source: `public/sched.h`.
+
+use arrayvec::ArrayVec;
+use guest_abi::errno::Errno;
+use guest_abi::sched::{
+    SCHEDOP_block, SCHEDOP_poll, SCHEDOP_shutdown, SCHEDOP_shutdown_code, SCHEDOP_yield,
+    SHUTDOWN_MAX, SchedPoll, SchedShutdown,
+};
+use hv_core::addr::Gva;
+use hv_core::evtchn::Port;
+use hv_hw::info;
+use hv_hw::virt::VcpuHw;
+
+use super::{Answer, Call};
+use crate::domain::Ended;
+use crate::host;
+use crate::vcpu::Activity;
+use crate::vcpu::run::Next;
+
+/// Xen's limit too.
+const MAX_POLLED: u32 = 128;
+
+/// Serves it.
+pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    match call.sub_op() {
+        SCHEDOP_yield => {
+            call.next = Next::Yield;
+            Ok(0)
+        }
+        SCHEDOP_block => block(call),
+        SCHEDOP_poll => poll(call),
+        SCHEDOP_shutdown => shutdown(call),
+        SCHEDOP_shutdown_code => Err(Errno::EOPNOTSUPP.into()),
+        _ => Err(Errno::ENOSYS.into()),
+    }
+}
+
+fn block<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    if !call.runner.has_something_to_deliver() {
+        call.runner.activity = Activity::Halted;
+    }
+    Ok(0)
+}
+
+/// Waits until one of the ports has an event, masked or not, or until `timeout` (ns of system time, 0: for ever).
+fn poll<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let arg: SchedPoll = call.runner.copy_in(call.pointer(1))?;
+    if arg.nr_ports > MAX_POLLED {
+        return Err(Errno::EINVAL.into());
+    }
+    let ports = ports(call, &arg)?;
+    call.runner.polled = ports;
+    // from here on a sender wakes this vCPU; what came before is seen by the look that follows
+    let vcpu = call.runner.vcpu();
+    call.runner.domain.note_poller(vcpu, true);
+    call.runner.activity = Activity::Polling;
+    if call.runner.is_any_polled_port_pending() || call.runner.has_something_to_deliver() {
+        call.runner.wake(call.pcpu);
+    } else if arg.timeout != 0 {
+        let deadline = host::tsc_at(arg.timeout);
+        call.pcpu.set_timer(call.runner.poll_timer, deadline);
+    }
+    Ok(0)
+}
+
+fn ports<H: VcpuHw>(call: &Call<'_, H>, arg: &SchedPoll) -> Result<ArrayVec<Port, 128>, Errno> {
+    let mut ports = ArrayVec::new();
+    for index in 0..u64::from(arg.nr_ports) {
+        let at = call.runner.element::<u32>(Gva::new(arg.ports), index)?;
+        let port = Port::new(call.runner.copy_in::<u32>(at)?);
+        call.runner
+            .domain
+            .events
+            .lock()
+            .status(port)
+            .map_err(|_| Errno::EINVAL)?;
+        ports.try_push(port).map_err(|_| Errno::EINVAL)?;
+    }
+    Ok(ports)
+}
+
+fn shutdown<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let arg: SchedShutdown = call.runner.copy_in(call.pointer(1))?;
+    if arg.reason > SHUTDOWN_MAX {
+        return Err(Errno::EINVAL.into());
+    }
+    let why = Ended::from_reason(arg.reason);
+    info!("{}: shutdown, {why:?}", call.runner.domain.id);
+    call.runner.domain.end(why);
+    call.next = Next::Yield;
+    Ok(0)
+}

@@ -1,0 +1,92 @@
+//! Writes of control registers that touch what the hypervisor owns, and XSETBV.
+
+use hv_core::addr::Gpa;
+use hv_core::mem::GuestMem;
+use hv_hw::virt::{ControlRegister, Event, VcpuHw};
+
+use super::{Next, Runner, done};
+use crate::hypercall::guest::DomainMemory;
+use crate::vcpu::run::raise;
+
+const CR0_PE: u64 = 1;
+const CR0_ET: u64 = 1 << 4;
+const CR0_NW: u64 = 1 << 29;
+const CR0_CD: u64 = 1 << 30;
+const CR0_PG: u64 = 1 << 31;
+const CR0_DEFINED: u64 = 0xE005_003F;
+const CR4_PAE: u64 = 1 << 5;
+const EFER_LME: u64 = 1 << 8;
+
+/// Carries out the write, or raises #GP as the CPU would have.
+pub(super) fn write<H: VcpuHw>(
+    runner: &mut Runner<H>,
+    register: ControlRegister,
+    value: u64,
+) -> Next {
+    let is_valid = match register {
+        ControlRegister::Cr0 => is_cr0_valid(runner, value),
+        ControlRegister::Cr4 => value & !runner.domain.cpuid.cr4_allowed() == 0,
+        ControlRegister::Cr8 => runner.lapic.set_cr8(value).is_ok(),
+        ControlRegister::Cr3 => false,
+    };
+    if !is_valid {
+        return raise(runner, Event::PROTECTION);
+    }
+    let value = if register == ControlRegister::Cr0 {
+        value | CR0_ET
+    } else {
+        value
+    };
+    runner.hw.set_control(register, value);
+    if matches!(register, ControlRegister::Cr0 | ControlRegister::Cr4) {
+        load_pdptes(runner);
+    }
+    done(runner)
+}
+
+/// MOV from CR8.
+pub(super) fn read_cr8<H: VcpuHw>(runner: &mut Runner<H>, destination: u8) -> Next {
+    let value = u64::from(runner.lapic.cr8());
+    if let Some(register) = runner.hw.regs().gpr.get_mut(usize::from(destination)) {
+        *register = value;
+    }
+    done(runner)
+}
+
+/// XSETBV: only XCR0 exists.
+pub(super) fn xsetbv<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
+    let regs = runner.hw.regs();
+    let (register, value) = (regs.rcx() & 0xFFFF_FFFF, regs.edx_eax());
+    if register != 0 || runner.hw.cpl() != 0 || !runner.domain.cpuid.xcr0_is_valid(value) {
+        return raise(runner, Event::PROTECTION);
+    }
+    runner.xcr0 = value;
+    runner.hw.set_xcr0(value);
+    done(runner)
+}
+
+/// SDM vol. 3A, "Control Registers"; vol. 3A, "Initializing IA-32e Mode".
+fn is_cr0_valid<H: VcpuHw>(runner: &Runner<H>, value: u64) -> bool {
+    let regs = runner.hw.paging();
+    let has = |bit| value & bit != 0;
+    let long_without_pae = has(CR0_PG) && regs.efer & EFER_LME != 0 && regs.cr4 & CR4_PAE == 0;
+    value & !CR0_DEFINED == 0
+        && (!has(CR0_PG) || has(CR0_PE))
+        && (!has(CR0_NW) || has(CR0_CD))
+        && !long_without_pae
+}
+
+/// With PAE paging outside long mode the CPU keeps the four top entries in registers, which VM entry loads from the VMCS.
+fn load_pdptes<H: VcpuHw>(runner: &mut Runner<H>) {
+    let regs = runner.hw.paging();
+    let is_pae = regs.cr0 & CR0_PG != 0 && regs.cr4 & CR4_PAE != 0 && regs.efer & EFER_LME == 0;
+    if !is_pae {
+        return;
+    }
+    let table = regs.cr3 & 0xFFFF_FFE0;
+    let entries = {
+        let memory = DomainMemory::lock(&runner.domain);
+        [0u64, 8, 16, 24].map(|offset| memory.read_u64(Gpa::new(table + offset)).unwrap_or(0))
+    };
+    runner.hw.set_pdptes(entries);
+}

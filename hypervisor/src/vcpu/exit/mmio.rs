@@ -1,0 +1,138 @@
+//! Emulated memory-mapped registers: dom0's I/O APICs. Everything else reads as all ones and ignores writes.
+
+use hv_core::addr::{Gpa, Gva};
+use hv_core::emulate::{CodeSize, CpuView, Gprs, MmioInsn, SegmentBases};
+use hv_core::walk;
+use hv_hw::guest_log;
+use hv_hw::virt::{SEGMENT_CS, Stage2Access, Stage2Fault, VcpuHw};
+
+use super::{Next, Runner, die, stage2};
+use crate::hypercall::guest::DomainMemory;
+use crate::irq;
+
+/// Longest instruction, in bytes.
+const MAX_INSTRUCTION: usize = 15;
+const CS_LONG: u32 = 1 << 13;
+const CS_BIG: u32 = 1 << 14;
+const EFER_LMA: u64 = 1 << 10;
+
+/// Emulates the access that faulted.
+pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> Next {
+    let is_code_or_walk = fault
+        .access
+        .intersects(Stage2Access::FETCH | Stage2Access::WALK);
+    let Some(instruction) = (!is_code_or_walk).then(|| decode(runner)).flatten() else {
+        let id = runner.vcpu().id;
+        let rip = runner.hw.rip();
+        guest_log!(
+            Error,
+            "{id}: access to {} by an instruction at {rip:#x} that is not emulated",
+            fault.gpa
+        );
+        return die(runner);
+    };
+    let read = if instruction.reads() {
+        read(runner, fault.gpa, instruction.size)
+    } else {
+        0
+    };
+    let mut gprs = registers(runner);
+    let mut rflags = runner.hw.rflags();
+    if let Some(value) = instruction.finish(read, &mut gprs, &mut rflags) {
+        write(runner, fault.gpa, instruction.size, value);
+    }
+    let old_rsp = runner.hw.rsp();
+    runner.hw.regs().gpr = gprs.0;
+    if gprs.0[4] != old_rsp {
+        runner.hw.set_rsp(gprs.0[4]);
+    }
+    runner.hw.set_rflags(rflags);
+    let next = runner.hw.rip().wrapping_add(u64::from(instruction.len));
+    runner.hw.set_rip(next);
+    runner.hw.end_shadow();
+    Next::Resume
+}
+
+fn registers<H: VcpuHw>(runner: &mut Runner<H>) -> Gprs {
+    let rsp = runner.hw.rsp();
+    let mut gprs = runner.hw.regs().gpr;
+    gprs[4] = rsp;
+    Gprs(gprs)
+}
+
+/// Fetches the instruction and decodes it; `None` where that fails.
+fn decode<H: VcpuHw>(runner: &mut Runner<H>) -> Option<MmioInsn> {
+    let system = runner.hw.system();
+    let code = system.segments[SEGMENT_CS];
+    let code_size = if system.efer & EFER_LMA != 0 && code.access & CS_LONG != 0 {
+        CodeSize::Bits64
+    } else if code.access & CS_BIG != 0 {
+        CodeSize::Bits32
+    } else {
+        CodeSize::Bits16
+    };
+    let bases = core::array::from_fn(|index| system.segments[index].base);
+    let view = CpuView {
+        code_size,
+        rip: system.rip,
+        gprs: registers(runner),
+        bases: SegmentBases(bases),
+    };
+    let base = if code_size == CodeSize::Bits64 {
+        0
+    } else {
+        code.base
+    };
+    let start = Gva::new(base.wrapping_add(system.rip));
+    let mut bytes = [0; MAX_INSTRUCTION];
+    let length = fetch(runner, start, &mut bytes);
+    MmioInsn::decode(bytes.get(..length)?, &view).ok()
+}
+
+/// Copies as much of an instruction as is mapped: it may end right before a page that is not.
+fn fetch<H: VcpuHw>(runner: &Runner<H>, start: Gva, to: &mut [u8]) -> usize {
+    let memory = DomainMemory::lock(&runner.domain);
+    let mode = runner.paging_mode();
+    if walk::copy_in(&memory, &mode, start, to).is_ok() {
+        return to.len();
+    }
+    let in_page = (4096 - start.page_offset()).min(to.len());
+    let part = to.get_mut(..in_page).expect("no longer than the buffer");
+    if walk::copy_in(&memory, &mode, start, part).is_ok() {
+        in_page
+    } else {
+        0
+    }
+}
+
+fn read<H: VcpuHw>(runner: &mut Runner<H>, gpa: Gpa, size: u8) -> u64 {
+    let mut devices = runner.domain.devices.lock();
+    match devices.ioapic_at(gpa) {
+        Some((ioapic, offset)) if size == 4 => u64::from(ioapic.chip.read(offset)),
+        Some(_) => u64::MAX,
+        None => {
+            drop(devices);
+            stage2::nothing_there(runner, gpa);
+            u64::MAX
+        }
+    }
+}
+
+fn write<H: VcpuHw>(runner: &mut Runner<H>, gpa: Gpa, size: u8, value: u64) {
+    let mut devices = runner.domain.devices.lock();
+    match devices.ioapic_at(gpa) {
+        Some((ioapic, offset)) if size == 4 => {
+            #[expect(clippy::cast_possible_truncation, reason = "a write of 4 bytes")]
+            let effect = ioapic.chip.write(offset, value as u32);
+            let first_gsi = ioapic.first_gsi;
+            if let Some(effect) = effect {
+                irq::apply(first_gsi, effect);
+            }
+        }
+        Some(_) => {}
+        None => {
+            drop(devices);
+            stage2::nothing_there(runner, gpa);
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What came out of the guest: one match, one line an arm; a file per reason.
+
+pub mod apic;
+mod control;
+mod cpuid;
+mod io;
+mod mmio;
+mod msr;
+mod stage2;
+
+use alloc::string::String;
+use hv_hw::virt::{Event, VcpuHw, VmExit, Window};
+use hv_hw::{error, info};
+
+use super::run::{Next, raise};
+use super::{Activity, Runner};
+use crate::cpu::Pcpu;
+use crate::domain::Ended;
+use crate::{hypercall, irq};
+
+pub use counts::Counts;
+
+mod counts;
+
+/// Does what the exit asks for.
+#[inline]
+pub fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: VmExit) -> Next {
+    runner.vcpu().counts.count(&exit);
+    match exit {
+        VmExit::Hypercall => hypercall::handle(runner, pcpu),
+        VmExit::Cpuid => cpuid::handle(runner),
+        VmExit::ExternalInterrupt(vector) => irq::handle(pcpu, vector),
+        VmExit::Hlt => halt(runner),
+        VmExit::Rdmsr => msr::read(runner),
+        VmExit::Wrmsr => msr::write(runner, pcpu),
+        VmExit::Io(access) => io::handle(runner, access),
+        VmExit::Stage2Fault(fault) => stage2::handle(runner, fault),
+        VmExit::Eoi(vector) => apic::eoi_exit(runner, vector),
+        VmExit::ApicWrite(offset) => apic::write_exit(runner, pcpu, offset),
+        VmExit::ControlWrite { register, value } => control::write(runner, register, value),
+        VmExit::Cr8Read { destination } => control::read_cr8(runner, destination),
+        VmExit::Xsetbv => control::xsetbv(runner),
+        VmExit::InterruptWindow => close_window(runner, Window::Interrupt),
+        VmExit::NmiWindow => close_window(runner, Window::Nmi),
+        VmExit::Exception { vector, error, .. } => exception(runner, vector, error),
+        VmExit::CacheFlush => cache_flush(runner),
+        VmExit::Undefined(_) => raise(runner, Event::UNDEFINED),
+        VmExit::Nmi | VmExit::TprBelowThreshold | VmExit::PreemptionTimer => Next::Resume,
+        VmExit::TripleFault => triple_fault(runner),
+        VmExit::Broken {
+            reason,
+            qualification,
+        } => broken(runner, reason, qualification),
+    }
+}
+
+/// HLT: waits for an interrupt. With interrupts off on every vCPU of a domain, none can come: it has switched itself off.
+fn halt<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
+    const RFLAGS_IF: u64 = 1 << 9;
+    runner.hw.skip_instruction();
+    let can_be_woken = runner.hw.rflags() & RFLAGS_IF != 0;
+    if !can_be_woken && !runner.nmi_pending {
+        runner.activity = Activity::Waiting;
+        runner
+            .vcpu()
+            .is_up
+            .store(false, core::sync::atomic::Ordering::Release);
+        if runner.domain.is_every_vcpu_down() {
+            runner.domain.end(Ended::PowerOff);
+        }
+        return Next::Yield;
+    }
+    if runner.has_something_to_deliver() {
+        return Next::Resume;
+    }
+    runner.activity = Activity::Halted;
+    Next::Resume
+}
+
+fn close_window<H: VcpuHw>(runner: &mut Runner<H>, window: Window) -> Next {
+    runner.hw.want_window(window, false);
+    Next::Resume
+}
+
+/// #DB and #AC go on to the guest; they exit only so that a guest that raises one in the delivery of the other does not
+/// keep the CPU for ever. #MC is the host's.
+fn exception<H: VcpuHw>(runner: &mut Runner<H>, vector: u8, error: Option<u32>) -> Next {
+    const MACHINE_CHECK: u8 = 18;
+    if vector == MACHINE_CHECK {
+        hv_hw::cpu::machine_check();
+    }
+    raise(runner, Event::Exception { vector, error })
+}
+
+/// INVD must not be carried out: it would drop others' writes. Both are served by writing back.
+fn cache_flush<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
+    if runner.domain.is_hardware {
+        hv_hw::insn::wbinvd();
+    }
+    runner.hw.skip_instruction();
+    Next::Resume
+}
+
+/// A triple fault ends the domain.
+pub fn triple_fault<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
+    error!("{}: triple fault", runner.vcpu().id);
+    die(runner)
+}
+
+fn broken<H: VcpuHw>(runner: &mut Runner<H>, reason: u32, qualification: u64) -> Next {
+    let id = runner.vcpu().id;
+    error!("{id}: unexpected VM exit {reason:#x}, qualification {qualification:#x}");
+    die(runner)
+}
+
+/// Ends the domain as crashed, with its state in the log.
+pub fn die<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
+    dump(runner);
+    runner.domain.end(Ended::Crash);
+    Next::Resume
+}
+
+/// Writes the vCPU's state to the log.
+pub fn dump<H: VcpuHw>(runner: &mut Runner<H>) {
+    let mut text = String::new();
+    if runner.hw.dump(&mut text).is_ok() {
+        let id = runner.vcpu().id;
+        for line in text.lines() {
+            info!("{id}: {line}");
+        }
+    }
+}
+
+/// Steps over the instruction and goes on.
+#[inline]
+pub fn done<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
+    runner.hw.skip_instruction();
+    Next::Resume
+}

@@ -1,0 +1,113 @@
+//! RDMSR and WRMSR: the policy decides, and names who holds the value.
+
+use hv_core::addr::Gfn;
+use hv_core::device::lapic;
+use hv_core::msr::{BackedMsr, MsrContext, MsrRead, MsrWrite};
+use hv_hw::virt::{Event, VcpuHw, VcpuMsr};
+
+use super::{Next, Runner, apic, done};
+use crate::cpu::Pcpu;
+use crate::hypercall::page;
+use crate::vcpu::run::raise;
+
+/// Answers RDMSR.
+#[inline]
+pub(super) fn read<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
+    let msr = number(runner);
+    let value = match runner.domain.msrs.read(msr, &runner.msr_state) {
+        MsrRead::Value(value) => Some(value),
+        MsrRead::Backed(holder) => read_backed(runner, holder),
+        MsrRead::Fault => None,
+    };
+    match value {
+        Some(value) => {
+            runner.hw.regs().set_edx_eax(value);
+            done(runner)
+        }
+        None => raise(runner, Event::PROTECTION),
+    }
+}
+
+/// Carries out WRMSR.
+#[inline]
+pub(super) fn write<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
+    let msr = number(runner);
+    let value = runner.hw.regs().edx_eax();
+    let context = MsrContext {
+        cr0: runner.hw.paging().cr0,
+        efer: runner.hw.paging().efer,
+    };
+    let outcome = match runner
+        .domain
+        .msrs
+        .write(msr, value, &mut runner.msr_state, &context)
+    {
+        MsrWrite::Done => Some(()),
+        MsrWrite::Backed(holder, value) => write_backed(runner, pcpu, holder, value),
+        MsrWrite::Fault => None,
+    };
+    match outcome {
+        Some(()) => done(runner),
+        None => raise(runner, Event::PROTECTION),
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the number is in ECX")]
+fn number<H: VcpuHw>(runner: &mut Runner<H>) -> u32 {
+    runner.hw.regs().rcx() as u32
+}
+
+/// The MSR's value; `None` raises #GP.
+fn read_backed<H: VcpuHw>(runner: &mut Runner<H>, holder: BackedMsr) -> Option<u64> {
+    match holder {
+        BackedMsr::Efer => Some(runner.hw.msr(VcpuMsr::Efer)),
+        BackedMsr::Pat => Some(runner.hw.msr(VcpuMsr::Pat)),
+        BackedMsr::DebugCtl => Some(runner.hw.msr(VcpuMsr::DebugCtl)),
+        BackedMsr::Tsc => Some(runner.guest_tsc()),
+        BackedMsr::TscDeadline => Some(runner.lapic.tsc_deadline()),
+        BackedMsr::ApicBase => Some(runner.lapic.base()),
+        BackedMsr::X2Apic(register) => {
+            let now = runner.guest_tsc();
+            runner
+                .lapic
+                .read(lapic::X2APIC_FIRST + u32::from(register), now)
+                .ok()
+        }
+        BackedMsr::SpecCtrl => Some(runner.hw.msr(VcpuMsr::SpecCtrl)),
+        BackedMsr::HypercallPage => Some(0),
+    }
+}
+
+/// Sets the MSR; `None` raises #GP.
+fn write_backed<H: VcpuHw>(
+    runner: &mut Runner<H>,
+    pcpu: &mut Pcpu,
+    holder: BackedMsr,
+    value: u64,
+) -> Option<()> {
+    match holder {
+        BackedMsr::Efer => runner.hw.set_msr(VcpuMsr::Efer, value),
+        BackedMsr::Pat => runner.hw.set_msr(VcpuMsr::Pat, value),
+        BackedMsr::DebugCtl => runner.hw.set_msr(VcpuMsr::DebugCtl, value),
+        // the offset is the domain's and constant: its clock depends on it
+        BackedMsr::Tsc => {}
+        BackedMsr::TscDeadline => {
+            let now = runner.guest_tsc();
+            let effect = runner.lapic.set_tsc_deadline(value, now);
+            apic::apply(runner, pcpu, effect);
+        }
+        BackedMsr::ApicBase => {
+            let effect = runner.lapic.set_base(value).ok()?;
+            apic::apply(runner, pcpu, effect);
+        }
+        BackedMsr::X2Apic(register) => {
+            let now = runner.guest_tsc();
+            let msr = lapic::X2APIC_FIRST + u32::from(register);
+            let effect = runner.lapic.write(msr, value, now).ok()?;
+            apic::apply(runner, pcpu, effect);
+        }
+        BackedMsr::SpecCtrl => runner.hw.set_msr(VcpuMsr::SpecCtrl, value),
+        BackedMsr::HypercallPage => page::fill(&runner.domain, Gfn::new(value))?,
+    }
+    Some(())
+}

@@ -1,0 +1,121 @@
+//! An access that the second-stage tables do not allow: a device's memory on first touch, a register that is emulated,
+//! or nothing.
+
+use hv_core::addr::{Gfn, Gpa, Mfn, MfnRange};
+use hv_core::p2m::{P2m, P2mError};
+use hv_hw::direct_map::DirectTables;
+use hv_hw::virt::{Stage2Access, Stage2Fault, VcpuHw};
+use hv_hw::{guest_log, sync::RankedGuard, sync::rank};
+
+use super::{Next, Runner, die, mmio};
+use crate::host;
+use crate::memory::Tables;
+
+/// What a guest frame turned out to be.
+enum Answer {
+    /// It is there now: try again.
+    Retry,
+    /// The access has to be emulated.
+    Emulate,
+    /// There is no memory for the tables.
+    OutOfMemory,
+}
+
+/// Answers it.
+pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> Next {
+    match answer(runner, fault) {
+        Answer::Retry => Next::Resume,
+        Answer::Emulate => mmio::handle(runner, fault),
+        Answer::OutOfMemory => {
+            hv_hw::error!(
+                "{}: no memory left for its second-stage tables",
+                runner.domain.id
+            );
+            die(runner)
+        }
+    }
+}
+
+fn answer<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> Answer {
+    let gfn = Gfn::containing(fault.gpa);
+    let domain = runner.domain.clone();
+    let mut p2m = domain.p2m.lock();
+    if fault.access.contains(Stage2Access::FETCH) && fault.access.contains(Stage2Access::PRESENT) {
+        return allow_fetch(runner, &mut p2m, gfn);
+    }
+    if !domain.is_hardware || !is_device_memory(fault.gpa) {
+        return Answer::Emulate;
+    }
+    if p2m.lookup(&DirectTables, gfn).is_some() {
+        return Answer::Emulate;
+    }
+    let block = device_block(gfn);
+    match p2m.insert_device_around((&mut DirectTables, &mut Tables), gfn, block) {
+        Ok(flush) => {
+            let _ = flush.completed();
+            Answer::Retry
+        }
+        Err(P2mError::OutOfTables(flush)) => {
+            let _ = flush.completed();
+            Answer::OutOfMemory
+        }
+        Err(P2mError::Occupied | P2mError::OutOfRange) => Answer::Emulate,
+    }
+}
+
+/// Large leaves are not executable on some CPUs, and are split where code turns out to be (CVE-2018-12207).
+fn allow_fetch<H: VcpuHw>(
+    runner: &mut Runner<H>,
+    p2m: &mut RankedGuard<'_, P2m, { rank::P2M }>,
+    gfn: Gfn,
+) -> Answer {
+    match p2m.allow_execute((&mut DirectTables, &mut Tables), gfn) {
+        Ok(Some(flush)) => {
+            runner.hw.flush_stage2(runner.domain.stage2);
+            let _ = flush.completed();
+            Answer::Retry
+        }
+        Ok(None) => Answer::Emulate,
+        Err(_) => Answer::OutOfMemory,
+    }
+}
+
+/// True where the machine has, at that address, neither RAM nor anything that the hypervisor keeps.
+fn is_device_memory(gpa: Gpa) -> bool {
+    !kept_pages().any(|kept| kept == Gfn::containing(gpa))
+        && !crate::memory::table().is_ram(Mfn::new(Gfn::containing(gpa).as_u64()))
+}
+
+/// Pages of devices that dom0 must not reach: the local APIC and the I/O APICs.
+fn kept_pages() -> impl Iterator<Item = Gfn> {
+    host::host().kept_pages.iter().copied()
+}
+
+/// The largest run of device memory around `gfn`, within 1 GiB, that one leaf may map.
+fn device_block(gfn: Gfn) -> MfnRange {
+    use hv_core::addr::PageOrder;
+    let table = crate::memory::table();
+    for order in [PageOrder::SIZE_1G, PageOrder::SIZE_2M] {
+        let start = gfn.align_down(order);
+        let block = MfnRange::new(
+            Mfn::new(start.as_u64()),
+            Mfn::new(start.as_u64() + order.frames()),
+        );
+        let is_clear = !table.ram().iter().any(|ram| ram.overlaps(block))
+            && !kept_pages().any(|kept| block.contains(Mfn::new(kept.as_u64())));
+        if is_clear {
+            return block;
+        }
+    }
+    let mfn = Mfn::new(gfn.as_u64());
+    MfnRange::new(mfn, mfn + 1)
+}
+
+/// A guest that touches what is not there learns nothing and disturbs nobody.
+pub(super) fn nothing_there<H: VcpuHw>(runner: &Runner<H>, gpa: Gpa) {
+    guest_log!(
+        Warning,
+        "{}: access to {gpa}, where nothing is",
+        runner.vcpu().id
+    );
+}

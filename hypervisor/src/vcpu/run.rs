@@ -1,0 +1,225 @@
+//! The run loop: what was asked → what goes in → the guest → what came out.
+//!
+//! Route card, VM exit:
+//! - hypervisor/hv-hw/src/virt/vtx/entry.rs
+//! - hypervisor/hv-hw/src/virt/vtx/exit.rs
+//! - hypervisor/src/vcpu/run.rs
+//! - hypervisor/src/vcpu/exit/mod.rs
+//! - hypervisor/src/vcpu/exit/ (a file per reason)
+
+use hv_hw::virt::{
+    ApicAssist, DescriptorTable, Event, SEGMENT_CS, SEGMENT_LDTR, SEGMENT_TR, SEGMENT_UNUSABLE,
+    Segment, SystemRegs, VcpuHw,
+};
+
+use super::{Activity, Requests, Runner, exit, inject};
+use crate::cpu::Pcpu;
+
+/// Why the loop left a vCPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// It waits.
+    Waiting,
+    /// Its domain has ended.
+    Ended,
+    /// Others may want the CPU.
+    Yield,
+}
+
+/// What an exit's handler leaves to do.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// Go on with the guest.
+    Resume,
+    /// Look at the run queue first.
+    Yield,
+}
+
+/// Runs the vCPU, which is loaded, until it stops.
+pub fn run<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Stop {
+    loop {
+        if runner.domain.is_ending() {
+            return Stop::Ended;
+        }
+        if runner.vcpu().has_requests() {
+            answer_requests(runner, pcpu);
+        }
+        if pcpu.take_wake() && runner.look_up(pcpu) == Next::Yield {
+            return Stop::Yield;
+        }
+        if runner.activity != Activity::Ready {
+            return Stop::Waiting;
+        }
+        inject::prepare(runner);
+        pcpu.arm();
+        let exit = runner.hw.enter(&pcpu.irqs_off);
+        if exit::handle(runner, pcpu, exit) == Next::Yield {
+            return Stop::Yield;
+        }
+    }
+}
+
+impl<H: VcpuHw> Runner<H> {
+    /// Somebody wanted this CPU: was it for this vCPU alone?
+    fn look_up(&self, pcpu: &Pcpu) -> Next {
+        self.vcpu().take_kick();
+        if pcpu.runs_one() {
+            Next::Resume
+        } else {
+            Next::Yield
+        }
+    }
+
+    /// Decides whether a waiting vCPU can go on, after somebody kicked it.
+    pub fn reconsider(&mut self, pcpu: &mut Pcpu) {
+        if self.vcpu().has_requests() {
+            answer_requests(self, pcpu);
+        }
+        let can_go_on = match self.activity {
+            Activity::Ready | Activity::Waiting => return,
+            Activity::Halted => self.was_left_something(),
+            Activity::Polling => self.is_any_polled_port_pending() || self.was_left_something(),
+        };
+        if can_go_on {
+            self.wake(pcpu);
+        }
+    }
+
+    /// Ends its wait.
+    pub fn wake(&mut self, pcpu: &mut Pcpu) {
+        if self.activity == Activity::Polling {
+            pcpu.cancel_timer(self.poll_timer);
+            self.polled.clear();
+            self.domain.note_poller(self.vcpu(), false);
+        }
+        self.activity = Activity::Ready;
+    }
+
+    /// True where something was left for the vCPU since it began to wait. It may be of too low a priority: then the guest
+    /// comes out of HLT for nothing, which it expects to happen.
+    fn was_left_something(&self) -> bool {
+        self.nmi_pending || self.vcpu().posted.is_waiting() || inject::callback(self).is_some()
+    }
+
+    /// True where an interrupt or NMI would be delivered at once, were IF set.
+    pub fn has_something_to_deliver(&mut self) -> bool {
+        let vcpu = self
+            .domain
+            .vcpus
+            .get(self.index)
+            .expect("a runner's vCPU exists");
+        self.lapic.wakes_for(&vcpu.posted).is_some()
+            || self.nmi_pending
+            || inject::callback(self).is_some()
+    }
+
+    /// True where a port that SCHEDOP_poll named has an event.
+    pub fn is_any_polled_port_pending(&self) -> bool {
+        let events = self.domain.events.lock();
+        self.polled.iter().any(|port| events.is_pending(*port))
+    }
+}
+
+/// Does what others asked for since the last look.
+#[cold]
+fn answer_requests<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
+    let (requests, vector) = runner.vcpu().take_requests();
+    if requests.contains(Requests::NMI) {
+        runner.nmi_pending = true;
+    }
+    if requests.contains(Requests::FLUSH) {
+        runner.hw.flush_stage2(runner.domain.stage2);
+    }
+    if requests.contains(Requests::APIC_TIMER) {
+        exit::apic::timer_expired(runner, pcpu);
+        if runner.activity == Activity::Halted {
+            runner.wake(pcpu);
+        }
+    }
+    if requests.contains(Requests::POLL_TIMEOUT) && runner.activity == Activity::Polling {
+        runner.wake(pcpu);
+    }
+    if requests.contains(Requests::INIT) {
+        init(runner);
+    }
+    if requests.contains(Requests::STARTUP) && runner.activity == Activity::Waiting {
+        startup(runner, vector);
+    }
+    if requests.contains(Requests::DUMP) {
+        exit::dump(runner);
+    }
+}
+
+/// INIT: everything as after reset but APIC_BASE and extended state. SDM vol. 3A, "Processor State After Reset".
+fn init<H: VcpuHw>(runner: &mut Runner<H>) {
+    runner
+        .hw
+        .set_system(&reset_state(0xF000, 0xFFFF_0000, 0xFFF0));
+    *runner.hw.regs() = hv_hw::virt::GuestRegs::default();
+    runner.lapic.init();
+    let _ = runner.vcpu().posted.take();
+    if runner.hw.apic() == ApicAssist::Delivery {
+        runner.hw.set_interrupt_status(0);
+        runner.hw.set_eoi_exits(&[0; 4]);
+    }
+    runner.nmi_pending = false;
+    runner.raised = None;
+    runner.activity = Activity::Waiting;
+}
+
+/// STARTUP: real mode at `vector << 12`.
+fn startup<H: VcpuHw>(runner: &mut Runner<H>, vector: u8) {
+    let selector = u16::from(vector) << 8;
+    let base = u64::from(vector) << 12;
+    runner.hw.set_system(&reset_state(selector, base, 0));
+    runner
+        .vcpu()
+        .is_up
+        .store(true, core::sync::atomic::Ordering::Release);
+    runner.activity = Activity::Ready;
+}
+
+fn reset_state(cs: u16, cs_base: u64, rip: u64) -> SystemRegs {
+    const DATA: u32 = 0x93;
+    const CODE: u32 = 0x9B;
+    const LDT: u32 = 0x82;
+    const BUSY_TSS: u32 = 0x8B;
+    let flat = |access| Segment {
+        selector: 0,
+        base: 0,
+        limit: 0xFFFF,
+        access,
+    };
+    let mut segments = [flat(DATA); 8];
+    segments[SEGMENT_CS] = Segment {
+        selector: cs,
+        base: cs_base,
+        limit: 0xFFFF,
+        access: CODE,
+    };
+    segments[SEGMENT_LDTR] = flat(LDT | SEGMENT_UNUSABLE);
+    segments[SEGMENT_TR] = flat(BUSY_TSS);
+    SystemRegs {
+        cr0: 0x6000_0010,
+        rip,
+        rflags: 2,
+        dr7: 0x400,
+        segments,
+        gdtr: DescriptorTable {
+            base: 0,
+            limit: 0xFFFF,
+        },
+        idtr: DescriptorTable {
+            base: 0,
+            limit: 0xFFFF,
+        },
+        ..SystemRegs::default()
+    }
+}
+
+/// Raises an exception at the next entry.
+pub fn raise<H: VcpuHw>(runner: &mut Runner<H>, event: Event) -> Next {
+    runner.raised = Some(event);
+    Next::Resume
+}

@@ -1,0 +1,27 @@
+//! The time of day: what it was when system time was 0, told to every domain.
+
+use hv_core::vcpu::time::WallClock;
+use hv_hw::sync::{RankedLock, rank};
+
+use crate::domain::{Domain, registry};
+
+static CLOCK: RankedLock<WallClock, { rank::SCHED }> = RankedLock::new(WallClock {
+    seconds: 0,
+    nanoseconds: 0,
+});
+
+/// Sets the time of day to what it was at `system_time_ns`; `None` where that is no time.
+pub(crate) fn set(seconds: u64, nanoseconds: u32, system_time_ns: u64) -> Option<()> {
+    let clock = WallClock::from_now(seconds, nanoseconds, system_time_ns)?;
+    *CLOCK.lock() = clock;
+    for domain in registry::all() {
+        clock.write(&domain.shared_info);
+    }
+    Some(())
+}
+
+/// Tells a new domain.
+pub(crate) fn tell(domain: &Domain) {
+    let clock = *CLOCK.lock();
+    clock.write(&domain.shared_info);
+}
