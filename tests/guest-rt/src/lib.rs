@@ -4,6 +4,8 @@
 //! The one fact to know: any faulting instruction in [`insn`] leaves its fault behind as a [`Fault`] and goes on, and
 //! any *other* exception or panic ends only the test that caused it. Read [`report`] for how a kernel is written, then
 //! the `kernels` package. Runs under Hematite, Xen, and (without hypercalls) under QEMU's `-kernel`.
+
+// UNSAFETY: the macro `entry` exports a symbol that the assembly calls.
 #![no_std]
 #![expect(
     clippy::cast_possible_truncation,

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::{audit, paths, setup, shell, test};
 
@@ -23,38 +23,51 @@ pub(crate) struct Args {
 /// The crates for the bare machine; the others are the workspace's default members.
 const BARE_METAL: [&str; 3] = ["boot", "guest-rt", "kernels"];
 
-/// Runs all checks, quick ones first, then all tests.
+/// Runs all checks, quick ones first, then all tests. A check that fails does not keep the others from being run.
 ///
 /// # Errors
-/// The first check that fails.
+/// The names of the checks that failed; each has said why.
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::for_running()?;
-    cargo("formatting", &["fmt", "--all", "--check"])?;
-    println!("rules of the house");
-    audit::run(args.write_ledger)?;
-    cargo(
+    let mut failed = Vec::new();
+    let mut check = |what: &'static str, result: Result<()>| {
+        if let Err(why) = result {
+            eprintln!("{what}: {why:#}");
+            failed.push(what);
+        }
+    };
+    check("formatting", cargo(&["fmt", "--all", "--check"]));
+    check("rules of the house", audit::run(args.write_ledger));
+    check(
         "lints, host",
-        &["clippy", "--all-targets", "--", "-D", "warnings"],
-    )?;
-    let mut bare = vec!["clippy", "--target", "x86_64-unknown-none"];
-    for package in BARE_METAL {
-        bare.extend(["--package", package]);
-    }
-    bare.extend(["--", "-D", "warnings"]);
-    cargo("lints, bare metal", &bare)?;
-    cargo(
+        cargo(&["clippy", "--all-targets", "--", "-D", "warnings"]),
+    );
+    check("lints, bare metal", cargo(&bare_metal_lints()));
+    check(
         "lints, guest's probe",
-        &["clippy", "--package", "probe", "--", "-D", "warnings"],
-    )?;
-    cargo("documentation", &["doc", "--no-deps"])?;
-    if args.no_tests {
+        cargo(&["clippy", "--package", "probe", "--", "-D", "warnings"]),
+    );
+    check("documentation", cargo(&["doc", "--no-deps"]));
+    if !args.no_tests {
+        check("tests", test::run(&args.test));
+    }
+    if failed.is_empty() {
         return Ok(());
     }
-    test::run(&args.test)
+    bail!("failed: {}", failed.join(", "))
 }
 
-fn cargo(what: &str, args: &[&str]) -> Result<()> {
-    println!("{what}");
+fn bare_metal_lints() -> Vec<&'static str> {
+    let mut args = vec!["clippy", "--target", "x86_64-unknown-none"];
+    for package in BARE_METAL {
+        args.extend(["--package", package]);
+    }
+    args.extend(["--", "-D", "warnings"]);
+    args
+}
+
+fn cargo(args: &[&str]) -> Result<()> {
+    println!("cargo {}", args.join(" "));
     shell::passthrough(
         Command::new(paths::cargo())
             .args(args)

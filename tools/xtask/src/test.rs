@@ -80,6 +80,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     println!("{} passed, {} failed", count.passed, count.failed);
     if count.failed > 0 {
+        // The line above is the last one, so the failure has no text of its own.
         std::process::exit(1);
     }
     Ok(())
