@@ -3,7 +3,7 @@
 // UNSAFETY: a page that the hypervisor replaces and writes at any time; touched through atomics only.
 #![expect(unsafe_code, reason = "the shared info page")]
 
-use crate::traps::{self, TrapFrame};
+use crate::traps::{self, Fault, TrapFrame};
 use crate::{Stop, broken, fifo, hypercall, insn};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{
@@ -30,6 +30,9 @@ pub const PORTS: u32 = 4096;
 pub const X2APIC_EOI: u32 = 0x80B;
 /// x2APIC: spurious vector and software enable.
 pub const X2APIC_SVR: u32 = 0x80F;
+const APIC_BASE: u32 = 0x1B;
+/// EN and EXTD.
+const X2APIC_ENABLE: u64 = 0xC00;
 
 #[repr(C, align(4096))]
 struct Page(UnsafeCell<[u8; 4096]>);
@@ -65,7 +68,8 @@ pub fn setup() -> Result<(), Stop> {
     }
     traps::set_handler(UPCALL_VECTOR, Some(upcall));
     traps::set_handler(0xFF, Some(|_| ()));
-    insn::wrmsr_safe(X2APIC_SVR, 0x1FF).map_err(|f| broken!("x2APIC is not on: {f:?}"))?;
+    enable_apic()
+        .map_err(|fault| broken!("the local APIC cannot be set to x2APIC mode: {fault:?}"))?;
     let vector = XenHvmEvtchnUpcallVector {
         vcpu: 0,
         vector: UPCALL_VECTOR,
@@ -74,6 +78,15 @@ pub fn setup() -> Result<(), Stop> {
     let (result, _) = hypercall::hvm(HVMOP_set_evtchn_upcall_vector, vector);
     crate::check_eq!(result, 0, "set_evtchn_upcall_vector");
     Ok(())
+}
+
+/// x2APIC mode, which Hematite starts in and Xen does not, and the software enable.
+fn enable_apic() -> Result<(), Fault> {
+    let base = insn::rdmsr_safe(APIC_BASE)?;
+    if base & X2APIC_ENABLE != X2APIC_ENABLE {
+        insn::wrmsr_safe(APIC_BASE, base | X2APIC_ENABLE)?;
+    }
+    insn::wrmsr_safe(X2APIC_SVR, 0x1FF)
 }
 
 /// Puts the shared info page where this module expects it.

@@ -52,6 +52,11 @@ impl Arena {
         ARENA.0.as_ptr() as u64 + word * 8 + skew
     }
 
+    /// A pointer for a struct whose fields must be read as they were put: aligned.
+    pub(crate) fn aligned_pointer(&self, random: &mut Random) -> u64 {
+        self.pointer(random) & !7
+    }
+
     /// Fills what a struct at `pointer` could hold, up to 64 bytes, with values that make sense here and there.
     pub(crate) fn fill(&self, pointer: u64, random: &mut Random) {
         let first = ((pointer - ARENA.0.as_ptr() as u64) / 8) as usize;
@@ -65,7 +70,7 @@ impl Arena {
         }
     }
 
-    /// Writes words at a pointer that [`Arena::pointer`] gave.
+    /// Writes words at a pointer that [`Arena::aligned_pointer`] gave.
     pub(crate) fn put(&self, pointer: u64, words: &[u64]) {
         let first = ((pointer - ARENA.0.as_ptr() as u64) / 8) as usize;
         ARENA

@@ -145,7 +145,7 @@ fn memory(args: &mut [u64; 5], random: &mut Random, arena: &Arena) {
         }
         _ => return,
     };
-    args[1] = arena.pointer(random);
+    args[1] = arena.aligned_pointer(random);
     arena.put(args[1], &words);
 }
 
@@ -176,7 +176,7 @@ fn reservation(domid: u64, random: &mut Random, arena: &Arena) -> [u64; 4] {
 
 /// A list of 8 frames, most of them to spend.
 fn frames(random: &mut Random, arena: &Arena) -> u64 {
-    let list = arena.pointer(random);
+    let list = arena.aligned_pointer(random);
     let frames = [0; 8].map(|_: u64| {
         if random.once_in(6) {
             arena.value(random)
@@ -196,7 +196,7 @@ fn sched(args: &mut [u64; 5], random: &mut Random, arena: &Arena) {
         _ => 8 + random.below(1 << 20),
     };
     if args[0] == u64::from(SCHEDOP_poll) {
-        args[1] = arena.pointer(random);
+        args[1] = arena.aligned_pointer(random);
         let ports = arena.value(random);
         let count = random.below(130);
         arena.put(args[1], &[ports, count, 1]);
@@ -205,7 +205,8 @@ fn sched(args: &mut [u64; 5], random: &mut Random, arena: &Arena) {
 
 /// The one struct of a toolstack call: often the right version, seldom a command that exists.
 fn envelope(number: u64, random: &mut Random, arena: &Arena) -> u64 {
-    let pointer = filled_pointer(random, arena);
+    let pointer = arena.aligned_pointer(random);
+    arena.fill(pointer, random);
     let right = if number == __HYPERVISOR_platform_op {
         0x0300_0001
     } else {

@@ -1,6 +1,7 @@
 //! Random hypercalls, from a seed: whatever a guest asks for, the host must survive and its answers must make sense.
 //!
-//! `seed=` and `calls=` on the command line (defaults 1 and 1000000). The same seed makes the same calls. What would end
+//! `seed=` and `calls=` on the command line (defaults 1 and 1000000). The same seed makes the same calls; `trace=N`
+//! prints those from the Nth on, each before it is made. What would end
 //! the domain is left out ([`call::is_left_out`]), and frame numbers come from a range that the kernel can spare, so that
 //! it does not give its own code away. Success is: the last call was made, every answer was in range, and the host still
 //! answers as at the start.
@@ -48,6 +49,7 @@ fn run() -> Verdict {
     }
     let seed = options::number("seed").unwrap_or(1);
     let calls = options::number("calls").unwrap_or(DEFAULT_CALLS);
+    let trace_from = options::number("trace").unwrap_or(u64::MAX);
     let Some(spare) = memory::spare_range() else {
         skip!("no spare RAM")
     };
@@ -58,6 +60,9 @@ fn run() -> Verdict {
     let mut tally = Tally::default();
     for index in 0..calls {
         let made = call::random(&mut random, &arena);
+        if index >= trace_from {
+            say!("--- fuzz call {index}: {made:x?}");
+        }
         let result = call::make(&made);
         tally.count(result);
         check!(
