@@ -63,8 +63,10 @@ pub fn reset() -> ! {
     let ways = WAYS.get().copied().unwrap_or_default();
     let usual = [
         RebootMethod::Acpi,
-        RebootMethod::Keyboard,
+        // before the keyboard controller, which on many machines only pulls INIT: VMX operation blocks that, and it
+        // leaves IA32_FEATURE_CONTROL locked, which firmware does not expect
         RebootMethod::Pci,
+        RebootMethod::Keyboard,
         RebootMethod::TripleFault,
     ];
     if ways.preferred == Some(RebootMethod::Never) {

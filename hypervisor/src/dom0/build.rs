@@ -64,7 +64,7 @@ struct Entry {
 /// Makes dom0, or ends the boot with a line that says why not.
 pub(super) fn dom0(machine: &Machine, pcpu: &mut Pcpu) -> (Arc<Domain>, Runners) {
     let (file, initrd) = modules(machine);
-    let loaded = kernel::load(&file, machine.hypervisor[1], machine.loan)
+    let loaded = kernel::load(machine, &file)
         .unwrap_or_else(|problem| fatal(format_args!("dom0's kernel cannot be loaded: {problem}")));
     return_module(&file);
     let entry_point = loaded.entry;
@@ -137,7 +137,7 @@ fn plan(machine: &Machine, loaded: &Loaded, initrd: Option<&Module>, vcpus: u32)
 }
 
 /// RAM that is neither free nor in `available`.
-fn taken(machine: &Machine, available: &[MfnRange]) -> Vec<MfnRange> {
+pub(super) fn taken(machine: &Machine, available: &[MfnRange]) -> Vec<MfnRange> {
     let mut open: Vec<MfnRange> = available.to_vec();
     let mut from = Mfn::new(0);
     while let Some(run) = memory::free().lock().next_free_run(from) {
@@ -204,6 +204,7 @@ fn write_boot_data(
     let place = Gpa::new(layout.acpi.start.base().as_u64());
     let plan = Dom0AcpiPlan {
         vcpu_apic_ids: &apic_ids,
+        level_irqs: parts::level_irqs(),
         passes_mcfg: false,
     };
     let acpi = dom0_acpi::build(&machine.acpi, plan, place)

@@ -8,11 +8,14 @@ use hv_core::addr::{Gpa, Hpa, MfnRange};
 use hv_core::firmware::multiboot2::Module;
 use hv_core::frame::OwnedFrames;
 use hv_core::image::KernelFile;
+use hv_core::image::dom0_memory::place_kernel;
 use hv_core::image::elf::Kernel;
 use hv_core::image::payload::Payload;
 use hv_hw::{direct_map, heap, info, insn};
 
+use super::build;
 use crate::memory;
+use crate::start::Machine;
 
 /// A kernel in its place.
 pub(super) struct Loaded {
@@ -24,25 +27,28 @@ pub(super) struct Loaded {
     pub(super) frames: OwnedFrames,
 }
 
-/// Loads the kernel whose file is in `module`. Meanwhile the heap, at `own`, has the frames of `loan` too; they are free
-/// afterwards.
+/// Loads the kernel whose file is in `module`. Meanwhile the heap has the machine's loan too, which is free afterwards.
 ///
 /// # Errors
 /// What is wrong with the file, or with the place that it needs.
-pub(super) fn load(module: &Module, own: MfnRange, loan: MfnRange) -> Result<Loaded, String> {
-    heap::lend(loan, own);
-    let loaded = load_with_loan(module);
+pub(super) fn load(machine: &Machine, module: &Module) -> Result<Loaded, String> {
+    let [_, own] = machine.hypervisor;
+    heap::lend(machine.loan, own);
+    let loaded = load_with_loan(machine, module);
     assert!(heap::take_back(own), "nothing of the kernel's file is kept");
-    memory::free().lock().add_free(loan).expect("what was set aside at boot is nobody's");
+    memory::free()
+        .lock()
+        .add_free(machine.loan)
+        .expect("what was set aside at boot is nobody's");
     loaded
 }
 
-fn load_with_loan(module: &Module) -> Result<Loaded, String> {
+fn load_with_loan(machine: &Machine, module: &Module) -> Result<Loaded, String> {
     let file = read(module)?;
     let opened = KernelFile::open(&file).map_err(|error| error.to_string())?;
     match opened.payload() {
-        None => place(&file),
-        Some(payload) => place(&unpack(&payload)?),
+        None => place(machine, &file),
+        Some(payload) => place(machine, &unpack(&payload)?),
     }
 }
 
@@ -81,17 +87,15 @@ fn too_large() -> String {
 }
 
 /// Copies the segments to where they belong.
-fn place(file: &[u8]) -> Result<Loaded, String> {
+fn place(machine: &Machine, file: &[u8]) -> Result<Loaded, String> {
     let kernel = Kernel::parse(file).map_err(|error| error.to_string())?;
+    let reserved = build::taken(machine, &machine.low_ram);
+    let kernel =
+        place_kernel(&machine.memory, &reserved, &kernel).map_err(|error| error.to_string())?;
     let extent = kernel.extent();
     let place = MfnRange::covering(host_address(extent.start), host_address(extent.end));
-    let frames = memory::free().lock().alloc_exact(place).ok_or_else(|| {
-        alloc::format!(
-            "it has to lie at {}..{}, which is not free RAM on this machine",
-            extent.start,
-            extent.end
-        )
-    })?;
+    let frames = memory::free().lock().alloc_exact(place);
+    let frames = frames.ok_or_else(|| alloc::format!("its place at {} is taken", extent.start))?;
     memory::zero(place);
     for segment in &kernel.segments {
         let at = host_address(segment.start);

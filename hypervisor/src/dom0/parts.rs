@@ -12,9 +12,9 @@ use hv_core::firmware::sleep;
 use hv_core::msr::HostMsrs;
 use hv_hw::cpu;
 use hv_hw::cpu::msr::rdmsr_safe;
-use hv_hw::direct_map;
 use hv_hw::irq::{ioapic, local};
 use hv_hw::virt::vtx::{Caps, ExtendedState};
+use hv_hw::{direct_map, port};
 
 use crate::host::PowerOff;
 use crate::start::Machine;
@@ -89,6 +89,13 @@ pub(super) fn kept_pages(machine: &Machine) -> Vec<Gfn> {
         pages.push(page(hpet.address.as_u64()));
     }
     pages
+}
+
+/// What the firmware set in the edge/level control registers.
+pub(super) fn level_irqs() -> u16 {
+    const MASTER: u16 = 0x4D0;
+    const SLAVE: u16 = 0x4D1;
+    u16::from_le_bytes([port::read8(MASTER), port::read8(SLAVE)])
 }
 
 /// Ports of the machine that dom0 does not have to itself.

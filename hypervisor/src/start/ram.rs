@@ -198,7 +198,9 @@ fn give_heap(
     let size = (pages / HEAP_PART).clamp(LEAST_HEAP_PAGES, MOST_HEAP_PAGES) + table_pages;
     let taken = busy(image, modules, &[]);
     let end = Mfn::containing(BOOT_MAP_END);
-    let hole = LOAN_PAGES.into_iter().find_map(|loan| highest_hole(ram, &taken, loan + size, end));
+    let hole = LOAN_PAGES
+        .into_iter()
+        .find_map(|loan| highest_hole(ram, &taken, loan + size, end));
     let hole = hole.ok_or(MemoryProblem::NoRoom(size, "the heap"))?;
     let start = Mfn::new(hole.end.as_u64() - size);
     let heap = MfnRange::new(start, hole.end);

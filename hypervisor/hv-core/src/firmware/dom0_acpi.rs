@@ -29,6 +29,8 @@ const IDE: [u8; 2] = [14, 15];
 pub struct Dom0AcpiPlan<'a> {
     /// The local-APIC ID of each vCPU, in the order of vCPU numbers.
     pub vcpu_apic_ids: &'a [u32],
+    /// ISA interrupts that the firmware set to level in the edge/level control registers, a bit each: PCI's.
+    pub level_irqs: u16,
     /// True where dom0 may use PCI configuration space in memory (MCFG).
     pub passes_mcfg: bool,
 }
@@ -100,7 +102,7 @@ pub fn build(host: &HostAcpi, plan: Dom0AcpiPlan<'_>, at: Gpa) -> Result<Dom0Acp
         xsdt.append_slice(&table.to_le_bytes());
     }
     let mut madt = Sdt::new(*b"APIC", 36, 4, oem_id, oem_table, oem_revision);
-    madt.append_slice(&madt_body(host_madt, plan.vcpu_apic_ids));
+    madt.append_slice(&madt_body(host_madt, &plan));
     let rsdp = Rsdp::new(oem_id, (at + xsdt_at as u64).as_u64());
 
     let mut bytes = vec![0; madt_at + madt.len()];
@@ -118,18 +120,18 @@ pub fn build(host: &HostAcpi, plan: Dom0AcpiPlan<'_>, at: Gpa) -> Result<Dom0Acp
 #[must_use]
 pub fn size_bound(host: &HostAcpi, vcpus: usize) -> usize {
     let entries = host.madt.as_ref().map_or(0, |madt| {
-        madt.io_apics.len() * 12 + madt.overrides.len() * 10
+        madt.io_apics.len() * 12 + (madt.overrides.len() + 16) * 10
     });
     let tables = align(Rsdp::len()) + align(36 + 8 * (host.tables.len() + 1));
     tables + 44 + vcpus * 16 + entries + IDE.len() * 10
 }
 
 /// What follows the MADT's header: flags are 0, so that Linux looks for no PIC.
-fn madt_body(host: &Madt, vcpu_apic_ids: &[u32]) -> Vec<u8> {
+fn madt_body(host: &Madt, plan: &Dom0AcpiPlan<'_>) -> Vec<u8> {
     let lapic = u32::try_from(host.lapic_address.as_u64()).unwrap_or(0xfee0_0000);
     let mut body = lapic.to_le_bytes().to_vec();
     body.extend([0; 4]);
-    for (uid, &apic_id) in (0u32..).zip(vcpu_apic_ids) {
+    for (uid, &apic_id) in (0u32..).zip(plan.vcpu_apic_ids) {
         MadtCpu {
             uid,
             apic_id,
@@ -145,7 +147,13 @@ fn madt_body(host: &Madt, vcpu_apic_ids: &[u32]) -> Vec<u8> {
         .into_iter()
         .filter(|&irq| is_free(host, irq))
         .map(InterruptOverride::identity);
-    for wire in host.overrides.iter().copied().chain(ide) {
+    // without PICs Linux asks nobody whether such a line is level-triggered, and refuses PCI's claim that it is
+    let is_level = |irq: &u8| plan.level_irqs & (1 << irq) != 0;
+    let level = (0..16)
+        .filter(is_level)
+        .filter(|&irq| is_free(host, irq) && !IDE.contains(&irq))
+        .map(InterruptOverride::pci);
+    for wire in host.overrides.iter().copied().chain(ide).chain(level) {
         body.extend(wire.entry());
     }
     body
@@ -230,6 +238,7 @@ mod tests {
         let host = host(&tables);
         let plan = Dom0AcpiPlan {
             vcpu_apic_ids: &[0, 2, 300],
+            level_irqs: 0,
             passes_mcfg: false,
         };
         let dom0 = build(&host, plan, Gpa::new(AT)).unwrap();
@@ -273,8 +282,29 @@ mod tests {
                 2, 10, 0, 14, 20, 0, 0, 0, 0, 0, 2, 10, 0, 3, 15, 0, 0, 0, 0, 0,
             ]),
         ]);
-        let body = madt_body(host.madt.as_ref().unwrap(), &[]);
+        let body = madt_body(host.madt.as_ref().unwrap(), &level(0));
         assert_eq!(body.len(), 8 + 20);
+    }
+
+    /// A plan without vCPUs, with these lines level-triggered.
+    fn level(level_irqs: u16) -> Dom0AcpiPlan<'static> {
+        Dom0AcpiPlan {
+            vcpu_apic_ids: &[],
+            level_irqs,
+            passes_mcfg: false,
+        }
+    }
+
+    #[test]
+    fn level_lines_are_named_where_the_host_names_them_not() {
+        let host = host(&[old_fadt(), madt(&[2, 10, 0, 9, 9, 0, 0, 0, 0xf, 0])]);
+        let body = madt_body(
+            host.madt.as_ref().unwrap(),
+            &level(1 << 9 | 1 << 11 | 1 << 14),
+        );
+        // the host's own 9, both of IDE, and 11: active high, level
+        assert_eq!(body.len(), 8 + 4 * 10);
+        assert_eq!(body[body.len() - 10..], [2, 10, 0, 11, 11, 0, 0, 0, 0xd, 0]);
     }
 
     #[test]
@@ -285,6 +315,7 @@ mod tests {
                 &host(&tables),
                 Dom0AcpiPlan {
                     vcpu_apic_ids: &[0],
+                    level_irqs: 0,
                     passes_mcfg,
                 },
                 Gpa::new(AT),
@@ -301,6 +332,7 @@ mod tests {
     fn a_host_without_madt_or_fadt_is_refused() {
         let plan = Dom0AcpiPlan {
             vcpu_apic_ids: &[0],
+            level_irqs: 0,
             passes_mcfg: false,
         };
         assert_eq!(
@@ -319,7 +351,7 @@ mod tests {
             let tables = [old_fadt(), madt(&entries)];
             let host = host(&tables);
             let ids: Vec<u32> = (0..).step_by(7).take(vcpus).collect();
-            let dom0 = build(&host, Dom0AcpiPlan { vcpu_apic_ids: &ids, passes_mcfg: true }, Gpa::new(AT)).unwrap();
+            let dom0 = build(&host, Dom0AcpiPlan { vcpu_apic_ids: &ids, level_irqs: 0xffff, passes_mcfg: true }, Gpa::new(AT)).unwrap();
             prop_assert!(dom0.bytes.len() <= size_bound(&host, vcpus));
             let seen = read_back(&dom0, &tables);
             prop_assert_eq!(seen.problems, []);

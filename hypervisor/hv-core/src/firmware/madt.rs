@@ -69,6 +69,16 @@ impl InterruptOverride {
             flags: 0,
         }
     }
+    /// The wiring of an ISA interrupt that PCI devices share: level-triggered, and active high behind the chipset's inverters.
+    #[must_use]
+    pub const fn pci(irq: u8) -> Self {
+        const ACTIVE_HIGH: u16 = 1;
+        const LEVEL: u16 = 3 << 2;
+        Self {
+            flags: ACTIVE_HIGH | LEVEL,
+            ..Self::identity(irq)
+        }
+    }
     /// True where the line is active low. As ISA has it: active high.
     #[must_use]
     pub const fn is_active_low(self) -> bool {
