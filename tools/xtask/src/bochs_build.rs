@@ -1,6 +1,6 @@
 //! Builds Bochs 3.0, the emulated machine that has VT-x when the real one has not.
 //!
-//! Debian's package carries the debugger and runs at a quarter of the speed, and 3.0 has three faults in VMX that
+//! Debian's package carries the debugger and runs at a quarter of the speed, and 3.0 has four faults that
 //! stop a hypervisor which uses what recent CPUs offer. So the source Debian ships is built with [`MENDS`]. A mend
 //! replaces a text that must be there exactly once: another version of Bochs fails loudly instead of building wrong.
 
@@ -45,6 +45,13 @@ const MENDS: &[Mend] = &[
         before: "    if (is_pending(BX_EVENT_PENDING_VMX_VIRTUAL_INTR)) {",
         after: "    if (is_unmasked_event_pending(BX_EVENT_PENDING_VMX_VIRTUAL_INTR)) {",
         reason: "on an external interrupt a pending virtual interrupt was delivered though the guest had it masked",
+    },
+    Mend {
+        file: "cpu/apic.cc",
+        before: "    Bit64u currtime = bx_pc_system.time_ticks();\n    timer_active = true;",
+        after: "    Bit64u currtime = cpu->get_TSC();\n    timer_active = true;",
+        reason: "a TSC deadline was compared with the ticks since power-on: after a reset, which zeroes the TSC only, \
+                 every deadline was in the past and its interrupt came at once, for ever",
     },
     Mend {
         file: "cpu/vapic.cc",
