@@ -15,7 +15,7 @@ use harness::{Emulator, Machine, Network};
 use crate::debian::Kernel;
 use crate::image::{self, join};
 use crate::iso::{self, Entry, Firmware, Module};
-use crate::{bochs_build, initramfs, paths, shell};
+use crate::{bochs_build, initramfs, paths, shell, vmlinux};
 
 /// How long a machine may print nothing before it counts as hung. Hashing 64 MiB is the longest quiet work.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -225,7 +225,7 @@ fn command_line(scenario: &Scenario, artefacts: &Artefacts) -> String {
 
 fn debian_kernel(kernel: DomZero) -> Option<Kernel> {
     match kernel {
-        DomZero::Generic => Some(Kernel::Generic),
+        DomZero::Generic | DomZero::Unpacked => Some(Kernel::Generic),
         DomZero::Cloud => Some(Kernel::Cloud),
         DomZero::Backports => Some(Kernel::Backports),
         DomZero::Missing
@@ -245,6 +245,7 @@ fn kernel_file(scenario: &Scenario, work: &Path) -> Result<Option<PathBuf>> {
     let generic = || fs::read(Kernel::Generic.vmlinuz()?).context("the kernel cannot be read");
     match scenario.kernel {
         DomZero::Generic => return Ok(Some(Kernel::Generic.vmlinuz()?)),
+        DomZero::Unpacked => return Ok(Some(vmlinux::unpacked(Kernel::Generic)?)),
         DomZero::Cloud => return Ok(Some(Kernel::Cloud.vmlinuz()?)),
         DomZero::Backports => return Ok(Some(Kernel::Backports.vmlinuz()?)),
         DomZero::Missing => return Ok(None),

@@ -19,6 +19,7 @@ mod run;
 mod setup;
 mod shell;
 mod test;
+mod vmlinux;
 
 use std::process::ExitCode;
 
