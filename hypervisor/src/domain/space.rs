@@ -2,8 +2,9 @@
 //!
 //! The order is always the same: take the entry out, flush, and only then put the frame's use.
 
-use hv_core::addr::{Gfn, Mfn, MfnRange, PageOrder};
+use hv_core::addr::{Gfn, Mfn, MfnRange, PAGE_SIZE, PageOrder};
 use hv_core::frame::Role;
+use hv_core::image::e820::E820Kind;
 use hv_core::p2m::{P2mError, P2mKind, P2mMapping};
 use hv_core::paging::flush::{FlushDone, PendingFlush};
 use hv_hw::direct_map::DirectTables;
@@ -83,7 +84,7 @@ fn remove<H: VcpuHw>(
     Ok(())
 }
 
-/// Gives the domain RAM at `gfn`: dom0 the frames of that very number, others any.
+/// Gives the domain RAM at `gfn`: dom0 the frames of that very number, if they were its own, others any.
 ///
 /// # Errors
 /// [`SpaceError`].
@@ -100,6 +101,9 @@ pub fn populate(domain: &Domain, gfn: Gfn, order: PageOrder) -> Result<(), Space
         let end = start
             .checked_add(order.frames())
             .ok_or(SpaceError::OutOfRange)?;
+        if !was_its_own(domain, start, end) {
+            return Err(SpaceError::NotYours);
+        }
         let frames = memory::free().lock().alloc_exact(MfnRange::new(start, end));
         frames.ok_or(SpaceError::NotYours)?.scrub(memory::zero)
     } else {
@@ -125,6 +129,14 @@ pub fn populate(domain: &Domain, gfn: Gfn, order: PageOrder) -> Result<(), Space
             Err(error.into())
         }
     }
+}
+
+/// True where the domain's own map has RAM in all these frames.
+fn was_its_own(domain: &Domain, start: Mfn, end: Mfn) -> bool {
+    let address = |mfn: Mfn| mfn.as_u64().checked_mul(PAGE_SIZE);
+    address(start)
+        .zip(address(end))
+        .is_some_and(|(start, end)| domain.e820.is_all(start, end, E820Kind::Ram))
 }
 
 /// Frees frames that were given and never mapped.

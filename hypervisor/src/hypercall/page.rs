@@ -2,7 +2,7 @@
 //!
 //! Source: Xen's `public/arch-x86/cpuid.h`, leaf 2; stub n is `mov $n, %eax; vmcall; ret`.
 
-use hv_core::addr::{Gfn, PAGE_BYTES};
+use hv_core::addr::{Gpa, PAGE_BYTES};
 use hv_core::mem::GuestMem;
 
 use super::guest::DomainMemory;
@@ -11,14 +11,9 @@ use crate::domain::Domain;
 const STUB_BYTES: usize = 32;
 const IRET: usize = 23;
 
-/// Fills the guest's page `gfn`; `None` where it has no RAM there.
-pub fn fill(domain: &Domain, gfn: Gfn) -> Option<()> {
-    if gfn.as_u64() >= 1 << 36 {
-        return None;
-    }
-    DomainMemory::lock(domain)
-        .write(gfn.base(), &contents())
-        .ok()
+/// Fills the guest's page at `page`; `None` where it has no RAM there.
+pub fn fill(domain: &Domain, page: Gpa) -> Option<()> {
+    DomainMemory::lock(domain).write(page, &contents()).ok()
 }
 
 fn contents() -> [u8; PAGE_BYTES] {

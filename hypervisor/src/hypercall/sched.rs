@@ -54,13 +54,21 @@ fn poll<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let vcpu = call.runner.vcpu();
     call.runner.domain.note_poller(vcpu, true);
     call.runner.activity = Activity::Polling;
-    if call.runner.is_any_polled_port_pending() || call.runner.has_something_to_deliver() {
+    if call.runner.is_any_polled_port_pending() || can_be_interrupted(call) {
         call.runner.wake(call.pcpu);
     } else if arg.timeout != 0 {
         let deadline = host::tsc_at(arg.timeout);
         call.pcpu.set_timer(call.runner.poll_timer, deadline);
     }
     Ok(0)
+}
+
+/// True where the guest would take an interrupt or NMI at once. A guest that polls with interrupts off waits for its ports:
+/// its spinlocks do, with whatever else pending.
+fn can_be_interrupted<H: VcpuHw>(call: &mut Call<'_, H>) -> bool {
+    const RFLAGS_IF: u64 = 1 << 9;
+    call.runner.nmi_pending
+        || (call.runner.hw.rflags() & RFLAGS_IF != 0 && call.runner.has_something_to_deliver())
 }
 
 fn ports<H: VcpuHw>(call: &Call<'_, H>, arg: &SchedPoll) -> Result<ArrayVec<Port, 128>, Errno> {

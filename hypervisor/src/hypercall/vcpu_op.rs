@@ -13,6 +13,7 @@ use guest_abi::vcpu::{
 use hv_core::addr::{Gfn, Gva, PAGE_SIZE};
 use hv_core::evtchn::Virq;
 use hv_core::vcpu::runstate::RunstateArea;
+use hv_core::vcpu::vcpu_info;
 use hv_hw::insn;
 use hv_hw::virt::VcpuHw;
 
@@ -105,6 +106,9 @@ fn arm<H: VcpuHw>(call: &mut Call<'_, H>, ns: u64) {
 /// Only for the calling vCPU, or one that is down, and once.
 fn register_info<H: VcpuHw>(call: &mut Call<'_, H>, number: u32) -> Answer {
     let arg: VcpuRegisterVcpuInfo = call.runner.copy_in(call.pointer(2))?;
+    if !vcpu_info::fits(arg.offset) {
+        return Err(Errno::ENXIO.into());
+    }
     let is_own = u32::from(call.runner.number()) == number;
     if !is_own && vcpu(call, number).is_up.load(Ordering::Acquire) {
         return Err(Errno::EINVAL.into());

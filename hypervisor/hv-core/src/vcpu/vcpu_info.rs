@@ -22,6 +22,13 @@ const PENDING_SEL: usize = xen::VCPU_INFO_PENDING_SEL;
 const ARCH: usize = offset_of!(xen::VcpuInfo, cr2);
 const TIME: usize = xen::VCPU_INFO_TIME;
 
+/// True where an info can start at byte `offset` of a frame: 8-aligned, and whole in it.
+#[must_use]
+pub fn fits(offset: u32) -> bool {
+    usize::try_from(offset)
+        .is_ok_and(|offset| offset.is_multiple_of(8) && offset <= PAGE_BYTES - VCPU_INFO_BYTES)
+}
+
 /// Where a vCPU's info is.
 #[derive(Clone, Debug)]
 pub struct VcpuInfo<F> {
@@ -30,12 +37,11 @@ pub struct VcpuInfo<F> {
 }
 
 impl<F: SharedWords> VcpuInfo<F> {
-    /// The info at byte `offset` of `frame`, or `None` where it is not 8-aligned or crosses the frame's end.
+    /// The info at byte `offset` of `frame`, or `None` where it does not fit ([`fits`]).
     #[must_use]
     pub fn new(frame: F, offset: u32) -> Option<Self> {
-        let offset = usize::try_from(offset).ok()?;
-        (offset.is_multiple_of(8) && offset <= PAGE_BYTES - VCPU_INFO_BYTES)
-            .then_some(Self { frame, offset })
+        let at = usize::try_from(offset).ok()?;
+        fits(offset).then_some(Self { frame, offset: at })
     }
 
     /// The place in the shared info frame of vCPU `index`, or `None` from [`LEGACY_VCPUS`] on.

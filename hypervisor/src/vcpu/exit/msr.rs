@@ -1,6 +1,6 @@
 //! RDMSR and WRMSR: the policy decides, and names who holds the value.
 
-use hv_core::addr::Gfn;
+use hv_core::addr::Gpa;
 use hv_core::device::lapic;
 use hv_core::msr::{BackedMsr, MsrContext, MsrRead, MsrWrite};
 use hv_hw::virt::{Event, VcpuHw, VcpuMsr};
@@ -107,7 +107,7 @@ fn write_backed<H: VcpuHw>(
             apic::apply(runner, pcpu, effect);
         }
         BackedMsr::SpecCtrl => runner.hw.set_msr(VcpuMsr::SpecCtrl, value),
-        BackedMsr::HypercallPage => page::fill(&runner.domain, Gfn::new(value))?,
+        BackedMsr::HypercallPage => page::fill(&runner.domain, Gpa::new(value))?,
     }
     Some(())
 }
