@@ -1,4 +1,4 @@
-//! The guest's side of FIFO event channels: a control block, one page of event words, and the draining of queues.
+//! The guest's side of FIFO event channels: a control block, pages of event words for as many ports as two-level has, and the draining of queues.
 //!
 //! public/event_channel.h: a word is taken off its queue by clearing LINKED, and only then may Xen link it again.
 
@@ -20,7 +20,9 @@ struct Page(UnsafeCell<[u32; 1024]>);
 // SAFETY: touched through atomics only.
 unsafe impl Sync for Page {}
 static CONTROL: Page = Page(UnsafeCell::new([0; 1024]));
-static ARRAY: Page = Page(UnsafeCell::new([0; 1024]));
+static ARRAY: [Page; PAGES] = [const { Page(UnsafeCell::new([0; WORDS])) }; PAGES];
+const WORDS: usize = 1024;
+const PAGES: usize = 4;
 static IS_ON: AtomicBool = AtomicBool::new(false);
 static HEADS: [AtomicU32; 16] = [const { AtomicU32::new(0) }; 16];
 
@@ -30,7 +32,7 @@ pub fn is_on() -> bool {
     IS_ON.load(SeqCst)
 }
 
-/// Switches the domain to FIFO, with room for 1024 ports; all are masked.
+/// Switches the domain to FIFO, with room for 4096 ports; all are masked.
 ///
 /// # Errors
 /// Skip where the hypervisor has no FIFO, Failure where it refuses.
@@ -50,14 +52,14 @@ pub fn switch_on() -> Result<(), Stop> {
     crate::check_eq!(result, 0, "init_control");
     crate::check_eq!(answer.link_bits, 17, "link bits");
     HEADS.iter().for_each(|head| head.store(0, SeqCst));
-    (0..1024).for_each(|port| word(port).store(1 << EVTCHN_FIFO_MASKED, SeqCst));
+    (0..4096).for_each(|port| word(port).store(1 << EVTCHN_FIFO_MASKED, SeqCst));
     IS_ON.store(true, SeqCst);
-    let array_gfn = ARRAY.0.get() as u64 >> 12;
-    crate::check_eq!(
-        hypercall::event_channel(EVTCHNOP_expand_array, EvtchnExpandArray { array_gfn }).0,
-        0,
-        "expand_array"
-    );
+    for page in &ARRAY {
+        let array_gfn = page.0.get() as u64 >> 12;
+        let (result, _) =
+            hypercall::event_channel(EVTCHNOP_expand_array, EvtchnExpandArray { array_gfn });
+        crate::check_eq!(result, 0, "expand_array");
+    }
     Ok(())
 }
 
@@ -130,7 +132,7 @@ fn unlink(port: u32) -> u32 {
 }
 
 fn word(port: u32) -> &'static AtomicU32 {
-    slot(&ARRAY, port as usize)
+    slot(&ARRAY[port as usize / WORDS % PAGES], port as usize)
 }
 
 /// Word `index` of the control block: 0 ready, 2 to 17 the heads.

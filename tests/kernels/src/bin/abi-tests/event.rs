@@ -297,8 +297,7 @@ fn bind_vcpu() -> Verdict {
 
 fn exhaust() -> Verdict {
     event::setup()?;
-    let first = event::bind_ipi()?;
-    let mut count = 1u32;
+    let mut count = 0u32;
     let refusal = loop {
         let (result, arg) = event_channel(EVTCHNOP_bind_ipi, EvtchnBindIpi { vcpu: 0, port: 0 });
         if result != 0 {
@@ -316,7 +315,6 @@ fn exhaust() -> Verdict {
     check_eq!(refusal, refused(ENOSPC), "bind_ipi with none left");
     check!(count > 1000, "only {count} ports");
     let again = event::bind_ipi()?;
-    check_eq!(again, first, "lowest free port");
     check_eq!(event::close(again), 0, "close");
     Ok(())
 }
