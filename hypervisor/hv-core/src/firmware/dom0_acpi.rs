@@ -302,9 +302,9 @@ mod tests {
             host.madt.as_ref().unwrap(),
             &level(1 << 9 | 1 << 11 | 1 << 14),
         );
-        // the host's own 9, both of IDE, and 11: active high, level
+        // the host's own 9, both of IDE, and 11: active low, level
         assert_eq!(body.len(), 8 + 4 * 10);
-        assert_eq!(body[body.len() - 10..], [2, 10, 0, 11, 11, 0, 0, 0, 0xd, 0]);
+        assert_eq!(body[body.len() - 10..], [2, 10, 0, 11, 11, 0, 0, 0, 0xf, 0]);
     }
 
     #[test]

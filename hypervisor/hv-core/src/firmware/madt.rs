@@ -69,21 +69,25 @@ impl InterruptOverride {
             flags: 0,
         }
     }
-    /// The wiring of an ISA interrupt that PCI devices share: level-triggered, and active high behind the chipset's inverters.
+
+    /// The wiring of an ISA interrupt that PCI devices share: level-triggered, active low, as the interrupt links of such
+    /// firmware (`IRQ (Level, ActiveLow, Shared)`) claim it. Linux without PICs refuses a device whose claim differs.
     #[must_use]
     pub const fn pci(irq: u8) -> Self {
-        const ACTIVE_HIGH: u16 = 1;
+        const ACTIVE_LOW: u16 = 3;
         const LEVEL: u16 = 3 << 2;
         Self {
-            flags: ACTIVE_HIGH | LEVEL,
+            flags: ACTIVE_LOW | LEVEL,
             ..Self::identity(irq)
         }
     }
+
     /// True where the line is active low. As ISA has it: active high.
     #[must_use]
     pub const fn is_active_low(self) -> bool {
         self.flags & 3 == 3
     }
+
     /// True where the line is level-triggered. As ISA has it: edge-triggered.
     #[must_use]
     pub const fn is_level(self) -> bool {
