@@ -139,7 +139,7 @@ impl<'a> Payload<'a> {
         match self.format {
             Format::Plain | Format::Lz4 => 0,
             Format::Gzip => gzip::HEAP_NEEDED,
-            Format::Xz => xz::heap_needed(self.packed),
+            Format::Xz => xz::HEAP_NEEDED,
             Format::Zstd => zstd::heap_needed(self.packed, self.unpacked_size),
         }
     }

@@ -76,6 +76,61 @@ fn each_format_is_unpacked() {
     }
 }
 
+/// Bytes of a generator: without pattern, repeated after a distance, or few different ones.
+fn stretches() -> impl Strategy<Value = Vec<u8>> {
+    let stretch = (0..3u8, 1..40_000usize, any::<u32>()).prop_map(|(kind, length, seed)| {
+        let mut state = seed | 1;
+        let noise = core::iter::repeat_with(move || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.to_be_bytes()[0]
+        });
+        let period = usize::try_from(seed % 37).unwrap() + 1;
+        match kind {
+            0 => noise.take(length).collect::<Vec<_>>(),
+            1 => noise
+                .take(period)
+                .collect::<Vec<_>>()
+                .repeat(length / period),
+            _ => noise.take(length).map(|byte| 0xe6 | byte & 0x19).collect(),
+        }
+    });
+    proptest::collection::vec(stretch, 1..8).prop_map(|all| [b"a", &*all.concat()].concat())
+}
+
+/// Data of every kind of chunk, match and property, of one block and of several.
+#[test]
+fn what_xz_packs_in_any_way_is_unpacked() {
+    let Some(_) = pack(&["xz", "-c"], b"", false) else {
+        return;
+    };
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(24));
+    let ways = (0..=4u8, 0..=4u8, 0..=4u8, any::<bool>(), any::<bool>());
+    let outcome = runner.run(
+        &(stretches(), ways),
+        |(bytes, (lc, lp, pb, x86, is_split))| {
+            let lzma2 = format!("--lzma2=preset=1,lc={lc},lp={},pb={pb}", lp.min(4 - lc));
+            let mut tool = vec!["xz", "-T1", "--check=crc32"];
+            tool.extend(x86.then_some("--x86"));
+            tool.push(&lzma2);
+            tool.extend(is_split.then_some("--block-size=50000"));
+            tool.push("-c");
+            let packed = pack(&tool, &bytes, true).unwrap();
+            prop_assert!(unpack(&packed) == Ok(bytes));
+            Ok(())
+        },
+    );
+    outcome.unwrap();
+}
+
+#[test]
+fn a_checksum_that_kernels_do_not_have_is_named() {
+    let Some(packed) = pack(&["xz", "--check=crc64", "-c"], b"a kernel", true) else {
+        return;
+    };
+    let error = unpack(&packed).unwrap_err();
+    assert!(format!("{error}").contains("CRC-32"), "{error}");
+}
+
 #[test]
 fn a_plain_payload_is_copied() {
     let mut payload = sample();
