@@ -50,7 +50,8 @@ pub fn typed() {
 }
 
 fn take(byte: u8) {
-    let is_switch = byte == host::host().options.conswitch;
+    let conswitch = control_code(host::host().options.conswitch);
+    let is_switch = byte == conswitch;
     let mut input = INPUT.lock();
     if is_switch {
         input.switches += 1;
@@ -74,7 +75,6 @@ fn take(byte: u8) {
         debug_keys::pressed(byte);
         return;
     }
-    let conswitch = host::host().options.conswitch;
     for byte in core::iter::repeat_n(conswitch, usize::from(owed)).chain([byte]) {
         if input.for_dom0.len() < INPUT_BYTES {
             input.for_dom0.push_back(byte);
@@ -84,6 +84,11 @@ fn take(byte: u8) {
     if let Some(dom0) = registry::find(DomId::DOM0) {
         dom0.raise_virq(0, Virq::CONSOLE);
     }
+}
+
+/// What Ctrl with a letter sends.
+fn control_code(letter: u8) -> u8 {
+    letter & 0x1F
 }
 
 /// Takes what was typed for dom0; returns how many bytes.

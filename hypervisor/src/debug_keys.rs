@@ -131,20 +131,26 @@ fn show_memory() {
     }
 }
 
+/// The last line is for programs: the sum, and the system time.
 fn exits() {
+    let mut total = 0;
     for domain in registry::all() {
-        print_exits(&domain);
+        total += print_exits(&domain);
     }
+    info!("exits total={total} time_us={}", host::now_ns() / 1000);
 }
 
-fn print_exits(domain: &Domain) {
+fn print_exits(domain: &Domain) -> u64 {
+    let mut total = 0;
     for vcpu in &domain.vcpus {
         let counts = &vcpu.counts;
         info!("{}: {} exits", vcpu.id, counts.total());
+        total += counts.total();
         for (name, count) in counts.iter() {
             info!("  {name}: {count}");
         }
     }
+    total
 }
 
 fn reboot() {

@@ -91,11 +91,17 @@ pub(super) fn kept_pages(machine: &Machine) -> Vec<Gfn> {
     pages
 }
 
-/// What the firmware set in the edge/level control registers.
+/// ISA lines that PCI devices use: those that the firmware set in the edge/level control registers. Where it uses any,
+/// Linux may also choose those to which chipsets of that kind can route PCI and no ISA device is wired.
 pub(super) fn level_irqs() -> u16 {
     const MASTER: u16 = 0x4D0;
     const SLAVE: u16 = 0x4D1;
-    u16::from_le_bytes([port::read8(MASTER), port::read8(SLAVE)])
+    const ROUTABLE: u16 = 1 << 5 | 1 << 10 | 1 << 11;
+    match u16::from_le_bytes([port::read8(MASTER), port::read8(SLAVE)]) {
+        // no such registers
+        0 | u16::MAX => 0,
+        set => set | ROUTABLE,
+    }
 }
 
 /// Ports of the machine that dom0 does not have to itself.

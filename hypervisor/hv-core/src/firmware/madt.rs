@@ -69,7 +69,6 @@ impl InterruptOverride {
             flags: 0,
         }
     }
-
     /// The wiring of an ISA interrupt that PCI devices share: level-triggered, active low, as the interrupt links of such
     /// firmware (`IRQ (Level, ActiveLow, Shared)`) claim it. Linux without PICs refuses a device whose claim differs.
     #[must_use]
