@@ -10,7 +10,7 @@ use guest_abi::vcpu::{
     VCPUOP_set_singleshot_timer, VCPUOP_stop_periodic_timer, VCPUOP_stop_singleshot_timer,
     VCPUOP_up, VcpuGetPhysid, VcpuRegisterMemoryArea, VcpuRegisterVcpuInfo, VcpuSetSingleshotTimer,
 };
-use hv_core::addr::{Gfn, Gva, PAGE_SIZE};
+use hv_core::addr::{Gfn, Gva, PAGE_BYTES, PAGE_SIZE};
 use hv_core::evtchn::Virq;
 use hv_core::vcpu::runstate::RunstateArea;
 use hv_core::vcpu::vcpu_info;
@@ -164,7 +164,7 @@ fn register_time<H: VcpuHw>(call: &mut Call<'_, H>, number: u32) -> Answer {
         const TIME_INFO_BYTES: usize = 32;
         let gpa = call.runner.locate(Gva::new(arg.addr))?;
         let offset = gpa.page_offset();
-        if !offset.is_multiple_of(8) || offset > PAGE_SIZE as usize - TIME_INFO_BYTES {
+        if !offset.is_multiple_of(8) || offset > PAGE_BYTES - TIME_INFO_BYTES {
             return Err(Errno::EINVAL.into());
         }
         Some((pin(&domain, Gfn::containing(gpa))?, offset))
