@@ -40,7 +40,7 @@ pub enum TimerKind {
     Poll,
 }
 
-/// Whom an expired timer concerns: a slot of [`Pcpu::owners`].
+/// Whom an expired timer concerns: a slot of the owners.
 #[derive(Clone, Copy, Debug)]
 pub struct TimerKey {
     slot: usize,

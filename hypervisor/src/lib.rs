@@ -1,7 +1,7 @@
 //! The story: what happens next.
 //!
 //! Four flows run through this crate: a VM exit ([`vcpu::run`]), a hypercall ([`hypercall`]), a device's interrupt
-//! ([`irq`]) and the boot ([`start`], then [`dom0`]). The rules that they follow are in `hv-core`, the hardware is behind
+//! ([`irq`]) and the boot ([`mod@start`], then [`dom0`]). The rules that they follow are in `hv-core`, the hardware is behind
 //! `hv-hw`; every lock is taken here.
 #![no_std]
 #![forbid(unsafe_code)]

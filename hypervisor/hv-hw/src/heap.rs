@@ -2,7 +2,7 @@
 //!
 //! UNSAFETY: implements the global allocator over `linked_list_allocator`.
 //!
-//! While dom0's kernel is unpacked it has a third area, lent by [`lend`] for blocks of [`LARGE`] bytes and more.
+//! While dom0's kernel is unpacked it has a third area, lent by [`lend`] for blocks of 64 KiB and more.
 //! It starts with a small static area, so that boot can parse before it knows the machine's memory, and gets its real area by
 //! [`give`]. First fit under one lock; an allocation that finds no room returns null, and fallible callers
 //! (`try_reserve`) see an error.
