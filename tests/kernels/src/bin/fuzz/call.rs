@@ -4,6 +4,7 @@
 #![expect(unsafe_code, reason = "random hypercalls")]
 
 use crate::arena::Arena;
+use crate::image;
 use crate::random::Random;
 use guest_abi::sched::{SCHEDOP_poll, SCHEDOP_yield};
 use guest_abi::xen::{
@@ -70,8 +71,20 @@ pub(crate) fn random(random: &mut Random, arena: &Arena) -> Call {
 fn number(random: &mut Random) -> u64 {
     match random.below(20) {
         0 => random.next(),
-        1..=4 => random.below(64),
+        1..=2 => random.below(64),
         _ => random.pick(&USUAL),
+    }
+}
+
+/// One more than the highest sub-operation of a hypercall, with a little room.
+fn sub_operations(number: u64) -> u64 {
+    match number {
+        __HYPERVISOR_xen_version => 12,
+        __HYPERVISOR_event_channel_op | __HYPERVISOR_vcpu_op => 15,
+        __HYPERVISOR_grant_table_op => 13,
+        __HYPERVISOR_hvm_op => 26,
+        __HYPERVISOR_console_io | __HYPERVISOR_vm_assist => 4,
+        _ => 32,
     }
 }
 
@@ -79,7 +92,7 @@ fn one(number: u64, random: &mut Random, arena: &Arena) -> Call {
     let op = if random.once_in(12) {
         arena.value(random)
     } else {
-        random.below(32)
+        random.below(sub_operations(number))
     };
     let mut args = [op, 0, 0, 0, 0];
     for arg in &mut args[1..] {
@@ -117,12 +130,18 @@ fn filled_pointer(random: &mut Random, arena: &Arena) -> u64 {
 /// Frame numbers to spend; small orders and sizes only (a large range from a low frame would hold this kernel), or
 /// absurd ones.
 fn memory(args: &mut [u64; 5], random: &mut Random, arena: &Arena) {
+    if !random.once_in(4) {
+        args[0] = random.pick(&[1, 1, 2, 3, 4, 6, 6, 7, 9, 14, 15, 23]);
+    }
+    // none is a frame of the image, as a list of frames may overlap this struct
+    const OTHERS: [u64; 8] = [0, 1, 7, 0x6000, 0x7FF1, 0x7FF2, 0x7FF4, 0x7FFF];
     let domid = if random.once_in(8) {
-        random.below(0x8000)
+        random.pick(&OTHERS)
     } else {
         0x7FF0
     };
     let words = match args[0] & 63 {
+        15 => [domid, arena.value(random), 0, 0],
         0 | 1 | 6 | 11 => reservation(domid, random, arena),
         7 => {
             let (size, space) = (random.below(4), random.below(7));
@@ -150,9 +169,10 @@ fn memory(args: &mut [u64; 5], random: &mut Random, arena: &Arena) {
 }
 
 fn reservation(domid: u64, random: &mut Random, arena: &Arena) -> [u64; 4] {
+    // aligned: small numbers read across two words could be frames of the image
     let list = frames(random, arena);
     let list = if random.once_in(8) {
-        arena.value(random)
+        arena.value(random) & !7
     } else {
         list
     };
@@ -255,11 +275,14 @@ fn is_left_out(call: &Call) -> bool {
     match call.number {
         __HYPERVISOR_sched_op => !(op == 0 || op == 3 || op >= 8),
         // down would stop the only vCPU
-        __HYPERVISOR_vcpu_op => op & 0xFFFF_FFFF == 2,
+        __HYPERVISOR_vcpu_op => op & 0xFFFF_FFFF == 2 || image::is_named(call),
         __HYPERVISOR_console_io => {
             op & 0xFFFF_FFFF != u64::from(CONSOLEIO_read) && op & 0xFFFF_FFFF < 2
         }
         __HYPERVISOR_kexec_op => true,
+        __HYPERVISOR_memory_op | __HYPERVISOR_grant_table_op | __HYPERVISOR_event_channel_op => {
+            image::is_named(call)
+        }
         _ => false,
     }
 }
