@@ -85,7 +85,14 @@ fn is_ours(frame: Option<u64>, order: u64) -> bool {
     frame < end / PAGE_SIZE && past > start / PAGE_SIZE
 }
 
-/// The word there, `None` where nothing is mapped.
+/// The word there, `None` where nothing is mapped. Read by aligned words: one that crosses into a page that was given
+/// away would be an access that nobody emulates.
 fn word(address: u64) -> Option<u64> {
-    insn::peek(address).ok()
+    let (aligned, bits) = (address & !7, (address & 7) * 8);
+    let low = insn::peek(aligned).ok()?;
+    if bits == 0 {
+        return Some(low);
+    }
+    let high = insn::peek(aligned.checked_add(8)?).ok()?;
+    Some(low >> bits | high << (64 - bits))
 }
