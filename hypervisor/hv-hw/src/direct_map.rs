@@ -47,7 +47,11 @@ impl Forbidden {
     fn overlaps(&self, start: u64, bytes: u64) -> bool {
         let own = self.start.load(Ordering::Relaxed);
         let own_bytes = self.bytes.load(Ordering::Relaxed);
-        start < own + own_bytes && own < start + bytes
+        // One comparison for both ends: with `distance` from the own start, which may be below 0, the two overlap where
+        // -bytes < distance < own_bytes. Neither sum wraps, both sizes being those of memory that there is.
+        let distance = start.wrapping_sub(own);
+        distance.wrapping_add(bytes).wrapping_sub(1)
+            < own_bytes.wrapping_add(bytes).saturating_sub(1)
     }
 }
 

@@ -474,6 +474,7 @@ fn runner(
         singleshot,
         apic_timer,
         poll_timer,
+        p2m_cache: hv_core::p2m::P2mCache::new(),
         polled: arrayvec::ArrayVec::new(),
     }
 }

@@ -3,7 +3,7 @@
 use guest_abi::errno::Errno;
 use hv_core::addr::{Gfn, Gpa, Gva, Mfn, PAGE_BYTES};
 use hv_core::mem::{GuestMem, NotRam};
-use hv_core::p2m::P2m;
+use hv_core::p2m::{P2m, P2mCache, P2mEntry};
 use hv_core::walk;
 use hv_hw::direct_map::{self, DirectTables};
 use hv_hw::sync::{RankedGuard, rank};
@@ -17,22 +17,32 @@ use crate::vcpu::Runner;
 /// A domain's memory while its p2m stands still.
 pub struct DomainMemory<'a> {
     p2m: RankedGuard<'a, P2m, { rank::P2M }>,
+    cache: &'a P2mCache,
 }
 
 impl<'a> DomainMemory<'a> {
-    /// Locks the domain's p2m.
+    /// Locks the domain's p2m, of which `cache` remembers look-ups.
     #[inline]
     #[must_use]
-    pub fn lock(domain: &'a Domain) -> Self {
+    pub fn lock(domain: &'a Domain, cache: &'a P2mCache) -> Self {
         Self {
             p2m: domain.p2m.lock(),
+            cache,
         }
+    }
+
+    /// What `gpa` is.
+    #[inline]
+    fn entry(&self, gpa: Gpa) -> Option<P2mEntry> {
+        // what the cache has is of the present generation, and none begins while the p2m is locked
+        self.cache
+            .lookup(&self.p2m, &DirectTables, Gfn::containing(gpa))
     }
 
     /// The frame behind `gpa`, for reading.
     #[inline]
     fn readable(&self, gpa: Gpa) -> Result<Mfn, NotRam> {
-        match self.p2m.lookup(&DirectTables, Gfn::containing(gpa)) {
+        match self.entry(gpa) {
             Some(entry) if entry.is_readable_memory() => Ok(entry.mfn),
             _ => Err(NotRam(gpa)),
         }
@@ -40,7 +50,7 @@ impl<'a> DomainMemory<'a> {
 
     #[inline]
     fn writable(&self, gpa: Gpa) -> Result<Mfn, NotRam> {
-        match self.p2m.lookup(&DirectTables, Gfn::containing(gpa)) {
+        match self.entry(gpa) {
             Some(entry) if entry.is_writable_memory() => Ok(entry.mfn),
             _ => Err(NotRam(gpa)),
         }
@@ -116,7 +126,7 @@ impl<H: VcpuHw> Runner<H> {
     #[inline]
     pub fn copy_bytes_in(&self, from: Gva, to: &mut [u8]) -> Result<(), Errno> {
         let mode = self.paging_mode();
-        let memory = DomainMemory::lock(&self.domain);
+        let memory = DomainMemory::lock(&self.domain, &self.p2m_cache);
         walk::copy_in(&memory, &mode, from, to).map_err(|_| Errno::EFAULT)
     }
 
@@ -127,7 +137,7 @@ impl<H: VcpuHw> Runner<H> {
     #[inline]
     pub fn copy_bytes_out(&self, to: Gva, from: &[u8]) -> Result<(), Errno> {
         let mode = self.paging_mode();
-        let mut memory = DomainMemory::lock(&self.domain);
+        let mut memory = DomainMemory::lock(&self.domain, &self.p2m_cache);
         walk::copy_out(&mut memory, &mode, to, from).map_err(|_| Errno::EFAULT)
     }
 
@@ -149,7 +159,7 @@ impl<H: VcpuHw> Runner<H> {
     /// EFAULT.
     pub fn locate(&self, address: Gva) -> Result<Gpa, Errno> {
         let mode = self.paging_mode();
-        let memory = DomainMemory::lock(&self.domain);
+        let memory = DomainMemory::lock(&self.domain, &self.p2m_cache);
         walk::translate(&memory, &mode, address, walk::Access::Write).map_err(|_| Errno::EFAULT)
     }
 }

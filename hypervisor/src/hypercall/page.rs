@@ -5,6 +5,8 @@
 use hv_core::addr::{Gpa, PAGE_BYTES};
 use hv_core::mem::GuestMem;
 
+use hv_core::p2m::P2mCache;
+
 use super::guest::DomainMemory;
 use crate::domain::Domain;
 
@@ -13,7 +15,9 @@ const IRET: usize = 23;
 
 /// Fills the guest's page at `page`; `None` where it has no RAM there.
 pub fn fill(domain: &Domain, page: Gpa) -> Option<()> {
-    DomainMemory::lock(domain).write(page, &contents()).ok()
+    DomainMemory::lock(domain, &P2mCache::new())
+        .write(page, &contents())
+        .ok()
 }
 
 fn contents() -> [u8; PAGE_BYTES] {

@@ -15,6 +15,7 @@ use hv_core::cpuid::VcpuView;
 use hv_core::device::lapic::Lapic;
 use hv_core::device::posted::{PostNotify, PostedInterrupts};
 use hv_core::msr::MsrState;
+use hv_core::p2m::P2mCache;
 use hv_core::timer::TimerId;
 use hv_core::vcpu::VcpuId;
 use hv_core::walk::PagingMode;
@@ -219,6 +220,8 @@ pub struct Runner<H> {
     pub apic_timer: TimerId,
     /// The end of a poll.
     pub poll_timer: TimerId,
+    /// Its last look-ups in its domain's p2m.
+    pub p2m_cache: P2mCache,
     /// Ports that SCHEDOP_poll waits for.
     pub polled: arrayvec::ArrayVec<hv_core::evtchn::Port, 128>,
 }

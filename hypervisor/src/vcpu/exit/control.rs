@@ -85,7 +85,7 @@ fn load_pdptes<H: VcpuHw>(runner: &mut Runner<H>) {
     }
     let table = regs.cr3 & 0xFFFF_FFE0;
     let entries = {
-        let memory = DomainMemory::lock(&runner.domain);
+        let memory = DomainMemory::lock(&runner.domain, &runner.p2m_cache);
         [0u64, 8, 16, 24].map(|offset| memory.read_u64(Gpa::new(table + offset)).unwrap_or(0))
     };
     runner.hw.set_pdptes(entries);

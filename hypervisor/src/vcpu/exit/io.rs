@@ -120,7 +120,7 @@ fn string_io<H: VcpuHw>(runner: &mut Runner<H>, access: IoExit, string: StringIo
         let from = hv_core::addr::Gva::new(string.linear.as_u64().wrapping_add(copied as u64));
         let mode = runner.paging_mode();
         let is_copied = {
-            let memory = DomainMemory::lock(&runner.domain);
+            let memory = DomainMemory::lock(&runner.domain, &runner.p2m_cache);
             walk::copy_in(&memory, &mode, from, &mut text[..part]).is_ok()
         };
         if !is_copied {

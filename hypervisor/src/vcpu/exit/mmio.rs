@@ -91,7 +91,7 @@ fn decode<H: VcpuHw>(runner: &mut Runner<H>) -> Option<MmioInsn> {
 
 /// Copies as much of an instruction as is mapped: it may end right before a page that is not.
 fn fetch<H: VcpuHw>(runner: &Runner<H>, start: Gva, to: &mut [u8]) -> usize {
-    let memory = DomainMemory::lock(&runner.domain);
+    let memory = DomainMemory::lock(&runner.domain, &runner.p2m_cache);
     let mode = runner.paging_mode();
     if walk::copy_in(&memory, &mode, start, to).is_ok() {
         return to.len();
