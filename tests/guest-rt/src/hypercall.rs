@@ -94,6 +94,21 @@ pub fn with_bad_pointer(number: u64, op: u64, second: u64, pointer: u64) -> i64 
     unsafe { raw(number, [op, second, pointer, 0, 0]) }
 }
 
+/// Calls `number` with an operation, a length in bytes and a buffer to fill.
+#[must_use]
+pub fn with_buffer(number: u64, op: u64, length: u64, buffer: &mut [u64]) -> i64 {
+    assert!(length <= size_of_val(buffer) as u64);
+    // SAFETY: the buffer is ours, as long as said, and any bytes written to it are valid.
+    unsafe { raw(number, [op, length, buffer.as_mut_ptr() as u64, 0, 0]) }
+}
+
+/// Calls `number` with an operation and an array of `count` structs at an address.
+#[must_use]
+pub fn with_array(number: u64, op: u32, array: u64, count: u64) -> i64 {
+    // SAFETY: tests give addresses of structs of theirs, of which any bytes are valid.
+    unsafe { raw(number, [u64::from(op), array, count, 0, 0]) }
+}
+
 /// multicall.
 #[must_use]
 pub fn multicall(calls: &mut [MulticallEntry]) -> i64 {

@@ -6,6 +6,7 @@
 
 use crate::traps::{Fault, guarded};
 use core::arch::asm;
+use guest_abi::arch_x86::hvm::start_info::XEN_HVM_MEMMAP_TYPE_RAM;
 
 /// Wraps an instruction so that a fault in it goes on behind it.
 macro_rules! may_fault {
@@ -179,6 +180,39 @@ pub unsafe fn poke(address: u64, value: u64) -> Result<(), Fault> {
     // SAFETY: the caller vouches for the target; a fault goes on behind it.
     guarded(|| unsafe {
         may_fault!("mov [{1}], {0}", in(reg) value, in(reg) address, options(nostack))
+    })
+}
+
+/// Reads a 32-bit device register.
+///
+/// # Errors
+/// The fault it raised.
+pub fn read_mmio32(address: u64) -> Result<u32, Fault> {
+    guarded(|| {
+        let mut value = 0u32;
+        // SAFETY: a plain load, whatever is there; a fault goes on behind it.
+        unsafe {
+            may_fault!("mov {0:e}, [{1}]", inout(reg) value, in(reg) address, options(nostack, readonly));
+        };
+        value
+    })
+}
+
+/// Writes a 32-bit device register.
+///
+/// # Errors
+/// The fault it raised.
+///
+/// # Panics
+/// Where the address is RAM: it might be Rust's.
+pub fn write_mmio32(address: u64, value: u32) -> Result<(), Fault> {
+    assert_ne!(
+        crate::memory::type_of(address),
+        Some(XEN_HVM_MEMMAP_TYPE_RAM)
+    );
+    // SAFETY: no object of Rust's lies outside RAM; a fault goes on behind it.
+    guarded(|| unsafe {
+        may_fault!("mov [{1}], {0:e}", in(reg) value, in(reg) address, options(nostack));
     })
 }
 

@@ -16,6 +16,7 @@
 mod apic;
 mod clock;
 mod cpuid;
+mod dom0;
 mod entry;
 mod event;
 mod exception;
@@ -53,6 +54,7 @@ static GROUPS: &[&[Test]] = &[
     clock::TESTS,
     timer::TESTS,
     memory::TESTS,
+    dom0::TESTS,
     fifo::TESTS,
     fatal::TESTS,
 ];

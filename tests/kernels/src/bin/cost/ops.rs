@@ -77,6 +77,7 @@ pub(crate) static TESTS: &[Test] = &[
         timed::reload_cr3()
     )),
     row!("wbinvd", NO_BUDGET, free(), |()| Ok(timed::wbinvd())),
+    row!("page_fault_in_guest", NO_BUDGET, free(), |()| page_fault()),
     row!("pause", NO_BUDGET, free(), |()| Ok(timed::pause())),
     row!("hc_xen_version", Some(200), hypervisor(), |()| call(
         __HYPERVISOR_xen_version,
@@ -181,6 +182,14 @@ fn hypervisor() -> Verdict {
         skip!("no hypervisor");
     }
     Ok(())
+}
+
+/// A page fault that the guest handles itself must not exit: some hundred instructions of the guest's own.
+fn page_fault() -> Result<u64, Stop> {
+    let start = insn::tsc();
+    let fault = insn::peek(5 << 30);
+    let ticks = insn::tsc() - start;
+    fault.map_or(Ok(ticks), |_| Err(broken!("no page fault")))
 }
 
 /// One port for all rows, unmasked.
