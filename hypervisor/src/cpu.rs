@@ -12,6 +12,7 @@ use hv_hw::irq::{timer, vectors};
 use hv_hw::percpu::{self, IrqsOff, MAX_CPUS};
 
 use crate::domain::Domain;
+use crate::host;
 use crate::vcpu::Requests;
 
 /// Set by others to make a CPU look at its vCPUs.
@@ -38,7 +39,12 @@ pub enum TimerKind {
     Apic,
     /// The end of SCHEDOP_poll's patience.
     Poll,
+    /// The end of the time that a vCPU has the CPU while another can run; nobody's own.
+    Slice,
 }
+
+/// How long a vCPU has the CPU while another can run.
+const SLICE_NS: u64 = 10_000_000;
 
 /// Whom an expired timer concerns: a slot of the owners.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +60,7 @@ pub struct Pcpu {
     /// Its number.
     pub id: u32,
     timers: TimerQueue<TimerKey>,
+    slice: TimerId,
     /// The deadline that the hardware's timer is set to.
     armed: Option<u64>,
     owners: Vec<(Arc<Domain>, usize)>,
@@ -63,10 +70,16 @@ impl Pcpu {
     /// The CPU that this runs on.
     #[must_use]
     pub fn new(irqs_off: IrqsOff) -> Self {
+        let mut timers = TimerQueue::new();
+        let slice = timers.add(TimerKey {
+            slot: 0,
+            kind: TimerKind::Slice,
+        });
         Self {
             irqs_off,
             id: percpu::this().id(),
-            timers: TimerQueue::new(),
+            timers,
+            slice,
             armed: None,
             owners: Vec::new(),
         }
@@ -92,6 +105,17 @@ impl Pcpu {
         self.timers.cancel(timer);
     }
 
+    /// Takes the CPU from the vCPU that gets it now after [`SLICE_NS`], where another can run.
+    pub fn limit_slice(&mut self, others_wait: bool) {
+        if others_wait {
+            let ticks = host::host().clock.ns_to_ticks(SLICE_NS);
+            self.timers
+                .set(self.slice, insn::rdtsc().saturating_add(ticks));
+        } else {
+            self.timers.cancel(self.slice);
+        }
+    }
+
     /// Sets the hardware's timer to the earliest deadline, where that has changed.
     #[inline]
     pub fn arm(&mut self) {
@@ -110,6 +134,10 @@ impl Pcpu {
     pub fn expire_timers(&mut self) {
         self.armed = None;
         while let Some(key) = self.timers.expire(insn::rdtsc()) {
+            if key.kind == TimerKind::Slice {
+                wake(self.id);
+                continue;
+            }
             let (domain, index) = self
                 .owners
                 .get(key.slot)
@@ -121,6 +149,7 @@ impl Pcpu {
                 TimerKind::Singleshot => domain.raise_virq(vcpu.id.index, Virq::TIMER),
                 TimerKind::Apic => vcpu.request(Requests::APIC_TIMER),
                 TimerKind::Poll => vcpu.request(Requests::POLL_TIMEOUT),
+                TimerKind::Slice => {}
             }
         }
     }
@@ -130,6 +159,12 @@ impl Pcpu {
     #[must_use]
     pub fn runs_one(&self) -> bool {
         self.owners.len() == 1
+    }
+
+    /// True where somebody wanted this CPU to look at its vCPUs and it has not yet.
+    #[must_use]
+    pub fn is_woken(&self) -> bool {
+        WAKE[self.id as usize].load(Ordering::Acquire)
     }
 
     /// True once for each time somebody wanted this CPU to look at its vCPUs.

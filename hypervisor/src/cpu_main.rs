@@ -18,21 +18,40 @@ pub fn run<H: VcpuHw>(mut pcpu: Pcpu, mut runners: Vec<Runner<H>>) -> ! {
     let mut last = 0;
     loop {
         let _ = pcpu.take_wake();
-        for runner in &mut runners {
-            if runner.vcpu().take_kick() {
-                runner.reconsider(&mut pcpu);
+        for slot in 0..runners.len() {
+            if runners[slot].vcpu().take_kick() {
+                reconsider(&mut runners, &mut loaded, slot, &mut pcpu);
             }
         }
         let Some(slot) = pick(&runners, last) else {
             idle(&mut pcpu);
             continue;
         };
+        pcpu.limit_slice(pick(&runners, slot) != Some(slot));
         last = slot;
         load(&mut runners, &mut loaded, slot, &pcpu);
         let runner = &mut runners[slot];
         account(runner, RunState::Running);
         let stop = run::run(runner, &mut pcpu);
         settle(runner, stop);
+    }
+}
+
+/// Has a vCPU that was kicked look at what was left for it. What was asked for may change its registers, so it is switched
+/// to first.
+fn reconsider<H: VcpuHw>(
+    runners: &mut [Runner<H>],
+    loaded: &mut Option<usize>,
+    slot: usize,
+    pcpu: &mut Pcpu,
+) {
+    if runners[slot].vcpu().has_requests() {
+        load(runners, loaded, slot, pcpu);
+    }
+    let runner = &mut runners[slot];
+    runner.reconsider(pcpu);
+    if runner.activity == Activity::Down {
+        account(runner, RunState::Offline);
     }
 }
 
@@ -71,7 +90,7 @@ fn account<H: VcpuHw>(runner: &Runner<H>, state: RunState) {
 /// Books what the vCPU does from now on; the end of dom0 is the end of all.
 fn settle<H: VcpuHw>(runner: &Runner<H>, stop: Stop) {
     let state = match (stop, runner.activity) {
-        (Stop::Ended, _) | (_, Activity::Waiting) => RunState::Offline,
+        (Stop::Ended, _) | (_, Activity::Waiting | Activity::Down) => RunState::Offline,
         (_, Activity::Ready) => RunState::Runnable,
         (_, Activity::Halted | Activity::Polling) => RunState::Blocked,
     };
@@ -85,6 +104,9 @@ fn settle<H: VcpuHw>(runner: &Runner<H>, stop: Stop) {
 
 /// Sleeps until something happens.
 fn idle(pcpu: &mut Pcpu) {
+    if pcpu.is_woken() {
+        return;
+    }
     pcpu.arm();
     if let Some(vector) = device::wait_for_interrupt(&mut pcpu.irqs_off) {
         let _ = irq::handle(pcpu, vector);

@@ -19,8 +19,8 @@ use hv_hw::virt::VcpuHw;
 
 use super::guest::pin;
 use super::{Answer, Call, Stop, low};
+use crate::domain::Ended;
 use crate::host;
-use crate::vcpu::run::Next;
 use crate::vcpu::{Requests, Vcpu};
 
 /// Serves it.
@@ -183,13 +183,16 @@ fn get_runstate<H: VcpuHw>(call: &mut Call<'_, H>, number: u32) -> Answer {
     Ok(0)
 }
 
-/// Takes a vCPU down, or lets it go on from exactly where it was.
+/// Takes a vCPU down, or lets it go on from exactly where it was. With the last one the domain has switched itself off.
 fn set_up<H: VcpuHw>(call: &mut Call<'_, H>, number: u32, is_up: bool) -> Answer {
     let target = vcpu(call, number);
+    if is_up && !target.is_started.load(Ordering::Acquire) {
+        return Err(Errno::EINVAL.into());
+    }
     target.is_up.store(is_up, Ordering::Release);
     target.request(Requests::LIFE);
-    if !is_up && u32::from(call.runner.number()) == number {
-        call.next = Next::Yield;
+    if call.runner.domain.is_every_vcpu_down() {
+        call.runner.domain.end(Ended::PowerOff);
     }
     Ok(0)
 }

@@ -10,13 +10,15 @@ use hv_core::vcpu::event::{self, Again};
 use hv_hw::virt::{ApicAssist, Event, VcpuHw, Window};
 
 use super::Runner;
+use super::run::Next;
 
-/// Gets everything ready for the next entry.
+/// Gets everything ready for the next entry; [`Next::Yield`] where there is none, as the guest has died of what it was to
+/// get.
 #[inline]
-pub fn prepare<H: VcpuHw>(runner: &mut Runner<H>) {
+pub fn prepare<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     sync_apic(runner);
     if let Some(event) = runner.hw.take_interrupted_event() {
-        deliver_again(runner, event);
+        return deliver_again(runner, event);
     } else if let Some(event) = runner.raised.take() {
         runner.hw.inject(event);
         ask_for_windows(runner);
@@ -26,6 +28,7 @@ pub fn prepare<H: VcpuHw>(runner: &mut Runner<H>) {
     {
         deliver(runner);
     }
+    Next::Resume
 }
 
 /// Takes in what others have left.
@@ -55,7 +58,7 @@ fn sync_apic<H: VcpuHw>(runner: &mut Runner<H>) {
 /// The exit came in the middle of an event's delivery, which starts over; an exception that the exit raised joins it by
 /// the rules of double faults.
 #[cold]
-fn deliver_again<H: VcpuHw>(runner: &mut Runner<H>, interrupted: Event) {
+fn deliver_again<H: VcpuHw>(runner: &mut Runner<H>, interrupted: Event) -> Next {
     match event::again(interrupted, runner.raised.take()) {
         Again::Inject(event) => runner.hw.inject(event),
         Again::InjectAndKeep { exception, pending } => {
@@ -64,9 +67,11 @@ fn deliver_again<H: VcpuHw>(runner: &mut Runner<H>, interrupted: Event) {
         }
         Again::TripleFault => {
             let _ = super::exit::triple_fault(runner);
+            return Next::Yield;
         }
     }
     ask_for_windows(runner);
+    Next::Resume
 }
 
 /// An interrupt or NMI gives way to an exception, and comes after it.

@@ -66,6 +66,8 @@ pub struct Vcpu {
     pub account: RankedLock<Account, { rank::VCPU }>,
     /// False until started, and while taken down.
     pub is_up: AtomicBool,
+    /// It has been started since its last INIT.
+    pub is_started: AtomicBool,
     /// Exits by reason.
     pub counts: exit::Counts,
     requests: AtomicU32,
@@ -91,6 +93,7 @@ impl Vcpu {
             upcall_vector: AtomicU8::new(0),
             account: RankedLock::new(Account::new(is_up)),
             is_up: AtomicBool::new(is_up),
+            is_started: AtomicBool::new(is_up),
             counts: exit::Counts::default(),
             requests: AtomicU32::new(0),
             is_polling: AtomicBool::new(false),
@@ -190,8 +193,10 @@ pub enum Activity {
     Halted,
     /// It waits for one of its ports or a timeout.
     Polling,
-    /// It waits for INIT and STARTUP, or is down.
+    /// It waits for STARTUP.
     Waiting,
+    /// VCPUOP_down, or HLT with interrupts off: VCPUOP_up lets it go on, INIT begins anew.
+    Down,
 }
 
 /// A vCPU as the CPU that runs it sees it.
@@ -276,9 +281,11 @@ impl<H: VcpuHw> Runner<H> {
         hv_hw::insn::rdtsc().wrapping_add(self.domain.tsc.offset)
     }
 
-    /// The host's TSC when the guest's is `tsc`.
+    /// The host's TSC when the guest's is `tsc`: now where that has passed, never where it is past the host's last.
     #[must_use]
     pub fn host_tsc(&self, tsc: u64) -> u64 {
-        tsc.wrapping_sub(self.domain.tsc.offset)
+        let now = hv_hw::insn::rdtsc();
+        let guest_now = now.wrapping_add(self.domain.tsc.offset);
+        now.saturating_add(tsc.saturating_sub(guest_now))
     }
 }

@@ -7,6 +7,8 @@
 //! - hypervisor/src/vcpu/exit/mod.rs
 //! - hypervisor/src/vcpu/exit/ (a file per reason)
 
+use core::sync::atomic::Ordering;
+
 use hv_hw::virt::{
     ApicAssist, DescriptorTable, Event, SEGMENT_CS, SEGMENT_LDTR, SEGMENT_TR, SEGMENT_UNUSABLE,
     Segment, SystemRegs, VcpuHw,
@@ -45,13 +47,16 @@ pub fn run<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Stop {
         if runner.vcpu().has_requests() {
             answer_requests(runner, pcpu);
         }
-        if pcpu.take_wake() && runner.look_up(pcpu) == Next::Yield {
-            return Stop::Yield;
-        }
+        // before the kick is taken: whoever waits has yet to hear of it
         if runner.activity != Activity::Ready {
             return Stop::Waiting;
         }
-        inject::prepare(runner);
+        if pcpu.take_wake() && runner.look_up(pcpu) == Next::Yield {
+            return Stop::Yield;
+        }
+        if inject::prepare(runner) == Next::Yield {
+            continue;
+        }
         pcpu.arm();
         let exit = runner.hw.enter(&pcpu.irqs_off);
         if exit::handle(runner, pcpu, exit) == Next::Yield {
@@ -63,8 +68,8 @@ pub fn run<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Stop {
 impl<H: VcpuHw> Runner<H> {
     /// Somebody wanted this CPU: was it for this vCPU alone?
     fn look_up(&self, pcpu: &Pcpu) -> Next {
-        self.vcpu().take_kick();
         if pcpu.runs_one() {
+            self.vcpu().take_kick();
             Next::Resume
         } else {
             Next::Yield
@@ -77,7 +82,7 @@ impl<H: VcpuHw> Runner<H> {
             answer_requests(self, pcpu);
         }
         let can_go_on = match self.activity {
-            Activity::Ready | Activity::Waiting => return,
+            Activity::Ready | Activity::Waiting | Activity::Down => return,
             Activity::Halted => self.was_left_something(),
             Activity::Polling => self.is_any_polled_port_pending() || self.was_left_something(),
         };
@@ -133,7 +138,7 @@ fn answer_requests<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
     }
     if requests.contains(Requests::APIC_TIMER) {
         exit::apic::timer_expired(runner, pcpu);
-        if runner.activity == Activity::Halted {
+        if matches!(runner.activity, Activity::Halted | Activity::Polling) {
             runner.wake(pcpu);
         }
     }
@@ -141,10 +146,13 @@ fn answer_requests<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
         runner.wake(pcpu);
     }
     if requests.contains(Requests::INIT) {
-        init(runner);
+        init(runner, pcpu);
     }
     if requests.contains(Requests::STARTUP) && runner.activity == Activity::Waiting {
         startup(runner, vector);
+    }
+    if requests.contains(Requests::LIFE) {
+        live_or_not(runner, pcpu);
     }
     if requests.contains(Requests::DUMP) {
         exit::dump(runner);
@@ -152,7 +160,12 @@ fn answer_requests<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
 }
 
 /// INIT: everything as after reset but APIC_BASE and extended state. SDM vol. 3A, "Processor State After Reset".
-fn init<H: VcpuHw>(runner: &mut Runner<H>) {
+fn init<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
+    runner.wake(pcpu);
+    pcpu.cancel_timer(runner.apic_timer);
+    let vcpu = runner.vcpu();
+    vcpu.is_up.store(false, Ordering::Release);
+    vcpu.is_started.store(false, Ordering::Release);
     runner
         .hw
         .set_system(&reset_state(0xF000, 0xFFFF_0000, 0xFFF0));
@@ -173,11 +186,23 @@ fn startup<H: VcpuHw>(runner: &mut Runner<H>, vector: u8) {
     let selector = u16::from(vector) << 8;
     let base = u64::from(vector) << 12;
     runner.hw.set_system(&reset_state(selector, base, 0));
-    runner
-        .vcpu()
-        .is_up
-        .store(true, core::sync::atomic::Ordering::Release);
+    let vcpu = runner.vcpu();
+    vcpu.is_started.store(true, Ordering::Release);
+    vcpu.is_up.store(true, Ordering::Release);
     runner.activity = Activity::Ready;
+}
+
+/// VCPUOP_up or VCPUOP_down: a wait ends early, which guests expect to happen.
+fn live_or_not<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
+    match (runner.activity, runner.vcpu().is_up.load(Ordering::Acquire)) {
+        (Activity::Waiting, _) | (Activity::Down, false) => {}
+        (Activity::Down, true) => runner.activity = Activity::Ready,
+        (Activity::Ready | Activity::Halted | Activity::Polling, true) => {}
+        (Activity::Ready | Activity::Halted | Activity::Polling, false) => {
+            runner.wake(pcpu);
+            runner.activity = Activity::Down;
+        }
+    }
 }
 
 fn reset_state(cs: u16, cs_base: u64, rip: u64) -> SystemRegs {

@@ -60,7 +60,7 @@ fn halt<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     runner.hw.skip_instruction();
     let can_be_woken = runner.hw.rflags() & RFLAGS_IF != 0;
     if !can_be_woken && !runner.nmi_pending {
-        runner.activity = Activity::Waiting;
+        runner.activity = Activity::Down;
         runner
             .vcpu()
             .is_up
