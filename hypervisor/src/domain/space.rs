@@ -73,12 +73,16 @@ fn remove<H: VcpuHw>(
     let done = flush(runner, pending);
     p2m.reclaim(&DirectTables, &mut Tables, &done);
     drop(p2m);
+    // counted while mapped: the hypervisor may hold the frame on, for a structure that the guest registered in it
+    if entry.kind.is_own_ram() {
+        domain.count_pages(-1);
+    }
+    if entry.kind == P2mKind::Special {
+        domain.set_special_place(entry.mfn, None);
+    }
     if entry.kind.holds_use()
         && let Some(freed) = memory::table().put_mapped(entry.mfn, &done)
     {
-        if entry.kind.is_own_ram() {
-            domain.count_pages(-1);
-        }
         memory::give_back(freed);
     }
     Ok(())
@@ -171,7 +175,6 @@ pub fn map_special<H: VcpuHw>(
     }
     if let Some(old) = old {
         unmap(runner, old)?;
-        domain.set_special_place(mfn, None);
     }
     let held = memory::table()
         .acquire(mfn, domain.id)
