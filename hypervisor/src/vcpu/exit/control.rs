@@ -2,7 +2,7 @@
 
 use hv_core::addr::Gpa;
 use hv_core::mem::GuestMem;
-use hv_hw::virt::{ControlRegister, Event, VcpuHw};
+use hv_hw::virt::{ControlRegister, Event, SEGMENT_CS, VcpuHw};
 
 use super::{Next, Runner, done};
 use crate::hypercall::guest::DomainMemory;
@@ -15,7 +15,12 @@ const CR0_CD: u64 = 1 << 30;
 const CR0_PG: u64 = 1 << 31;
 const CR0_DEFINED: u64 = 0xE005_003F;
 const CR4_PAE: u64 = 1 << 5;
+const CR4_LA57: u64 = 1 << 12;
+const CR4_PCIDE: u64 = 1 << 17;
+const CR3_PCID: u64 = 0xFFF;
 const EFER_LME: u64 = 1 << 8;
+const EFER_LMA: u64 = 1 << 10;
+const CS_LONG: u32 = 1 << 13;
 
 /// Carries out the write, or raises #GP as the CPU would have.
 pub(super) fn write<H: VcpuHw>(
@@ -25,7 +30,7 @@ pub(super) fn write<H: VcpuHw>(
 ) -> Next {
     let is_valid = match register {
         ControlRegister::Cr0 => is_cr0_valid(runner, value),
-        ControlRegister::Cr4 => value & !runner.domain.cpuid.cr4_allowed() == 0,
+        ControlRegister::Cr4 => is_cr4_valid(runner, value),
         ControlRegister::Cr8 => runner.lapic.set_cr8(value).is_ok(),
         ControlRegister::Cr3 => false,
     };
@@ -71,9 +76,30 @@ fn is_cr0_valid<H: VcpuHw>(runner: &Runner<H>, value: u64) -> bool {
     let has = |bit| value & bit != 0;
     let long_without_pae = has(CR0_PG) && regs.efer & EFER_LME != 0 && regs.cr4 & CR4_PAE == 0;
     value & !CR0_DEFINED == 0
+        && (has(CR0_PG) || may_leave_paging(runner))
         && (!has(CR0_PG) || has(CR0_PE))
         && (!has(CR0_NW) || has(CR0_CD))
         && !long_without_pae
+}
+
+/// Neither 64-bit code nor one with PCIDs can switch paging off.
+fn may_leave_paging<H: VcpuHw>(runner: &Runner<H>) -> bool {
+    let regs = runner.hw.paging();
+    let is_64_bit =
+        regs.efer & EFER_LMA != 0 && runner.hw.system().segments[SEGMENT_CS].access & CS_LONG != 0;
+    regs.cr0 & CR0_PG == 0 || !(is_64_bit || regs.cr4 & CR4_PCIDE != 0)
+}
+
+/// SDM vol. 3A, "Control Registers"; the CPU checks only writes that do not exit.
+fn is_cr4_valid<H: VcpuHw>(runner: &Runner<H>, value: u64) -> bool {
+    let regs = runner.hw.paging();
+    let is_long = regs.efer & EFER_LMA != 0;
+    let changes = |bit| (value ^ regs.cr4) & bit != 0;
+    let has = |bit| value & bit != 0;
+    let pcid_on = changes(CR4_PCIDE) && has(CR4_PCIDE);
+    value & !runner.domain.cpuid.cr4_allowed() == 0
+        && !(is_long && (!has(CR4_PAE) || changes(CR4_LA57)))
+        && !(pcid_on && (!is_long || regs.cr3 & CR3_PCID != 0))
 }
 
 /// With PAE paging outside long mode the CPU keeps the four top entries in registers, which VM entry loads from the VMCS.
