@@ -13,6 +13,7 @@ use super::vmcs::CurrentVmcs;
 const EVENT_VALID: u32 = 1 << 31;
 const EVENT_HAS_ERROR: u32 = 1 << 11;
 const EVENT_TYPE_NMI: u32 = 2;
+const EVENT_TYPE_PRIVILEGED: u32 = 5;
 /// Bit of the exit reason: the VM entry itself failed.
 const ENTRY_FAILED: u32 = 1 << 31;
 
@@ -77,6 +78,11 @@ fn exception(vmcs: CurrentVmcs) -> VmExit {
         error,
         qualification: vmcs.read(Field::Qualification),
     }
+}
+
+/// True where the exception that exited is that of INT1, which exits before the instruction pointer has moved on.
+pub(super) fn is_int1(vmcs: CurrentVmcs) -> bool {
+    (vmcs.read32(Field::ExitEvent) >> 8) & 7 == EVENT_TYPE_PRIVILEGED
 }
 
 fn io(vmcs: CurrentVmcs) -> VmExit {

@@ -189,6 +189,25 @@ impl VtxVcpu {
         }
     }
 
+    /// Does what the CPU would have done on delivering the debug exception that exited instead.
+    #[cold]
+    fn take_debug_exception(&mut self, qualification: u64) {
+        const GENERAL_DETECT: u64 = 1 << 13;
+        switch::merge_dr6(qualification);
+        let vmcs = self.current();
+        vmcs.write(
+            Field::GuestDr7,
+            vmcs.read(Field::GuestDr7) & !GENERAL_DETECT,
+        );
+        if exit::is_int1(vmcs) {
+            // a trap, whose handler returns behind the instruction
+            let next = vmcs
+                .read(Field::GuestRip)
+                .wrapping_add(vmcs.read(Field::InstructionLength));
+            vmcs.write(Field::GuestRip, next);
+        }
+    }
+
     /// An NMI took us out of the guest: the host's handler runs now, as it would have.
     #[cold]
     fn run_host_nmi() {
@@ -213,7 +232,7 @@ impl VcpuHw for VtxVcpu {
                 vector: 1,
                 qualification,
                 ..
-            } => switch::merge_dr6(qualification),
+            } => self.take_debug_exception(qualification),
             VmExit::Broken { reason, .. } if exit::is_entry_failure(reason) => self.launched = 0,
             _ => {}
         }
@@ -323,6 +342,7 @@ impl VcpuHw for VtxVcpu {
         vmcs.write(Field::GuestIdtrLimit, u64::from(system.idtr.limit));
         self.set_interruptibility(0);
         vmcs.write(Field::PendingDebug, 0);
+        self.forget_vpid();
     }
 
     #[inline]
@@ -433,6 +453,10 @@ impl VcpuHw for VtxVcpu {
             ControlRegister::Cr4 => self.write_cr4(value),
             // the task priority lives in the virtual-APIC page
             ControlRegister::Cr8 => {}
+        }
+        // the CPU would have dropped translations, had it carried out the write
+        if register != ControlRegister::Cr8 {
+            self.forget_vpid();
         }
     }
 
