@@ -71,7 +71,7 @@ const FRAME: u64 = 0x000f_ffff_ffff_f000;
 ///
 /// # Errors
 /// See [`WalkFault`]; nothing has been changed in any case.
-#[inline]
+#[inline(always)]
 pub fn translate<M: GuestMem + ?Sized>(
     mem: &M,
     mode: &PagingMode,
@@ -95,7 +95,7 @@ pub fn translate<M: GuestMem + ?Sized>(
 }
 
 /// Long mode: four levels, five with CR4.LA57.
-#[inline]
+#[inline(always)]
 fn walk_long<M: GuestMem + ?Sized>(
     mem: &M,
     mode: &PagingMode,
@@ -113,6 +113,7 @@ fn walk_long<M: GuestMem + ?Sized>(
 
 /// PAE without long mode: four pointers at CR3, then two levels. The CPU caches the pointers when CR3 is loaded; reading
 /// them anew differs only for a guest that changed them and has not reloaded CR3 yet.
+#[cold]
 fn walk_pae<M: GuestMem + ?Sized>(
     mem: &M,
     mode: &PagingMode,
@@ -175,6 +176,7 @@ fn page(
 }
 
 /// 32-bit paging: two levels of 1024 entries of 4 bytes; with CR4.PSE pages of 4 MiB anywhere below 2^40.
+#[cold]
 fn walk_32<M: GuestMem + ?Sized>(
     mem: &M,
     mode: &PagingMode,

@@ -13,6 +13,7 @@ const CHUNK: usize = 256;
 const MAX_BYTES: u32 = 4096;
 
 /// Serves it.
+#[inline(never)]
 pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let count = low(call.args[1]);
     match call.sub_op() {

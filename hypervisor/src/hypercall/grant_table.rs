@@ -15,6 +15,7 @@ use super::{Answer, Call};
 use crate::domain::MAX_GRANT_FRAMES;
 
 /// Serves it: the array in the second argument, its length in the third.
+#[inline(never)]
 pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     match call.sub_op() {
         GNTTABOP_query_size => query_size(call),

@@ -19,7 +19,7 @@ use crate::host;
 const FIRST_LEGAL_VECTOR: u8 = 16;
 
 /// Serves it.
-#[inline]
+#[inline(never)]
 pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     match call.sub_op() {
         HVMOP_get_param => get_param(call),

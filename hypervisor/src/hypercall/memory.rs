@@ -35,6 +35,7 @@ impl From<SpaceError> for Stop {
 }
 
 /// Serves it.
+#[inline(never)]
 pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let done = call.args[0] >> MEMOP_EXTENT_SHIFT;
     match low(call.args[0] & MEMOP_CMD_MASK) {

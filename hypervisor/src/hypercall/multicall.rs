@@ -11,6 +11,7 @@ use super::{Answer, Call, Stop, dispatch};
 const BATCH: u64 = 32;
 
 /// Serves it: the array in the first argument, its length in the second.
+#[inline(never)]
 pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let [array, count, ..] = call.args;
     let now = count.min(BATCH);

@@ -15,6 +15,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::{Answer, Call};
 
 /// Serves it.
+#[inline(never)]
 pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     match call.sub_op() {
         PHYSDEVOP_pci_device_add => told::<PhysdevPciDeviceAdd, H>(call),

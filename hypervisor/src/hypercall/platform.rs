@@ -13,6 +13,7 @@ use crate::irq;
 use crate::wallclock;
 
 /// Serves it.
+#[inline(never)]
 pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut op: XenPlatformOp = call.runner.copy_in(call.pointer(0))?;
     if op.interface_version != XENPF_INTERFACE_VERSION {

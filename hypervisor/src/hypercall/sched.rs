@@ -21,6 +21,7 @@ use crate::vcpu::run::Next;
 const MAX_POLLED: u32 = 128;
 
 /// Serves it.
+#[inline(never)]
 pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     match call.sub_op() {
         SCHEDOP_yield => {

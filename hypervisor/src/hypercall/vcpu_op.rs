@@ -24,6 +24,7 @@ use crate::host;
 use crate::vcpu::{Requests, Vcpu};
 
 /// Serves it.
+#[inline]
 pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let number = low(call.args[1]);
     if call.runner.domain.vcpu(number).is_none() {
@@ -31,6 +32,14 @@ pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     }
     match call.sub_op() {
         VCPUOP_set_singleshot_timer => set_singleshot(call, number),
+        _ => handle_rare(call, number),
+    }
+}
+
+/// Apart, so that setting a timer does not pay for its large frame.
+#[inline(never)]
+fn handle_rare<H: VcpuHw>(call: &mut Call<'_, H>, number: u32) -> Answer {
+    match call.sub_op() {
         VCPUOP_stop_singleshot_timer => {
             own(call, number)?;
             call.pcpu.cancel_timer(call.runner.singleshot);

@@ -27,9 +27,17 @@ const CAPABILITIES: &str = "xen-3.0-x86_64 hvm-3.0-x86_32 hvm-3.0-x86_32p hvm-3.
 /// Serves it.
 #[inline]
 pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    let to = call.pointer(1);
     match call.sub_op() {
         XENVER_version => Ok(u64::from(XEN_VERSION)),
+        _ => handle_rare(call),
+    }
+}
+
+/// Apart, so that the plain version does not pay for its large frame.
+#[inline(never)]
+fn handle_rare<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let to = call.pointer(1);
+    match call.sub_op() {
         XENVER_pagesize => Ok(PAGE_SIZE),
         XENVER_get_features => features(call, to),
         XENVER_extraversion => text::<XEN_EXTRAVERSION_LEN, H>(call, to, EXTRAVERSION),

@@ -9,6 +9,7 @@ use hv_hw::virt::VcpuHw;
 use super::{Answer, Call, low};
 
 /// Serves it: the command, then the type.
+#[inline(never)]
 pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let is_on = match call.sub_op() {
         VMASST_CMD_enable => true,

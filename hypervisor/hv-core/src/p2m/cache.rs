@@ -56,14 +56,21 @@ impl P2mCache {
         if slot.gfn == gfn && slot.generation == p2m.generation {
             return Some(slot.entry);
         }
-        let entry = p2m.lookup(mem, gfn)?;
-        place.set(Slot {
-            gfn,
-            generation: p2m.generation,
-            entry,
-        });
-        Some(entry)
+        look_up_anew(place, p2m, mem, gfn)
     }
+}
+
+/// Apart, so that a hit is short enough to be part of its caller.
+#[cold]
+#[inline(never)]
+fn look_up_anew(place: &Cell<Slot>, p2m: &P2m, mem: &impl TableMem, gfn: Gfn) -> Option<P2mEntry> {
+    let entry = p2m.lookup(mem, gfn)?;
+    place.set(Slot {
+        gfn,
+        generation: p2m.generation,
+        entry,
+    });
+    Some(entry)
 }
 
 impl Default for P2mCache {

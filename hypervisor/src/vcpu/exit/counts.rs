@@ -34,7 +34,7 @@ pub struct Counts([AtomicU64; NAMES.len()]);
 
 impl Counts {
     /// Counts one.
-    #[inline]
+    #[inline(always)]
     pub fn count(&self, exit: &VmExit) {
         let slot = match exit {
             VmExit::Hypercall => 0,

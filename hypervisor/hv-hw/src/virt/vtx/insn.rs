@@ -61,6 +61,9 @@ pub(super) unsafe fn vmptrld(vmcs: Hpa) -> Result<(), VmFailed> {
 
 /// Reads a field of the current VMCS; a field that the CPU does not have reads as 0.
 ///
+/// To the compiler the VMCS is memory, which whatever changes it claims to write ([`vmwrite`], [`vmptrld`], the entry): so it
+/// may leave out a read that nobody uses, and join two with nothing between them.
+///
 /// # Safety
 /// A VMCS is current on this CPU.
 #[inline(always)]
@@ -68,7 +71,7 @@ pub(super) unsafe fn vmread(field: Field) -> u64 {
     let mut value: u64 = 0;
     // SAFETY: reads CPU-internal state only; on failure the register keeps its value.
     unsafe {
-        asm!("vmread {}, {}", inout(reg) value, in(reg) field as u64, options(nostack, nomem))
+        asm!("vmread {}, {}", inout(reg) value, in(reg) field as u64, options(pure, readonly, nostack))
     };
     value
 }
@@ -80,7 +83,7 @@ pub(super) unsafe fn vmread(field: Field) -> u64 {
 #[inline(always)]
 pub(super) unsafe fn vmwrite(field: Field, value: u64) {
     // SAFETY: writes CPU-internal state; the caller vouches for the value.
-    unsafe { asm!("vmwrite {}, {}", in(reg) field as u64, in(reg) value, options(nostack, nomem)) };
+    unsafe { asm!("vmwrite {}, {}", in(reg) field as u64, in(reg) value, options(nostack)) };
 }
 
 /// Drops cached translations derived from the EPT pointer `eptp`.
