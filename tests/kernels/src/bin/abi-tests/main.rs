@@ -14,6 +14,7 @@
 )]
 
 mod apic;
+mod arguments;
 mod clock;
 mod cpuid;
 mod dom0;
@@ -46,6 +47,7 @@ static GROUPS: &[&[Test]] = &[
     msr::TESTS,
     version::TESTS,
     hypercall::TESTS,
+    arguments::TESTS,
     exception::TESTS,
     apic::TESTS,
     io::TESTS,

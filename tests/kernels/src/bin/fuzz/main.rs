@@ -2,7 +2,7 @@
 //!
 //! `seed=` and `calls=` on the command line (defaults 1 and 1000000). The same seed makes the same calls; `trace=N`
 //! prints those from the Nth on, each before it is made. What would end
-//! the domain is left out ([`call::is_left_out`]), and so is what would give the kernel's own frames
+//! the domain is left out ([`call`]), and so is what would give the kernel's own frames
 //! away or have them written to ([`image`]); most frame numbers come from a range that it can spare. Success is: the last call was made, every answer was in range, and the host still
 //! answers as at the start.
 #![no_std]
