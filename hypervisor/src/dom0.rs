@@ -14,12 +14,12 @@ use hv_core::cpuid::HostCpuid;
 use hv_core::vcpu::time::ClockScale;
 use hv_hw::percpu::IrqsOff;
 use hv_hw::virt::vtx::{ExtendedState, VtxVcpu};
-use hv_hw::{console, info, time};
+use hv_hw::{console, time};
 
 use crate::cpu::Pcpu;
 use crate::domain::{Domain, registry};
 use crate::host::{self, Host};
-use crate::start::{Machine, fatal};
+use crate::start::{Machine, fatal, milestone};
 use crate::vcpu::Runner;
 use crate::{cpu_main, irq, wallclock};
 
@@ -30,7 +30,7 @@ pub fn build_and_run(machine: Machine, irqs_off: IrqsOff) -> ! {
     let mut pcpu = Pcpu::new(irqs_off);
     let (domain, runners) = build::dom0(&machine, &mut pcpu);
     hand_over(&machine, &domain);
-    info!("dom0 starts");
+    milestone("dom0 entered");
     cpu_main::run(pcpu, runners)
 }
 

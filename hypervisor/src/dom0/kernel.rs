@@ -11,11 +11,11 @@ use hv_core::image::KernelFile;
 use hv_core::image::dom0_memory::place_kernel;
 use hv_core::image::elf::Kernel;
 use hv_core::image::payload::Payload;
-use hv_hw::{direct_map, heap, info, insn};
+use hv_hw::{direct_map, heap, info};
 
 use super::build;
 use crate::memory;
-use crate::start::Machine;
+use crate::start::{Machine, milestone};
 
 /// A kernel in its place.
 pub(super) struct Loaded {
@@ -61,16 +61,16 @@ fn read(module: &Module) -> Result<Vec<u8>, String> {
 }
 
 fn unpack(payload: &Payload<'_>) -> Result<Vec<u8>, String> {
-    let start = insn::rdtsc();
+    milestone("dom0's kernel read");
     let mut image = room(payload.unpacked_size())?;
     payload
         .unpack(&mut image)
         .map_err(|error| error.to_string())?;
+    milestone("dom0's kernel unpacked");
     info!(
-        "dom0 kernel: {} KiB unpacked from {} in {} k ticks",
+        "dom0's kernel: {} KiB from {}",
         image.len() >> 10,
-        payload.format(),
-        (insn::rdtsc() - start) / 1000
+        payload.format()
     );
     Ok(image)
 }

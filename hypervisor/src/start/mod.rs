@@ -105,7 +105,16 @@ pub fn start(boot: BootInfo) -> ! {
         console_gsi: platform.console_gsi,
     };
     summarise(&machine);
+    milestone("machine up");
     crate::dom0::build_and_run(machine, irqs_off)
+}
+
+/// Notes how far the boot has come, in TSC ticks since entry: `cargo xtask bench boot` reads these lines.
+pub fn milestone(what: &str) {
+    info!(
+        "boot: {what} ticks={}",
+        time::now().saturating_sub(time::start())
+    );
 }
 
 /// Ends the boot: one line with cause and remedy, on the serial port and the screen, then halt or reboot as `noreboot` says.
