@@ -21,7 +21,7 @@ pub const BASE: u64 = 0xffff_8000_0000_0000;
 /// Bytes of the arena that stands for machine memory in tests on the host.
 pub const HOSTED_BYTES: u64 = 128 << 20;
 
-/// The bytes that the map covers: `0..EXTENT`.
+/// The bytes that the map covers, in whole frames: `0..EXTENT`.
 static EXTENT: AtomicU64 = AtomicU64::new(if cfg!(target_os = "none") {
     0
 } else {
@@ -42,6 +42,11 @@ impl Forbidden {
             start: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         }
+    }
+    /// True where the byte at `at` is in it.
+    #[inline]
+    fn contains(&self, at: u64) -> bool {
+        at.wrapping_sub(self.start.load(Ordering::Relaxed)) < self.bytes.load(Ordering::Relaxed)
     }
     #[inline]
     fn overlaps(&self, start: u64, bytes: u64) -> bool {
@@ -84,7 +89,9 @@ pub fn begin(image: &ImageLayout) {
 
 /// Says how far the map reaches now that page tables for it are loaded.
 pub(crate) fn set_extent(end: Hpa) {
-    EXTENT.store(end.as_u64(), Ordering::SeqCst);
+    // a frame that is mapped in part does not count
+    let whole = Mfn::containing(end).base();
+    EXTENT.store(whole.as_u64(), Ordering::SeqCst);
 }
 
 /// The end of the memory that the map covers.
@@ -140,6 +147,15 @@ fn is_outside_rust(start: Hpa, bytes: u64) -> bool {
         && !FORBIDDEN[1].overlaps(start, bytes)
 }
 
+/// The same for a whole frame, quicker: both limits of the map and of what is forbidden lie between frames.
+#[inline]
+fn is_frame_outside_rust(frame: Mfn) -> bool {
+    let start = frame.base().as_u64();
+    start < EXTENT.load(Ordering::Relaxed)
+        && !FORBIDDEN[0].contains(start)
+        && !FORBIDDEN[1].contains(start)
+}
+
 /// Page tables in the direct map. A table is a frame that the frame allocator gave out for one.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct DirectTables;
@@ -148,7 +164,7 @@ impl DirectTables {
     #[inline]
     fn entry(table: Mfn, index: usize) -> *mut u64 {
         assert!(
-            index < 512 && is_outside_rust(table.base(), 4096),
+            index < 512 && is_frame_outside_rust(table),
             "page table {table} is outside the direct map"
         );
         hva(table.base()).cast::<u64>().wrapping_add(index)
@@ -184,7 +200,7 @@ impl SharedFrame {
     /// own objects.
     #[must_use]
     pub fn new(mfn: Mfn) -> Option<Self> {
-        is_outside_rust(mfn.base(), 4096).then_some(Self { mfn })
+        is_frame_outside_rust(mfn).then_some(Self { mfn })
     }
     /// The frame.
     #[must_use]
@@ -272,7 +288,7 @@ impl SharedWords for SharedFrame {
 /// Fills frame `mfn` with zeros. The frame must be outside the hypervisor's own memory, else this panics.
 pub fn zero_frame(mfn: Mfn) {
     assert!(
-        is_outside_rust(mfn.base(), 4096),
+        is_frame_outside_rust(mfn),
         "frame {mfn} is not ours to zero"
     );
     // SAFETY: mapped and outside Rust's objects; the string instruction is one opaque access.
