@@ -32,7 +32,7 @@ impl<'a> DomainMemory<'a> {
     }
 
     /// What `gpa` is.
-    #[inline]
+    #[inline(always)]
     fn entry(&self, gpa: Gpa) -> Option<P2mEntry> {
         // what the cache has is of the present generation, and none begins while the p2m is locked
         self.cache
@@ -40,7 +40,7 @@ impl<'a> DomainMemory<'a> {
     }
 
     /// The frame behind `gpa`, for reading.
-    #[inline]
+    #[inline(always)]
     fn readable(&self, gpa: Gpa) -> Result<Mfn, NotRam> {
         match self.entry(gpa) {
             Some(entry) if entry.is_readable_memory() => Ok(entry.mfn),
@@ -74,7 +74,7 @@ impl GuestMem for DomainMemory<'_> {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn read_u64(&self, from: Gpa) -> Result<u64, NotRam> {
         use hv_core::mem::TableMem;
         let frame = self.readable(from)?;
@@ -123,7 +123,7 @@ impl<H: VcpuHw> Runner<H> {
     ///
     /// # Errors
     /// EFAULT.
-    #[inline]
+    #[inline(never)]
     pub fn copy_bytes_in(&self, from: Gva, to: &mut [u8]) -> Result<(), Errno> {
         let mode = self.paging_mode();
         let memory = DomainMemory::lock(&self.domain, &self.p2m_cache);
@@ -134,7 +134,7 @@ impl<H: VcpuHw> Runner<H> {
     ///
     /// # Errors
     /// EFAULT.
-    #[inline]
+    #[inline(never)]
     pub fn copy_bytes_out(&self, to: Gva, from: &[u8]) -> Result<(), Errno> {
         let mode = self.paging_mode();
         let mut memory = DomainMemory::lock(&self.domain, &self.p2m_cache);

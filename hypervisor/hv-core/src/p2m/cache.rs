@@ -48,29 +48,33 @@ impl P2mCache {
     }
 
     /// What `gfn` stands for, as [`P2m::lookup`] says it.
-    #[inline]
+    #[inline(always)]
     pub fn lookup(&self, p2m: &P2m, mem: &impl TableMem, gfn: Gfn) -> Option<P2mEntry> {
         const MASK: u64 = (1 << SLOT_BITS) - 1;
         let place = &self.slots[(gfn.as_u64() & MASK) as usize];
         let slot = place.get();
-        if slot.gfn == gfn && slot.generation == p2m.generation {
-            return Some(slot.entry);
+        let is_hit = slot.gfn == gfn && slot.generation == p2m.generation;
+        if is_hit || fill(place, p2m, mem, gfn) {
+            Some(place.get().entry)
+        } else {
+            None
         }
-        look_up_anew(place, p2m, mem, gfn)
     }
 }
 
-/// Apart, so that a hit is short enough to be part of its caller.
+/// Reads an entry anew; false where nothing is mapped. Apart, so that a hit is short enough to be part of its caller.
 #[cold]
 #[inline(never)]
-fn look_up_anew(place: &Cell<Slot>, p2m: &P2m, mem: &impl TableMem, gfn: Gfn) -> Option<P2mEntry> {
-    let entry = p2m.lookup(mem, gfn)?;
+fn fill(place: &Cell<Slot>, p2m: &P2m, mem: &impl TableMem, gfn: Gfn) -> bool {
+    let Some(entry) = p2m.lookup(mem, gfn) else {
+        return false;
+    };
     place.set(Slot {
         gfn,
         generation: p2m.generation,
         entry,
     });
-    Some(entry)
+    true
 }
 
 impl Default for P2mCache {
