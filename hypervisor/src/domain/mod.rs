@@ -85,11 +85,11 @@ pub struct Domain {
     /// Debug output that has not come to the end of its line.
     pub debug_line: RankedLock<ArrayString<DEBUG_LINE>, { rank::VCPU }>,
     /// Frames of RAM that it has.
-    pub(crate) pages: AtomicU64,
+    pub pages: AtomicU64,
     /// vm_assist: the run state is written with the update flag.
     pub has_runstate_flag: AtomicBool,
     /// It is ending or has ended: none of its vCPUs runs again.
-    pub(crate) is_ending: AtomicBool,
+    pub is_ending: AtomicBool,
 }
 
 /// What is asked rarely.
