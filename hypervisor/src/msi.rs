@@ -2,7 +2,7 @@
 
 use hv_core::device::message::InterruptMessage;
 use hv_core::device::pci::{Bdf, ConfigSpace, MsiMessage};
-use hv_hw::{info, warn};
+use hv_hw::guest_log;
 
 use crate::domain::devices::{Devices, MsiRoute};
 use crate::irq;
@@ -28,7 +28,10 @@ pub(crate) fn route(
         .take(256)
         .collect();
     let Some(host_vector) = irq::free_message_vector(&used) else {
-        warn!("{function}: no interrupt vector left for its MSI, which stays off");
+        guest_log!(
+            Warning,
+            "{function}: no interrupt vector left for its MSI, which stays off"
+        );
         return;
     };
     devices.msis.push(MsiRoute {
@@ -44,7 +47,7 @@ pub(crate) fn route(
     if let Some(pci) = &mut devices.pci {
         pci.program_msi(function, message, machine);
     }
-    info!("{function}: MSI at host vector {host_vector:#x}");
+    guest_log!(Info, "{function}: MSI at host vector {host_vector:#x}");
 }
 
 /// The function's MSI is off: its vector is free.

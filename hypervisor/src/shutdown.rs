@@ -1,7 +1,7 @@
 //! The end of the machine: dom0 wants it off, or anew, or has died.
 
 use hv_core::device::ports;
-use hv_hw::{console, error, info, insn, port};
+use hv_hw::{console, error, guest_log, info, insn, port};
 
 use crate::domain::Ended;
 use crate::host;
@@ -13,7 +13,7 @@ const SLEEP_TYPES_REFUSED: &str = "suspend to RAM is not supported; the write is
 pub(crate) fn sleep_requested(at: u16, size: u8, value: u32) {
     if let Some(kind) = ports::sleep_type(value) {
         if !host::is_power_off(kind) {
-            error!("d0: ACPI sleep type {kind}: {SLEEP_TYPES_REFUSED}");
+            guest_log!(Error, "d0: ACPI sleep type {kind}: {SLEEP_TYPES_REFUSED}");
             return;
         }
         info!("d0 switches the machine off");
