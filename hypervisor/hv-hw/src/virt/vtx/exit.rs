@@ -14,6 +14,8 @@ const EVENT_VALID: u32 = 1 << 31;
 const EVENT_HAS_ERROR: u32 = 1 << 11;
 const EVENT_TYPE_NMI: u32 = 2;
 const EVENT_TYPE_PRIVILEGED: u32 = 5;
+/// Bit of an EPT violation's qualification.
+const UNBLOCKED_NMI: u64 = 1 << 12;
 /// Bit of the exit reason: the VM entry itself failed.
 const ENTRY_FAILED: u32 = 1 << 31;
 
@@ -101,6 +103,9 @@ fn io(vmcs: CurrentVmcs) -> VmExit {
 
 fn stage2_fault(vmcs: CurrentVmcs) -> VmExit {
     let qualification = vmcs.read(Field::Qualification);
+    if qualification & UNBLOCKED_NMI != 0 {
+        block_nmi_again(vmcs);
+    }
     let mut access = Stage2Access::empty();
     access.set(Stage2Access::READ, qualification & 1 != 0);
     access.set(Stage2Access::WRITE, qualification & 2 != 0);
@@ -114,6 +119,17 @@ fn stage2_fault(vmcs: CurrentVmcs) -> VmExit {
         linear: has_linear.then(|| Gva::new(vmcs.read(Field::GuestLinearAddress))),
         access,
     })
+}
+
+/// An IRET ended the blocking of NMIs and then faulted: it runs again, and NMIs wait until then.
+/// SDM vol. 3C, "Resuming Guest Software after Handling an Exception".
+#[cold]
+fn block_nmi_again(vmcs: CurrentVmcs) {
+    const BLOCKED_BY_NMI: u64 = 8;
+    if vmcs.read32(Field::VectoringEvent) & EVENT_VALID == 0 {
+        let state = vmcs.read(Field::Interruptibility);
+        vmcs.write(Field::Interruptibility, state | BLOCKED_BY_NMI);
+    }
 }
 
 /// SDM vol. 3C, table "Exit Qualification for Control-Register Accesses".
