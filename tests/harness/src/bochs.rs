@@ -14,6 +14,9 @@ use crate::machine::{Machine, Network};
 /// Instructions a second of virtual time. Also the TSC's frequency.
 pub const IPS: u64 = 50_000_000;
 
+/// The most that Bochs takes as `host=`.
+const MAX_HOST_MIB: u32 = 2048;
+
 /// The RTC at power-on, in seconds since 1970.
 const TIME0: u64 = 1_700_000_000;
 
@@ -75,12 +78,14 @@ fn configuration(machine: &Machine, com1_port: u16) -> Result<String> {
     } else {
         "nogui"
     };
+    // Bochs backs at most 2 GiB at a time and moves blocks to a file beyond that; most of a big machine is not touched.
+    let host_mib = memory_mib.min(&MAX_HOST_MIB);
     // Logging is slow, so only what ends the machine is logged.
     let mut text = format!(
         "config_interface: textconfig\n\
          display_library: {display}\n\
          cpu: model={cpu}, count={cpus}, ips={IPS}, reset_on_triple_fault=0, ignore_bad_msrs=1\n\
-         memory: guest={memory_mib}, host={memory_mib}\n\
+         memory: guest={memory_mib}, host={host_mib}\n\
          romimage: file={bios}\n\
          vgaromimage: file={vgabios}\n\
          vga: extension=vbe, update_freq=1\n\
