@@ -63,6 +63,8 @@ pub(super) fn extended_state(cpuid: &HostCpuid) -> ExtendedState {
 /// What we do for guests, as CPUID shows it.
 pub(super) fn provides(caps: &Caps, extended: ExtendedState, cpuid: &HostCpuid) -> Provides {
     const INVARIANT_TSC: u32 = 1 << 8;
+    const MISC_ENABLE: u32 = 0x1A0;
+    const FAST_STRINGS: u64 = 1;
     let mut provides = Provides::empty();
     provides.set(Provides::RDTSCP, caps.has_rdtscp());
     provides.set(Provides::INVPCID, caps.has_invpcid());
@@ -73,6 +75,11 @@ pub(super) fn provides(caps: &Caps, extended: ExtendedState, cpuid: &HostCpuid) 
     provides.set(
         Provides::INVARIANT_TSC,
         cpuid.get(0x8000_0007, 0).edx & INVARIANT_TSC != 0,
+    );
+    // A CPU without the MSR has nothing that switches them off.
+    provides.set(
+        Provides::FAST_STRINGS,
+        rdmsr_safe(MISC_ENABLE).is_none_or(|value| value & FAST_STRINGS != 0),
     );
     provides
 }

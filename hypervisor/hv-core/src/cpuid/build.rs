@@ -1,9 +1,9 @@
 //! Shapes the native leaves of one domain from the host's: each function below is one leaf or one group of them.
 
 use super::features::{
-    Features, LEAF7_1_EAX_AVX, LEAF7_1_EAX_AVX512, LEAF7_1_EAX_PLAIN, LEAF7_1_EDX_AVX,
-    LEAF7_1_EDX_PLAIN, LEAF7_2_EDX_PLAIN, LEAF7_2_EDX_SPECULATION, extended1_edx, leaf1_ecx,
-    leaf1_edx, leaf7_ebx, leaf7_ecx, leaf7_edx,
+    Features, LEAF7_1_EAX_AVX, LEAF7_1_EAX_AVX512, LEAF7_1_EAX_FAST_STRINGS, LEAF7_1_EAX_PLAIN,
+    LEAF7_1_EDX_AVX, LEAF7_1_EDX_PLAIN, LEAF7_2_EDX_PLAIN, LEAF7_2_EDX_SPECULATION, extended1_edx,
+    leaf1_ecx, leaf1_edx, leaf7_ebx, leaf7_ecx, leaf7_edx,
 };
 use super::xsave::{self, Xsave};
 use super::{CpuidOptions, CpuidRegs, HostCpuid, Provides, features};
@@ -33,6 +33,12 @@ pub(super) fn features(host: &HostCpuid, options: &CpuidOptions) -> (Features, X
     }
     if !options.provides.contains(Provides::INVPCID) {
         f.leaf7[0].ebx &= !leaf7_ebx::INVPCID;
+    }
+    if !options.provides.contains(Provides::FAST_STRINGS) {
+        // Linux of its own drops ERMS only, and its memmove runs wild with FSRM alone.
+        f.leaf7[0].ebx &= !leaf7_ebx::ERMS;
+        f.leaf7[0].edx &= !leaf7_edx::FSRM;
+        f.leaf7[1].eax &= !LEAF7_1_EAX_FAST_STRINGS;
     }
     if !options.provides.contains(Provides::SPEC_CTRL) {
         f.drop_speculation_control();

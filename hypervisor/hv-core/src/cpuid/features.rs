@@ -95,6 +95,7 @@ pub(super) mod leaf7_ebx {
     pub(in super::super) const FSGSBASE: u32 = 1 << 0;
     pub(in super::super) const AVX2: u32 = 1 << 5;
     pub(in super::super) const SMEP: u32 = 1 << 7;
+    pub(in super::super) const ERMS: u32 = 1 << 9;
     pub(in super::super) const INVPCID: u32 = 1 << 10;
     pub(in super::super) const SMAP: u32 = 1 << 20;
     /// AVX-512: F DQ IFMA PF ER CD BW VL.
@@ -102,6 +103,7 @@ pub(super) mod leaf7_ebx {
 
     /// Not on it: TSC_ADJUST (nobody needs it where we keep the TSCs in step), SGX, TSX (TAA), MPX, RDT, PT.
     pub(in super::super) const ALLOWED: u32 = FSGSBASE
+        | ERMS
         | AVX2
         | SMEP
         | INVPCID
@@ -111,7 +113,6 @@ pub(super) mod leaf7_ebx {
             3,  // BMI1
             6,  // FDP_EXCPTN_ONLY
             8,  // BMI2
-            9,  // ERMS
             13, // no FPU CS and DS
             18, // RDSEED
             19, // ADX
@@ -153,6 +154,7 @@ pub(super) mod leaf7_ecx {
 pub(super) mod leaf7_edx {
     use super::bits;
 
+    pub(in super::super) const FSRM: u32 = 1 << 4;
     pub(in super::super) const IBRS: u32 = 1 << 26;
     pub(in super::super) const STIBP: u32 = 1 << 27;
     pub(in super::super) const L1D_FLUSH: u32 = 1 << 28;
@@ -164,11 +166,11 @@ pub(super) mod leaf7_edx {
     pub(in super::super) const AVX512: u32 = bits(&[2, 3, 8, 23]);
 
     /// Not on it: AMX, user interrupts, HYBRID, PCONFIG, LBR, CET, SRBDS_CTRL, CORE_CAPABILITIES.
-    pub(in super::super) const ALLOWED: u32 = SPECULATION
+    pub(in super::super) const ALLOWED: u32 = FSRM
+        | SPECULATION
         | ARCH_CAPABILITIES
         | AVX512
         | bits(&[
-            4,  // FSRM
             10, // MD_CLEAR
             14, // SERIALIZE
         ]);
@@ -186,6 +188,8 @@ pub(super) const LEAF7_1_EAX_AVX: u32 = bits(&[
 pub(super) const LEAF7_1_EAX_AVX512: u32 = bits(&[5]);
 /// Leaf 7, subleaf 1, EAX: RAO_INT, CMPCCXADD, FZRM, FSRS, FSRCS.
 pub(super) const LEAF7_1_EAX_PLAIN: u32 = bits(&[3, 7, 10, 11, 12]);
+/// Leaf 7, subleaf 1, EAX: FZRM, FSRS, FSRCS, which mean nothing without fast strings.
+pub(super) const LEAF7_1_EAX_FAST_STRINGS: u32 = bits(&[10, 11, 12]);
 /// Leaf 7, subleaf 1, EDX: AVX_VNNI_INT8, AVX_NE_CONVERT, AVX_VNNI_INT16.
 pub(super) const LEAF7_1_EDX_AVX: u32 = bits(&[4, 5, 10]);
 /// Leaf 7, subleaf 1, EDX: PREFETCHI.

@@ -75,6 +75,8 @@ bitflags! {
         const X2APIC_VIRT = 1 << 5;
         /// The host's TSC is invariant and in step on all CPUs.
         const INVARIANT_TSC = 1 << 6;
+        /// IA32_MISC_ENABLE has fast strings on: ERMS, FSRM and their like.
+        const FAST_STRINGS = 1 << 7;
     }
 }
 

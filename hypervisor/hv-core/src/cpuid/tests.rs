@@ -214,6 +214,40 @@ fn xcr0_needs_whole_groups() {
 }
 
 #[test]
+fn a_host_with_fast_strings_off_shows_no_kind_of_them() {
+    let mut leaves: Vec<CpuidLeaf> = Vec::new();
+    for (leaf, subleaf, eax, ebx, edx) in [
+        (0, 0, 7, 0, 0),
+        (7, 0, 1, 1 << 9, 1 << 4),
+        (7, 1, 7 << 10, 0, 0),
+    ] {
+        let regs = CpuidRegs {
+            eax,
+            ebx,
+            ecx: 0,
+            edx,
+        };
+        leaves.push(CpuidLeaf {
+            leaf,
+            subleaf,
+            regs,
+        });
+    }
+    let host = HostCpuid::from_leaves(&leaves);
+    let strings = |provides| {
+        let options = CpuidOptions {
+            provides,
+            ..options()
+        };
+        let policy = CpuidPolicy::build(&host, &options);
+        let [plain, more] = [0, 1].map(|subleaf| policy.query(7, subleaf, &view(0)));
+        (plain.ebx >> 9 & 1, plain.edx >> 4 & 1, more.eax >> 10 & 7)
+    };
+    assert_eq!(strings(Provides::all()), (1, 1, 7));
+    assert_eq!(strings(Provides::all() - Provides::FAST_STRINGS), (0, 0, 0));
+}
+
+#[test]
 fn without_avx_switching_nothing_that_needs_it_is_left() {
     let narrow = CpuidOptions {
         xcr0_switched: 3,
