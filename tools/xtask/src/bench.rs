@@ -74,6 +74,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Instant::now() + Duration::from_secs(30),
         FOREVER,
     );
+    running.console.finish_line(Duration::from_secs(2));
     let text = running.console.text();
     print_boot(&text, &init_line)?;
     if let Seen::Found(_) = seen {
@@ -107,12 +108,9 @@ fn print_boot(text: &str, init_line: &str) -> Result<()> {
 }
 
 fn print_exits(text: &str) {
-    // The dump is what was printed last: its lines name a reason each.
-    let lines: Vec<&str> = text
-        .lines()
-        .filter(|line| line.contains("exits "))
-        .collect();
-    for line in lines {
+    // The dump is what was printed last, after the line that says where the keys go now, which ends in stars.
+    let dump = text.rsplit("***").next().unwrap_or(text);
+    for line in dump.lines().filter(|line| !line.is_empty()) {
         println!("{line}");
     }
 }
