@@ -105,7 +105,7 @@ impl Pcpu {
         self.timers.cancel(timer);
     }
 
-    /// Takes the CPU from the vCPU that gets it now after [`SLICE_NS`], where another can run.
+    /// Takes the CPU from the vCPU that gets it now after 10 ms, where another can run.
     pub fn limit_slice(&mut self, others_wait: bool) {
         if others_wait {
             let ticks = host::host().clock.ns_to_ticks(SLICE_NS);
