@@ -1,5 +1,6 @@
 //! Hypercalls whose arguments make no sense: which error each gives.
 
+use crate::hypercall::{need_hypervisor, no};
 use guest_abi::Errno::{self, EACCES, EINVAL, ENOENT, ENOSYS, EPERM, ESRCH};
 use guest_abi::event_channel::{
     EVTCHNOP_bind_ipi, EVTCHNOP_bind_vcpu, EVTCHNOP_bind_virq, EVTCHNOP_close, EVTCHNOP_send,
@@ -27,9 +28,7 @@ use guest_abi::xen::{
     __HYPERVISOR_platform_op, __HYPERVISOR_vm_assist, __HYPERVISOR_xen_version, DOMID_SELF,
     NR_VIRQS, VIRQ_CONSOLE, VIRQ_TIMER,
 };
-use guest_rt::hypercall::{
-    event_channel, hvm, memory, plain, present, refused, vcpu, vcpu_plain, with,
-};
+use guest_rt::hypercall::{event_channel, hvm, memory, plain, vcpu, vcpu_plain, with};
 use guest_rt::{Test, Verdict, check, check_eq, event, skip};
 
 pub(crate) static TESTS: &[Test] = &[
@@ -40,17 +39,6 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("hypercall_platform_version_eacces", platform_version),
     Test::new("hypercall_hvm_params", params),
 ];
-
-fn need_hypervisor() -> Verdict {
-    if !present() {
-        skip!("no hypervisor");
-    }
-    Ok(())
-}
-
-const fn no(errno: Errno) -> i64 {
-    refused(errno)
-}
 
 fn event_channel_arguments() -> Verdict {
     event::setup()?;

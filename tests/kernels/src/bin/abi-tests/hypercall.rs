@@ -30,14 +30,16 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("hypercall_multicall", multicall),
 ];
 
-fn need_hypervisor() -> Verdict {
+/// Skips what asks the hypervisor where there is none.
+pub(crate) fn need_hypervisor() -> Verdict {
     if !present() {
         skip!("no hypervisor");
     }
     Ok(())
 }
 
-const fn no(errno: Errno) -> i64 {
+/// What a refused hypercall returns.
+pub(crate) const fn no(errno: Errno) -> i64 {
     refused(errno)
 }
 
