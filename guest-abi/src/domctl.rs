@@ -37,6 +37,12 @@ pub const XEN_DOMCTL_max_vcpus: u32 = 15;
 pub const XEN_DOMCTL_scheduler_op: u32 = 16;
 /// Sets the handle.
 pub const XEN_DOMCTL_setdomainhandle: u32 = 17;
+/// Gives or takes interrupts.
+pub const XEN_DOMCTL_irq_permission: u32 = 19;
+/// Gives or takes device memory.
+pub const XEN_DOMCTL_iomem_permission: u32 = 20;
+/// Gives or takes ports.
+pub const XEN_DOMCTL_ioport_permission: u32 = 21;
 /// Shifts the wall clock.
 pub const XEN_DOMCTL_settimeoffset: u32 = 24;
 /// Reads a vCPU's pinning.
@@ -59,6 +65,8 @@ pub const XEN_DOMCTL_gettscinfo: u32 = 59;
 pub const XEN_DOMCTL_settscinfo: u32 = 60;
 /// Tells the types of frames.
 pub const XEN_DOMCTL_getpageframeinfo3: u32 = 61;
+/// Says who gets a virtual interrupt of the host's.
+pub const XEN_DOMCTL_set_virq_handler: u32 = 66;
 /// Sets the NUMA nodes.
 pub const XEN_DOMCTL_setnodeaffinity: u32 = 68;
 /// Reads them.
@@ -389,6 +397,62 @@ pub struct XenDomctlSchedulerOp {
 pub struct XenDomctlSetdomainhandle {
     /// UUID.
     pub handle: [u8; 16],
+}
+
+/// Body of [`XEN_DOMCTL_irq_permission`].
+#[derive(
+    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct XenDomctlIrqPermission {
+    /// Interrupt.
+    pub pirq: u32,
+    /// Not 0: give.
+    pub allow_access: u8,
+    /// Padding.
+    pub pad: [u8; 3],
+}
+
+/// Body of [`XEN_DOMCTL_iomem_permission`].
+#[derive(
+    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct XenDomctlIomemPermission {
+    /// First frame.
+    pub first_mfn: u64,
+    /// Frames.
+    pub nr_mfns: u64,
+    /// Not 0: give.
+    pub allow_access: u8,
+    /// Padding.
+    pub _pad: [u8; 7],
+}
+
+/// Body of [`XEN_DOMCTL_ioport_permission`].
+#[derive(
+    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct XenDomctlIoportPermission {
+    /// First port.
+    pub first_port: u32,
+    /// Ports.
+    pub nr_ports: u32,
+    /// Not 0: give.
+    pub allow_access: u8,
+    /// Padding.
+    pub _pad: [u8; 3],
+}
+
+/// Body of [`XEN_DOMCTL_set_virq_handler`].
+#[derive(
+    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct XenDomctlSetVirqHandler {
+    /// [`crate::xen::VIRQ_DOM_EXC`] and its like.
+    pub virq: u32,
 }
 
 /// Body of [`XEN_DOMCTL_settimeoffset`].

@@ -162,6 +162,8 @@ impl Errno {
     }
 }
 
+impl core::error::Error for Errno {}
+
 impl core::fmt::Display for Errno {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "-{}", self.name())

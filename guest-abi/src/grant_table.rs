@@ -153,6 +153,24 @@ pub struct GnttabUnmapGrantRef {
     pub _pad: u16,
 }
 
+/// `gnttab_unmap_and_replace`.
+#[derive(
+    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct GnttabUnmapAndReplace {
+    /// Where it was mapped.
+    pub host_addr: u64,
+    /// Where to map the page that takes its place.
+    pub new_addr: u64,
+    /// Handle of the mapping.
+    pub handle: u32,
+    /// Out: [`GNTST_okay`] and its like.
+    pub status: i16,
+    /// Padding.
+    pub _pad: u16,
+}
+
 /// Argument of [`GNTTABOP_setup_table`].
 #[derive(
     Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,

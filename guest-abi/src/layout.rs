@@ -14,6 +14,32 @@ macro_rules! layout {
 }
 
 layout! {
+    crate::arch_x86::xen::CpuUserRegs: 200 {
+        gprs @ 0, error_code @ 120, entry_vector @ 124, rip @ 128, cs @ 136, saved_upcall_mask @ 140, rflags @ 144,
+        rsp @ 152, selectors @ 160,
+    }
+    crate::arch_x86::xen::VcpuGuestContext: 5168 {
+        fpu_ctxt @ 0, flags @ 512, user_regs @ 520, trap_ctxt @ 720, ldt_base @ 4816, ldt_ents @ 4824,
+        gdt_frames @ 4832, gdt_ents @ 4960, kernel_ss @ 4968, kernel_sp @ 4976, ctrlreg @ 4984, debugreg @ 5048,
+        callbacks @ 5112, vm_assist @ 5136, fs_base @ 5144, gs_base_kernel @ 5152, gs_base_user @ 5160,
+    }
+    crate::hvm::save::HvmSaveDescriptor: 8 { typecode @ 0, instance @ 2, length @ 4 }
+    crate::hvm::save::HvmSaveHeader: 24 { magic @ 0, version @ 4, changeset @ 8, cpuid @ 16, gtsc_khz @ 20 }
+    crate::hvm::save::HvmHwCpu: 1032 {
+        fpu_regs @ 0, gprs @ 512, rip @ 640, rflags @ 648, cr0 @ 656, cr2 @ 664, cr3 @ 672, cr4 @ 680, dr @ 688,
+        dr6 @ 720, dr7 @ 728, sel @ 736, limit @ 768, base @ 808, arbytes @ 888, sysenter_cs @ 920, sysenter_esp @ 928,
+        sysenter_eip @ 936, shadow_gs @ 944, msr_flags @ 952, msr_lstar @ 960, msr_star @ 968, msr_cstar @ 976,
+        msr_syscall_mask @ 984, msr_efer @ 992, msr_tsc_aux @ 1000, tsc @ 1008, pending_event @ 1016,
+        error_code @ 1020, flags @ 1024, pad0 @ 1028,
+    }
+    crate::hvm::save::HvmHwLapic: 24 { apic_base_msr @ 0, disabled @ 8, timer_divisor @ 12, tdt_msr @ 16 }
+    crate::hvm::save::HvmHwMtrr: 240 {
+        msr_pat_cr @ 0, msr_mtrr_var @ 8, msr_mtrr_fixed @ 136, msr_mtrr_cap @ 224, msr_mtrr_def_type @ 232,
+    }
+    crate::hvm::save::HvmHwCpuXsave: 600 {
+        xfeature_mask @ 0, xcr0 @ 8, xcr0_accum @ 16, fpu_sse @ 24, xstate_bv @ 536, xcomp_bv @ 544, reserved @ 552,
+    }
+    crate::hvm::save::HvmOneMsr: 16 { index @ 0, val @ 8 }
     crate::arch_x86::hvm::start_info::HvmStartInfo: 56 {
         magic @ 0, version @ 4, flags @ 8, nr_modules @ 12, modlist_paddr @ 16, cmdline_paddr @ 24, rsdp_paddr @ 32,
         memmap_paddr @ 40, memmap_entries @ 48, reserved @ 52,
@@ -42,6 +68,10 @@ layout! {
     crate::domctl::XenDomctlMaxVcpus: 4 { max @ 0 }
     crate::domctl::XenDomctlSchedulerOp: 24 { sched_id @ 0, cmd @ 4, u @ 8 }
     crate::domctl::XenDomctlSetdomainhandle: 16 { handle @ 0 }
+    crate::domctl::XenDomctlIrqPermission: 8 { pirq @ 0, allow_access @ 4 }
+    crate::domctl::XenDomctlIomemPermission: 24 { first_mfn @ 0, nr_mfns @ 8, allow_access @ 16 }
+    crate::domctl::XenDomctlIoportPermission: 12 { first_port @ 0, nr_ports @ 4, allow_access @ 8 }
+    crate::domctl::XenDomctlSetVirqHandler: 4 { virq @ 0 }
     crate::domctl::XenDomctlSettimeoffset: 8 { time_offset_seconds @ 0 }
     crate::domctl::XenDomctlSendtrigger: 8 { trigger @ 0, vcpu @ 4 }
     crate::domctl::XenDomctlSubscribe: 4 { port @ 0 }
@@ -74,6 +104,7 @@ layout! {
         host_addr @ 0, flags @ 8, ref_ @ 12, dom @ 16, status @ 18, handle @ 20, dev_bus_addr @ 24,
     }
     crate::grant_table::GnttabUnmapGrantRef: 24 { host_addr @ 0, dev_bus_addr @ 8, handle @ 16, status @ 20 }
+    crate::grant_table::GnttabUnmapAndReplace: 24 { host_addr @ 0, new_addr @ 8, handle @ 16, status @ 20 }
     crate::grant_table::GnttabSetupTable: 24 { dom @ 0, nr_frames @ 4, status @ 8, frame_list @ 16 }
     crate::grant_table::GnttabCopyPtr: 16 { u @ 0, domid @ 8, offset @ 10 }
     crate::grant_table::GnttabCopy: 40 { source @ 0, dest @ 16, len @ 32, flags @ 34, status @ 36 }

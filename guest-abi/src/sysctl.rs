@@ -32,6 +32,8 @@ pub const XEN_SYSCTL_cpupool_op: u32 = 18;
 pub const XEN_SYSCTL_scheduler_op: u32 = 19;
 /// NUMA nodes of PCI devices.
 pub const XEN_SYSCTL_pcitopoinfo: u32 = 22;
+/// Reads what CPUID of PV guests can be masked with.
+pub const XEN_SYSCTL_get_cpu_levelling_caps: u32 = 25;
 /// Reads feature words.
 pub const XEN_SYSCTL_get_cpu_featureset: u32 = 26;
 /// Reads a policy.
@@ -51,10 +53,45 @@ pub const XEN_SYSCTL_PHYSCAP_shadow: u32 = 1 << 4;
 pub const XEN_SYSCTL_PHYSCAP_gnttab_v1: u32 = 1 << 8;
 /// Capability: grant tables, version 2.
 pub const XEN_SYSCTL_PHYSCAP_gnttab_v2: u32 = 1 << 9;
+/// CPU pools: make one.
+pub const XEN_SYSCTL_CPUPOOL_OP_CREATE: u32 = 1;
+/// CPU pools: remove one.
+pub const XEN_SYSCTL_CPUPOOL_OP_DESTROY: u32 = 2;
+/// CPU pools: move a domain.
+pub const XEN_SYSCTL_CPUPOOL_OP_MOVEDOMAIN: u32 = 6;
 /// CPU pools: describe.
 pub const XEN_SYSCTL_CPUPOOL_OP_INFO: u32 = 3;
 /// CPU pools: describe what is in none.
 pub const XEN_SYSCTL_CPUPOOL_OP_FREEINFO: u32 = 7;
+
+/// Scheduler's parameters: set.
+pub const XEN_SYSCTL_SCHEDOP_putinfo: u32 = 0;
+/// Scheduler's parameters: read.
+pub const XEN_SYSCTL_SCHEDOP_getinfo: u32 = 1;
+/// Feature words: what CPUID says.
+pub const XEN_SYSCTL_cpu_featureset_raw: u32 = 0;
+/// Feature words: what the hypervisor uses.
+pub const XEN_SYSCTL_cpu_featureset_host: u32 = 1;
+/// Feature words: a PV guest's default.
+pub const XEN_SYSCTL_cpu_featureset_pv: u32 = 2;
+/// Feature words: an HVM guest's default.
+pub const XEN_SYSCTL_cpu_featureset_hvm: u32 = 3;
+/// Feature words: a PV guest's most.
+pub const XEN_SYSCTL_cpu_featureset_pv_max: u32 = 4;
+/// Feature words: an HVM guest's most.
+pub const XEN_SYSCTL_cpu_featureset_hvm_max: u32 = 5;
+/// Policy: what CPUID says.
+pub const XEN_SYSCTL_cpu_policy_raw: u32 = 0;
+/// Policy: what the hypervisor uses.
+pub const XEN_SYSCTL_cpu_policy_host: u32 = 1;
+/// Policy: a PV guest's most.
+pub const XEN_SYSCTL_cpu_policy_pv_max: u32 = 2;
+/// Policy: an HVM guest's most.
+pub const XEN_SYSCTL_cpu_policy_hvm_max: u32 = 3;
+/// Policy: a PV guest's default.
+pub const XEN_SYSCTL_cpu_policy_pv_default: u32 = 4;
+/// Policy: an HVM guest's default.
+pub const XEN_SYSCTL_cpu_policy_hvm_default: u32 = 5;
 
 /// The one argument of `sysctl`; `u` holds one of the structs below at its start, and is copied back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -322,6 +359,16 @@ pub struct XenSysctlPcitopoinfo {
     pub devs: u64,
     /// Linear address of `u32` nodes.
     pub nodes: u64,
+}
+
+/// Body of [`XEN_SYSCTL_get_cpu_levelling_caps`].
+#[derive(
+    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct XenSysctlCpuLevellingCaps {
+    /// Out: masks there are.
+    pub caps: u32,
 }
 
 /// Body of [`XEN_SYSCTL_get_cpu_featureset`].

@@ -3,3 +3,4 @@
 pub mod hvm_op;
 pub mod hvm_vcpu;
 pub mod params;
+pub mod save;

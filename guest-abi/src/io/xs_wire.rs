@@ -59,6 +59,20 @@ pub const XENSTORE_REL_PATH_MAX: usize = 2048;
 pub const XENSTORE_CONNECTED: u32 = 0;
 /// `connection`: being made anew.
 pub const XENSTORE_RECONNECT: u32 = 1;
+/// `server_features`: a guest may ask for [`XENSTORE_RECONNECT`].
+pub const XENSTORE_SERVER_FEATURE_RECONNECTION: u32 = 1;
+/// `server_features`: the `error` word is used.
+pub const XENSTORE_SERVER_FEATURE_ERROR: u32 = 2;
+/// `server_features`: a watch may have a depth.
+pub const XENSTORE_SERVER_FEATURE_WATCHDEPTH: u32 = 4;
+/// `error`: none.
+pub const XENSTORE_ERROR_NONE: u32 = 0;
+/// `error`: the event channel does not work.
+pub const XENSTORE_ERROR_COMM: u32 = 1;
+/// `error`: a producer or consumer index makes no sense.
+pub const XENSTORE_ERROR_RINGIDX: u32 = 2;
+/// `error`: a message longer than allowed.
+pub const XENSTORE_ERROR_PROTO: u32 = 3;
 
 /// Head of each message.
 #[derive(
