@@ -16,6 +16,7 @@ pub struct TimerQueue<K> {
     /// By number; `None` where the timer was removed.
     keys: Vec<Option<K>>,
     deadlines: IndexHeap<u64>,
+    is_changed: bool,
 }
 
 impl<K: Copy> TimerQueue<K> {
@@ -25,6 +26,7 @@ impl<K: Copy> TimerQueue<K> {
         Self {
             keys: Vec::new(),
             deadlines: IndexHeap::new(),
+            is_changed: false,
         }
     }
 
@@ -46,6 +48,7 @@ impl<K: Copy> TimerQueue<K> {
 
     /// Takes a timer out for good; its id means nothing from then on.
     pub fn remove(&mut self, id: TimerId) {
+        self.is_changed = true;
         self.deadlines.remove(id.0);
         if let Some(key) = self.keys.get_mut(id.0) {
             *key = None;
@@ -55,12 +58,14 @@ impl<K: Copy> TimerQueue<K> {
     /// Sets the timer to expire at `deadline`, whether or not it was set before.
     pub fn set(&mut self, id: TimerId, deadline: u64) {
         if let Some(Some(_)) = self.keys.get(id.0) {
+            self.is_changed = true;
             self.deadlines.set(id.0, deadline);
         }
     }
 
     /// Keeps the timer from expiring. True where it was set.
     pub fn cancel(&mut self, id: TimerId) -> bool {
+        self.is_changed = true;
         self.deadlines.remove(id.0)
     }
 
@@ -76,8 +81,16 @@ impl<K: Copy> TimerQueue<K> {
         self.deadlines.first().map(|(deadline, _)| deadline)
     }
 
+    /// True once after whatever may have changed the earliest deadline, or used the alarm that was set for it: whether to
+    /// program the hardware anew.
+    #[inline]
+    pub fn take_changed(&mut self) -> bool {
+        self.is_changed && core::mem::take(&mut self.is_changed)
+    }
+
     /// Takes the earliest timer whose deadline is `now` or before, and unsets it. To be called until `None`.
     pub fn expire(&mut self, now: u64) -> Option<K> {
+        self.is_changed = true;
         let (deadline, slot) = self.deadlines.first()?;
         if deadline > now {
             return None;
@@ -124,6 +137,7 @@ mod tests {
             let mut queue = TimerQueue::new();
             let mut ids: Vec<_> = (0..8usize).map(|key| queue.add(key)).collect();
             let mut model: BTreeMap<usize, u64> = BTreeMap::new();
+            let mut armed = None;
             for op in ops {
                 match op {
                     Op::Set(timer, deadline) => {
@@ -148,7 +162,12 @@ mod tests {
                         prop_assert!(model.values().all(|deadline| *deadline > now));
                     }
                 }
-                prop_assert_eq!(queue.next_deadline(), model.values().min().copied());
+                if queue.take_changed() {
+                    armed = queue.next_deadline();
+                }
+                prop_assert!(!queue.take_changed());
+                prop_assert_eq!(armed, queue.next_deadline());
+                prop_assert_eq!(armed, model.values().min().copied());
                 for (timer, id) in ids.iter().enumerate() {
                     prop_assert_eq!(queue.deadline(*id), model.get(&timer).copied());
                 }

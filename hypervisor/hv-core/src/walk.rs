@@ -94,6 +94,21 @@ pub fn translate<M: GuestMem + ?Sized>(
     }
 }
 
+/// True where the CPU loads `entry` as a top entry of PAE paging: one that is present has no reserved bit set, with
+/// `physical_bits` to an address. SDM vol. 3A, "PAE Page-Directory-Pointer-Table Entry".
+#[must_use]
+pub const fn pdpte_is_valid(entry: u64, physical_bits: u32) -> bool {
+    const RESERVED_LOW: u64 = 0x1e6;
+    let addressable = u64::MAX
+        >> (64
+            - if physical_bits < 52 {
+                physical_bits
+            } else {
+                52
+            });
+    entry & PRESENT == 0 || entry & (RESERVED_LOW | !addressable) == 0
+}
+
 /// Long mode: four levels, five with CR4.LA57.
 #[inline(always)]
 fn walk_long<M: GuestMem + ?Sized>(
@@ -269,6 +284,7 @@ pub fn copy_out<M: GuestMem + ?Sized>(
 
 /// Cuts the `len` bytes at `start` where pages end: (address, bytes) of each piece, in order. An address past 2^64 wraps
 /// to 0; [`translate`] refuses what is not the guest's.
+#[inline]
 pub fn page_chunks(start: Gva, len: usize) -> impl Iterator<Item = (Gva, usize)> {
     let mut at = start;
     let mut left = len;

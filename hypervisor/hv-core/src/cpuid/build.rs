@@ -5,6 +5,7 @@ use super::features::{
     LEAF7_1_EDX_AVX, LEAF7_1_EDX_PLAIN, LEAF7_2_EDX_PLAIN, LEAF7_2_EDX_SPECULATION, extended1_edx,
     leaf1_ecx, leaf1_edx, leaf7_ebx, leaf7_ecx, leaf7_edx,
 };
+use super::policy::{FEATURE_WORDS, Wanted};
 use super::xsave::{self, Xsave};
 use super::{CpuidOptions, CpuidRegs, HostCpuid, Provides, features};
 
@@ -25,8 +26,14 @@ const WBNOINVD: u32 = 1 << 9;
 const LINEAR_BITS: u32 = 48;
 
 /// The feature words, dependent bits settled, and leaf 0xD.
-pub(super) fn features(host: &HostCpuid, options: &CpuidOptions) -> (Features, Xsave) {
-    let mut f = allowed(host);
+///
+/// `wanted` are the feature words of which nothing else is to be shown.
+pub(super) fn features(
+    host: &HostCpuid,
+    options: &CpuidOptions,
+    wanted: &[u32; FEATURE_WORDS],
+) -> (Features, Xsave) {
+    let mut f = allowed(host, wanted);
     if !options.provides.contains(Provides::RDTSCP) {
         f.leaf7[0].ecx &= !leaf7_ecx::RDPID;
         f.extended1.edx &= !extended1_edx::RDTSCP;
@@ -45,7 +52,9 @@ pub(super) fn features(host: &HostCpuid, options: &CpuidOptions) -> (Features, X
     }
     let xsave = if f.leaf1.ecx & leaf1_ecx::XSAVE != 0 {
         let with_xsaves = options.provides.contains(Provides::XSAVES);
-        Xsave::build(host, options.xcr0_switched, with_xsaves)
+        let [_, _, _, _, extensions, ..] = *wanted;
+        let states = options.xcr0_switched & states_of(&f);
+        Xsave::build(host, states, with_xsaves, extensions)
     } else {
         Xsave::NONE
     };
@@ -66,27 +75,62 @@ pub(super) fn features(host: &HostCpuid, options: &CpuidOptions) -> (Features, X
 }
 
 /// What host and lists have in common.
-fn allowed(host: &HostCpuid) -> Features {
+fn allowed(host: &HostCpuid, wanted: &[u32; FEATURE_WORDS]) -> Features {
+    let [
+        w1d,
+        w1c,
+        we1d,
+        we1c,
+        _,
+        w7b,
+        w7c,
+        _,
+        _,
+        w7d,
+        w7_1a,
+        _,
+        _,
+        w7_2d,
+        _,
+        w7_1d,
+        ..,
+    ] = *wanted;
     let mut f = Features::default();
     let leaf1 = host.get(1, 0);
     f.leaf1.eax = leaf1.eax;
     f.leaf1.ebx = leaf1.ebx & 0x0000_ff00; // CLFLUSH line; the rest is per domain and vCPU
-    f.leaf1.ecx = leaf1.ecx & leaf1_ecx::ALLOWED | leaf1_ecx::EMULATED;
-    f.leaf1.edx = leaf1.edx & leaf1_edx::ALLOWED | leaf1_edx::EMULATED;
+    f.leaf1.ecx =
+        leaf1.ecx & leaf1_ecx::ALLOWED & w1c | leaf1_ecx::EMULATED & (w1c | leaf1_ecx::X2APIC);
+    f.leaf1.edx = leaf1.edx & leaf1_edx::ALLOWED & w1d | leaf1_edx::EMULATED;
     let leaf7 = host.get(7, 0);
-    f.leaf7[0].ebx = leaf7.ebx & leaf7_ebx::ALLOWED;
-    f.leaf7[0].ecx = leaf7.ecx & leaf7_ecx::ALLOWED;
-    f.leaf7[0].edx = leaf7.edx & leaf7_edx::ALLOWED;
+    f.leaf7[0].ebx = leaf7.ebx & leaf7_ebx::ALLOWED & w7b;
+    f.leaf7[0].ecx = leaf7.ecx & leaf7_ecx::ALLOWED & w7c;
+    f.leaf7[0].edx = leaf7.edx & leaf7_edx::ALLOWED & w7d;
     let leaf7_1 = host.get(7, 1);
-    f.leaf7[1].eax = leaf7_1.eax & (LEAF7_1_EAX_AVX | LEAF7_1_EAX_AVX512 | LEAF7_1_EAX_PLAIN);
-    f.leaf7[1].edx = leaf7_1.edx & (LEAF7_1_EDX_AVX | LEAF7_1_EDX_PLAIN);
+    f.leaf7[1].eax =
+        leaf7_1.eax & (LEAF7_1_EAX_AVX | LEAF7_1_EAX_AVX512 | LEAF7_1_EAX_PLAIN) & w7_1a;
+    f.leaf7[1].edx = leaf7_1.edx & (LEAF7_1_EDX_AVX | LEAF7_1_EDX_PLAIN) & w7_1d;
     let leaf7_2 = host.get(7, 2);
-    f.leaf7[2].edx = leaf7_2.edx & (LEAF7_2_EDX_SPECULATION | LEAF7_2_EDX_PLAIN);
+    f.leaf7[2].edx = leaf7_2.edx & (LEAF7_2_EDX_SPECULATION | LEAF7_2_EDX_PLAIN) & w7_2d;
     let extended1 = host.get(EXTENDED + 1, 0);
     f.extended1.eax = extended1.eax;
-    f.extended1.ecx = extended1.ecx & features::EXTENDED1_ECX;
-    f.extended1.edx = extended1.edx & extended1_edx::ALLOWED;
+    f.extended1.ecx = extended1.ecx & features::EXTENDED1_ECX & we1c;
+    f.extended1.edx = extended1.edx & extended1_edx::ALLOWED & we1d;
     f
+}
+
+/// The components of extended state that the features use.
+fn states_of(f: &Features) -> u64 {
+    let mut states = xsave::X87 | xsave::SSE;
+    let mut add = |is_used: bool, more: u64| {
+        if is_used {
+            states |= more;
+        }
+    };
+    add(f.leaf1.ecx & leaf1_ecx::AVX != 0, xsave::AVX);
+    add(f.leaf7[0].ebx & leaf7_ebx::AVX512F != 0, xsave::AVX512);
+    add(f.leaf7[0].ecx & leaf7_ecx::PKU != 0, xsave::PKRU);
+    states
 }
 
 /// Basic leaves that look at nothing but EAX. The others (4, 7, 0xB, 0xD) stay zero here.
@@ -174,6 +218,7 @@ pub(super) fn extended(
     host: &HostCpuid,
     options: &CpuidOptions,
     f: &Features,
+    wanted: &Wanted,
 ) -> [CpuidRegs; (LAST_EXTENDED - EXTENDED) as usize + 1] {
     let mut leaves = [CpuidRegs::default(); (LAST_EXTENDED - EXTENDED) as usize + 1];
     leaves[0].eax = LAST_EXTENDED;
@@ -182,12 +227,14 @@ pub(super) fn extended(
         *leaf = host.get(EXTENDED + n, 0); // the brand string
     }
     leaves[6].ecx = host.get(EXTENDED + 6, 0).ecx;
+    let [_, _, _, _, _, _, _, w7d, w8b, ..] = wanted.words;
     if options.provides.contains(Provides::INVARIANT_TSC) {
-        leaves[7].edx = INVARIANT_TSC;
+        leaves[7].edx = INVARIANT_TSC & w7d;
     }
     let sizes = host.get(EXTENDED + 8, 0);
-    let physical = (sizes.eax & 0xff).min(u32::from(options.stage2_bits));
+    let narrowest = options.stage2_bits.min(wanted.physical_bits);
+    let physical = (sizes.eax & 0xff).min(u32::from(narrowest));
     leaves[8].eax = physical | LINEAR_BITS << 8;
-    leaves[8].ebx = sizes.ebx & WBNOINVD;
+    leaves[8].ebx = sizes.ebx & WBNOINVD & w8b;
     leaves
 }

@@ -98,6 +98,7 @@ pub(super) mod leaf7_ebx {
     pub(in super::super) const ERMS: u32 = 1 << 9;
     pub(in super::super) const INVPCID: u32 = 1 << 10;
     pub(in super::super) const SMAP: u32 = 1 << 20;
+    pub(in super::super) const AVX512F: u32 = 1 << 16;
     /// AVX-512: F DQ IFMA PF ER CD BW VL.
     pub(in super::super) const AVX512: u32 = bits(&[16, 17, 21, 26, 27, 28, 30, 31]);
 

@@ -11,17 +11,19 @@
 mod build;
 mod features;
 mod host;
+mod policy;
 #[cfg(test)]
 pub(crate) mod tests;
 mod xen;
 mod xsave;
 
-use alloc::vec::Vec;
 use bitflags::bitflags;
 
 use build::{LAST_BASIC, LAST_EXTENDED};
 use features::{Features, extended1_edx, leaf1_ecx, leaf1_edx, leaf7_ebx, leaf7_ecx, leaf7_edx};
 pub use host::HostCpuid;
+use policy::Wanted;
+pub use policy::{FEATURE_WORDS, LeafRefused, MAX_POLICY_LEAVES, PolicyLeaves};
 use xen::XenLeaves;
 pub use xen::{HYPERCALL_PAGE_MSR, XEN_VERSION};
 use xsave::Xsave;
@@ -154,10 +156,15 @@ impl CpuidPolicy {
     /// Shapes the host's CPUID for one domain.
     #[must_use]
     pub fn build(host: &HostCpuid, options: &CpuidOptions) -> Self {
-        let (features, xsave) = build::features(host, options);
-        let extended = build::extended(host, options, &features);
+        Self::build_within(host, options, &Wanted::ALL)
+    }
+
+    /// The same, with no more than is wanted.
+    fn build_within(host: &HostCpuid, options: &CpuidOptions, wanted: &Wanted) -> Self {
+        let (features, xsave) = build::features(host, options, &wanted.words);
+        let extended = build::extended(host, options, &features, wanted);
         let has_rdtscp = features.extended1.edx & extended1_edx::RDTSCP != 0;
-        Self {
+        let mut policy = Self {
             basic: build::basic(host, options, &features),
             extended,
             caches: build::caches(host, options.vcpus),
@@ -166,7 +173,9 @@ impl CpuidPolicy {
             xsave,
             xen: XenLeaves::build(options, has_rdtscp),
             physical_bits: extended[8].eax.to_le_bytes()[0],
-        }
+        };
+        policy::cut(&mut policy, wanted);
+        policy
     }
 
     /// Answers CPUID with EAX = `leaf` and ECX = `subleaf`.
@@ -195,6 +204,13 @@ impl CpuidPolicy {
     #[must_use]
     pub fn xcr0_allowed(&self) -> u64 {
         self.xsave.allowed()
+    }
+
+    /// Bytes of an XSAVE area with all components that the guest may have, in standard format; 0 where it has no XSAVE.
+    #[must_use]
+    pub fn xsave_bytes(&self) -> usize {
+        let regs = self.xsave.leaf(0, 0, 0);
+        usize::try_from(regs.ecx).unwrap_or(0)
     }
 
     /// The CR4 bits that the guest may set; setting another means #GP.
@@ -227,6 +243,11 @@ impl CpuidPolicy {
         1 << 0 | 1 << 8 | u64::from(nx) << 11
     }
 
+    /// Family, model and stepping, as leaf 1 has them in EAX.
+    #[must_use]
+    pub fn signature(&self) -> u32 {
+        self.basic[1].eax
+    }
     /// Bits of a guest physical address.
     #[must_use]
     pub fn physical_bits(&self) -> u8 {
@@ -280,35 +301,6 @@ impl CpuidPolicy {
         allowed
     }
 
-    /// Every leaf as the vCPU `vcpu` sees it, in ascending order of leaf and subleaf, without those that are all zeros.
-    #[must_use]
-    pub fn leaves(&self, vcpu: &VcpuView) -> Vec<CpuidLeaf> {
-        let mut leaves = Vec::new();
-        let ranges = [
-            0..=LAST_BASIC,
-            xen::BASE..=xen::LAST,
-            0x8000_0000..=LAST_EXTENDED,
-        ];
-        for leaf in ranges.into_iter().flatten() {
-            for n in 0..subleaves(leaf) {
-                let regs = self.query(leaf, n, vcpu);
-                let subleaf = if subleaves(leaf) == 1 {
-                    CpuidLeaf::NO_SUBLEAF
-                } else {
-                    n
-                };
-                if regs != CpuidRegs::default() {
-                    leaves.push(CpuidLeaf {
-                        leaf,
-                        subleaf,
-                        regs,
-                    });
-                }
-            }
-        }
-        leaves
-    }
-
     #[inline]
     fn leaf1(&self, vcpu: &VcpuView) -> CpuidRegs {
         let mut regs = self.basic[1];
@@ -330,6 +322,9 @@ impl CpuidPolicy {
 
     #[inline]
     fn leaf_b(&self, subleaf: u32, vcpu: &VcpuView) -> CpuidRegs {
+        if self.topology[0] == CpuidRegs::default() {
+            return CpuidRegs::default();
+        }
         let mut regs = at(&self.topology, subleaf);
         regs.ecx |= subleaf & 0xff;
         regs.edx = vcpu.apic_id;
@@ -348,16 +343,4 @@ fn at(table: &[CpuidRegs], index: u32) -> CpuidRegs {
         .and_then(|i| table.get(i))
         .copied()
         .unwrap_or_default()
-}
-
-/// How many subleaves `leaf` may have.
-fn subleaves(leaf: u32) -> u32 {
-    const XEN_TIME: u32 = xen::BASE + 3;
-    match leaf {
-        4 => 8,
-        7 | XEN_TIME => 3,
-        0xb => 2,
-        0xd => 64,
-        _ => 1,
-    }
 }

@@ -5,7 +5,7 @@
 use super::{CpuidRegs, HostCpuid, features};
 
 /// x87: always set.
-const X87: u64 = 1 << 0;
+pub(super) const X87: u64 = 1 << 0;
 /// XMM registers.
 pub(super) const SSE: u64 = 1 << 1;
 /// Upper halves of the YMM registers.
@@ -45,8 +45,13 @@ impl Xsave {
         }; COMPONENTS],
     };
 
-    /// What the host has of the components in `switched`.
-    pub(super) fn build(host: &HostCpuid, switched: u64, with_xsaves: bool) -> Self {
+    /// What the host has of the components in `switched`, and of the instructions in `extensions` (leaf 0xD, subleaf 1, EAX).
+    pub(super) fn build(
+        host: &HostCpuid,
+        switched: u64,
+        with_xsaves: bool,
+        extensions: u32,
+    ) -> Self {
         let main = host.get(0xd, 0);
         let host_xcr0 = u64::from(main.edx) << 32 | u64::from(main.eax);
         let allowed = complete(host_xcr0 & switched);
@@ -60,9 +65,9 @@ impl Xsave {
                 component.edx = 0;
             }
         }
-        let mut mask = features::XSAVE_EXTENSIONS;
+        let mut mask = features::XSAVE_EXTENSIONS & extensions;
         if with_xsaves {
-            mask |= features::XSAVES;
+            mask |= features::XSAVES & extensions;
         }
         xsave.extensions = host.get(0xd, 1).eax & mask;
         xsave.largest = xsave.standard_size(allowed);

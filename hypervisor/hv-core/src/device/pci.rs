@@ -6,7 +6,7 @@
 //! enable bit are kept here, and [`PciEffect::MsiRouted`] asks the caller for a host vector, which
 //! [`PciConfig::program_msi`] then writes to the device. One vector a function is offered. Masks pass through.
 //!
-//! ECAM (MCFG) is not behind this: dom0's ACPI tables must not have it.
+//! Configuration space in memory (MCFG) leads here too, to the first 256 bytes of each function: [`PciConfig::read_memory`].
 //! Source: PCI Local Bus specification 3.0, "Configuration Mechanism #1", "MSI Capability Structure".
 
 #[cfg(test)]
@@ -85,13 +85,9 @@ impl PciConfig {
         if (port, size) == (ADDRESS_PORT, 4) {
             return self.latch;
         }
-        let Some((function, offset)) = self.target(port, size) else {
-            return all_ones(size);
-        };
-        let value = hw.read(function, offset, size);
-        match self.capabilities(function, hw) {
-            Some(capabilities) => capabilities.patch(offset, size, value),
-            None => value,
+        match self.target(port, size) {
+            Some((function, offset)) => self.read(function, offset, size, hw),
+            None => all_ones(size),
         }
     }
 
@@ -107,9 +103,59 @@ impl PciConfig {
             self.latch = value & LATCH_BITS;
             return PciEffect::None;
         }
-        let Some((function, offset)) = self.target(port, size) else {
+        match self.target(port, size) {
+            Some((function, offset)) => self.write((function, offset, size), value, hw),
+            None => PciEffect::None,
+        }
+    }
+
+    /// Answers a load of `size` bytes from a function's configuration space in memory. Extended space is absent.
+    pub fn read_memory(
+        &mut self,
+        function: Bdf,
+        offset: u16,
+        size: u8,
+        hw: &mut impl ConfigSpace,
+    ) -> u32 {
+        match offset_in_memory(offset, size) {
+            Some(offset) => self.read(function, offset, size, hw),
+            None => all_ones(size),
+        }
+    }
+
+    /// Performs a store of `size` bytes there.
+    pub fn write_memory(
+        &mut self,
+        (function, offset, size): (Bdf, u16, u8),
+        value: u32,
+        hw: &mut impl ConfigSpace,
+    ) -> PciEffect {
+        match offset_in_memory(offset, size) {
+            Some(offset) => self.write((function, offset, size), value, hw),
+            None => PciEffect::None,
+        }
+    }
+
+    fn read(&mut self, function: Bdf, offset: u8, size: u8, hw: &mut impl ConfigSpace) -> u32 {
+        if self.hidden.contains(&function) {
+            return all_ones(size);
+        }
+        let value = hw.read(function, offset, size);
+        match self.capabilities(function, hw) {
+            Some(capabilities) => capabilities.patch(offset, size, value),
+            None => value,
+        }
+    }
+
+    fn write(
+        &mut self,
+        (function, offset, size): (Bdf, u8, u8),
+        value: u32,
+        hw: &mut impl ConfigSpace,
+    ) -> PciEffect {
+        if self.hidden.contains(&function) {
             return PciEffect::None;
-        };
+        }
         let Some(capabilities) = self.capabilities(function, hw) else {
             return PciEffect::None;
         };
@@ -140,7 +186,7 @@ impl PciConfig {
         let fits = lane.checked_add(size)? <= 4;
         let [register, devfn, bus, flags] = self.latch.to_le_bytes();
         let function = Bdf(u16::from_le_bytes([devfn, bus]));
-        let answers = fits && flags & 0x80 != 0 && !self.hidden.contains(&function);
+        let answers = fits && flags & 0x80 != 0;
         answers.then_some((function, register | lane))
     }
 
@@ -155,6 +201,13 @@ impl PciConfig {
             Entry::Vacant(new) => Some(new.insert(Capabilities::find(function, hw)?)),
         }
     }
+}
+
+/// The offset of an access in memory, where it is to one double word of the first 256 bytes.
+fn offset_in_memory(offset: u16, size: u8) -> Option<u8> {
+    let offset = u8::try_from(offset).ok()?;
+    let fits = matches!(size, 1 | 2 | 4) && (offset & 3) + size <= 4;
+    fits.then_some(offset)
 }
 
 const ADDRESS_PORT: u16 = 0xcf8;

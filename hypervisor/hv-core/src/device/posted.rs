@@ -80,30 +80,30 @@ impl<F: SharedWords> PostedInterrupts<F> {
     /// Names the vector and the CPU that [`PostNotify::Posted`] is about. `destination` is as the host's local APICs
     /// count: the 32-bit id in x2APIC mode, the id shifted left by 8 in xAPIC mode.
     pub fn set_notification(&self, vector: u8, destination: u32) {
+        self.frame.store_u8(self.place(NOTIFICATION_VECTOR), vector);
         self.frame
-            .store_u8(self.offset + NOTIFICATION_VECTOR, vector);
-        self.frame
-            .store_u32(self.offset + NOTIFICATION_DESTINATION, destination);
+            .store_u32(self.place(NOTIFICATION_DESTINATION), destination);
     }
 
     /// Spares posters of edges the notification while the vCPU is not running but ready to.
     pub fn suppress(&self) {
-        self.frame.fetch_or_u32(self.offset + CONTROL, SN);
+        self.frame.fetch_or_u32(self.place(CONTROL), SN);
     }
 
     /// Undoes [`suppress`](Self::suppress); the caller looks at the box afterwards.
     pub fn unsuppress(&self) {
-        self.frame.fetch_and_u32(self.offset + CONTROL, !SN);
+        self.frame.fetch_and_u32(self.place(CONTROL), !SN);
     }
 
     /// Posts an edge-triggered interrupt. Vectors 0–15 are illegal and the caller's to refuse.
+    #[inline]
     pub fn post_edge(&self, vector: u8) -> PostNotify {
         let (word, bit) = position(vector);
-        if self.frame.fetch_or_u32(self.offset + PIR + word, bit) & bit != 0 {
+        if self.frame.fetch_or_u32(self.place(PIR + word), bit) & bit != 0 {
             // whoever set the bit notifies, or the CPU is already taking it out
             return PostNotify::None;
         }
-        let control = self.frame.fetch_or_u32(self.offset + CONTROL, ON);
+        let control = self.frame.fetch_or_u32(self.place(CONTROL), ON);
         if control & (ON | SN) == 0 {
             PostNotify::Posted
         } else {
@@ -114,8 +114,8 @@ impl<F: SharedWords> PostedInterrupts<F> {
     /// Posts a level-triggered interrupt.
     pub fn post_level(&self, vector: u8) -> PostNotify {
         let (word, bit) = position(vector);
-        self.frame.fetch_or_u32(self.offset + LEVEL + word, bit);
-        if self.frame.fetch_or_u32(self.offset + LEVEL_WAITS, 1) == 0 {
+        self.frame.fetch_or_u32(self.place(LEVEL + word), bit);
+        if self.frame.fetch_or_u32(self.place(LEVEL_WAITS), 1) == 0 {
             PostNotify::Kick
         } else {
             PostNotify::None
@@ -123,26 +123,33 @@ impl<F: SharedWords> PostedInterrupts<F> {
     }
 
     /// True where the box may hold something: two loads, for the entry path and for deciding whether to sleep.
+    #[inline]
     pub fn is_waiting(&self) -> bool {
-        self.frame.load_u32(self.offset + CONTROL) & ON != 0
-            || self.frame.load_u32(self.offset + LEVEL_WAITS) != 0
+        self.frame.load_u32(self.place(CONTROL)) & ON != 0
+            || self.frame.load_u32(self.place(LEVEL_WAITS)) != 0
     }
 
     /// Empties the box. The flags fall before the bits are read, so that an interrupt posted meanwhile notifies again.
     pub fn take(&self) -> Taken {
         let mut taken = Taken::default();
-        if self.frame.fetch_and_u32(self.offset + CONTROL, !ON) & ON != 0 {
+        if self.frame.fetch_and_u32(self.place(CONTROL), !ON) & ON != 0 {
             taken.edge = self.take_set(PIR);
         }
-        if self.frame.fetch_and_u32(self.offset + LEVEL_WAITS, 0) != 0 {
+        if self.frame.fetch_and_u32(self.place(LEVEL_WAITS), 0) != 0 {
             taken.level = self.take_set(LEVEL);
         }
         taken
     }
 
+    /// Byte `at` of the box as an offset in its frame: what `new` checked, said so that no access checks it again.
+    #[inline]
+    const fn place(&self, at: usize) -> usize {
+        (self.offset & (crate::addr::PAGE_BYTES - BOX_BYTES)) + at
+    }
+
     fn take_set(&self, set: usize) -> [u64; 4] {
         core::array::from_fn(|i| {
-            let at = self.offset + set + 8 * i;
+            let at = self.place(set + 8 * i);
             // most words are empty, and a locked instruction costs more than a look
             match self.frame.load_u64(at) {
                 0 => 0,

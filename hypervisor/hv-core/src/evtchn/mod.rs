@@ -130,8 +130,12 @@ impl<F: SharedWords + Clone> EventChannels<F> {
     /// # Errors
     /// [`Error::BadPort`], also for ports that only the hypervisor raises.
     pub fn send(&mut self, port: Port) -> Result<Sent, Error> {
-        match self.ports.open(port)?.state {
-            State::Ipi => Ok(Sent::Here(self.set_pending(port))),
+        let channel = self.ports.open_mut(port)?;
+        match channel.state {
+            State::Ipi => {
+                let words = (&self.shared_info, &self.vcpus[..]);
+                Ok(Sent::Here(raise(words, &mut self.abi, port, channel)))
+            }
             State::Interdomain(to) if to.domid == self.domid => {
                 Ok(Sent::Here(self.set_pending(to.port)))
             }
@@ -322,9 +326,10 @@ impl<F: SharedWords + Clone> EventChannels<F> {
         Reset { closed, is_done }
     }
 
-    /// The ports that are open and what they are bound to, for a dump.
-    pub fn open_ports(&self) -> impl Iterator<Item = (Port, Status)> {
-        (1..self.ports.end()).map(Port::new).filter_map(|port| {
+    /// The ports from `first` on that are open, and what they are bound to: for a dump, which is read in parts.
+    pub fn open_ports(&self, first: Port) -> impl Iterator<Item = (Port, Status)> {
+        let first = first.get().max(1);
+        (first..self.ports.end()).map(Port::new).filter_map(|port| {
             let status = self.status(port).ok()?;
             (status.state != State::Closed).then_some((port, status))
         })
@@ -335,18 +340,34 @@ impl<F: SharedWords + Clone> EventChannels<F> {
         let Ok(channel) = self.ports.open_mut(port) else {
             return Notify::NOTHING;
         };
-        let vcpu = self.vcpus.get(usize::from(channel.queue.vcpu));
-        let info = vcpu.and_then(|vcpu| vcpu.info.as_ref());
-        let raised = match &mut self.abi {
-            Abi::TwoLevel => two_level::set_pending(&self.shared_info, info, port),
-            Abi::Fifo(fifo) => fifo.set_pending(port, channel),
-        };
-        notify(port, channel, info, raised)
+        let words = (&self.shared_info, &self.vcpus[..]);
+        raise(words, &mut self.abi, port, channel)
     }
 
     fn vcpu(&self, vcpu: u16) -> Result<&Vcpu<F>, Error> {
         self.vcpus.get(usize::from(vcpu)).ok_or(Error::NoSuchVcpu)
     }
+}
+
+/// Marks an open port pending, in the words that the guest sees.
+#[inline(always)]
+fn raise<F: SharedWords + Clone>(
+    (shared_info, vcpus): (&F, &[Vcpu<F>]),
+    abi: &mut Abi<F>,
+    port: Port,
+    channel: &mut Channel,
+) -> Notify {
+    let number = usize::from(channel.queue.vcpu);
+    let info = || vcpus.get(number).and_then(|vcpu| vcpu.info.as_ref());
+    let raised = match abi {
+        Abi::TwoLevel => match two_level::mark_pending(shared_info, port) {
+            // the most frequent case: the guest knows already
+            None => return Notify::NOTHING,
+            Some(marked) => two_level::tell(marked, info()),
+        },
+        Abi::Fifo(fifo) => fifo.set_pending(port, channel),
+    };
+    notify(port, channel, info(), raised)
 }
 
 /// Turns what happened to the guest's words into what is left to do.

@@ -14,22 +14,30 @@ use crate::vcpu::vcpu_info::VcpuInfo;
 /// Ports there are.
 pub(super) const PORTS: u32 = EVTCHN_2L_NR_CHANNELS;
 
-/// Marks `port` pending and tells `info`'s vCPU where to look, unless the port is masked.
-pub(super) fn set_pending<F: SharedWords>(
-    shared_info: &F,
-    info: Option<&VcpuInfo<F>>,
-    port: Port,
-) -> Raised {
-    let Some((word, bit)) = place(port) else {
-        return Raised::NOTHING;
-    };
+/// A port that has just been marked pending: its word, and whether it is masked.
+#[derive(Clone, Copy)]
+pub(super) struct Marked {
+    word: usize,
+    is_masked: bool,
+}
+
+/// Marks `port` pending; `None` where it was.
+#[inline]
+pub(super) fn mark_pending<F: SharedWords>(shared_info: &F, port: Port) -> Option<Marked> {
+    let (word, bit) = place(port)?;
     if shared_info.fetch_or_u64(PENDING + word * 8, bit) & bit != 0 {
-        return Raised::NOTHING;
+        return None;
     }
     let is_masked = shared_info.load_u64(MASK + word * 8) & bit != 0;
+    Some(Marked { word, is_masked })
+}
+
+/// Tells `info`'s vCPU where to look, unless the port is masked.
+#[inline]
+pub(super) fn tell<F: SharedWords>(marked: Marked, info: Option<&VcpuInfo<F>>) -> Raised {
     Raised {
         is_newly_pending: true,
-        wants_upcall: !is_masked && select(info, word),
+        wants_upcall: !marked.is_masked && select(info, marked.word),
     }
 }
 

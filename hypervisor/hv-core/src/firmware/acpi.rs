@@ -9,7 +9,8 @@
 
 pub use super::fadt::{Block, Fadt, Register};
 use super::madt::Madt;
-use crate::addr::Hpa;
+use crate::addr::{Hpa, Mfn, MfnRange};
+use crate::device::pci::Bdf;
 use crate::le::{array_at, u8_at, u16_at, u32_at, u64_at};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -287,6 +288,10 @@ impl Hpet {
     }
 }
 
+/// Each function has 4 KiB, each bus 256 functions.
+const FUNCTION_SHIFT: u32 = 12;
+const BUS_SHIFT: u32 = 20;
+
 /// PCI configuration space in memory, for a range of buses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct McfgRange {
@@ -306,6 +311,27 @@ impl McfgRange {
     pub fn parse(table: &[u8]) -> Vec<Self> {
         let entries = table.get(44..).unwrap_or_default().chunks_exact(16);
         entries.filter_map(Self::parse_entry).collect()
+    }
+
+    /// The frames that it takes; `None` where it makes no sense.
+    #[must_use]
+    pub fn frames(&self) -> Option<MfnRange> {
+        let bus = |number: u64| self.address.checked_add(number << BUS_SHIFT);
+        let start = bus(u64::from(self.first_bus))?;
+        let end = bus(u64::from(self.last_bus) + 1)?;
+        (start < end).then(|| MfnRange::new(Mfn::containing(start), Mfn::containing(end)))
+    }
+
+    /// The function whose configuration space has the byte at `at`, and its offset there.
+    #[must_use]
+    pub fn locate(&self, at: Hpa) -> Option<(Bdf, u16)> {
+        if !self.frames()?.contains(Mfn::containing(at)) {
+            return None;
+        }
+        let place = at.as_u64().checked_sub(self.address.as_u64())?;
+        let function = u16::try_from(place >> FUNCTION_SHIFT).ok()?;
+        let offset = u16::try_from(place & ((1 << FUNCTION_SHIFT) - 1)).ok()?;
+        Some((Bdf(function), offset))
     }
 
     fn parse_entry(entry: &[u8]) -> Option<Self> {

@@ -98,6 +98,8 @@ pub struct Fadt {
     pub has_wide_pm_timer: bool,
     /// The reset register and what to write there.
     pub reset: Option<(Register, u8)>,
+    /// The register of the real-time clock that holds the century, where there is one.
+    pub century: Option<u8>,
     /// Where the DSDT is.
     pub dsdt: Hpa,
     /// Where the FACS is, 0 for none.
@@ -137,6 +139,7 @@ impl Fadt {
             pm_timer: block(76, 91, 208),
             has_wide_pm_timer: flags & (1 << 8) != 0,
             reset: reset(),
+            century: u8_at(table, 108).filter(|&register| register != 0 && register < 0x80),
             dsdt: pointer(40, 140),
             facs: pointer(36, 132),
             is_hardware_reduced: flags & (1 << 20) != 0,

@@ -1,7 +1,8 @@
 //! The free frames, in blocks of 2^order frames that start at multiples of their size.
 //!
-//! Two halves of a block are buddies: when both are free they become one again, so free memory is always in the largest
-//! blocks there are. Lists are linked through the frames' records by frame number. Frames below 4 GiB have lists of their own and
+//! Two halves of a block are buddies: when both are free they become one again, so free memory is in the largest blocks
+//! there are. Only the last few single frames are left alone for a while, since single frames come and go: a balloon's
+//! frame is split off a large block once, and not each time. Lists are linked through the frames' records by frame number. Frames below 4 GiB have lists of their own and
 //! are handed out last, because some of dom0's devices can reach no others.
 
 use core::sync::atomic::Ordering;
@@ -15,12 +16,17 @@ const ORDERS: usize = PageOrder::MAX.get() as usize + 1;
 const LOW_END: Mfn = Mfn::new(1 << 20);
 /// No frame: the end of a list.
 const NONE: u32 = u32::MAX;
+/// Single frames that are not joined with their buddies yet.
+const SINGLES: usize = 16;
 
 /// The free lists.
 pub struct Buddy<'t, 'm> {
     table: &'t FrameTable<'m>,
     low: Zone,
     high: Zone,
+    /// The single frames that were freed last, from `oldest` on; those that were taken again count for nothing.
+    singles: [Option<Mfn>; SINGLES],
+    oldest: usize,
 }
 
 /// Why frames cannot be made free.
@@ -46,6 +52,8 @@ impl<'t, 'm> Buddy<'t, 'm> {
             table,
             low: Zone::EMPTY,
             high: Zone::EMPTY,
+            singles: [None; SINGLES],
+            oldest: 0,
         }
     }
 
@@ -74,10 +82,9 @@ impl<'t, 'm> Buddy<'t, 'm> {
     /// A block of `order`, from above 4 GiB where there is one; `None` where no block is that large.
     #[must_use]
     pub fn alloc(&mut self, order: PageOrder) -> Option<OwnedFrames> {
-        let (block, found) = self
-            .high
-            .smallest(order)
-            .or_else(|| self.low.smallest(order))?;
+        // whoever wants any frame does not get one of those that somebody may want back
+        self.join_singles();
+        let (block, found) = self.smallest(order)?;
         Some(self.take(block, found, order))
     }
 
@@ -85,6 +92,7 @@ impl<'t, 'm> Buddy<'t, 'm> {
     /// below 4 GiB in the worst case: for boot and for small numbers of pages.
     #[must_use]
     pub fn alloc_below(&mut self, order: PageOrder, end: Mfn) -> Option<OwnedFrames> {
+        self.join_singles();
         let fits = |block: Mfn| block + order.frames() <= end;
         let (block, found) = self.find_block(&self.low, order, fits).or_else(|| {
             if end <= LOW_END {
@@ -115,6 +123,10 @@ impl<'t, 'm> Buddy<'t, 'm> {
 
     /// Takes frames back.
     pub fn free(&mut self, frames: OwnedFrames) {
+        let range = frames.range();
+        if range.len() == 1 {
+            return self.free_single(range.start);
+        }
         for (start, order) in blocks(frames.range()) {
             self.insert(start, order);
         }
@@ -163,6 +175,50 @@ impl<'t, 'm> Buddy<'t, 'm> {
     #[must_use]
     pub fn free_frames_below_4g(&self) -> u64 {
         self.low.free_frames
+    }
+
+    /// The smallest block that holds one of `order`. A single frame that was just freed comes last: whoever gave it up may
+    /// want the very same one again.
+    fn smallest(&self, order: PageOrder) -> Option<(Mfn, PageOrder)> {
+        let in_both = |order| {
+            let high = self.high.smallest(order);
+            high.or_else(|| self.low.smallest(order))
+        };
+        let found = in_both(order)?;
+        if found.1 == PageOrder::SIZE_4K && self.singles.contains(&Some(found.0)) {
+            let larger = PageOrder::new(1).and_then(in_both);
+            return larger.or(Some(found));
+        }
+        Some(found)
+    }
+
+    /// Frees a single frame, and joins the one with its buddy that was freed some time before.
+    fn free_single(&mut self, frame: Mfn) {
+        self.push(frame, PageOrder::SIZE_4K);
+        if self.singles.contains(&Some(frame)) {
+            return;
+        }
+        let slot = &mut self.singles[self.oldest];
+        self.oldest = (self.oldest + 1) % SINGLES;
+        if let Some(before) = slot.replace(frame) {
+            self.join(before);
+        }
+    }
+
+    fn join_singles(&mut self) {
+        for slot in 0..SINGLES {
+            if let Some(frame) = self.singles[slot].take() {
+                self.join(frame);
+            }
+        }
+    }
+
+    /// Joins a frame with its buddies, where it is a free block of its own.
+    fn join(&mut self, frame: Mfn) {
+        if self.is_free_block(frame, PageOrder::SIZE_4K) {
+            self.remove(frame, PageOrder::SIZE_4K);
+            self.insert(frame, PageOrder::SIZE_4K);
+        }
     }
 
     /// The free block that holds `mfn`.

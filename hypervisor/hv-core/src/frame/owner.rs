@@ -75,6 +75,8 @@ pub struct Freed {
     pub frames: OwnedFrames,
     /// Whom it was charged to.
     pub owner: Owner,
+    /// What it was used for.
+    pub role: Option<Role>,
 }
 
 /// Why no use of a frame can be had.
@@ -236,6 +238,7 @@ impl FrameTable<'_> {
                     return Some(Freed {
                         frames: OwnedFrames::new(MfnRange::new(mfn, mfn + 1)),
                         owner: word.state().owner,
+                        role: word.role(),
                     });
                 }
                 Err(changed) => now = changed,

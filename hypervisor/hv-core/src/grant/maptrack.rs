@@ -71,6 +71,12 @@ impl Maptrack {
         self.used
     }
 
+    /// True where the next [`Maptrack::insert`] makes room, from the heap.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.free.is_none()
+    }
+
     /// Gives a mapping a handle.
     ///
     /// # Errors

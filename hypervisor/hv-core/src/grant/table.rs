@@ -120,7 +120,7 @@ impl<F: SharedWords> GrantTable<F> {
     /// Adds a zeroed shared frame.
     ///
     /// # Errors
-    /// [`GrantError::NoSpace`] where it has all it may have or the heap is out; `frame` comes back.
+    /// [`GrantError::NoSpace`] where it has all it may have, is closed, or the heap is out; `frame` comes back.
     pub fn grow(&mut self, frame: F) -> Result<(), (GrantError, F)> {
         const UNUSED: Active = Active {
             uses: 0,
@@ -128,7 +128,10 @@ impl<F: SharedWords> GrantTable<F> {
             user: DomId::DOM0,
             mfn: Mfn::new(0),
         };
-        if self.nr_frames() >= self.max_frames || self.frames.try_reserve(1).is_err() {
+        if self.is_closed
+            || self.nr_frames() >= self.max_frames
+            || self.frames.try_reserve(1).is_err()
+        {
             return Err((GrantError::NoSpace, frame));
         }
         let mut active = Vec::new();
@@ -221,6 +224,16 @@ impl<F: SharedWords> GrantTable<F> {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.pins == 0
+    }
+
+    /// Takes the shared frames out of a closed table that is idle: what they granted is over. `None` before.
+    #[must_use = "the frames are still the domain's"]
+    pub fn take_frames(&mut self) -> Option<impl Iterator<Item = F> + use<F>> {
+        if !self.is_closed || !self.is_idle() {
+            return None;
+        }
+        let frames = core::mem::take(&mut self.frames);
+        Some(frames.into_iter().map(|shared| shared.frame))
     }
 
     fn entry(&mut self, reference: GrantRef) -> Option<(&mut Shared<F>, usize)> {

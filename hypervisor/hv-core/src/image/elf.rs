@@ -17,7 +17,9 @@ use elf::endian::LittleEndian;
 use elf::file::Class;
 use elf::note::{Note, NoteIterator};
 use elf::segment::ProgramHeader;
-use guest_abi::elfnote::{XEN_ELFNOTE_PHYS32_ENTRY, XEN_ELFNOTE_PHYS32_RELOC};
+use guest_abi::elfnote::{
+    XEN_ELFNOTE_GUEST_OS, XEN_ELFNOTE_PHYS32_ENTRY, XEN_ELFNOTE_PHYS32_RELOC,
+};
 
 /// A kernel that can be loaded and entered.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,6 +30,8 @@ pub struct Kernel<'a> {
     pub segments: Vec<Segment<'a>>,
     /// Where it may be moved to as a whole, where it says so. To load it where it asks to be is always right.
     pub relocation: Option<Relocation>,
+    /// It says that it is Linux.
+    pub is_linux: bool,
 }
 
 /// A part of a kernel.
@@ -158,6 +162,7 @@ impl<'a> Kernel<'a> {
             entry,
             segments,
             relocation: notes.relocation,
+            is_linux: notes.is_linux,
         })
     }
 
@@ -185,6 +190,7 @@ impl<'a> Kernel<'a> {
             entry: moved(self.entry),
             segments: segments.collect(),
             relocation: self.relocation,
+            is_linux: self.is_linux,
         })
     }
 }
@@ -237,6 +243,7 @@ fn bytes_of<'a>(file: &'a [u8], header: &ProgramHeader) -> Option<&'a [u8]> {
 struct Notes {
     entry: Option<Gpa>,
     relocation: Option<Relocation>,
+    is_linux: bool,
 }
 
 impl Notes {
@@ -267,6 +274,8 @@ impl Notes {
                 u32_at(desc, 0).map(u64::from)
             };
             self.entry = entry.map(Gpa::new);
+        } else if kind == u64::from(XEN_ELFNOTE_GUEST_OS) {
+            self.is_linux = desc.strip_suffix(b"\0").unwrap_or(desc) == b"linux";
         } else if kind == u64::from(XEN_ELFNOTE_PHYS32_RELOC) {
             let words = (u32_at(desc, 0), u32_at(desc, 4), u32_at(desc, 8));
             if let (Some(align), Some(min), Some(max)) = words {

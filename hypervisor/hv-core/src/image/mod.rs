@@ -2,7 +2,8 @@
 //!
 //! A Debian kernel is a [`bzimage`] with a compressed [`payload`], which holds an ELF file ([`elf`]) whose note names
 //! the PVH entry point; [`KernelFile`] is where a file's bytes go in. [`e820`] is the map of memory, [`dom0_memory`]
-//! decides which memory of the host is dom0's, and [`start_info`] lays out what the kernel finds through EBX.
+//! decides which memory of the host is dom0's, [`initrd`] whether an initrd is whole, and [`start_info`] lays out what the
+//! kernel finds through EBX.
 
 use core::fmt;
 
@@ -10,6 +11,7 @@ pub mod bzimage;
 pub mod dom0_memory;
 pub mod e820;
 pub mod elf;
+pub mod initrd;
 pub mod payload;
 pub mod start_info;
 

@@ -11,6 +11,7 @@ pub mod number;
 mod tests;
 
 use arrayvec::ArrayVec;
+use guest_abi::hvm::save::HvmHwMtrr;
 
 use crate::cpuid::{CpuidPolicy, HYPERCALL_PAGE_MSR};
 use mtrr::Mtrrs;
@@ -96,6 +97,20 @@ impl MsrState {
     pub const RESET: Self = Self {
         mtrrs: Mtrrs::RESET,
     };
+
+    /// The record of a vCPU with these values and `pat` in IA32_PAT (`public/arch-x86/hvm/save.h, hvm_hw_mtrr`).
+    #[must_use]
+    pub fn mtrr_record(&self, pat: u64) -> HvmHwMtrr {
+        self.mtrrs.record(pat)
+    }
+
+    /// The state with the MTRRs of `record`, for a domain whose physical addresses have `physical_bits`; `None` where WRMSR
+    /// would refuse one of its values, PAT's too.
+    #[must_use]
+    pub fn with_mtrrs(record: &HvmHwMtrr, physical_bits: u8) -> Option<Self> {
+        let mtrrs = Mtrrs::from_record(record, physical_bits)?;
+        pat_is_valid(record.msr_pat_cr).then_some(Self { mtrrs })
+    }
 }
 
 /// An MSR that a guest uses without an exit, and which way.
@@ -205,6 +220,18 @@ impl MsrPolicy {
             HYPERCALL_PAGE_MSR => backed_if(BackedMsr::HypercallPage, value, value & 0xfff == 0),
             _ => done_if(state.mtrrs.write(msr, value, self.physical_bits).is_some()),
         }
+    }
+
+    /// The bits of IA32_SPEC_CTRL that the guest may set; 0 where the MSR does not exist.
+    #[must_use]
+    pub fn spec_ctrl_allowed(&self) -> u64 {
+        self.spec_ctrl_allowed
+    }
+
+    /// IA32_ARCH_CAPABILITIES; 0 where there is none.
+    #[must_use]
+    pub fn arch_capabilities(&self) -> u64 {
+        self.arch_capabilities.unwrap_or(0)
     }
 
     /// The MSRs for the bitmap; all others exit.

@@ -3,6 +3,8 @@
 //! Memory types come from stage 2 and the guest's PAT. A guest starts with "enabled, everything write-back" (0x806), as
 //! firmware would leave it; with type UC Linux takes all its RAM for uncacheable and gives it up.
 
+use guest_abi::hvm::save::HvmHwMtrr;
+
 use super::number;
 
 /// Variable ranges that MTRRCAP announces.
@@ -11,6 +13,21 @@ const VARIABLE: usize = 8;
 const CAPABILITIES: u64 = VARIABLE as u64 | 1 << 8 | 1 << 10;
 /// Default type WB, enabled.
 const DEFAULT_TYPE: u64 = 0x806;
+
+/// The fixed ranges' MSRs in ascending order of address.
+const FIXED: [u32; 11] = [
+    number::IA32_MTRR_FIX64K_00000,
+    number::IA32_MTRR_FIX16K_80000,
+    number::IA32_MTRR_FIX16K_A0000,
+    number::IA32_MTRR_FIX4K_C0000,
+    number::IA32_MTRR_FIX4K_C0000 + 1,
+    number::IA32_MTRR_FIX4K_C0000 + 2,
+    number::IA32_MTRR_FIX4K_C0000 + 3,
+    number::IA32_MTRR_FIX4K_C0000 + 4,
+    number::IA32_MTRR_FIX4K_C0000 + 5,
+    number::IA32_MTRR_FIX4K_C0000 + 6,
+    number::IA32_MTRR_FIX4K_C0000 + 7,
+];
 
 /// The registers' values.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,6 +55,28 @@ impl Mtrrs {
                 None => self.variable.get(variable_index(msr)?).copied(),
             },
         }
+    }
+
+    pub(super) fn record(&self, pat: u64) -> HvmHwMtrr {
+        HvmHwMtrr {
+            msr_pat_cr: pat,
+            msr_mtrr_var: self.variable,
+            msr_mtrr_fixed: self.fixed,
+            msr_mtrr_cap: CAPABILITIES,
+            msr_mtrr_def_type: self.def_type,
+        }
+    }
+
+    /// The registers of a record; `None` where one of them could not be written so.
+    pub(super) fn from_record(record: &HvmHwMtrr, physical_bits: u8) -> Option<Self> {
+        let mut mtrrs = Self::RESET;
+        let variable = (number::IA32_MTRR_PHYSBASE0..).zip(record.msr_mtrr_var);
+        let fixed = FIXED.into_iter().zip(record.msr_mtrr_fixed);
+        let def_type = (number::IA32_MTRR_DEF_TYPE, record.msr_mtrr_def_type);
+        for (msr, value) in variable.chain(fixed).chain([def_type]) {
+            mtrrs.write(msr, value, physical_bits)?;
+        }
+        Some(mtrrs)
     }
 
     /// Stores `value` in `msr`. `None` where that is no MTRR, may not be written, or not with that value.

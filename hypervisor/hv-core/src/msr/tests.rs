@@ -218,3 +218,37 @@ proptest! {
         prop_assert_eq!(write(IA32_PAT, value) != MsrWrite::Fault, valid);
     }
 }
+
+proptest! {
+    #[test]
+    fn mtrrs_written_one_by_one_are_those_of_the_record(writes in proptest::collection::vec((0usize..28, 0u64..1 << 40), 0..60)) {
+        let mut state = MsrState::RESET;
+        let policy = MsrPolicy::build(&crate::cpuid::CpuidPolicy::build(&crate::cpuid::tests::skylake_x(), &crate::cpuid::tests::options()), &HostMsrs::default());
+        for (n, value) in writes {
+            let msr = match n {
+                0..16 => 0x200 + u32::try_from(n).unwrap(),
+                16..27 => [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f][n - 16],
+                _ => 0x2ff,
+            };
+            let _ = policy.write(msr, value & 0x0606_0606_06ff, &mut state, &MsrContext::default());
+        }
+        let record = state.mtrr_record(0x0007_0406_0007_0406);
+        prop_assert_eq!(MsrState::with_mtrrs(&record, 46), Some(state));
+    }
+}
+
+#[test]
+fn records_with_values_that_cannot_be_written_are_refused() {
+    let good = MsrState::RESET.mtrr_record(0x0007_0406_0007_0406);
+    assert_eq!(MsrState::with_mtrrs(&good, 46), Some(MsrState::RESET));
+    for change in [
+        |r: &mut HvmHwMtrr| r.msr_pat_cr = 2,
+        |r: &mut HvmHwMtrr| r.msr_mtrr_def_type = 2,
+        |r: &mut HvmHwMtrr| r.msr_mtrr_var[1] = 1 << 50,
+        |r: &mut HvmHwMtrr| r.msr_mtrr_fixed[10] = 7,
+    ] {
+        let mut bad = good;
+        change(&mut bad);
+        assert_eq!(MsrState::with_mtrrs(&bad, 46), None);
+    }
+}

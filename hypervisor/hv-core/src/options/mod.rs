@@ -37,6 +37,8 @@ pub struct Options {
     pub console: Consoles,
     /// The key that, with Ctrl, three times, switches the console's input; `a` is Ctrl-a.
     pub conswitch: u8,
+    /// How much of the log is kept, in bytes.
+    pub conring_bytes: u32,
     /// Which messages of the hypervisor are shown.
     pub loglvl: LogThresholds,
     /// Which messages caused by guests are shown.
@@ -78,8 +80,6 @@ pub struct Features {
     pub exec_sp: Option<bool>,
     /// TSC scaling.
     pub tsc_scaling: bool,
-    /// The VMX-preemption timer.
-    pub preemption_timer: bool,
 }
 
 /// Bounds on dom0's vCPUs, `min` not above `max`.
@@ -177,6 +177,7 @@ impl Default for Options {
                 vga: true,
             },
             conswitch: b'a',
+            conring_bytes: 64 << 10,
             loglvl: LogThresholds {
                 always: Some(LogLevel::Info),
                 limited: Some(LogLevel::Info),
@@ -208,7 +209,6 @@ impl Default for Features {
             pml: true,
             exec_sp: None,
             tsc_scaling: true,
-            preemption_timer: true,
         }
     }
 }

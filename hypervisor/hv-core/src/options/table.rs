@@ -77,6 +77,9 @@ pub const OPTION_TABLE: &[Row] = &[
     row("com2", "com2=<baud>|auto[/<base-baud>][,<DPS>[,<io-base>[,<irq>]]]", "115200,8n1,0x2f8,3",
         "set up the second serial port",
         |o, v| { o.com2 = o.com2.parse(text(v)?)?; Ok(()) }),
+    row("conring_size", "conring_size=<size>", "64K",
+        "how much of the log is kept for `xl dmesg`: 64K to 16M",
+        |o, v| { o.conring_bytes = ring_bytes(text(v)?)?; Ok(()) }),
     row("console", "console=[com1|com2|vga|none][,…]", "com1,vga",
         "where the hypervisor's and dom0's console goes",
         |o, v| { o.console = consoles(text(v)?)?; Ok(()) }),
@@ -125,9 +128,6 @@ pub const OPTION_TABLE: &[Row] = &[
     row("posted-interrupts", "posted-interrupts=<bool>", "on",
         "use posted interrupts; they need apicv",
         |o, v| flag(&mut o.features.posted_interrupts, v)),
-    row("preemption-timer", "preemption-timer=<bool>", "on",
-        "use the VMX-preemption timer for guest timers",
-        |o, v| flag(&mut o.features.preemption_timer, v)),
     row("reboot", "reboot=t|k|a|p|P|n", "by what the firmware offers",
         "how to reboot: triple fault, keyboard controller, ACPI, PCI (0xCF9), Power cycle, no",
         |o, v| { o.reboot = Some(reboot_method(text(v)?)?); Ok(()) }),
@@ -195,6 +195,14 @@ fn consoles(text: &str) -> Result<Consoles, &'static str> {
         }
     }
     Ok(consoles)
+}
+
+/// Bytes of the log's ring, within bounds.
+fn ring_bytes(text: &str) -> Result<u32, &'static str> {
+    const BOUNDS: core::ops::RangeInclusive<u64> = 64 << 10..=16 << 20;
+    let bytes = value::size(text).ok_or("is not a size like 1M")?;
+    let bytes = bytes.clamp(*BOUNDS.start(), *BOUNDS.end());
+    u32::try_from(bytes).map_err(|_| "is not a size like 1M")
 }
 
 fn letter(text: &str) -> Result<u8, &'static str> {

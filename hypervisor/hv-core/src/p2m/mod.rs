@@ -21,7 +21,7 @@ use crate::addr::{Gfn, Mfn, MfnRange, PageOrder};
 use crate::mem::{TableFrames, TableMem};
 use crate::paging::ept::{Access, Ept, EptAttr};
 use crate::paging::flush::{FlushDone, PendingFlush};
-use crate::paging::{Incomplete, MAX_PAGES, PageTable};
+use crate::paging::{Incomplete, MAX_PAGES, PageTable, Slot};
 
 /// A domain's map from guest frames to machine frames.
 pub struct P2m {
@@ -30,7 +30,14 @@ pub struct P2m {
     max_gfn: Option<Gfn>,
     /// Counts the changes of what is mapped, from 1; see [`P2mCache`].
     generation: u64,
+    /// The page whose removal began generation `g`, at `g % RECENT`; of those behind `listed_from`.
+    removed: [Gfn; RECENT],
+    /// No removal of a single page began this generation, or one before.
+    listed_from: u64,
 }
+
+/// Removals of single pages that are remembered.
+const RECENT: usize = 8;
 
 /// How a domain's p2m is laid out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +63,18 @@ pub enum P2mError {
     OutOfTables(PendingFlush),
 }
 
+/// What became of a page that was to be removed.
+#[must_use = "a page that was removed is flushed, and its frame's use put"]
+#[derive(PartialEq, Eq, Debug)]
+pub enum Removal {
+    /// Nothing was mapped there.
+    NotMapped,
+    /// It was not to go.
+    Kept,
+    /// It is gone: what was there, and the flush that is owed.
+    Done(P2mEntry, PendingFlush),
+}
+
 impl P2m {
     /// An empty map, or `None` where there is no frame for its root.
     pub fn new(frames: &mut impl TableFrames, config: P2mConfig) -> Option<Self> {
@@ -64,6 +83,8 @@ impl P2m {
             config,
             max_gfn: None,
             generation: 1,
+            removed: [Gfn::new(0); RECENT],
+            listed_from: 1,
         })
     }
 
@@ -131,6 +152,11 @@ impl P2m {
         mapping: P2mMapping,
     ) -> Result<PendingFlush, P2mError> {
         self.check_range(gfn, count)?;
+        if count == 1
+            && let Some(slot) = self.table.slot(mem, gfn)
+        {
+            return self.insert_in(mem, &slot, gfn, mapping);
+        }
         if self.is_any_mapped(mem, gfn, count) {
             return Err(P2mError::Occupied);
         }
@@ -144,6 +170,24 @@ impl P2m {
             }
             Err(stopped) => Err(self.undo_insert((mem, frames), gfn, stopped)),
         }
+    }
+
+    /// Maps one page where there is a table for it already.
+    #[inline]
+    fn insert_in(
+        &mut self,
+        mem: &mut impl TableMem,
+        slot: &Slot<Ept>,
+        gfn: Gfn,
+        mapping: P2mMapping,
+    ) -> Result<PendingFlush, P2mError> {
+        if slot.leaf().is_some() {
+            return Err(P2mError::Occupied);
+        }
+        let attr = self.attr_of(mapping);
+        self.table.fill_slot(mem, slot, (mapping.mfn, attr));
+        self.max_gfn = self.max_gfn.max(Some(gfn));
+        Ok(PendingFlush::none(self.root()))
     }
 
     /// Maps a device's page that the guest touched to itself, in the largest block around it that lies in `device` (of
@@ -190,7 +234,7 @@ impl P2m {
         mut see: impl FnMut(Gfn, P2mEntry),
     ) -> Result<PendingFlush, P2mError> {
         self.check_range(gfn, count)?;
-        self.generation += 1;
+        self.note_change();
         let split = self.split_ends((mem, frames), gfn, count)?;
         let _: ControlFlow<()> = self.table.visit(mem, gfn, count, |gfn, leaf| {
             see(gfn, leaf.into());
@@ -209,15 +253,45 @@ impl P2m {
     /// As for [`P2m::remove`].
     pub fn remove_page(
         &mut self,
-        (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
+        memory: (&mut impl TableMem, &mut impl TableFrames),
         gfn: Gfn,
     ) -> Result<Option<(P2mEntry, PendingFlush)>, P2mError> {
-        let Some(entry) = self.lookup(mem, gfn) else {
-            return Ok(None);
+        match self.remove_page_if(memory, gfn, |_| true)? {
+            Removal::Done(entry, flush) => Ok(Some((entry, flush))),
+            Removal::NotMapped | Removal::Kept => Ok(None),
+        }
+    }
+
+    /// Removes one guest frame, where `may_go` says so of what is mapped there.
+    ///
+    /// # Errors
+    /// As for [`P2m::remove`].
+    pub fn remove_page_if(
+        &mut self,
+        (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
+        gfn: Gfn,
+        may_go: impl FnOnce(&P2mEntry) -> bool,
+    ) -> Result<Removal, P2mError> {
+        let slot = self.table.slot(mem, gfn);
+        let leaf = match &slot {
+            Some(slot) => slot.leaf(),
+            None => self.table.lookup(mem, gfn),
         };
-        self.generation += 1;
+        let Some(entry) = leaf.map(P2mEntry::from) else {
+            return Ok(Removal::NotMapped);
+        };
+        if !may_go(&entry) {
+            return Ok(Removal::Kept);
+        }
+        if let Some(slot) = slot {
+            self.note_removal(gfn);
+            let flush = self.table.clear_slot(mem, &slot);
+            return Ok(Removal::Done(entry, flush));
+        }
+        // a large leaf is split, so more entries change than one
+        self.note_change();
         match self.table.unmap((mem, frames), gfn, 1) {
-            Ok(flush) => Ok(Some((entry, flush))),
+            Ok(flush) => Ok(Removal::Done(entry, flush)),
             Err(stopped) => Err(P2mError::OutOfTables(stopped.flush)),
         }
     }
@@ -235,7 +309,7 @@ impl P2m {
         access: Access,
     ) -> Result<PendingFlush, P2mError> {
         self.check_range(gfn, count)?;
-        self.generation += 1;
+        self.note_change();
         let split = self.split_ends((mem, frames), gfn, count)?;
         let changed = self
             .table
@@ -260,7 +334,7 @@ impl P2m {
         }
         // No large leaf starts at an odd frame, so this splits down to small ones.
         let odd = Gfn::new(gfn.as_u64() | 1);
-        self.generation += 1;
+        self.note_change();
         match self.table.split_at((mem, frames), odd) {
             Ok(flush) => Ok(Some(flush)),
             Err(stopped) => Err(P2mError::OutOfTables(stopped.flush)),
@@ -285,21 +359,42 @@ impl P2m {
         done: &FlushDone,
         budget: u32,
     ) -> bool {
-        self.generation += 1;
+        self.note_change();
         self.table.dismantle((mem, frames), done, budget)
     }
 
-    /// Gives back the root of a dismantled map.
-    pub fn end(self, frames: &mut impl TableFrames) {
-        frames.free_table(self.table.into_root());
+    /// Gives back the root of a dismantled map, which is not to be touched again.
+    pub fn end(&mut self, frames: &mut impl TableFrames) {
+        frames.free_table(self.table.root());
     }
 
     /// True where any of `count` guest frames from `gfn` is mapped.
     #[must_use]
     pub fn is_any_mapped(&self, mem: &impl TableMem, gfn: Gfn, count: u64) -> bool {
+        if count == 1 {
+            return self.table.lookup(mem, gfn).is_some();
+        }
         self.table
             .visit(mem, gfn, count, |_, _| ControlFlow::Break(()))
             .is_break()
+    }
+
+    /// Begins a new generation.
+    fn note_change(&mut self) {
+        self.generation += 1;
+        self.listed_from = self.generation;
+    }
+
+    /// Begins a new generation, from which only `gfn` is not what it was.
+    fn note_removal(&mut self, gfn: Gfn) {
+        self.generation += 1;
+        self.removed[place(self.generation)] = gfn;
+    }
+
+    /// The pages whose removal is all that has changed since generation `since`; `None` where that is not known.
+    fn removed_since(&self, since: u64) -> Option<impl Iterator<Item = Gfn>> {
+        let is_listed = since >= self.listed_from && self.generation - since <= RECENT as u64;
+        is_listed.then(|| (since..self.generation).map(|before| self.removed[place(before + 1)]))
     }
 
     fn check_range(&self, gfn: Gfn, count: u64) -> Result<(), P2mError> {
@@ -352,4 +447,10 @@ impl P2m {
             Err(stopped) => Err(P2mError::OutOfTables(start.and(stopped.flush))),
         }
     }
+}
+
+/// Where a generation's page is kept.
+fn place(generation: u64) -> usize {
+    const MASK: u64 = RECENT as u64 - 1;
+    (generation & MASK) as usize
 }

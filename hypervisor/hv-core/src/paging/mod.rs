@@ -16,7 +16,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use edit::Incomplete;
-pub use table::{Leaf, PageTable};
+pub use table::{Leaf, PageTable, Slot};
 
 use crate::addr::{Mfn, PageOrder};
 

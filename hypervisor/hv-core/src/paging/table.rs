@@ -1,5 +1,6 @@
 //! A page table: its root, looking up and visiting. Editing is in [`super::edit`].
 
+use core::cell::Cell;
 use core::marker::PhantomData;
 use core::ops::ControlFlow;
 
@@ -18,7 +19,42 @@ pub struct PageTable<F: Format> {
     max_order: PageOrder,
     /// Head of the list of detached tables, each linked through its entry 0; `None` where there is none.
     retired: Option<Mfn>,
+    lowest: LowestTables,
     format: PhantomData<F>,
+}
+
+/// Where lowest tables were found last, so that single pages are found in one read. All are forgotten when a table is
+/// detached.
+struct LowestTables([Cell<(u64, Mfn)>; 8]);
+
+impl LowestTables {
+    /// The number of no table.
+    const NONE: (u64, Mfn) = (u64::MAX, Mfn::new(0));
+
+    const fn new() -> Self {
+        Self([const { Cell::new(Self::NONE) }; 8])
+    }
+    #[inline]
+    fn cell(&self, number: u64) -> (&Cell<(u64, Mfn)>, u64) {
+        let key = number >> LEVEL_BITS;
+        (&self.0[(key & 7) as usize], key)
+    }
+    #[inline]
+    fn find(&self, number: u64) -> Option<Mfn> {
+        let (cell, key) = self.cell(number);
+        let (found, table) = cell.get();
+        (found == key).then_some(table)
+    }
+    #[inline]
+    fn keep(&self, number: u64, table: Mfn) {
+        let (cell, key) = self.cell(number);
+        cell.set((key, table));
+    }
+    fn forget(&self) {
+        for cell in &self.0 {
+            cell.set(Self::NONE);
+        }
+    }
 }
 
 /// One page's translation.
@@ -32,6 +68,23 @@ pub struct Leaf<A> {
     pub order: PageOrder,
 }
 
+/// Where the translation of one small page is noted.
+pub struct Slot<F: Format> {
+    table: Mfn,
+    number: u64,
+    entry: u64,
+    format: PhantomData<F>,
+}
+
+impl<F: Format> Slot<F> {
+    /// The page's translation; `None` where nothing is mapped.
+    #[inline]
+    #[must_use]
+    pub fn leaf(&self) -> Option<Leaf<F::Attr>> {
+        F::is_present(self.entry).then(|| leaf_at::<F>(self.entry, 0, self.number))
+    }
+}
+
 impl<F: Format> PageTable<F> {
     /// An empty table with leaves of at most `max_order`, or `None` where there is no frame for its root.
     pub fn new(frames: &mut impl TableFrames, max_order: PageOrder) -> Option<Self> {
@@ -40,6 +93,7 @@ impl<F: Format> PageTable<F> {
             root,
             max_order,
             retired: None,
+            lowest: LowestTables::new(),
             format: PhantomData,
         })
     }
@@ -50,16 +104,28 @@ impl<F: Format> PageTable<F> {
         self.root
     }
 
-    /// Translates `page`; `None` where nothing is mapped there. Reads at most four entries.
+    /// Translates `page`; `None` where nothing is mapped there. Reads at most four entries, and one
+    /// where the table of the lowest level is known.
     #[inline]
     pub fn lookup(&self, mem: &impl TableMem, page: F::Page) -> Option<Leaf<F::Attr>> {
         let number = F::number(page);
         if number >= MAX_PAGES {
             return None;
         }
+        if let Some(table) = self.lowest.find(number) {
+            let entry = mem.read(table, index(number, 0));
+            return F::is_present(entry).then(|| leaf_at::<F>(entry, 0, number));
+        }
+        self.walk(mem, number)
+    }
+
+    fn walk(&self, mem: &impl TableMem, number: u64) -> Option<Leaf<F::Attr>> {
         let mut table = self.root;
         for level in (0..LEVELS).rev() {
             let entry = mem.read(table, index(number, level));
+            if level == 0 {
+                self.lowest.keep(number, table);
+            }
             if !F::is_present(entry) {
                 return None;
             }
@@ -69,6 +135,66 @@ impl<F: Format> PageTable<F> {
             table = F::mfn(entry);
         }
         None
+    }
+
+    /// The entry of the lowest level that translates `page`, where there is a table for such entries; whether it is
+    /// present, [`Slot::leaf`] tells.
+    #[inline]
+    pub fn slot(&self, mem: &impl TableMem, page: F::Page) -> Option<Slot<F>> {
+        let number = F::number(page);
+        if number >= MAX_PAGES {
+            return None;
+        }
+        let table = match self.lowest.find(number) {
+            Some(table) => table,
+            None => self.lowest_table(mem, number)?,
+        };
+        let entry = mem.read(table, index(number, 0));
+        Some(Slot {
+            table,
+            number,
+            entry,
+            format: PhantomData,
+        })
+    }
+
+    fn lowest_table(&self, mem: &impl TableMem, number: u64) -> Option<Mfn> {
+        let mut table = self.root;
+        for level in (1..LEVELS).rev() {
+            let entry = mem.read(table, index(number, level));
+            if !F::is_present(entry) || F::is_large(entry) {
+                return None;
+            }
+            table = F::mfn(entry);
+        }
+        self.lowest.keep(number, table);
+        Some(table)
+    }
+
+    /// Fills an empty slot. Nothing can be cached of it.
+    ///
+    /// # Panics
+    /// Where it is not empty.
+    #[inline]
+    pub fn fill_slot(
+        &mut self,
+        mem: &mut impl TableMem,
+        slot: &Slot<F>,
+        (mfn, attr): (Mfn, F::Attr),
+    ) {
+        assert!(!F::is_present(slot.entry), "only what is empty is filled");
+        let entry = F::leaf(mfn, PageOrder::SIZE_4K, attr);
+        mem.write(slot.table, index(slot.number, 0), entry);
+    }
+
+    /// Clears a slot.
+    #[inline]
+    pub fn clear_slot(&mut self, mem: &mut impl TableMem, slot: &Slot<F>) -> PendingFlush {
+        if !F::is_present(slot.entry) {
+            return PendingFlush::none(self.root);
+        }
+        mem.write(slot.table, index(slot.number, 0), 0);
+        PendingFlush::pages(self.root, slot.number, 1)
     }
 
     /// Calls `see` for every leaf that maps one of the `count` pages from `first`, in ascending order and with the first
@@ -194,7 +320,8 @@ impl<F: Format> PageTable<F> {
 
     /// Gives back all tables of one that no CPU uses any longer (`done` is its last flush), looking at no more than
     /// `budget` entries; true where all but the root are gone. Call it until then; what the leaves mapped is the
-    /// caller's business. The root goes with [`PageTable::into_root`].
+    /// caller's business. The root's frame is the
+    /// caller's as well.
     ///
     /// # Panics
     /// Where `done` is of another table.
@@ -205,13 +332,8 @@ impl<F: Format> PageTable<F> {
         mut budget: u32,
     ) -> bool {
         self.reclaim(mem, frames, done);
+        self.lowest.forget();
         dismantle_table::<F>((mem, frames), self.root, LEVELS - 1, &mut budget)
-    }
-
-    /// Ends the table; the caller frees the root's frame.
-    #[must_use]
-    pub fn into_root(self) -> Mfn {
-        self.root
     }
 
     fn edit(
@@ -225,6 +347,10 @@ impl<F: Format> PageTable<F> {
             Some(end) if end <= MAX_PAGES => end,
             _ => return Err(Incomplete::nothing_done(self.root)),
         };
+        // these detach tables
+        if matches!(edit, Edit::Map(_) | Edit::Clear) {
+            self.lowest.forget();
+        }
         let root = self.root;
         let mut editor = self.editor((mem, frames), edit);
         match editor.range(root, LEVELS - 1, first, end) {

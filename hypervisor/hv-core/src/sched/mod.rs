@@ -4,6 +4,7 @@
 //! consequences (a running vCPU should make room) are return values. [`credit2`] is what runs, [`round_robin`] the oracle
 //! it is tested against: both must agree on *whether* there is somebody to run.
 
+pub mod cap;
 pub mod credit2;
 pub mod round_robin;
 #[cfg(test)]

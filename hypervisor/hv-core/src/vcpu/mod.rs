@@ -1,5 +1,6 @@
 //! Virtual CPUs, as far as the rules go: who they are, their time, their run state, the area they share with the guest.
 
+pub mod context;
 pub mod event;
 pub mod runstate;
 pub mod time;

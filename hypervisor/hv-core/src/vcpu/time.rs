@@ -49,6 +49,24 @@ impl ClockScale {
         self.shift
     }
 
+    /// The scale as one word, never 0, for an atomic.
+    #[must_use]
+    pub fn to_bits(self) -> u64 {
+        let [shift] = self.shift.to_le_bytes();
+        u64::from(self.mul) << 32 | u64::from(shift)
+    }
+
+    /// From [`ClockScale::to_bits`]; `None` for 0.
+    #[must_use]
+    pub fn from_bits(bits: u64) -> Option<Self> {
+        let [shift, _, _, _, mul @ ..] = bits.to_le_bytes();
+        let mul = u32::from_le_bytes(mul);
+        (mul != 0).then_some(Self {
+            mul,
+            shift: i8::from_le_bytes([shift]),
+        })
+    }
+
     /// The nanoseconds that `ticks` take, rounded down as the guest rounds; the highest number where it does not fit.
     #[must_use]
     pub fn ticks_to_ns(self, ticks: u64) -> u64 {
@@ -223,6 +241,7 @@ mod tests {
         fn every_frequency_has_a_scale_with_all_bits_in_use(khz in 1u32..) {
             let scale = ClockScale::from_tsc_khz(khz).expect("not 0");
             prop_assert!(scale.mul() >= 1 << 31);
+            prop_assert_eq!(ClockScale::from_bits(scale.to_bits()), Some(scale));
             let one_second = scale.ticks_to_ns(u64::from(khz) * 1000);
             prop_assert!(one_second.abs_diff(NS_PER_S) <= 2 + NS_PER_S * 2 / u64::from(khz) / 1000);
         }

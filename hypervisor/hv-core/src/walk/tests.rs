@@ -291,3 +291,14 @@ fn pae_pages_are_found_behind_their_pointer() {
     assert_eq!(at(0xc020_0010, Access::Write), Err(WalkFault::ReadOnly));
     assert_eq!(at(0x8000_0000, Access::Read), Err(WalkFault::NotPresent));
 }
+
+#[test]
+fn top_entry_of_pae_has_no_reserved_bits() {
+    let address = 0x1234_5000;
+    assert!(pdpte_is_valid(address | 1, 36));
+    assert!(pdpte_is_valid(address | 1 | 1 << 3 | 1 << 4 | 7 << 9, 36));
+    for bit in [1, 2, 5, 6, 7, 8, 36, 51, 52, 63] {
+        assert!(!pdpte_is_valid(address | 1 | 1 << bit, 36), "bit {bit}");
+        assert!(pdpte_is_valid(1 << bit, 36), "not present");
+    }
+}

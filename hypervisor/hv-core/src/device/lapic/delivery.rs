@@ -49,7 +49,7 @@ impl<F: SharedWords> Lapic<F> {
     /// the IRR.
     #[inline]
     pub fn sync<G: SharedWords>(&mut self, posted: &PostedInterrupts<G>) -> Synced {
-        if self.raised == 0 && !posted.is_waiting() {
+        if self.is_in_sync(posted) {
             return Synced::default();
         }
         self.collect(posted);
@@ -57,6 +57,18 @@ impl<F: SharedWords> Lapic<F> {
             highest: core::mem::take(&mut self.raised),
             eoi_exits_changed: core::mem::take(&mut self.eoi_exits_changed),
         }
+    }
+
+    /// True where [`sync`](Self::sync) would find nothing: three loads.
+    #[inline(always)]
+    pub fn is_in_sync<G: SharedWords>(&self, posted: &PostedInterrupts<G>) -> bool {
+        self.raised == 0 && !posted.is_waiting()
+    }
+
+    /// True where an interrupt may be requested. With [`Delivery::ByCpu`] the CPU knows, and this is false.
+    #[inline(always)]
+    pub fn has_requests(&self) -> bool {
+        self.irr_words != 0 && self.config.delivery == Delivery::BySoftware
     }
 
     /// Accepts an interrupt for this vCPU, on its own thread of control. Vectors below 16 are refused and noted as errors.

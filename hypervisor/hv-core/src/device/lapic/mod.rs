@@ -14,12 +14,14 @@
 //! | here | the registers: which MSR may be read and written how |
 //! | `delivery` | IRR, ISR, priorities: what the vCPU takes next |
 //! | `icr` | a write to the interrupt command register → a message |
+//! | `save` | the state as records, and back |
 //! | `timer` | one-shot, periodic and TSC-deadline |
 //! | `regs` | offsets and bits |
 
 mod delivery;
 mod icr;
 mod regs;
+mod save;
 mod timer;
 
 use super::Gp;
@@ -27,6 +29,7 @@ use super::message::{InterruptMessage, logical_id};
 use crate::mem::SharedWords;
 pub use delivery::{Eoi, Synced, raise_rvi};
 use regs::{Reg, lvt};
+pub use save::{LapicPage, check_saved};
 use timer::Timer;
 
 /// The first x2APIC MSR.

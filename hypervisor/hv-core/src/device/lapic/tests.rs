@@ -498,3 +498,54 @@ fn change_between_deadline_and_count_disarms() {
     );
     assert_eq!(read(&mut lapic, INITIAL_COUNT), 0);
 }
+
+#[test]
+fn a_loaded_state_is_the_saved_one() {
+    let mut lapic = enabled();
+    lapic.accept(0x41, Trigger::Edge);
+    lapic.accept(0x83, Trigger::Level);
+    assert_eq!(lapic.deliverable(), Some(0x83));
+    lapic.acknowledge(0x83);
+    let _ = lapic.write(TPR, 0x20, 0);
+    let _ = lapic.write(DIVIDE, 0b1011, 0);
+    let _ = lapic.write(LVT_TIMER, 0xF0, 0);
+    let _ = lapic.write(INITIAL_COUNT, 1000, 0);
+    let _ = lapic.write(ICR, 7 << 32 | 0xF1, 0);
+    let later = 400 * TSC_PER_TICK;
+    let (state, page) = lapic.save(later);
+    assert_eq!((state.disabled, state.timer_divisor), (0, 1));
+    assert_eq!(page[0x310], 7);
+    let mut other = with(Delivery::ByCpu, 0);
+    let start = 1 << 40;
+    assert_eq!(other.load(&state, &page, start), Ok(()));
+    assert_eq!(other.save(start), (state, page));
+    assert_eq!(other.guest_interrupt_status(), 0x8341);
+    assert_eq!(read(&mut other, ICR), 7 << 32 | 0xF1);
+    assert_eq!(other.on_timer(start), Some(start + 600 * TSC_PER_TICK));
+    let synced = other.sync(&empty_box());
+    assert!(synced.eoi_exits_changed && synced.highest == 0x41);
+}
+
+#[test]
+fn a_loaded_state_keeps_the_vcpus_own_id() {
+    let (state, page) = enabled().save(0);
+    let mut other = with(Delivery::BySoftware, 6);
+    assert_eq!(other.load(&state, &page, 0), Ok(()));
+    assert_eq!(read(&mut other, 0x802), 6);
+    assert_eq!(other.deliverable(), None);
+}
+
+#[test]
+fn states_that_no_x2apic_has_are_refused() {
+    let (state, page) = enabled().save(0);
+    let mut lapic = enabled();
+    let mut xapic = state;
+    xapic.apic_base_msr &= !base::EXTD;
+    assert_eq!(lapic.load(&xapic, &page, 0), Err(Gp));
+    for (offset, value) in [(0x322, 6), (0x100, 1), (0x082, 1), (0x3E0, 0xF0)] {
+        let mut bad = page;
+        bad[offset] = value;
+        assert_eq!(lapic.load(&state, &bad, 0), Err(Gp), "{offset:#x}");
+    }
+    assert_eq!(lapic.save(0), (state, page));
+}

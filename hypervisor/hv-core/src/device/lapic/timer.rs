@@ -24,7 +24,7 @@ pub(super) enum Mode {
 
 impl Mode {
     /// Decodes a local vector; `None` for the reserved encoding 3.
-    const fn from_lvt(entry: u32) -> Option<Self> {
+    pub(super) const fn from_lvt(entry: u32) -> Option<Self> {
         match (entry & lvt::TIMER_MODE) >> 17 {
             0 => Some(Self::OneShot),
             1 => Some(Self::Periodic),
@@ -36,7 +36,7 @@ impl Mode {
 
 /// What the timer waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
+pub(super) enum State {
     Idle,
     /// The counter held `count` at `since_tsc` and goes down from there; a periodic one starts over at `initial`.
     Counting {
@@ -53,7 +53,7 @@ enum State {
 pub(super) struct Timer {
     tsc_khz: u32,
     /// 1–128.
-    divide: u32,
+    pub(super) divide: u32,
     state: State,
     /// No periodic interrupt before this.
     pause_until_tsc: u64,
@@ -140,6 +140,12 @@ impl Timer {
             _ => State::Idle,
         };
         true
+    }
+
+    /// Goes on in `state`, which was saved.
+    pub(super) fn resume(&mut self, state: State, now_tsc: u64) {
+        self.pause_until_tsc = self.pause_from(now_tsc);
+        self.state = state;
     }
 
     /// The end of the pause after an interrupt at `now_tsc`.
@@ -251,14 +257,18 @@ impl<F: SharedWords> Lapic<F> {
         LapicEffect::Timer(self.on_timer(now_tsc))
     }
 
+    /// The divider that the register's `value` stands for.
+    pub(super) const fn divide(value: u32) -> u32 {
+        let exponent = value & 0b11 | value >> 1 & 0b100;
+        // 0 means 2, 6 means 128, 7 means 1
+        1 << ((exponent + 1) & 7)
+    }
+
     pub(super) fn write_divide(&mut self, value: u32, now_tsc: u64) -> LapicEffect {
         self.set(Reg::DivideConfig, value);
-        let exponent = value & 0b11 | value >> 1 & 0b100;
         let mode = self.timer_mode();
         self.on_timer(now_tsc);
-        // 0 means 2, 6 means 128, 7 means 1
-        self.timer
-            .set_divide(1 << ((exponent + 1) & 7), now_tsc, mode);
+        self.timer.set_divide(Self::divide(value), now_tsc, mode);
         LapicEffect::Timer(self.on_timer(now_tsc))
     }
 }

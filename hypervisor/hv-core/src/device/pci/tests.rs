@@ -221,3 +221,27 @@ proptest! {
         let _ = dom0.write(offset, 1, 0xff);
     }
 }
+
+#[test]
+fn configuration_space_in_memory_is_filtered_as_through_the_ports() {
+    let mut dom0 = Dom0::new(0);
+    for offset in 0..0x80u8 {
+        let by_port = dom0.read(NIC, offset, 1);
+        let Dom0(config, machine) = &mut dom0;
+        let offset = u16::from(offset);
+        assert_eq!(config.read_memory(NIC, offset, 1, machine), by_port);
+        assert_eq!(config.read_memory(OWNED, offset, 1, machine), 0xff);
+        assert_eq!(config.read_memory(NIC, offset + 0x100, 1, machine), 0xff);
+    }
+    let Dom0(config, machine) = &mut dom0;
+    // no double word holds these
+    assert_eq!(config.read_memory(NIC, 2, 4, machine), u32::MAX);
+    assert_eq!(config.read_memory(NIC, 0, 8, machine), u32::MAX);
+    // the hidden capability's place takes nothing
+    let writes = machine.writes;
+    let _ = config.write_memory((NIC, 0x60, 4), 0, machine);
+    let _ = config.write_memory((OWNED, 4, 2), 7, machine);
+    assert_eq!(machine.writes, writes);
+    let _ = config.write_memory((NIC, 4, 2), 7, machine);
+    assert_eq!(machine.space[4], 7);
+}

@@ -201,7 +201,7 @@ impl World {
     fn check(&self) {
         for (domain, model) in self.domains.iter().zip(&self.model) {
             let ports: BTreeMap<_, _> = domain
-                .open_ports()
+                .open_ports(Port::new(1))
                 .map(|(port, status)| (port.get(), (status.state, status.vcpu)))
                 .collect();
             assert_eq!(ports, *model);

@@ -96,6 +96,42 @@ fn an_old_machine_is_read_through_its_rsdt() {
 }
 
 #[test]
+fn address_in_memory_mapped_configuration_space_names_function_and_offset() {
+    let range = McfgRange {
+        address: Hpa::new(0xE000_0000),
+        segment: 0,
+        first_bus: 1,
+        last_bus: 3,
+    };
+    assert_eq!(
+        range.locate(Hpa::new(0xE012_3456)),
+        Some((Bdf(0x123), 0x456))
+    );
+    assert_eq!(
+        range.locate(Hpa::new(0xE03F_FFFF)),
+        Some((Bdf(0x3FF), 0xFFF))
+    );
+    assert_eq!(range.locate(Hpa::new(0xE00F_FFFF)), None);
+    assert_eq!(range.locate(Hpa::new(0xE040_0000)), None);
+    let nonsense = McfgRange {
+        address: Hpa::new(u64::MAX - 0xFFF),
+        ..range
+    };
+    assert_eq!(nonsense.locate(Hpa::new(0x123)), None);
+}
+
+#[test]
+fn century_of_the_clock_is_where_the_fadt_names_it() {
+    let mut fadt = old_fadt();
+    assert_eq!(Fadt::parse(&fadt).unwrap().century, None);
+    fadt[108] = 0x32;
+    assert_eq!(Fadt::parse(&fadt).unwrap().century, Some(0x32));
+    // bit 7 of the index port masks NMIs: no register
+    fadt[108] = 0xB2;
+    assert_eq!(Fadt::parse(&fadt).unwrap().century, None);
+}
+
+#[test]
 fn a_newer_fadts_reset_register_is_read() {
     let mut body = vec![0; 244 - HEADER];
     body[112 - HEADER + 1] = 4;
