@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hv_core::evtchn::Virq;
 use hv_core::timer::{TimerId, TimerQueue};
@@ -10,24 +10,118 @@ use hv_hw::insn;
 use hv_hw::irq::local;
 use hv_hw::irq::{timer, vectors};
 use hv_hw::percpu::{self, IrqsOff, MAX_CPUS};
+use hv_hw::sync::{RankedLock, rank};
 
 use crate::domain::Domain;
 use crate::host;
 use crate::vcpu::Requests;
+use crate::vcpu::make::Arrival;
 
-/// Set by others to make a CPU look at its vCPUs.
-static WAKE: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
+/// What others leave for a CPU.
+struct Mailbox {
+    /// It is to leave the guest, or idleness.
+    wake: AtomicBool,
+    /// How many of its vCPUs were kicked and have not looked yet.
+    kicked: AtomicU32,
+    /// The time of the vCPU that has the CPU is over.
+    is_slice_over: AtomicBool,
+    /// A capped vCPU may run again.
+    is_new_period: AtomicBool,
+    /// vCPUs that it is to run from now on.
+    arrivals: RankedLock<Vec<Arrival>, { rank::SCHED }>,
+    has_arrivals: AtomicBool,
+}
+
+impl Mailbox {
+    const fn new() -> Self {
+        Self {
+            wake: AtomicBool::new(false),
+            kicked: AtomicU32::new(0),
+            is_slice_over: AtomicBool::new(false),
+            is_new_period: AtomicBool::new(false),
+            arrivals: RankedLock::new(Vec::new()),
+            has_arrivals: AtomicBool::new(false),
+        }
+    }
+}
+
+static MAILBOXES: [Mailbox; MAX_CPUS] = [const { Mailbox::new() }; MAX_CPUS];
+
+#[inline]
+fn mailbox(cpu: u32) -> Option<&'static Mailbox> {
+    MAILBOXES.get(usize::try_from(cpu).ok()?)
+}
+
+/// How many CPUs run vCPUs.
+static ONLINE: AtomicU32 = AtomicU32::new(0);
+/// ns that each CPU has been idle.
+static IDLE_NS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+
+/// How many CPUs run vCPUs; their numbers start at 0.
+#[must_use]
+pub fn online() -> u32 {
+    ONLINE.load(Ordering::Relaxed)
+}
+
+/// How long a CPU has been idle; 0 for one that there is not.
+#[must_use]
+pub fn idle_ns(cpu: u32) -> u64 {
+    let idle = usize::try_from(cpu).ok().and_then(|cpu| IDLE_NS.get(cpu));
+    idle.map_or(0, |idle| idle.load(Ordering::Relaxed))
+}
 
 /// Makes a CPU look at its vCPUs: out of the guest, or out of idleness.
 #[inline]
 pub fn wake(cpu: u32) {
-    let Some(flag) = usize::try_from(cpu).ok().and_then(|cpu| WAKE.get(cpu)) else {
+    let Some(mailbox) = mailbox(cpu) else {
         return;
     };
-    flag.store(true, Ordering::Release);
+    mailbox.wake.store(true, Ordering::Release);
     if cpu != percpu::this().id() {
         local::send_ipi(cpu, vectors::KICK);
     }
+}
+
+/// The same, because one of its vCPUs was kicked.
+#[inline]
+pub fn wake_for_vcpu(cpu: u32) {
+    if let Some(mailbox) = mailbox(cpu) {
+        mailbox.kicked.fetch_add(1, Ordering::AcqRel);
+    }
+    wake(cpu);
+}
+
+/// One of its vCPUs that were kicked has looked.
+#[inline]
+pub(crate) fn attended(cpu: u32) {
+    if let Some(mailbox) = mailbox(cpu) {
+        mailbox.kicked.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Ends the time of the vCPU that has the CPU: others go first.
+pub fn end_slice(cpu: u32) {
+    if let Some(mailbox) = mailbox(cpu) {
+        mailbox.is_slice_over.store(true, Ordering::Release);
+    }
+    wake(cpu);
+}
+
+/// Lets capped vCPUs run again.
+pub fn begin_period(cpu: u32) {
+    if let Some(mailbox) = mailbox(cpu) {
+        mailbox.is_new_period.store(true, Ordering::Release);
+    }
+    wake(cpu);
+}
+
+/// Gives a CPU another vCPU to run.
+pub fn send(cpu: u32, arrival: Arrival) {
+    if let Some(mailbox) = mailbox(cpu) {
+        mailbox.arrivals.lock().push(arrival);
+        mailbox.has_arrivals.store(true, Ordering::Release);
+    }
+    wake(cpu);
 }
 
 /// What a timer is for.
@@ -41,10 +135,9 @@ pub enum TimerKind {
     Poll,
     /// The end of the time that a vCPU has the CPU while another can run; nobody's own.
     Slice,
+    /// A capped vCPU may run again; nobody's own.
+    Period,
 }
-
-/// How long a vCPU has the CPU while another can run.
-const SLICE_NS: u64 = 10_000_000;
 
 /// Whom an expired timer concerns: a slot of the owners.
 #[derive(Clone, Copy, Debug)]
@@ -59,38 +152,107 @@ pub struct Pcpu {
     pub irqs_off: IrqsOff,
     /// Its number.
     pub id: u32,
+    /// What others leave for it.
+    mailbox: &'static Mailbox,
     timers: TimerQueue<TimerKey>,
     slice: TimerId,
+    period: TimerId,
     /// The deadline that the hardware's timer is set to.
     armed: Option<u64>,
-    owners: Vec<(Arc<Domain>, usize)>,
+    owners: Vec<Option<(Arc<Domain>, usize)>>,
+    /// How many owners there are.
+    owned: usize,
+    /// Sets the hardware's timer; on the host there is none.
+    set_hardware: fn(Option<u64>),
 }
 
 impl Pcpu {
     /// The CPU that this runs on.
     #[must_use]
     pub fn new(irqs_off: IrqsOff) -> Self {
+        ONLINE.fetch_add(1, Ordering::Relaxed);
         let mut timers = TimerQueue::new();
         let slice = timers.add(TimerKey {
             slot: 0,
             kind: TimerKind::Slice,
         });
+        let period = timers.add(TimerKey {
+            slot: 0,
+            kind: TimerKind::Period,
+        });
+        let id = percpu::this().id();
         Self {
             irqs_off,
-            id: percpu::this().id(),
+            id,
+            mailbox: &MAILBOXES[id as usize],
             timers,
             slice,
+            period,
             armed: None,
             owners: Vec::new(),
+            owned: 0,
+            set_hardware: |deadline| match deadline {
+                Some(deadline) => timer::arm(deadline),
+                None => timer::disarm(),
+            },
         }
+    }
+
+    /// For tests of the story, where there is no timer.
+    #[must_use]
+    pub fn without_timer(self) -> Self {
+        Self {
+            set_hardware: |_| {},
+            ..self
+        }
+    }
+
+    /// Counts time in which it had nothing to run.
+    pub fn note_idle(&self, ns: u64) {
+        IDLE_NS[self.id as usize].fetch_add(ns, Ordering::Relaxed);
     }
 
     /// Makes room for a vCPU; the timers are its singleshot, APIC and poll timer.
     pub fn adopt(&mut self, domain: Arc<Domain>, index: usize) -> [TimerId; 3] {
-        let slot = self.owners.len();
-        self.owners.push((domain, index));
+        let owner = Some((domain, index));
+        let slot = match self.owners.iter().position(Option::is_none) {
+            Some(slot) => {
+                self.owners[slot] = owner;
+                slot
+            }
+            None => {
+                self.owners.push(owner);
+                self.owners.len() - 1
+            }
+        };
+        self.owned += 1;
         [TimerKind::Singleshot, TimerKind::Apic, TimerKind::Poll]
             .map(|kind| self.timers.add(TimerKey { slot, kind }))
+    }
+
+    /// Forgets a vCPU and its timers.
+    pub fn disown(&mut self, domain: &Arc<Domain>, index: usize, timers: [TimerId; 3]) {
+        for timer in timers {
+            self.timers.remove(timer);
+        }
+        let is_it = |owner: &Option<(Arc<Domain>, usize)>| {
+            owner
+                .as_ref()
+                .is_some_and(|(owner, number)| Arc::ptr_eq(owner, domain) && *number == index)
+        };
+        if let Some(owner) = self.owners.iter_mut().find(|owner| is_it(owner)) {
+            *owner = None;
+            self.owned -= 1;
+        }
+    }
+
+    /// Takes the vCPUs that it is to run from now on.
+    pub fn take_arrivals(&mut self) -> Vec<Arrival> {
+        let mailbox = self.mailbox;
+        if !mailbox.has_arrivals.swap(false, Ordering::AcqRel) {
+            return Vec::new();
+        }
+        core::mem::take(&mut *mailbox.arrivals.lock())
     }
 
     /// Sets a timer to a value of the host's TSC.
@@ -105,43 +267,80 @@ impl Pcpu {
         self.timers.cancel(timer);
     }
 
-    /// Takes the CPU from the vCPU that gets it now after 10 ms, where another can run.
-    pub fn limit_slice(&mut self, others_wait: bool) {
-        if others_wait {
-            let ticks = host::host().clock.ns_to_ticks(SLICE_NS);
-            self.timers
-                .set(self.slice, insn::rdtsc().saturating_add(ticks));
-        } else {
-            self.timers.cancel(self.slice);
+    /// Takes the CPU from the vCPU that gets it now after so many ns, or not at all.
+    pub fn limit_slice(&mut self, slice_ns: Option<u64>) {
+        self.mailbox.is_slice_over.store(false, Ordering::Release);
+        match slice_ns {
+            Some(ns) => {
+                let ticks = hv_hw::time::ns_to_ticks(ns);
+                self.timers
+                    .set(self.slice, insn::rdtsc().saturating_add(ticks));
+            }
+            None => {
+                self.timers.cancel(self.slice);
+            }
         }
+    }
+
+    /// Has [`Pcpu::take_new_period`] tell at system time `ns`, where it does not do so before.
+    pub fn set_period_end(&mut self, ns: u64) {
+        let deadline = host::tsc_at(ns);
+        let first = self.timers.deadline(self.period);
+        self.set_timer(
+            self.period,
+            first.map_or(deadline, |first| first.min(deadline)),
+        );
+    }
+
+    /// True once for each time that capped vCPUs may run again.
+    #[must_use]
+    pub fn take_new_period(&self) -> bool {
+        let flag = &self.mailbox.is_new_period;
+        flag.load(Ordering::Acquire) && flag.swap(false, Ordering::AcqRel)
+    }
+
+    /// True where the time of the vCPU that has the CPU is over.
+    #[must_use]
+    pub fn is_slice_over(&self) -> bool {
+        self.mailbox.is_slice_over.load(Ordering::Acquire)
     }
 
     /// Sets the hardware's timer to the earliest deadline, where that has changed.
     #[inline]
     pub fn arm(&mut self) {
+        if self.timers.take_changed() {
+            self.arm_next();
+        }
+    }
+
+    #[inline(never)]
+    fn arm_next(&mut self) {
         let next = self.timers.next_deadline();
         if next == self.armed {
             return;
         }
         self.armed = next;
-        match next {
-            Some(deadline) => timer::arm(deadline),
-            None => timer::disarm(),
-        }
+        (self.set_hardware)(next);
     }
 
     /// Tells the owners of all timers that have expired.
     pub fn expire_timers(&mut self) {
         self.armed = None;
         while let Some(key) = self.timers.expire(insn::rdtsc()) {
-            if key.kind == TimerKind::Slice {
-                wake(self.id);
-                continue;
+            match key.kind {
+                TimerKind::Slice => {
+                    end_slice(self.id);
+                    continue;
+                }
+                TimerKind::Period => {
+                    begin_period(self.id);
+                    continue;
+                }
+                TimerKind::Singleshot | TimerKind::Apic | TimerKind::Poll => {}
             }
-            let (domain, index) = self
-                .owners
-                .get(key.slot)
-                .expect("timers are made with their slot");
+            let Some(Some((domain, index))) = self.owners.get(key.slot) else {
+                continue;
+            };
             let Some(vcpu) = domain.vcpus.get(*index) else {
                 continue;
             };
@@ -149,7 +348,7 @@ impl Pcpu {
                 TimerKind::Singleshot => domain.raise_virq(vcpu.id.index, Virq::TIMER),
                 TimerKind::Apic => vcpu.request(Requests::APIC_TIMER),
                 TimerKind::Poll => vcpu.request(Requests::POLL_TIMEOUT),
-                TimerKind::Slice => {}
+                TimerKind::Slice | TimerKind::Period => {}
             }
         }
     }
@@ -158,20 +357,38 @@ impl Pcpu {
     #[inline]
     #[must_use]
     pub fn runs_one(&self) -> bool {
-        self.owners.len() == 1
+        self.owned == 1
+    }
+
+    /// True where it has to look at its vCPUs before one of them goes on: another was kicked, is new, or has its turn.
+    #[inline]
+    #[must_use]
+    pub fn has_business(&self) -> bool {
+        let mailbox = self.mailbox;
+        self.is_anybody_kicked()
+            || mailbox.has_arrivals.load(Ordering::Acquire)
+            || mailbox.is_slice_over.load(Ordering::Acquire)
+            || mailbox.is_new_period.load(Ordering::Acquire)
+    }
+
+    /// True where one of its vCPUs was kicked and has not looked yet.
+    #[inline]
+    #[must_use]
+    pub fn is_anybody_kicked(&self) -> bool {
+        self.mailbox.kicked.load(Ordering::Acquire) != 0
     }
 
     /// True where somebody wanted this CPU to look at its vCPUs and it has not yet.
     #[must_use]
     pub fn is_woken(&self) -> bool {
-        WAKE[self.id as usize].load(Ordering::Acquire)
+        self.mailbox.wake.load(Ordering::Acquire)
     }
 
     /// True once for each time somebody wanted this CPU to look at its vCPUs.
     #[inline]
     #[must_use]
     pub fn take_wake(&self) -> bool {
-        let flag = &WAKE[self.id as usize];
+        let flag = &self.mailbox.wake;
         flag.load(Ordering::Acquire) && flag.swap(false, Ordering::AcqRel)
     }
 }

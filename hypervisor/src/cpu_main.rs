@@ -1,104 +1,370 @@
 //! What each physical CPU does for ever: pick a vCPU, run it, account for it, and sleep where there is none.
+//!
+//! One turn of it is [`CpuMain::step`], which tests call over vCPUs without hardware. vCPUs come through the CPU's inbox
+//! ([`crate::vcpu::make`]) and go when their domain is destroyed; which one runs is a policy's choice (`hv_core::sched`).
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
+use hv_core::options::Scheduler;
+use hv_core::sched::Policy;
+use hv_core::sched::cap::Cap;
+use hv_core::sched::credit2::Credit2;
+use hv_core::sched::round_robin::RoundRobin;
+use hv_core::vcpu::VcpuId;
 use hv_core::vcpu::runstate::RunState;
 use hv_hw::irq as device;
 use hv_hw::virt::VcpuHw;
 
 use crate::cpu::Pcpu;
+use crate::domain::{destroy, registry};
+use crate::vcpu::Runner;
+use crate::vcpu::make::{self, Arrival, MakeHw};
 use crate::vcpu::run::{self, Stop};
-use crate::vcpu::{Activity, Runner};
-use crate::{irq, shutdown};
-use core::sync::atomic::Ordering;
+use crate::{host, irq, shutdown};
 
-/// Runs the vCPUs that this CPU has, in turn.
-pub fn run<H: VcpuHw>(mut pcpu: Pcpu, mut runners: Vec<Runner<H>>) -> ! {
-    let mut loaded: Option<usize> = None;
-    let mut last = 0;
+/// A physical CPU and the vCPUs that it runs.
+pub struct CpuMain<H> {
+    pcpu: Pcpu,
+    make: MakeHw<H>,
+    policy: Box<dyn Policy>,
+    slots: Vec<Option<Slot<H>>>,
+    /// The slot whose vCPU is in the CPU's registers.
+    loaded: Option<usize>,
+    /// The slot whose turn it is.
+    current: Option<usize>,
+    /// The vCPU whose turn it is has to make room.
+    must_preempt: bool,
+}
+
+struct Slot<H> {
+    id: VcpuId,
+    /// As the policy was told.
+    weight: u16,
+    /// In percent, as `cap` was made from.
+    cap_percent: u16,
+    cap: Cap,
+    /// When it got the CPU.
+    since_ns: u64,
+    /// It has used up what its cap allows in this period.
+    is_parked: bool,
+    runner: Runner<H>,
+}
+
+impl<H: VcpuHw> Slot<H> {
+    /// True where its domain's weight or cap is another than was last heeded.
+    fn is_retuned(&self) -> bool {
+        let domain = &self.runner.domain;
+        self.weight != domain.weight.load(Ordering::Relaxed)
+            || self.cap_percent != domain.cap.load(Ordering::Relaxed)
+    }
+}
+
+/// What a turn came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// This vCPU ran.
+    Ran(VcpuId),
+    /// None can run.
+    Idle,
+}
+
+/// Runs the vCPUs that this CPU is given, for ever.
+pub fn run<H: VcpuHw>(pcpu: Pcpu, scheduler: Scheduler, make: MakeHw<H>) -> ! {
+    let mut main = CpuMain::new(pcpu, scheduler, make);
     loop {
-        let _ = pcpu.take_wake();
-        for slot in 0..runners.len() {
-            if runners[slot].vcpu().take_kick() {
-                reconsider(&mut runners, &mut loaded, slot, &mut pcpu);
+        if main.step() == Step::Idle {
+            idle(&mut main.pcpu);
+        }
+    }
+}
+
+impl<H: VcpuHw> CpuMain<H> {
+    /// A CPU without vCPUs.
+    #[must_use]
+    pub fn new(pcpu: Pcpu, scheduler: Scheduler, make: MakeHw<H>) -> Self {
+        Self {
+            pcpu,
+            make,
+            policy: match scheduler {
+                Scheduler::Credit2 => Box::new(Credit2::new()),
+                Scheduler::RoundRobin => Box::new(RoundRobin::new()),
+            },
+            slots: Vec::new(),
+            loaded: None,
+            current: None,
+            must_preempt: false,
+        }
+    }
+
+    /// Sees to what was left for this CPU, and runs the vCPU whose turn it is until it stops.
+    pub fn step(&mut self) -> Step {
+        let _ = self.pcpu.take_wake();
+        if self.pcpu.has_business() {
+            self.attend();
+        }
+        if registry::is_any_dying() {
+            destroy::reap();
+        }
+        let Some(slot) = self.choose() else {
+            return Step::Idle;
+        };
+        self.load(slot);
+        let Some(Some(Slot { id, runner, .. })) = self.slots.get_mut(slot) else {
+            return Step::Idle;
+        };
+        let id = *id;
+        let stop = run::run(runner, &mut self.pcpu);
+        self.settle(slot, stop);
+        Step::Ran(id)
+    }
+
+    /// The vCPU in each slot that was kicked looks at what was left for it; new ones move in.
+    fn attend(&mut self) {
+        for arrival in self.pcpu.take_arrivals() {
+            self.adopt(arrival);
+        }
+        if self.pcpu.take_new_period() {
+            self.unpark();
+        }
+        if !self.pcpu.is_anybody_kicked() {
+            return;
+        }
+        for slot in 0..self.slots.len() {
+            if let Some(Some(at)) = self.slots.get(slot)
+                && at.runner.vcpu().take_kick()
+            {
+                self.consider(slot);
             }
         }
-        let Some(slot) = pick(&runners, last) else {
-            idle(&mut pcpu);
-            continue;
+    }
+
+    /// A vCPU moves in. What was left for it before is looked at now.
+    fn adopt(&mut self, arrival: Arrival) {
+        let runner = make::runner(arrival, &mut self.pcpu, self.make);
+        let id = runner.vcpu().id;
+        let weight = runner.domain.weight.load(Ordering::Relaxed);
+        self.policy.add(id, weight);
+        let new = Some(Slot {
+            id,
+            weight,
+            cap_percent: 0,
+            cap: Cap::NONE,
+            since_ns: 0,
+            is_parked: false,
+            runner,
+        });
+        let slot = match self.slots.iter().position(Option::is_none) {
+            Some(slot) => {
+                self.slots[slot] = new;
+                slot
+            }
+            None => {
+                self.slots.push(new);
+                self.slots.len() - 1
+            }
         };
-        pcpu.limit_slice(pick(&runners, slot) != Some(slot));
-        last = slot;
-        load(&mut runners, &mut loaded, slot, &pcpu);
-        let runner = &mut runners[slot];
-        account(runner, RunState::Running);
-        let stop = run::run(runner, &mut pcpu);
-        settle(runner, stop);
+        self.load(slot);
+        if let Some(Some(at)) = self.slots.get_mut(slot) {
+            at.runner.begin();
+            let _ = at.runner.vcpu().take_kick();
+        }
+        self.consider(slot);
     }
-}
 
-/// Has a vCPU that was kicked look at what was left for it. What was asked for may change its registers, so it is switched
-/// to first.
-fn reconsider<H: VcpuHw>(
-    runners: &mut [Runner<H>],
-    loaded: &mut Option<usize>,
-    slot: usize,
-    pcpu: &mut Pcpu,
-) {
-    if runners[slot].vcpu().has_requests() {
-        load(runners, loaded, slot, pcpu);
+    /// Has a vCPU look at what was left for it. What was asked for may change its registers, so it is switched to first.
+    fn consider(&mut self, slot: usize) {
+        let Some(Some(at)) = self.slots.get(slot) else {
+            return;
+        };
+        if at.runner.domain.is_dying() {
+            self.drop_slot(slot);
+            return;
+        }
+        if at.runner.vcpu().has_requests() {
+            self.load(slot);
+        }
+        let Some(Some(at)) = self.slots.get_mut(slot) else {
+            return;
+        };
+        at.runner.reconsider(&mut self.pcpu);
+        let can_run = at.runner.can_run();
+        if !can_run {
+            self.put_aside(slot);
+        } else if self.current != Some(slot) {
+            self.enqueue(slot);
+        } else if at.is_retuned() {
+            self.take_off(slot, |policy, id, now| policy.block(id, now));
+            self.enqueue(slot);
+        }
     }
-    let runner = &mut runners[slot];
-    runner.reconsider(pcpu);
-    if runner.activity == Activity::Down {
-        account(runner, RunState::Offline);
+
+    /// Tells the policy that a vCPU can run.
+    fn enqueue(&mut self, slot: usize) {
+        let Some(Some(at)) = self.slots.get_mut(slot) else {
+            return;
+        };
+        let weight = at.runner.domain.weight.load(Ordering::Relaxed);
+        if weight != at.weight {
+            at.weight = weight;
+            self.policy.remove(at.id);
+            self.policy.add(at.id, weight);
+        }
+        let now = host::now_ns();
+        let percent = at.runner.domain.cap.load(Ordering::Relaxed);
+        if percent != at.cap_percent {
+            at.cap_percent = percent;
+            at.cap = Cap::new(percent, at.runner.domain.config.vcpus, now);
+        }
+        at.is_parked = at.cap.left_ns(now) == Some(0);
+        if at.is_parked {
+            self.pcpu.set_period_end(at.cap.next_period_ns());
+            return;
+        }
+        let makes_room = self.policy.wake(at.id, now);
+        if !self.pcpu.runs_one() {
+            at.runner.account(RunState::Runnable);
+        }
+        self.must_preempt |= makes_room.is_some();
     }
-}
 
-/// The next vCPU behind `last` that can run.
-fn pick<H>(runners: &[Runner<H>], last: usize) -> Option<usize> {
-    let count = runners.len();
-    (1..=count).map(|step| (last + step) % count).find(|slot| {
-        let runner = &runners[*slot];
-        runner.activity == Activity::Ready && !runner.domain.is_ending()
-    })
-}
-
-/// Switches the CPU to the vCPU in `slot`, where it holds another.
-fn load<H: VcpuHw>(
-    runners: &mut [Runner<H>],
-    loaded: &mut Option<usize>,
-    slot: usize,
-    pcpu: &Pcpu,
-) {
-    if *loaded == Some(slot) {
-        return;
+    /// Lets vCPUs run again whose caps allow it.
+    fn unpark(&mut self) {
+        for slot in 0..self.slots.len() {
+            if let Some(Some(at)) = self.slots.get(slot)
+                && at.is_parked
+                && at.runner.can_run()
+            {
+                self.enqueue(slot);
+            }
+        }
     }
-    if let Some(old) = *loaded {
-        runners[old].hw.unload(&pcpu.irqs_off);
+
+    /// The vCPU whose turn it was has the CPU no longer: charges it for its time.
+    fn charge(&mut self, slot: usize) {
+        if self.current == Some(slot) {
+            self.current = None;
+            if let Some(Some(at)) = self.slots.get_mut(slot) {
+                at.cap.charge(host::now_ns().saturating_sub(at.since_ns));
+            }
+        }
     }
-    runners[slot].hw.load(&pcpu.irqs_off);
-    *loaded = Some(slot);
-}
 
-/// Books the time up to now.
-fn account<H: VcpuHw>(runner: &Runner<H>, state: RunState) {
-    let has_flag = runner.domain.has_runstate_flag.load(Ordering::Acquire);
-    runner.vcpu().account.lock().change(state, has_flag);
-}
+    /// Tells the policy that a vCPU cannot run, and books why. The end of dom0 is the end of all.
+    fn put_aside(&mut self, slot: usize) {
+        self.charge(slot);
+        let Some(Some(at)) = self.slots.get(slot) else {
+            return;
+        };
+        let domain = &at.runner.domain;
+        if domain.is_hardware
+            && domain.is_shut_down()
+            && let Some(why) = domain.ended()
+        {
+            shutdown::dom0_ended(why);
+        }
+        self.policy.block(at.id, host::now_ns());
+        at.runner.account(at.runner.waiting_state());
+    }
 
-/// Books what the vCPU does from now on; the end of dom0 is the end of all.
-fn settle<H: VcpuHw>(runner: &Runner<H>, stop: Stop) {
-    let state = match (stop, runner.activity) {
-        (Stop::Ended, _) | (_, Activity::Waiting | Activity::Down) => RunState::Offline,
-        (_, Activity::Ready) => RunState::Runnable,
-        (_, Activity::Halted | Activity::Polling) => RunState::Blocked,
-    };
-    account(runner, state);
-    if let Some(why) = runner.domain.ended()
-        && runner.domain.is_hardware
-    {
-        shutdown::dom0_ended(why);
+    /// The slot that has the CPU now.
+    fn choose(&mut self) -> Option<usize> {
+        if let Some(slot) = self.current {
+            if !self.must_preempt && !self.pcpu.is_slice_over() {
+                return Some(slot);
+            }
+            self.take_off(slot, |policy, id, now| policy.preempt(id, now));
+        }
+        self.must_preempt = false;
+        let pick = self.policy.pick(host::now_ns())?;
+        let is_it = |at: &Option<Slot<H>>| at.as_ref().is_some_and(|at| at.id == pick.vcpu);
+        let slot = self.slots.iter().position(is_it)?;
+        self.current = Some(slot);
+        let at = self.slots.get_mut(slot)?.as_mut()?;
+        at.runner.account(RunState::Running);
+        let mut slice_ns = pick.timeslice_ns;
+        if at.cap.is_some() {
+            let now = host::now_ns();
+            at.since_ns = now;
+            let left_ns = at.cap.left_ns(now).unwrap_or(u64::MAX);
+            slice_ns = Some(slice_ns.unwrap_or(u64::MAX).min(left_ns));
+        }
+        self.pcpu.limit_slice(slice_ns);
+        Some(slot)
+    }
+
+    /// A vCPU has lost the CPU, and can run on.
+    fn take_off(&mut self, slot: usize, how: fn(&mut dyn Policy, VcpuId, u64)) {
+        self.charge(slot);
+        let Some(Some(at)) = self.slots.get_mut(slot) else {
+            return;
+        };
+        at.runner.account(RunState::Runnable);
+        if at.cap.left_ns(host::now_ns()) == Some(0) {
+            at.is_parked = true;
+            self.policy.block(at.id, host::now_ns());
+            self.pcpu.set_period_end(at.cap.next_period_ns());
+        } else {
+            how(&mut *self.policy, at.id, host::now_ns());
+        }
+    }
+
+    /// Books how a vCPU left the guest.
+    fn settle(&mut self, slot: usize, stop: Stop) {
+        let Some(Some(at)) = self.slots.get(slot) else {
+            return;
+        };
+        let runner = &at.runner;
+        if runner.domain.is_dying() {
+            self.drop_slot(slot);
+        } else if !runner.can_run() {
+            self.put_aside(slot);
+        } else if stop == Stop::Yield {
+            self.take_off(slot, |policy, id, now| policy.yield_now(id, now));
+        }
+    }
+
+    /// Switches the CPU to the vCPU in `slot`, where it holds another.
+    fn load(&mut self, slot: usize) {
+        if self.loaded == Some(slot) {
+            return;
+        }
+        self.unload();
+        if let Some(Some(at)) = self.slots.get_mut(slot) {
+            at.runner.hw.load(&self.pcpu.irqs_off);
+            self.loaded = Some(slot);
+        }
+    }
+
+    fn unload(&mut self) {
+        if let Some(old) = self.loaded.take()
+            && let Some(Some(at)) = self.slots.get_mut(old)
+        {
+            at.runner.hw.unload(&self.pcpu.irqs_off);
+        }
+    }
+
+    /// The vCPU in `slot` is gone for good.
+    fn drop_slot(&mut self, slot: usize) {
+        if self.loaded == Some(slot) {
+            self.unload();
+        }
+        if self.current == Some(slot) {
+            self.current = None;
+        }
+        let Some(at) = self.slots.get_mut(slot).and_then(Option::take) else {
+            return;
+        };
+        self.policy.remove(at.id);
+        let domain = at.runner.domain.clone();
+        at.runner.account(RunState::Offline);
+        at.runner.vcpu().set_gone();
+        let timers = at.runner.timers();
+        self.pcpu.disown(&domain, at.runner.index, timers);
+        drop(at);
+        // whoever destroys the domain goes on once all are gone
+        domain.runners.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -107,8 +373,10 @@ fn idle(pcpu: &mut Pcpu) {
     if pcpu.is_woken() {
         return;
     }
+    let since = host::now_ns();
     pcpu.arm();
     if let Some(vector) = device::wait_for_interrupt(&mut pcpu.irqs_off) {
         let _ = irq::handle(pcpu, vector);
     }
+    pcpu.note_idle(host::now_ns().saturating_sub(since));
 }

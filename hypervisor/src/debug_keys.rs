@@ -1,13 +1,14 @@
 //! Debug keys: what the hypervisor prints when it is asked.
 
-use alloc::string::String;
-use core::fmt::Write;
 use core::sync::atomic::Ordering;
 
+use arrayvec::ArrayVec;
+use hv_core::evtchn::{Port, Status};
+use hv_core::vcpu::runstate::RunState;
 use hv_hw::{console, info};
 
 use crate::domain::{Domain, registry};
-use crate::vcpu::Requests;
+use crate::vcpu::{Requests, Vcpu};
 use crate::{host, memory};
 
 /// The keys.
@@ -49,62 +50,88 @@ fn registers() {
 }
 
 fn domains() {
+    let now = host::now_ns();
     for domain in registry::all() {
-        info!(
-            "{}: {} pages, {} vCPUs{}{}",
-            domain.id,
-            domain.pages(),
-            domain.vcpus.len(),
-            if domain.is_hardware {
-                ", hardware domain"
-            } else {
-                ""
-            },
-            domain.ended().map_or("", |_| ", ended")
-        );
-        for vcpu in &domain.vcpus {
-            info!(
-                "  {}: {} apic {:#x} upcall vector {:#x}{}{}",
-                vcpu.id,
-                if vcpu.is_up.load(Ordering::Relaxed) {
-                    "up"
-                } else {
-                    "down"
-                },
-                vcpu.apic_id,
-                vcpu.upcall_vector.load(Ordering::Relaxed),
-                if vcpu.is_polling() { ", polling" } else { "" },
-                if vcpu.posted.is_waiting() {
-                    ", interrupts waiting"
-                } else {
-                    ""
-                }
-            );
+        describe(&domain);
+        for vcpu in domain.vcpus.iter().filter(|vcpu| vcpu.is_made()) {
+            describe_vcpu(vcpu, now);
         }
     }
 }
 
+fn describe(domain: &Domain) {
+    let (death, pauses, ended) = {
+        let life = domain.life.lock();
+        (life.death(), life.pauses, life.ended)
+    };
+    info!(
+        "{}: {} of {} pages, {} in all, {} of tables, {} vCPUs, weight {}{}",
+        domain.id,
+        domain.pages(),
+        domain.limits.max_pages.load(Ordering::Relaxed),
+        memory::charged(domain.id),
+        domain.limits.tables_used(),
+        domain.vcpus.len(),
+        domain.weight.load(Ordering::Relaxed),
+        if domain.is_hardware {
+            ", hardware domain"
+        } else {
+            ""
+        }
+    );
+    info!(
+        "  held by {:?}, {pauses} pauses, ended {ended:?}, death {death:?}",
+        domain.holds()
+    );
+}
+
+fn describe_vcpu(vcpu: &Vcpu, now: u64) {
+    let state = vcpu.account.lock().state();
+    let flag = |is_set: bool, text: &'static str| if is_set { text } else { "" };
+    info!(
+        "  {}: {} {:?} on cpu{} for {} ms, apic {:#x} upcall vector {:#x}{}{}",
+        vcpu.id,
+        if vcpu.is_up.load(Ordering::Relaxed) {
+            "up"
+        } else {
+            "down"
+        },
+        state.state(),
+        vcpu.home(),
+        state.time_in(RunState::Running, now) / 1_000_000,
+        vcpu.apic_id,
+        vcpu.upcall_vector.load(Ordering::Relaxed),
+        flag(vcpu.is_polling(), ", polling"),
+        flag(vcpu.posted.is_waiting(), ", interrupts waiting")
+    );
+}
+
 fn events() {
     for domain in registry::all() {
-        let mut text = String::new();
-        {
-            let events = domain.events.lock();
-            for (port, status) in events.open_ports() {
-                let _ = writeln!(
-                    text,
-                    "  {port}: {:?} vcpu {}{}{}",
-                    status.state,
-                    status.vcpu,
-                    if status.is_pending { " pending" } else { "" },
-                    if status.is_masked { " masked" } else { "" }
-                );
-            }
-        }
         info!("{}: event channels", domain.id);
-        for line in text.lines() {
-            info!("{line}");
+        let mut first = Port::new(1);
+        while let Some(last) = print_ports(&domain, first) {
+            first = Port::new(last.get().saturating_add(1));
         }
     }
+}
+
+/// Prints a few of the ports from `first` on, copied under the lock; the last of them, or `None` where there are no more.
+fn print_ports(domain: &Domain, first: Port) -> Option<Port> {
+    let ports: ArrayVec<(Port, Status), 32> = {
+        let events = domain.events.lock();
+        events.open_ports(first).take(32).collect()
+    };
+    for (port, status) in &ports {
+        info!(
+            "  {port}: {:?} vcpu {}{}{}",
+            status.state,
+            status.vcpu,
+            if status.is_pending { " pending" } else { "" },
+            if status.is_masked { " masked" } else { "" }
+        );
+    }
+    ports.last().map(|(port, _)| *port)
 }
 
 fn run_states() {

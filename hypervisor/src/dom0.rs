@@ -4,57 +4,49 @@
 //! planned and taken, everything is put in its place, and the vCPUs are made.
 
 mod build;
+mod initrd;
 mod kernel;
+mod memory;
 mod parts;
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
 use hv_core::cpuid::HostCpuid;
-use hv_core::vcpu::time::ClockScale;
 use hv_hw::percpu::IrqsOff;
-use hv_hw::virt::vtx::{ExtendedState, VtxVcpu};
 use hv_hw::{console, time};
 
 use crate::cpu::Pcpu;
-use crate::domain::{Domain, registry};
+use crate::domain::{Domain, create, registry};
 use crate::host::{self, Host};
-use crate::start::{Machine, fatal, milestone};
-use crate::vcpu::Runner;
+use crate::start::{Machine, milestone};
+use crate::vcpu::make;
 use crate::{cpu_main, irq, wallclock};
 
 /// Makes dom0 and runs it.
 pub fn build_and_run(machine: Machine, irqs_off: IrqsOff) -> ! {
     record_host(&machine);
     hv_core::emulate::prepare();
-    let mut pcpu = Pcpu::new(irqs_off);
-    let (domain, runners) = build::dom0(&machine, &mut pcpu);
+    let domain = build::dom0(&machine);
     hand_over(&machine, &domain);
+    drop(domain);
+    create::prepare();
     milestone("dom0 entered");
-    cpu_main::run(pcpu, runners)
+    cpu_main::run(Pcpu::new(irqs_off), machine.options.sched, make::vtx)
 }
-
-type Runners = Vec<Runner<VtxVcpu>>;
 
 /// What the rest of the story needs to know of the machine.
 fn record_host(machine: &Machine) {
     let tsc_khz = u32::try_from(time::tsc_khz()).unwrap_or(u32::MAX);
-    let Some(clock) = ClockScale::from_tsc_khz(tsc_khz) else {
-        fatal(format_args!(
-            "the TSC's frequency, {tsc_khz} kHz, is impossible"
-        ));
-    };
     let cpuid = HostCpuid::read(parts::host_cpuid);
     let extended = parts::extended_state(&cpuid);
     host::init(Host {
         caps: machine.caps,
         extended,
+        provides: parts::provides(&machine.caps, extended, &cpuid),
         msrs: parts::host_msrs(),
         cpuid,
         tsc_khz,
-        clock,
-        tsc_at_zero: time::start(),
-        kept_pages: parts::kept_pages(machine),
+        kept: parts::kept(machine),
         power_off: parts::power_off(machine),
         command_line: machine.command_line.clone(),
         options: machine.options.clone(),
@@ -69,10 +61,4 @@ fn hand_over(machine: &Machine, domain: &Arc<Domain>) {
     wallclock::tell(domain);
     irq::give_lines_to(domain.clone());
     console::release_vga();
-}
-
-/// Extended state is part of the host's description.
-#[must_use]
-fn extended() -> ExtendedState {
-    host::host().extended
 }

@@ -3,14 +3,14 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use hv_core::addr::Gfn;
-use hv_core::cpuid::HostCpuid;
+use hv_core::addr::MfnRange;
+use hv_core::cpuid::{HostCpuid, Provides};
 use hv_core::msr::HostMsrs;
 use hv_core::options::Options;
 use hv_core::vcpu::time::ClockScale;
-use hv_hw::insn;
 use hv_hw::sync::Once;
 use hv_hw::virt::vtx::{Caps, ExtendedState};
+use hv_hw::{insn, time};
 
 /// Facts that do not change after boot.
 #[derive(Debug)]
@@ -19,18 +19,16 @@ pub struct Host {
     pub caps: Caps,
     /// Extended state that guests may have.
     pub extended: ExtendedState,
+    /// What we do for guests, as CPUID shows it.
+    pub provides: Provides,
     /// CPUID, read once.
     pub cpuid: HostCpuid,
     /// MSRs whose values guests see.
     pub msrs: HostMsrs,
     /// Rate of the TSC in kHz.
     pub tsc_khz: u32,
-    /// TSC ticks ↔ ns.
-    pub clock: ClockScale,
-    /// The TSC when system time was 0.
-    pub tsc_at_zero: u64,
-    /// Pages of devices that no guest reaches: local APIC, I/O APICs, HPET.
-    pub kept_pages: Vec<Gfn>,
+    /// Devices that no guest reaches: local APIC, I/O APICs, HPET, PCI configuration space in memory.
+    pub kept: Vec<MfnRange>,
     /// What to write to PM1 control registers to switch the machine off.
     pub power_off: Option<PowerOff>,
     /// The command line, as given.
@@ -62,6 +60,12 @@ pub fn host() -> &'static Host {
         .expect("the machine is known before anything runs on it")
 }
 
+/// TSC ticks ↔ ns, as guests are told it.
+#[must_use]
+pub fn clock() -> ClockScale {
+    time::scale().expect("the TSC is measured before there is a domain")
+}
+
 /// System time: ns since the hypervisor started.
 #[must_use]
 pub fn now_ns() -> u64 {
@@ -71,15 +75,13 @@ pub fn now_ns() -> u64 {
 /// System time when the TSC was `tsc`.
 #[must_use]
 pub fn ns_at(tsc: u64) -> u64 {
-    let host = host();
-    host.clock.ticks_to_ns(tsc.saturating_sub(host.tsc_at_zero))
+    time::ticks_to_ns(tsc.saturating_sub(time::start()))
 }
 
 /// The TSC at system time `ns`.
 #[must_use]
 pub fn tsc_at(ns: u64) -> u64 {
-    let host = host();
-    host.tsc_at_zero.saturating_add(host.clock.ns_to_ticks(ns))
+    time::start().saturating_add(time::ns_to_ticks(ns))
 }
 
 /// True where writing this sleep type to PM1 control switches the machine off. Where the firmware names none, any may.

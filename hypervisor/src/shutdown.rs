@@ -44,7 +44,7 @@ pub(crate) fn dom0_ended(why: Ended) -> ! {
             insn::halt_for_ever()
         }
         Ended::Crash => error!("dom0 has crashed: rebooting"),
-        Ended::Reboot | Ended::Other(_) => info!("dom0 has shut down: rebooting"),
+        Ended::Reboot | Ended::Suspend | Ended::Other(_) => info!("dom0 has shut down: rebooting"),
     }
     console::flush();
     hv_hw::shutdown::reset()

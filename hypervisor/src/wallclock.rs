@@ -15,13 +15,18 @@ pub(crate) fn set(seconds: u64, nanoseconds: u32, system_time_ns: u64) -> Option
     let clock = WallClock::from_now(seconds, nanoseconds, system_time_ns)?;
     *CLOCK.lock() = clock;
     for domain in registry::all() {
-        clock.write(&domain.shared_info);
+        tell(&domain);
     }
     Some(())
 }
 
-/// Tells a new domain.
+/// Tells a domain, with its offset.
 pub(crate) fn tell(domain: &Domain) {
+    let offset = domain.life.lock().time_offset_s;
     let clock = *CLOCK.lock();
-    clock.write(&domain.shared_info);
+    let own = WallClock {
+        seconds: clock.seconds.saturating_add_signed(offset),
+        ..clock
+    };
+    own.write(&domain.shared_info);
 }

@@ -1,174 +1,17 @@
 //! The story's answers to exits, over a vCPU without hardware: what the guest finds in its registers, and whether its
 //! domain lives on.
-#![expect(clippy::unwrap_used, reason = "a test that fails here fails")]
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
-use std::sync::{Arc, Once};
+mod common;
 
-use arrayvec::{ArrayString, ArrayVec};
+use common::{LENGTH, RIP, one_vcpu};
 use guest_abi::errno::Errno;
 use guest_abi::xen::{__HYPERVISOR_sched_op, __HYPERVISOR_xen_version};
-use hv_core::addr::{Gfn, Mfn, MfnRange, PageOrder};
-use hv_core::cpuid::{CpuidOptions, CpuidPolicy, CpuidRegs, HostCpuid, Provides, TscInfo};
-use hv_core::device::lapic::{Delivery, Lapic, LapicConfig};
-use hv_core::device::ports::PortMap;
-use hv_core::device::posted::PostedInterrupts;
-use hv_core::domid::DomId;
-use hv_core::evtchn::EventChannels;
-use hv_core::frame::{FrameInfo, FrameTable};
-use hv_core::image::e820::E820Map;
-use hv_core::msr::{HostMsrs, MsrPolicy, MsrState};
-use hv_core::p2m::{P2m, P2mCache, P2mConfig};
-use hv_core::vcpu::VcpuId;
-use hv_core::vcpu::time::{ClockScale, PvClock};
-use hv_hw::direct_map::SharedFrame;
-use hv_hw::percpu::IrqsOff;
-use hv_hw::sync::RankedLock;
 use hv_hw::virt::fake::FakeVcpu;
-use hv_hw::virt::{Event, SEGMENT_SS, Stage2Root, TscView, VcpuHw, VmExit};
+use hv_hw::virt::{Event, SEGMENT_SS, VcpuHw, VmExit};
 use hypervisor::cpu::Pcpu;
-use hypervisor::domain::devices::Devices;
-use hypervisor::domain::{Domain, Ended, Life};
-use hypervisor::memory::{self, Tables};
-use hypervisor::pinned::Pinned;
+use hypervisor::domain::Ended;
 use hypervisor::vcpu::run::{self, Stop};
-use hypervisor::vcpu::{Activity, Requests, Runner, Vcpu, exit};
-
-const TSC_KHZ: u32 = 2_000_000;
-const RIP: u64 = 0x1000;
-const LENGTH: u64 = 3;
-const ID: DomId = DomId::DOM0;
-
-/// 64 MiB of machine memory in the arena, all free.
-fn prepare_memory() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let ram = MfnRange::new(Mfn::new(0x100), Mfn::new(0x4000));
-        let records = (0..FrameTable::records_needed(&[ram])).map(|_| FrameInfo::default());
-        let records: &'static [FrameInfo] = Vec::leak(records.collect());
-        memory::init(FrameTable::new(records, &[ram]).unwrap_or_else(|_| panic!("one range")));
-        assert!(memory::free().lock().add_free(ram).is_ok());
-    });
-}
-
-fn frame() -> SharedFrame {
-    SharedFrame::new(memory::alloc_own().unwrap()).unwrap()
-}
-
-fn cpuid() -> CpuidPolicy {
-    let host = HostCpuid::read(|leaf, _| match leaf {
-        0 => regs(0xD),
-        0x8000_0000 => regs(0x8000_0008),
-        0x8000_0008 => regs(0x3028),
-        _ => regs(0),
-    });
-    let tsc = TscInfo {
-        host_khz: TSC_KHZ,
-        guest_khz: TSC_KHZ,
-        mode: 0,
-        incarnation: 0,
-        offset: 0,
-        mul: 1 << 31,
-        shift: 0,
-    };
-    let options = CpuidOptions {
-        domid: ID.get(),
-        vcpus: 1,
-        provides: Provides::empty(),
-        xcr0_switched: 0,
-        stage2_bits: 48,
-        tsc,
-    };
-    CpuidPolicy::build(&host, &options)
-}
-
-fn regs(eax: u32) -> CpuidRegs {
-    CpuidRegs {
-        eax,
-        ebx: 0,
-        ecx: 0,
-        edx: 0,
-    }
-}
-
-fn domain() -> Domain {
-    let config = P2mConfig {
-        max_order: PageOrder::SIZE_2M,
-        large_executable: true,
-        gfn_limit: Gfn::new(1 << 36),
-    };
-    let p2m = P2m::new(&mut Tables, config).unwrap();
-    let shared_info = memory::alloc_special(ID).unwrap();
-    let cpuid = cpuid();
-    let id = VcpuId {
-        domid: ID,
-        index: 0,
-    };
-    let pinned = Pinned::new(shared_info, ID).unwrap();
-    Domain {
-        id: ID,
-        is_hardware: true,
-        msrs: MsrPolicy::build(&cpuid, &HostMsrs::default()),
-        cpuid,
-        ports: PortMap::guest(),
-        e820: E820Map::default(),
-        stage2: Stage2Root { table: p2m.root() },
-        tsc: TscView::default(),
-        clock: PvClock {
-            tsc_timestamp: 0,
-            system_time_ns: 0,
-            scale: ClockScale::from_tsc_khz(TSC_KHZ).unwrap(),
-            is_tsc_stable: true,
-        },
-        shared_info: SharedFrame::new(shared_info).unwrap(),
-        vcpus: vec![Vcpu::new(id, 0, PostedInterrupts::new(frame(), 0), true)],
-        p2m: RankedLock::new(p2m),
-        events: RankedLock::new(EventChannels::new(ID, pinned, 1, 4095)),
-        devices: RankedLock::new(Devices::none()),
-        life: RankedLock::new(Life::new()),
-        pollers: AtomicU32::new(0),
-        callback_vector: AtomicU8::new(0),
-        debug_line: RankedLock::new(ArrayString::new()),
-        pages: AtomicU64::new(0),
-        has_runstate_flag: AtomicBool::new(false),
-        is_ending: AtomicBool::new(false),
-    }
-}
-
-/// A domain of one vCPU, in kernel mode, with interrupts off.
-fn one_vcpu() -> (Runner<FakeVcpu>, Pcpu) {
-    prepare_memory();
-    let domain = Arc::new(domain());
-    let mut pcpu = Pcpu::new(IrqsOff::for_tests());
-    let [singleshot, apic_timer, poll_timer] = pcpu.adopt(domain.clone(), 0);
-    let lapic = LapicConfig {
-        id: 0,
-        is_bsp: true,
-        tsc_khz: TSC_KHZ,
-        delivery: Delivery::BySoftware,
-    };
-    let mut hw = FakeVcpu::default();
-    hw.instruction_length = LENGTH;
-    hw.system.rip = RIP;
-    hw.system.rflags = 2;
-    let runner = Runner {
-        hw,
-        domain,
-        index: 0,
-        lapic: Lapic::new(frame(), lapic),
-        msr_state: MsrState::RESET,
-        xcr0: 1,
-        activity: Activity::Ready,
-        raised: None,
-        nmi_pending: false,
-        singleshot,
-        apic_timer,
-        poll_timer,
-        p2m_cache: P2mCache::new(),
-        polled: ArrayVec::new(),
-    };
-    (runner, pcpu)
-}
+use hypervisor::vcpu::{Activity, Requests, Runner, exit};
 
 fn hypercall(number: u64) -> (u64, u64) {
     let (mut runner, mut pcpu) = one_vcpu();
@@ -273,4 +116,53 @@ fn kick_after_the_wait_began_is_left_for_the_one_who_wakes() {
     assert!(runner.vcpu().take_kick());
     runner.reconsider(&mut pcpu);
     assert_eq!(runner.activity, Activity::Ready);
+}
+
+#[test]
+fn init_forgets_the_event_in_whose_delivery_it_came() {
+    let (mut runner, mut pcpu) = one_vcpu();
+    runner.hw.interrupted = Some(Event::Interrupt(0x40));
+    let _ = exit::handle(&mut runner, &mut pcpu, VmExit::ExternalInterrupt(0));
+    runner.vcpu().request(Requests::INIT);
+    assert_eq!(run::run(&mut runner, &mut pcpu), Stop::Waiting);
+    runner.vcpu().request_startup(0x10);
+    runner.reconsider(&mut pcpu);
+    while run::run(&mut runner, &mut pcpu) == Stop::Look {}
+    assert_eq!(runner.hw.injected, []);
+}
+
+#[test]
+fn of_two_startups_the_first_counts() {
+    let (runner, _) = one_vcpu();
+    let _ = runner.vcpu().take_requests();
+    runner.vcpu().request_startup(0x12);
+    runner.vcpu().request_startup(0x21);
+    let (requests, vector) = runner.vcpu().take_requests();
+    assert_eq!((requests, vector), (Requests::STARTUP, 0x12));
+}
+
+/// RDMSR, or WRMSR of `value`; what is in EDX:EAX then.
+fn access_msr((runner, pcpu): &mut (Runner<FakeVcpu>, Pcpu), msr: u64, value: Option<u64>) -> u64 {
+    runner.hw.regs().set_rcx(msr);
+    if let Some(value) = value {
+        runner.hw.regs().set_edx_eax(value);
+    }
+    let exit = value.map_or(VmExit::Rdmsr, |_| VmExit::Wrmsr);
+    let _ = exit::handle(runner, pcpu, exit);
+    assert_eq!(runner.raised, None);
+    runner.hw.regs().edx_eax()
+}
+
+#[test]
+fn written_tsc_runs_on_from_there_and_the_clock_does_not_jump() {
+    const TSC: u64 = 0x10;
+    const MINUTE: u64 = 60 * 2_000_000_000;
+    let mut machine = one_vcpu();
+    let clock = |machine: &(Runner<FakeVcpu>, Pcpu)| machine.0.vcpu().clock(&machine.0.domain);
+    let old = access_msr(&mut machine, TSC, None) - clock(&machine).tsc_timestamp;
+    access_msr(&mut machine, TSC, Some(1 << 60));
+    let new = access_msr(&mut machine, TSC, None);
+    assert!((1 << 60..(1 << 60) + MINUTE).contains(&new));
+    assert!(new.wrapping_sub(clock(&machine).tsc_timestamp) - old < MINUTE);
+    assert!(!clock(&machine).is_tsc_stable);
 }

@@ -189,10 +189,11 @@ impl TableMem for DirectTables {
 }
 
 /// One frame that others change at the same time: a handle to copy and keep. It does not own the frame: whoever keeps one
-/// keeps the frame's use count.
+/// keeps the frame's use count, or the p2m in which it was found from changing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SharedFrame {
-    mfn: Mfn,
+    /// Where the frame is mapped: that it is, outside Rust's objects, is what a handle proves.
+    start: usize,
 }
 
 impl SharedFrame {
@@ -200,21 +201,64 @@ impl SharedFrame {
     /// own objects.
     #[must_use]
     pub fn new(mfn: Mfn) -> Option<Self> {
-        is_frame_outside_rust(mfn).then_some(Self { mfn })
+        is_frame_outside_rust(mfn).then(|| Self {
+            start: hva(mfn.base()).expose_provenance(),
+        })
     }
     /// The frame.
     #[must_use]
-    pub const fn mfn(self) -> Mfn {
-        self.mfn
+    pub fn mfn(self) -> Mfn {
+        Mfn::containing(Hpa::new((self.start - base()) as u64))
+    }
+    /// The word of 8 bytes with this index, below 512.
+    ///
+    /// # Panics
+    /// From 512 on.
+    #[inline]
+    #[must_use]
+    pub fn word(self, index: usize) -> SharedWord {
+        assert!(index < PAGE_BYTES / 8, "index of a shared word");
+        SharedWord {
+            at: self.start + index * 8,
+        }
+    }
+    /// Fills `to` from byte `offset` on; every byte is read exactly one time.
+    ///
+    /// # Panics
+    /// Where the bytes are not all in the frame.
+    #[inline]
+    pub fn read_bytes(self, offset: usize, to: &mut [u8]) {
+        let from = self.bytes(offset, to.len());
+        // SAFETY: the source is mapped and outside Rust's objects, the target is a slice of that length.
+        unsafe { copy(from, to.as_mut_ptr(), to.len()) };
+    }
+    /// Copies `from` to byte `offset` and on.
+    ///
+    /// # Panics
+    /// Where the bytes are not all in the frame.
+    #[inline]
+    pub fn write_bytes(self, offset: usize, from: &[u8]) {
+        let to = self.bytes(offset, from.len());
+        // SAFETY: the target is mapped and outside Rust's objects, the source is a slice of that length.
+        unsafe { copy(from.as_ptr(), to, from.len()) };
+    }
+    /// The `count` bytes from `offset`.
+    #[inline]
+    fn bytes(self, offset: usize, count: usize) -> *mut u8 {
+        assert!(
+            offset <= PAGE_BYTES && count <= PAGE_BYTES - offset,
+            "bytes behind a shared frame's end"
+        );
+        core::ptr::with_exposed_provenance_mut::<u8>(self.start).wrapping_add(offset)
     }
     /// The `N` bytes from `offset`, as a pointer aligned to N.
     #[inline]
     fn at<const N: usize>(self, offset: usize) -> *mut u8 {
         assert!(
             offset.is_multiple_of(N) && offset < PAGE_BYTES,
-            "offset {offset:#x} of a shared word"
+            "offset of a shared word"
         );
-        hva(self.mfn.base()).wrapping_add(offset)
+        core::ptr::with_exposed_provenance_mut::<u8>(self.start).wrapping_add(offset)
     }
     #[inline]
     fn u8(&self, offset: usize) -> &AtomicU8 {
@@ -230,6 +274,25 @@ impl SharedFrame {
     fn u64(&self, offset: usize) -> &AtomicU64 {
         // SAFETY: mapped and outside Rust's objects (checked by `new`), aligned (checked by `at`), accessed atomically.
         unsafe { AtomicU64::from_ptr(self.at::<8>(offset).cast()) }
+    }
+}
+
+/// An aligned word of 8 bytes in a shared frame, to be read again and again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SharedWord {
+    /// Where it is mapped.
+    at: usize,
+}
+
+impl SharedWord {
+    /// What it says now.
+    #[inline(always)]
+    #[must_use]
+    pub fn load(self) -> u64 {
+        let word = core::ptr::with_exposed_provenance_mut(self.at);
+        // SAFETY: mapped, aligned and outside Rust's objects (`SharedFrame::word`), accessed atomically everywhere.
+        let word = unsafe { AtomicU64::from_ptr(word) };
+        word.load(Ordering::Acquire)
     }
 }
 
@@ -346,6 +409,25 @@ pub fn relocate(from: Hpa, to: Hpa, bytes: u64) -> Result<(), Unreachable> {
     Ok(())
 }
 
+/// Copies `bytes` from one place in host physical memory to another, each read once.
+///
+/// # Errors
+/// [`Unreachable`] where the bytes are not all in the direct map, or are the hypervisor's own.
+pub fn duplicate(from: Hpa, to: Hpa, bytes: u16) -> Result<(), Unreachable> {
+    let length = u64::from(bytes);
+    if from.as_u64().abs_diff(to.as_u64()) < length {
+        return relocate(from, to, length);
+    }
+    for start in [from, to] {
+        if !is_outside_rust(start, length) {
+            return Err(Unreachable(start));
+        }
+    }
+    // SAFETY: both ranges are mapped and outside Rust's objects, and they do not overlap.
+    unsafe { copy(hva(from).cast_const(), hva(to), usize::from(bytes)) };
+    Ok(())
+}
+
 /// Below this many bytes, moving words beats the start-up cost of a string instruction.
 const STRING_FROM_BYTES: usize = 128;
 
@@ -358,11 +440,14 @@ unsafe fn copy(from: *const u8, to: *mut u8, bytes: usize) {
     let mut done = 0;
     if bytes < STRING_FROM_BYTES {
         while bytes - done >= 8 {
-            // SAFETY: inside the source; unaligned words are read as packed bytes, in one load on x86.
-            let word = unsafe { from.wrapping_add(done).cast::<Packed>().read_volatile() };
-            // SAFETY: inside the target.
-            unsafe { to.wrapping_add(done).cast::<Packed>().write_volatile(word) };
+            // SAFETY: inside both.
+            unsafe { move_u64(from.wrapping_add(done), to.wrapping_add(done)) };
             done += 8;
+        }
+        if bytes & 4 != 0 {
+            // SAFETY: inside both.
+            unsafe { move_u32(from.wrapping_add(done), to.wrapping_add(done)) };
+            done += 4;
         }
         while done < bytes {
             // SAFETY: inside the source.
@@ -389,10 +474,43 @@ unsafe fn copy(from: *const u8, to: *mut u8, bytes: usize) {
     }
 }
 
-/// Eight bytes at any alignment.
-#[derive(Clone, Copy)]
-#[repr(C, packed)]
-struct Packed(u64);
+/// Moves 8 bytes, of any alignment, in one load and one store.
+///
+/// # Safety
+/// Both sides valid for that, and the side outside Rust's objects not referenced.
+#[inline(always)]
+unsafe fn move_u64(from: *const u8, to: *mut u8) {
+    // SAFETY: the caller vouches for both sides.
+    unsafe {
+        asm!(
+            "mov {word}, [{from}]",
+            "mov [{to}], {word}",
+            word = out(reg) _,
+            from = in(reg) from,
+            to = in(reg) to,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Moves 4 bytes likewise.
+///
+/// # Safety
+/// As for [`move_u64`].
+#[inline(always)]
+unsafe fn move_u32(from: *const u8, to: *mut u8) {
+    // SAFETY: the caller vouches for both sides.
+    unsafe {
+        asm!(
+            "mov {word:e}, [{from}]",
+            "mov [{to}], {word:e}",
+            word = out(reg) _,
+            from = in(reg) from,
+            to = in(reg) to,
+            options(nostack, preserves_flags),
+        );
+    }
+}
 
 /// The host physical address is outside the direct map, or the memory there is the hypervisor's own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -451,6 +569,40 @@ mod tests {
         assert_eq!(frame.load_u32(4092), 0x1234_5678);
         assert_eq!(frame.swap_u8(4088, 7), 0xf0);
         assert_eq!(frame.compare_exchange_u32(8, 4, 9), Err(5));
+    }
+
+    #[test]
+    fn bytes_are_duplicated_wherever_they_are() {
+        for distance in [0, 3, 200, 4096] {
+            let text: Vec<u8> = (0..250).collect();
+            let (from, to) = (Hpa::new(0x28_0000), Hpa::new(0x28_0000 + distance));
+            write(from, &text).unwrap();
+            duplicate(from, to, 250).unwrap();
+            let mut back = vec![0; 250];
+            read(to, &mut back).unwrap();
+            assert_eq!(back, text);
+        }
+        assert!(duplicate(Hpa::new(HOSTED_BYTES - 4), Hpa::new(0x28_0000), 8).is_err());
+    }
+
+    #[test]
+    fn bytes_of_a_shared_frame_are_those_of_its_words() {
+        let mfn = Mfn::new(0x301);
+        zero_frame(mfn);
+        let frame = SharedFrame::new(mfn).unwrap();
+        assert_eq!(frame.mfn(), mfn);
+        frame.write_bytes(4089, b"1234567");
+        assert_eq!(frame.load_u64(4088).to_le_bytes(), *b"\x001234567");
+        let mut back = [0; 7];
+        frame.read_bytes(4089, &mut back);
+        assert_eq!(&back, b"1234567");
+    }
+
+    #[test]
+    #[should_panic(expected = "behind a shared frame's end")]
+    fn bytes_behind_a_shared_frame_panic() {
+        let frame = SharedFrame::new(Mfn::new(0x302)).unwrap();
+        frame.read_bytes(4090, &mut [0; 7]);
     }
 
     #[test]

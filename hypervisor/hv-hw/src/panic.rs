@@ -32,6 +32,7 @@ pub fn panicked(info: &core::panic::PanicInfo<'_>) -> ! {
 
 /// Ends the host because it cannot go on for a `reason` that a user can mend: one line with cause and remedy.
 pub fn fatal(reason: fmt::Arguments<'_>) -> ! {
+    console::use_text_screen();
     begin_dying();
     console::write_dying(format_args!("\nHematite cannot run: {reason}\n"));
     shutdown::after_death()

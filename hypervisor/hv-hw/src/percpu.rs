@@ -7,7 +7,7 @@
 #![expect(unsafe_code)]
 
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// The most CPUs that the hypervisor knows.
 pub const MAX_CPUS: usize = 256;
@@ -60,6 +60,8 @@ pub struct PerCpu {
     pub(crate) nmis: AtomicU32,
     /// Turns spent waiting for the lock at hand.
     pub(crate) spins: AtomicU32,
+    /// The TSC at the last of them.
+    pub(crate) spun_at: AtomicU64,
 }
 
 impl PerCpu {
@@ -77,6 +79,7 @@ impl PerCpu {
             held_count: AtomicU8::new(0),
             nmis: AtomicU32::new(0),
             spins: AtomicU32::new(0),
+            spun_at: AtomicU64::new(0),
         }
     }
     /// The CPU's number: 0 for the one that booted, then in order of the MADT.

@@ -13,7 +13,7 @@ use hv_core::image::elf::Kernel;
 use hv_core::image::payload::Payload;
 use hv_hw::{direct_map, heap, info};
 
-use super::build;
+use super::memory::taken;
 use crate::memory;
 use crate::start::{Machine, milestone};
 
@@ -23,6 +23,8 @@ pub(super) struct Loaded {
     pub(super) entry: Gpa,
     /// All that it takes, bss included.
     pub(super) extent: Range<Gpa>,
+    /// It is Linux, whose initrd is made of archives.
+    pub(super) is_linux: bool,
     /// Its frames, whole.
     pub(super) frames: OwnedFrames,
 }
@@ -89,7 +91,7 @@ fn too_large() -> String {
 /// Copies the segments to where they belong.
 fn place(machine: &Machine, file: &[u8]) -> Result<Loaded, String> {
     let kernel = Kernel::parse(file).map_err(|error| error.to_string())?;
-    let reserved = build::taken(machine, &machine.low_ram);
+    let reserved = taken(machine, &machine.low_ram);
     let kernel =
         place_kernel(&machine.memory, &reserved, &kernel).map_err(|error| error.to_string())?;
     let extent = kernel.extent();
@@ -104,6 +106,7 @@ fn place(machine: &Machine, file: &[u8]) -> Result<Loaded, String> {
     Ok(Loaded {
         entry: kernel.entry,
         extent,
+        is_linux: kernel.is_linux,
         frames,
     })
 }

@@ -3,11 +3,10 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use hv_core::addr::Gfn;
-use hv_core::addr::Gpa;
+use hv_core::addr::{Hpa, Mfn, MfnRange};
 use hv_core::cpuid::{CpuidRegs, HostCpuid, Provides};
 use hv_core::device::ports::MachinePorts;
-use hv_core::firmware::acpi::{Block, Register};
+use hv_core::firmware::acpi::{Block, McfgRange, Register};
 use hv_core::firmware::sleep;
 use hv_core::msr::HostMsrs;
 use hv_hw::cpu;
@@ -84,18 +83,20 @@ pub(super) fn provides(caps: &Caps, extended: ExtendedState, cpuid: &HostCpuid) 
     provides
 }
 
-/// Pages of devices that the hypervisor keeps to itself.
-pub(super) fn kept_pages(machine: &Machine) -> Vec<Gfn> {
-    let page = |address: u64| Gfn::containing(Gpa::new(address));
-    let mut pages: Vec<Gfn> = ioapic::all()
+/// Devices that the hypervisor keeps to itself.
+pub(super) fn kept(machine: &Machine) -> Vec<MfnRange> {
+    let page = |address: Hpa| {
+        let mfn = Mfn::containing(address);
+        MfnRange::new(mfn, mfn + 1)
+    };
+    let mut kept: Vec<MfnRange> = ioapic::all()
         .iter()
-        .map(|ioapic| page(ioapic.base.as_u64()))
+        .map(|ioapic| page(ioapic.base))
         .collect();
-    pages.push(page(local::page().as_u64()));
-    if let Some(hpet) = &machine.acpi.hpet {
-        pages.push(page(hpet.address.as_u64()));
-    }
-    pages
+    kept.push(page(local::page()));
+    kept.extend(machine.acpi.hpet.iter().map(|hpet| page(hpet.address)));
+    kept.extend(machine.acpi.mcfg.iter().filter_map(McfgRange::frames));
+    kept
 }
 
 /// ISA lines that PCI devices use: those that the firmware set in the edge/level control registers. Where it uses any,

@@ -2,9 +2,10 @@
 
 use alloc::vec::Vec;
 
-use hv_core::addr::{Gpa, PAGE_SIZE};
+use hv_core::addr::{Gpa, Hpa, PAGE_SIZE};
 use hv_core::device::ioapic::{IoApic, PinEffect, Raised};
-use hv_core::device::pci::PciConfig;
+use hv_core::device::pci::{Bdf, PciConfig};
+use hv_core::firmware::acpi::McfgRange;
 
 /// What a domain's accesses to devices go through.
 #[derive(Debug)]
@@ -13,6 +14,8 @@ pub struct Devices {
     pub ioapics: Vec<VirtualIoApic>,
     /// PCI configuration mechanism 1; `None` for domains without PCI.
     pub pci: Option<PciConfig>,
+    /// Where configuration space is in memory: accesses exit, and go through `pci`.
+    pub mcfg: Vec<McfgRange>,
     /// Functions whose MSI is on: (function, host vector, message to the guest).
     pub msis: Vec<MsiRoute>,
 }
@@ -32,7 +35,7 @@ pub struct VirtualIoApic {
 #[derive(Clone, Copy, Debug)]
 pub struct MsiRoute {
     /// The function.
-    pub function: hv_core::device::pci::Bdf,
+    pub function: Bdf,
     /// The vector that the device raises on the host.
     pub host_vector: u8,
     /// What the guest asked to get.
@@ -46,6 +49,7 @@ impl Devices {
         Self {
             ioapics: Vec::new(),
             pci: None,
+            mcfg: Vec::new(),
             msis: Vec::new(),
         }
     }
@@ -59,6 +63,13 @@ impl Devices {
             .find(|ioapic| ioapic.base.align_down(PAGE_SIZE) == page)?;
         let offset = gpa.as_u64().wrapping_sub(ioapic.base.as_u64());
         Some((ioapic, offset))
+    }
+
+    /// The function and offset of an address in configuration space.
+    #[must_use]
+    pub fn config_at(&self, gpa: Gpa) -> Option<(Bdf, u16)> {
+        let at = Hpa::new(gpa.as_u64());
+        self.mcfg.iter().find_map(|range| range.locate(at))
     }
 
     /// Takes an interrupt of the real line `gsi`.

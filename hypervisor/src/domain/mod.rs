@@ -2,47 +2,54 @@
 //!
 //! | field | lock | rank |
 //! |---|---|---|
-//! | `life` | `DOMAIN` | limits, parameters, why it ended |
+//! | `grants` | `GRANT`, then `MAPTRACK` | what it grants, what it has mapped of what others do |
+//! | `life` | `DOMAIN` | limits, parameters, why it ended, how far its destruction is |
 //! | `p2m` | `P2M` | its memory |
 //! | `events` | `EVTCHN` | its event channels |
 //! | `devices` | `DEVICE` | virtual I/O APIC, PCI configuration |
-//! | `Vcpu::account` | `VCPU` | run state and the guest's copies of it |
+//! | `policies`, `Vcpu::account`, `Vcpu::state` | `VCPU` | what CPUID and MSRs are, run state, registers on their way |
 //!
-//! What is not behind a lock never changes, or is a single atomic word. Next: [`crate::dom0`] for how the first one is
-//! built, `registry` for how others are found, [`crate::vcpu`] for what runs.
+//! What is not behind a lock never changes, or is a single atomic word. Next: `create` for how one is made, `life` for
+//! what becomes of it, `destroy` for how it goes, `registry` for how it is found, [`crate::vcpu`] for what runs.
 
+pub mod create;
+pub mod destroy;
 pub mod devices;
+pub mod grants;
+pub mod info;
+pub mod life;
+pub mod policies;
 pub mod registry;
 pub mod space;
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering};
 
-use arrayvec::{ArrayString, ArrayVec};
+use arrayvec::ArrayString;
 
-use guest_abi::sched::{SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot};
 use hv_core::addr::{Gfn, Mfn};
-use hv_core::cpuid::CpuidPolicy;
 use hv_core::device::ports::PortMap;
 use hv_core::domid::DomId;
 use hv_core::evtchn::{EventChannels, Notify};
 use hv_core::image::e820::E820Map;
-use hv_core::msr::MsrPolicy;
 use hv_core::p2m::P2m;
 use hv_core::vcpu::time::PvClock;
 use hv_hw::direct_map::SharedFrame;
 use hv_hw::sync::{RankedLock, rank};
+use hv_hw::virt::vtx::IoBitmap;
 use hv_hw::virt::{Stage2Root, TscView};
 
-use crate::memory;
+use crate::memory::{self, OwnFrame, SpecialFrame};
 use crate::pinned::Pinned;
 use crate::vcpu::Vcpu;
+use create::DomainConfig;
 use devices::Devices;
+pub use life::{Ended, Holds, Life};
+pub use policies::Policies;
 
 /// How many HVM parameters there are (`public/hvm/params.h, HVM_NR_PARAMS`).
 pub const HVM_PARAMS: usize = 39;
-/// The most frames of a grant table: 32768 entries.
-pub const MAX_GRANT_FRAMES: u32 = 64;
 /// The longest line of debug output that is kept together.
 pub const DEBUG_LINE: usize = 120;
 
@@ -52,13 +59,15 @@ pub struct Domain {
     pub id: DomId,
     /// It owns the devices and may manage others.
     pub is_hardware: bool,
-    /// What CPUID shows it.
-    pub cpuid: CpuidPolicy,
-    /// What its MSRs do.
-    pub msrs: MsrPolicy,
+    /// What it was made with: its limits among others.
+    pub config: DomainConfig,
+    /// What CPUID and MSRs are; each vCPU that runs has an own reference.
+    pub policies: RankedLock<Arc<Policies>, { rank::VCPU }>,
     /// What its ports reach.
     pub ports: PortMap,
-    /// The map of its memory, as given in its e820.
+    /// Which of them exit.
+    pub io_bitmap: IoBitmap,
+    /// The map of the memory that it began with; see [`Life::memory_map`].
     pub e820: E820Map,
     /// Root of its second-stage tables; `p2m` changes what is below.
     pub stage2: Stage2Root,
@@ -69,9 +78,11 @@ pub struct Domain {
     /// The page with its pending events and wall clock.
     pub shared_info: SharedFrame,
     /// Its vCPUs, by index.
-    pub vcpus: Vec<Vcpu>,
+    pub vcpus: Vec<Arc<Vcpu>>,
     /// Its memory.
     pub p2m: RankedLock<P2m, { rank::P2M }>,
+    /// Its grant table, and its handles of others' pages.
+    pub grants: grants::Grants,
     /// Its event channels.
     pub events: RankedLock<EventChannels<Pinned>, { rank::EVTCHN }>,
     /// Its devices.
@@ -84,106 +95,36 @@ pub struct Domain {
     pub callback_vector: AtomicU8,
     /// Debug output that has not come to the end of its line.
     pub debug_line: RankedLock<ArrayString<DEBUG_LINE>, { rank::VCPU }>,
-    /// Frames of RAM that it has.
-    pub pages: AtomicU64,
+    /// What bounds its memory.
+    pub limits: space::Limits,
     /// vm_assist: the run state is written with the update flag.
     pub has_runstate_flag: AtomicBool,
-    /// It is ending or has ended: none of its vCPUs runs again.
-    pub is_ending: AtomicBool,
-}
-
-/// What is asked rarely.
-#[derive(Debug)]
-pub struct Life {
-    /// HVM parameters by index.
-    pub params: [u64; HVM_PARAMS],
-    /// Why it ended.
-    pub ended: Option<Ended>,
-    /// The frames of its grant table.
-    grant_table: ArrayVec<Mfn, { MAX_GRANT_FRAMES as usize }>,
-    /// Where in its memory the pages are that it shares with the hypervisor.
-    specials: Vec<(Mfn, Gfn)>,
-}
-
-/// Why a domain ended, in Xen's words.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ended {
-    /// It switched itself off.
-    PowerOff,
-    /// It wants to start anew.
-    Reboot,
-    /// It crashed, or was made to.
-    Crash,
-    /// Another of `public/sched.h`, SHUTDOWN_*.
-    Other(u32),
-}
-
-impl Life {
-    /// Of a new domain.
-    #[must_use]
-    pub fn new() -> Self {
-        Self {
-            params: [0; HVM_PARAMS],
-            ended: None,
-            grant_table: ArrayVec::new(),
-            specials: Vec::new(),
-        }
-    }
-}
-
-impl Default for Life {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Ended {
-    /// From the number of `public/sched.h`.
-    #[must_use]
-    pub fn from_reason(reason: u32) -> Self {
-        match reason {
-            SHUTDOWN_poweroff => Self::PowerOff,
-            SHUTDOWN_reboot => Self::Reboot,
-            SHUTDOWN_crash => Self::Crash,
-            other => Self::Other(other),
-        }
-    }
+    /// Its share of the CPU relative to others, 1 and up; 256 is the usual.
+    pub weight: AtomicU16,
+    /// The most of one CPU that it gets, in percent; 0 for no limit.
+    pub cap: AtomicU16,
+    /// Why none of its vCPUs may run: [`Holds`], 0 where they may.
+    holds: AtomicU32,
+    /// How many of its vCPUs CPUs have to themselves.
+    pub(crate) runners: AtomicU32,
+    /// Holds the vCPUs' boxes for interrupts.
+    _boxes: Vec<OwnFrame>,
+    /// Keeps `shared_info`.
+    _shared_info: SpecialFrame,
 }
 
 impl Domain {
     /// The vCPU with this index, where the domain has it.
     #[must_use]
     pub fn vcpu(&self, index: u32) -> Option<&Vcpu> {
-        self.vcpus.get(usize::try_from(index).ok()?)
+        let vcpu = self.vcpus.get(usize::try_from(index).ok()?)?;
+        Some(vcpu)
     }
 
-    /// True once the domain is ending.
-    #[inline]
+    /// What CPUID and MSRs are for it now.
     #[must_use]
-    pub fn is_ending(&self) -> bool {
-        self.is_ending.load(Ordering::Acquire)
-    }
-
-    /// Ends the domain: its vCPUs stop at their next exit. The first reason stays.
-    pub fn end(&self, why: Ended) {
-        let is_first = {
-            let mut life = self.life.lock();
-            let is_first = life.ended.is_none();
-            life.ended.get_or_insert(why);
-            is_first
-        };
-        self.is_ending.store(true, Ordering::Release);
-        if is_first {
-            for vcpu in &self.vcpus {
-                vcpu.kick();
-            }
-        }
-    }
-
-    /// Why it ended, if it did.
-    #[must_use]
-    pub fn ended(&self) -> Option<Ended> {
-        self.life.lock().ended
+    pub fn policies(&self) -> Arc<Policies> {
+        self.policies.lock().clone()
     }
 
     /// Carries out what a change of event channels asks for: upcalls and wake-ups.
@@ -204,6 +145,13 @@ impl Domain {
             if vcpu.is_polling() {
                 vcpu.kick();
             }
+        }
+    }
+
+    /// Has every vCPU look at what was left for it.
+    pub fn kick_all(&self) {
+        for vcpu in &self.vcpus {
+            vcpu.kick();
         }
     }
 
@@ -231,16 +179,10 @@ impl Domain {
         }
     }
 
-    /// Frames of RAM that it has.
+    /// Frames of RAM that it has, or that others still use of it.
     #[must_use]
     pub fn pages(&self) -> u64 {
-        self.pages.load(Ordering::Relaxed)
-    }
-
-    /// Counts frames that it got, or lost.
-    pub fn count_pages(&self, change: i64) {
-        self.pages
-            .fetch_add(change.cast_unsigned(), Ordering::Relaxed);
+        memory::ram_of(self.id)
     }
 
     /// Where a page that it shares with the hypervisor is in its memory.
@@ -261,25 +203,11 @@ impl Domain {
             life.specials.push((mfn, gfn));
         }
     }
+}
 
-    /// How many frames its grant table has.
-    #[must_use]
-    pub fn grant_frames(&self) -> u32 {
-        let frames = self.life.lock().grant_table.len();
-        u32::try_from(frames).expect("at most MAX_GRANT_FRAMES")
-    }
-
-    /// The frame of its grant table with this index; the table grows up to it. `None` past its limit, or where memory is
-    /// out.
-    #[must_use]
-    pub fn grow_grant_table(&self, index: usize) -> Option<Mfn> {
-        let mut life = self.life.lock();
-        if index >= life.grant_table.capacity() {
-            return None;
-        }
-        while life.grant_table.len() <= index {
-            life.grant_table.push(memory::alloc_special(self.id)?);
-        }
-        life.grant_table.get(index).copied()
+impl Drop for Domain {
+    /// What is left by now: the root of its map. Frames that it shares go with the fields.
+    fn drop(&mut self) {
+        self.p2m.get_mut().end(&mut memory::Tables);
     }
 }

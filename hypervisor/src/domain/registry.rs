@@ -1,33 +1,138 @@
-//! Finding a domain by its number.
+//! Finding a domain by its number, and giving out numbers.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use hv_core::domid::DomId;
 use hv_hw::sync::{RankedLock, rank};
 
 use super::Domain;
 
-static DOMAINS: RankedLock<Vec<Arc<Domain>>, { rank::DOMAIN_REGISTRY }> =
-    RankedLock::new(Vec::new());
+struct Table {
+    /// In ascending order of number.
+    domains: Vec<Arc<Domain>>,
+    /// Numbers that domains in the making have.
+    reserved: Vec<DomId>,
+    /// The number given out last.
+    last: u16,
+}
+
+static DOMAINS: RankedLock<Table, { rank::DOMAIN_REGISTRY }> = RankedLock::new(Table {
+    domains: Vec::new(),
+    reserved: Vec::new(),
+    last: 0,
+});
+
+/// How many domains are being destroyed.
+static DYING: AtomicU32 = AtomicU32::new(0);
+
+/// A number that nobody else gets. Dropped, it is free again.
+#[derive(Debug)]
+pub struct Reserved(DomId);
+
+impl Reserved {
+    /// The number.
+    #[must_use]
+    pub fn id(&self) -> DomId {
+        self.0
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        DOMAINS.lock().reserved.retain(|id| *id != self.0);
+    }
+}
+
+impl Table {
+    fn place(&self, id: DomId) -> Result<usize, usize> {
+        self.domains.binary_search_by_key(&id, |domain| domain.id)
+    }
+    fn is_free(&self, id: DomId) -> bool {
+        self.place(id).is_err() && !self.reserved.contains(&id)
+    }
+}
+
+/// Keeps `wanted` for a domain in the making, or where that is `None` the next free number behind the last one given
+/// out, from 1 on. `None` where it is taken, or all are.
+#[must_use]
+pub fn reserve(wanted: Option<DomId>) -> Option<Reserved> {
+    const NUMBERS: u16 = DomId::FIRST_RESERVED - 1;
+    let mut table = DOMAINS.lock();
+    let id = match wanted {
+        Some(id) if table.is_free(id) => id,
+        Some(_) => return None,
+        None => {
+            let last = table.last;
+            let id = (0..NUMBERS)
+                .map(|step| (u32::from(last) + u32::from(step)) % u32::from(NUMBERS) + 1)
+                .filter_map(|raw| DomId::new(u16::try_from(raw).ok()?))
+                .find(|id| table.is_free(*id))?;
+            table.last = id.get();
+            id
+        }
+    };
+    table.reserved.push(id);
+    Some(Reserved(id))
+}
 
 /// Makes a domain known.
 pub fn add(domain: Arc<Domain>) {
-    DOMAINS.lock().push(domain);
+    let mut table = DOMAINS.lock();
+    if let Err(place) = table.place(domain.id) {
+        table.domains.insert(place, domain);
+    }
 }
 
-/// The domain with this number.
+/// Forgets a domain; its number is free again. What it holds goes with the last reference to it.
+pub fn remove(id: DomId) -> Option<Arc<Domain>> {
+    let mut table = DOMAINS.lock();
+    let place = table.place(id).ok()?;
+    Some(table.domains.remove(place))
+}
+
+/// The domain with this number, a dying one as well.
 #[must_use]
 pub fn find(id: DomId) -> Option<Arc<Domain>> {
-    DOMAINS
-        .lock()
-        .iter()
-        .find(|domain| domain.id == id)
-        .cloned()
+    let table = DOMAINS.lock();
+    let place = table.place(id).ok()?;
+    table.domains.get(place).cloned()
 }
 
-/// All domains, in order of creation.
+/// The domain with this number, where it is not dying: for whoever wants to bind or map something.
+#[must_use]
+pub fn find_alive(id: DomId) -> Option<Arc<Domain>> {
+    find(id).filter(|domain| !domain.is_dying())
+}
+
+/// The first domain whose number is `raw` or higher.
+#[must_use]
+pub fn first_from(raw: u16) -> Option<Arc<Domain>> {
+    let table = DOMAINS.lock();
+    let place = table
+        .domains
+        .partition_point(|domain| domain.id.get() < raw);
+    table.domains.get(place).cloned()
+}
+
+/// All domains, in ascending order of number.
 #[must_use]
 pub fn all() -> Vec<Arc<Domain>> {
-    DOMAINS.lock().clone()
+    DOMAINS.lock().domains.clone()
+}
+
+/// True while a domain is being destroyed, or kept by uses of its pages.
+#[inline]
+#[must_use]
+pub fn is_any_dying() -> bool {
+    DYING.load(Ordering::Acquire) != 0
+}
+
+pub(super) fn count_dying(is_one_more: bool) {
+    if is_one_more {
+        DYING.fetch_add(1, Ordering::AcqRel);
+    } else {
+        DYING.fetch_sub(1, Ordering::AcqRel);
+    }
 }

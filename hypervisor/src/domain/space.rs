@@ -1,18 +1,42 @@
 //! Changes of a domain's address space, each with the flush that it owes.
 //!
-//! The order is always the same: take the entry out, flush, and only then put the frame's use.
+//! The order is always the same: take the entry out, flush, and only then put the frame's use. What another domain's
+//! page is mapped by holds a use of it, so the page stays while the mapping does, whatever becomes of its owner.
+//! Next: [`crate::memory`] for the accounts.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hv_core::addr::{Gfn, Mfn, MfnRange, PAGE_SIZE, PageOrder};
-use hv_core::frame::Role;
+use hv_core::frame::{FrameUse, Role};
 use hv_core::image::e820::E820Kind;
-use hv_core::p2m::{P2mError, P2mKind, P2mMapping};
+use hv_core::mem::TableFrames;
+use hv_core::p2m::{P2m, P2mEntry, P2mError, P2mKind, P2mMapping, Removal};
 use hv_core::paging::flush::{FlushDone, PendingFlush};
 use hv_hw::direct_map::DirectTables;
 use hv_hw::virt::VcpuHw;
 
 use super::Domain;
 use crate::memory::{self, Tables};
-use crate::vcpu::Runner;
+
+/// What bounds a domain's memory.
+#[derive(Debug)]
+pub struct Limits {
+    /// Frames of RAM that it may have (`public/domctl.h, XEN_DOMCTL_max_mem`).
+    pub max_pages: AtomicU64,
+    /// Free frames that are set aside for it: see [`memory::set_claim`].
+    pub claim: AtomicU64,
+    /// Frames of page tables that it may have.
+    pub max_tables: AtomicU64,
+    /// Those that it has.
+    tables: AtomicU64,
+    /// Its memory is being taken down: nothing is mapped any longer.
+    is_closed: AtomicBool,
+    /// Teardown has emptied all below this guest frame.
+    emptied_to: AtomicU64,
+}
+
+/// Frames for a domain's page tables, as many as it may have.
+pub struct DomainTables<'a>(&'a Limits);
 
 /// Why an address space was not changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,8 +47,12 @@ pub enum SpaceError {
     NotYours,
     /// Outside the address space.
     OutOfRange,
-    /// No frame is left.
+    /// No frame is left, or the domain has all that it may have.
     OutOfMemory,
+    /// The owner of the page that is wanted has none there.
+    NoPage,
+    /// The domain is being destroyed.
+    Closed,
 }
 
 impl From<P2mError> for SpaceError {
@@ -41,51 +69,177 @@ impl From<P2mError> for SpaceError {
     }
 }
 
+impl Limits {
+    /// Up to `max_pages` frames of RAM.
+    #[must_use]
+    pub const fn new(max_pages: u64) -> Self {
+        Self {
+            max_pages: AtomicU64::new(max_pages),
+            claim: AtomicU64::new(0),
+            max_tables: AtomicU64::new(u64::MAX),
+            tables: AtomicU64::new(0),
+            emptied_to: AtomicU64::new(0),
+            is_closed: AtomicBool::new(false),
+        }
+    }
+    /// Where the domain's page tables get their frames from.
+    #[inline]
+    #[must_use]
+    pub fn tables(&self) -> DomainTables<'_> {
+        DomainTables(self)
+    }
+    /// Frames that its page tables have.
+    #[must_use]
+    pub fn tables_used(&self) -> u64 {
+        self.tables.load(Ordering::Relaxed)
+    }
+    /// True once the domain's memory is being taken down. Told under the lock of its p2m, it stays true or false as
+    /// long as that is held.
+    #[inline]
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+}
+
+impl TableFrames for DomainTables<'_> {
+    fn alloc_table(&mut self) -> Option<Mfn> {
+        let max = self.0.max_tables.load(Ordering::Relaxed);
+        // the p2m is locked, so nobody else counts meanwhile
+        let used = self.0.tables.load(Ordering::Relaxed);
+        if used >= max {
+            return None;
+        }
+        let table = Tables.alloc_table()?;
+        self.0.tables.store(used + 1, Ordering::Relaxed);
+        Some(table)
+    }
+    fn free_table(&mut self, table: Mfn) {
+        Tables.free_table(table);
+        let used = self.0.tables.load(Ordering::Relaxed);
+        // those of a map that was built before its domain were not counted
+        self.0
+            .tables
+            .store(used.saturating_sub(1), Ordering::Relaxed);
+    }
+}
+
+/// Sets how many frames of RAM a domain may have, and by that how many its page tables may have: what a dense map of so
+/// much RAM and of others' pages needs, and not what a guest needs that spreads single pages over its address space. The
+/// hardware domain, which maps the machine's devices, has no limit on tables.
+pub fn set_max_pages(domain: &Domain, pages: u64) {
+    const BASE: u64 = 1024;
+    const PAGES_PER_TABLE: u64 = 128;
+    let limits = &domain.limits;
+    limits.max_pages.store(pages, Ordering::Relaxed);
+    if !domain.is_hardware {
+        let tables = BASE.saturating_add(pages / PAGES_PER_TABLE);
+        limits.max_tables.store(tables, Ordering::Relaxed);
+    }
+}
+
 /// Takes the domain's own RAM at `gfn` away from it.
 ///
 /// # Errors
 /// [`SpaceError::NotThere`] where nothing is mapped, [`SpaceError::NotYours`] where it is not the domain's own RAM.
-pub fn release<H: VcpuHw>(runner: &mut Runner<H>, gfn: Gfn) -> Result<(), SpaceError> {
-    remove(runner, gfn, P2mKind::is_own_ram)
+pub fn release<H: VcpuHw>(hw: &mut H, domain: &Domain, gfn: Gfn) -> Result<(), SpaceError> {
+    remove(hw, domain, gfn, |entry| entry.kind.is_own_ram())
 }
 
-/// Removes whatever is mapped at `gfn`, but for devices' memory.
+/// Takes a block of the domain's own RAM away from it, page by page; what is before the first page that is no RAM of
+/// its own is gone then.
 ///
 /// # Errors
 /// As for [`release`].
-pub fn unmap<H: VcpuHw>(runner: &mut Runner<H>, gfn: Gfn) -> Result<(), SpaceError> {
-    remove(runner, gfn, P2mKind::is_memory)
+pub fn release_block<H: VcpuHw>(
+    hw: &mut H,
+    domain: &Domain,
+    gfn: Gfn,
+    order: PageOrder,
+) -> Result<(), SpaceError> {
+    for index in 0..order.frames() {
+        let page = gfn.checked_add(index).ok_or(SpaceError::OutOfRange)?;
+        release(hw, domain, page)?;
+    }
+    Ok(())
+}
+
+/// Removes what is mapped at `gfn`: RAM, a page shared with the hypervisor, a page of another domain. A granted page goes
+/// by its handle only, devices' memory not at all.
+///
+/// # Errors
+/// As for [`release`].
+pub fn unmap<H: VcpuHw>(hw: &mut H, domain: &Domain, gfn: Gfn) -> Result<(), SpaceError> {
+    let may_go = |entry: &P2mEntry| {
+        entry.kind.is_own_ram() || matches!(entry.kind, P2mKind::Special | P2mKind::Foreign)
+    };
+    remove(hw, domain, gfn, may_go)
+}
+
+/// Takes a granted page out of the p2m: what was there, and the flush that is owed.
+pub(super) fn remove_granted(domain: &Domain, gfn: Gfn) -> Option<(P2mEntry, PendingFlush)> {
+    let is_granted = |entry: &P2mEntry| matches!(entry.kind, P2mKind::GrantRo | P2mKind::GrantRw);
+    let mut p2m = domain.p2m.lock();
+    let tables = &mut domain.limits.tables();
+    // a granted page is a leaf of its own, so no table is needed to take it out
+    match p2m.remove_page_if((&mut DirectTables, tables), gfn, is_granted) {
+        Ok(Removal::Done(entry, flush)) => Some((entry, flush)),
+        Ok(Removal::NotMapped | Removal::Kept) | Err(_) => None,
+    }
+}
+
+/// Makes room at `gfn` for another page: RAM that is there goes, as does another domain's page, and, for the hardware
+/// domain, a device's memory that was mapped because it once touched the block around it.
+///
+/// # Errors
+/// [`SpaceError::NotYours`] where something else is there.
+pub fn vacate<H: VcpuHw>(hw: &mut H, domain: &Domain, gfn: Gfn) -> Result<(), SpaceError> {
+    let may_go = |entry: &P2mEntry| {
+        let is_unclaimed_device = entry.kind == P2mKind::Mmio
+            && domain.is_hardware
+            && entry.mfn == Mfn::new(gfn.as_u64())
+            && !memory::table().is_ram(entry.mfn);
+        entry.kind.is_own_ram() || entry.kind == P2mKind::Foreign || is_unclaimed_device
+    };
+    match remove(hw, domain, gfn, may_go) {
+        Err(SpaceError::NotThere) => Ok(()),
+        other => other,
+    }
 }
 
 fn remove<H: VcpuHw>(
-    runner: &mut Runner<H>,
+    hw: &mut H,
+    domain: &Domain,
     gfn: Gfn,
-    may_go: impl FnOnce(P2mKind) -> bool,
+    may_go: impl FnOnce(&P2mEntry) -> bool,
 ) -> Result<(), SpaceError> {
-    let domain = runner.domain.clone();
     let mut p2m = domain.p2m.lock();
-    let entry = p2m.lookup(&DirectTables, gfn).ok_or(SpaceError::NotThere)?;
-    if !may_go(entry.kind) {
-        return Err(SpaceError::NotYours);
-    }
-    let removed = p2m.remove_page((&mut DirectTables, &mut Tables), gfn)?;
-    let (entry, pending) = removed.ok_or(SpaceError::NotThere)?;
-    let done = flush(runner, pending);
-    p2m.reclaim(&DirectTables, &mut Tables, &done);
+    let tables = &mut domain.limits.tables();
+    let (entry, pending) = match p2m.remove_page_if((&mut DirectTables, tables), gfn, may_go)? {
+        Removal::Done(entry, pending) => (entry, pending),
+        Removal::NotMapped => return Err(SpaceError::NotThere),
+        Removal::Kept => return Err(SpaceError::NotYours),
+    };
+    let done = flush(hw, domain, pending);
+    p2m.reclaim(&DirectTables, &mut domain.limits.tables(), &done);
     drop(p2m);
-    // counted while mapped: the hypervisor may hold the frame on, for a structure that the guest registered in it
-    if entry.kind.is_own_ram() {
-        domain.count_pages(-1);
-    }
     if entry.kind == P2mKind::Special {
         domain.set_special_place(entry.mfn, None);
     }
-    if entry.kind.holds_use()
-        && let Some(freed) = memory::table().put_mapped(entry.mfn, &done)
-    {
-        memory::give_back(freed);
-    }
+    put(entry, 1, &done);
     Ok(())
+}
+
+/// Puts the uses of a leaf that was removed.
+fn put(entry: P2mEntry, frames: u64, done: &FlushDone) {
+    if !entry.kind.holds_use() {
+        return;
+    }
+    for index in 0..frames {
+        if let Some(freed) = memory::table().put_mapped(entry.mfn + index, done) {
+            memory::give_back(freed);
+        }
+    }
 }
 
 /// Gives the domain RAM at `gfn`: dom0 the frames of that very number, if they were its own, others any.
@@ -100,6 +254,18 @@ pub fn populate(domain: &Domain, gfn: Gfn, order: PageOrder) -> Result<(), Space
     {
         return Err(SpaceError::NotYours);
     }
+    let max = domain.limits.max_pages.load(Ordering::Relaxed);
+    if !memory::charge_ram(domain.id, order.frames(), max) {
+        return Err(SpaceError::OutOfMemory);
+    }
+    let range = take_frames(domain, gfn, order)
+        .inspect_err(|_| memory::uncharge_ram(domain.id, order.frames()))?;
+    let mapping = P2mMapping::new(range.start, P2mKind::Ram);
+    insert(domain, gfn, order.frames(), mapping).inspect_err(|_| take_back(range))
+}
+
+/// Frames for `gfn`, which are the domain's then and mapped nowhere.
+fn take_frames(domain: &Domain, gfn: Gfn, order: PageOrder) -> Result<MfnRange, SpaceError> {
     let frames = if domain.is_hardware {
         let start = Mfn::new(gfn.as_u64());
         let end = start
@@ -108,31 +274,11 @@ pub fn populate(domain: &Domain, gfn: Gfn, order: PageOrder) -> Result<(), Space
         if !was_its_own(domain, start, end) {
             return Err(SpaceError::NotYours);
         }
-        let frames = memory::free().lock().alloc_exact(MfnRange::new(start, end));
-        frames.ok_or(SpaceError::NotYours)?.scrub(memory::zero)
+        memory::alloc_exact_clean(MfnRange::new(start, end)).ok_or(SpaceError::NotYours)?
     } else {
-        memory::alloc_clean(order).ok_or(SpaceError::OutOfMemory)?
+        memory::alloc_claimed(order, &domain.limits.claim).ok_or(SpaceError::OutOfMemory)?
     };
-    let range = memory::table().give(frames, domain.id, Role::Ram);
-    let mapping = P2mMapping::new(range.start, P2mKind::Ram);
-    let inserted = domain.p2m.lock().insert(
-        (&mut DirectTables, &mut Tables),
-        gfn,
-        order.frames(),
-        mapping,
-    );
-    match inserted {
-        // nothing was mapped there before, so nothing is cached
-        Ok(flush) => {
-            let _ = flush.completed();
-            domain.count_pages(i64::try_from(order.frames()).expect("an order is small"));
-            Ok(())
-        }
-        Err(error) => {
-            take_back(range);
-            Err(error.into())
-        }
-    }
+    Ok(memory::table().give(frames, domain.id, Role::Ram))
 }
 
 /// True where the domain's own map has RAM in all these frames.
@@ -155,55 +301,209 @@ fn take_back(range: MfnRange) {
     }
 }
 
+/// Maps where nothing was mapped, so that nothing is cached.
+fn insert(domain: &Domain, gfn: Gfn, frames: u64, mapping: P2mMapping) -> Result<(), SpaceError> {
+    insert_locked(domain, &mut domain.p2m.lock(), gfn, frames, mapping)
+}
+
+/// The same, with the domain's p2m locked already.
+pub(super) fn insert_locked(
+    domain: &Domain,
+    p2m: &mut P2m,
+    gfn: Gfn,
+    frames: u64,
+    mapping: P2mMapping,
+) -> Result<(), SpaceError> {
+    if domain.limits.is_closed() {
+        return Err(SpaceError::Closed);
+    }
+    let flush = p2m.insert(
+        (&mut DirectTables, &mut domain.limits.tables()),
+        gfn,
+        frames,
+        mapping,
+    )?;
+    let _ = flush.completed();
+    Ok(())
+}
+
 /// Maps a page that the domain shares with the hypervisor at `gfn`. RAM that is there goes; the page leaves its old place.
 ///
 /// # Errors
-/// [`SpaceError::NotYours`] where something else than RAM is there.
+/// [`SpaceError::NotYours`] where something else is there.
 pub fn map_special<H: VcpuHw>(
-    runner: &mut Runner<H>,
+    hw: &mut H,
+    domain: &Domain,
     mfn: Mfn,
     gfn: Gfn,
 ) -> Result<(), SpaceError> {
-    let domain = runner.domain.clone();
     let old = domain.special_place(mfn);
     if old == Some(gfn) {
         return Ok(());
     }
-    match release(runner, gfn) {
-        Ok(()) | Err(SpaceError::NotThere) => {}
-        Err(error) => return Err(error),
-    }
+    vacate(hw, domain, gfn)?;
     if let Some(old) = old {
-        unmap(runner, old)?;
+        unmap(hw, domain, old)?;
     }
-    let held = memory::table()
+    let held = hold(domain, mfn)?;
+    insert_use(domain, gfn, held, P2mKind::Special)?;
+    domain.set_special_place(mfn, Some(gfn));
+    Ok(())
+}
+
+/// Maps the RAM that `owner` has at `source` into `domain` at `gfn`, for a toolstack. RAM that is there goes.
+///
+/// # Errors
+/// [`SpaceError::NoPage`] where the owner has no RAM of its own there, [`SpaceError::NotYours`] where something that does
+/// not go is at `gfn`.
+pub fn map_foreign<H: VcpuHw>(
+    hw: &mut H,
+    (domain, gfn): (&Domain, Gfn),
+    (owner, source): (&Domain, Gfn),
+) -> Result<(), SpaceError> {
+    let held = use_ram(owner, source).ok_or(SpaceError::NoPage)?;
+    map_held(hw, (domain, gfn), held)
+}
+
+/// Maps a page that `owner` shares with the hypervisor into `domain` at `gfn`, for a toolstack. RAM that is there goes.
+///
+/// # Errors
+/// As for [`map_foreign`].
+pub fn map_foreign_special<H: VcpuHw>(
+    hw: &mut H,
+    (domain, gfn): (&Domain, Gfn),
+    (owner, mfn): (&Domain, Mfn),
+) -> Result<(), SpaceError> {
+    let held = hold(owner, mfn)?;
+    map_held(hw, (domain, gfn), held)
+}
+
+fn map_held<H: VcpuHw>(
+    hw: &mut H,
+    (domain, gfn): (&Domain, Gfn),
+    held: FrameUse,
+) -> Result<(), SpaceError> {
+    if let Err(error) = vacate(hw, domain, gfn) {
+        put_unmapped(held);
+        return Err(error);
+    }
+    insert_use(domain, gfn, held, P2mKind::Foreign)
+}
+
+/// One use of a page that is known to be the domain's.
+fn hold(domain: &Domain, mfn: Mfn) -> Result<FrameUse, SpaceError> {
+    memory::table()
         .acquire(mfn, domain.id)
-        .map_err(|_| SpaceError::NotYours)?;
-    let mapping = P2mMapping::new(held.mfn(), P2mKind::Special);
-    let inserted = domain
-        .p2m
-        .lock()
-        .insert((&mut DirectTables, &mut Tables), gfn, 1, mapping);
-    match inserted {
-        Ok(pending) => {
+        .map_err(|_| SpaceError::NotYours)
+}
+
+/// One use of the domain's own RAM at `gfn`, if it has some there.
+pub(super) fn use_ram(domain: &Domain, gfn: Gfn) -> Option<FrameUse> {
+    let p2m = domain.p2m.lock();
+    let entry = p2m
+        .lookup(&DirectTables, gfn)
+        .filter(|entry| entry.kind.is_own_ram())?;
+    memory::table().acquire(entry.mfn, domain.id).ok()
+}
+
+/// Ends a use that was never mapped.
+pub(super) fn put_unmapped(held: FrameUse) {
+    if let Some(freed) = memory::table().put(held) {
+        memory::give_back(freed);
+    }
+}
+
+fn insert_use(domain: &Domain, gfn: Gfn, held: FrameUse, kind: P2mKind) -> Result<(), SpaceError> {
+    match insert(domain, gfn, 1, P2mMapping::new(held.mfn(), kind)) {
+        Ok(()) => {
             let _ = held.into_mapping();
-            let _ = flush(runner, pending);
-            domain.set_special_place(mfn, Some(gfn));
             Ok(())
         }
         Err(error) => {
-            if let Some(freed) = memory::table().put(held) {
-                memory::give_back(freed);
-            }
-            Err(error.into())
+            put_unmapped(held);
+            Err(error)
         }
     }
 }
 
+/// Begins to take the domain's memory down: nothing is mapped from now on, and no memory is set aside for it.
+pub fn close(domain: &Domain) {
+    // under the lock, so that whoever maps has mapped, or sees it
+    let p2m = domain.p2m.lock();
+    domain.limits.is_closed.store(true, Ordering::Release);
+    drop(p2m);
+    let _ = memory::set_claim(&domain.limits.claim, 0);
+}
+
+/// Takes down what a closed domain has mapped, of which none of its vCPUs is running: at least one and not many more than
+/// `budget` frames at a time. True once nothing is left; what others still use stays on its account until they are done.
+///
+/// Granted pages have to be [unmapped](super::grants::release_mappings) before.
+pub fn empty<H: VcpuHw>(hw: &mut H, domain: &Domain, budget: u64) -> bool {
+    let mut spent = 0;
+    while spent < budget {
+        let mut p2m = domain.p2m.lock();
+        let from = Gfn::new(domain.limits.emptied_to.load(Ordering::Relaxed));
+        let Some((gfn, entry)) = p2m.next_mapped(&DirectTables, from) else {
+            return true;
+        };
+        domain
+            .limits
+            .emptied_to
+            .store(gfn.as_u64(), Ordering::Relaxed);
+        let Some((first, frames, pending)) = take_leaf(domain, &mut p2m, gfn, entry) else {
+            return false;
+        };
+        let done = flush(hw, domain, pending);
+        p2m.reclaim(&DirectTables, &mut domain.limits.tables(), &done);
+        drop(p2m);
+        put(first, frames, &done);
+        spent += frames;
+    }
+    false
+}
+
+/// Takes a leaf out, or of a larger one 2 MiB where there is a table to split it: what was there, its size, the flush.
+fn take_leaf(
+    domain: &Domain,
+    p2m: &mut P2m,
+    gfn: Gfn,
+    entry: P2mEntry,
+) -> Option<(P2mEntry, u64, PendingFlush)> {
+    for order in [entry.order.min(PageOrder::SIZE_2M), entry.order] {
+        let removed = p2m.remove(
+            (&mut DirectTables, &mut domain.limits.tables()),
+            gfn,
+            order.frames(),
+            |_, _| {},
+        );
+        match removed {
+            Ok(pending) => return Some((entry, order.frames(), pending)),
+            Err(error) => {
+                let _ = SpaceError::from(error);
+            }
+        }
+    }
+    None
+}
+
+/// Gives back the tables of an [emptied](empty) domain's p2m, all but the root, looking at no more than `budget` entries
+/// at a time. True once they are gone.
+pub fn dismantle<H: VcpuHw>(hw: &mut H, domain: &Domain, budget: u32) -> bool {
+    let mut p2m = domain.p2m.lock();
+    let owed = PendingFlush::pages(p2m.root(), 0, 1);
+    let done = flush(hw, domain, owed);
+    p2m.dismantle(
+        (&mut DirectTables, &mut domain.limits.tables()),
+        &done,
+        budget,
+    )
+}
+
 /// Has every CPU that runs the domain drop its stale translations. One CPU runs guests, and it is this one.
-fn flush<H: VcpuHw>(runner: &mut Runner<H>, pending: PendingFlush) -> FlushDone {
+pub(super) fn flush<H: VcpuHw>(hw: &mut H, domain: &Domain, pending: PendingFlush) -> FlushDone {
     if pending.is_needed() {
-        runner.hw.flush_stage2(runner.domain.stage2);
+        hw.flush_stage2(domain.stage2);
     }
     pending.completed()
 }

@@ -15,7 +15,7 @@ const MAX_BYTES: u32 = 4096;
 /// Serves it.
 #[inline(never)]
 pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    let count = low(call.args[1]);
+    let count = low(call.arg(1));
     match call.sub_op() {
         CONSOLEIO_write => write(call, count),
         CONSOLEIO_read if call.runner.domain.is_hardware => read(call, count),
@@ -44,7 +44,7 @@ fn write<H: VcpuHw>(call: &mut Call<'_, H>, count: u32) -> Answer {
         return Ok(0);
     }
     let rest = u64::from(count - now);
-    let next = call.args[2].wrapping_add(u64::from(now));
+    let next = call.arg(2).wrapping_add(u64::from(now));
     let regs = call.runner.hw.regs();
     regs.set_rsi(rest);
     regs.set_rdx(next);

@@ -1,7 +1,5 @@
 //! `event_channel_op`. Source: `public/event_channel.h`.
 
-use alloc::sync::Arc;
-
 use guest_abi::errno::Errno;
 use guest_abi::event_channel::{
     EVTCHN_FIFO_LINK_BITS, EVTCHNOP_alloc_unbound, EVTCHNOP_bind_interdomain, EVTCHNOP_bind_ipi,
@@ -19,7 +17,7 @@ use hv_core::evtchn::{Delivery, Error, PeerClosed, Port, Sent, State, Virq};
 use hv_hw::virt::VcpuHw;
 
 use super::guest::pin;
-use super::{Answer, Call, Stop};
+use super::{Answer, Call, Stop, caller};
 use crate::domain::{Domain, registry};
 
 /// Bits of an event word that name a port.
@@ -42,7 +40,7 @@ impl From<Error> for Stop {
 }
 
 /// Serves it.
-#[inline]
+#[inline(never)]
 pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     match call.sub_op() {
         EVTCHNOP_send => send(call),
@@ -125,7 +123,7 @@ fn disconnect(own: &Domain, closed: PeerClosed) {
 
 fn status<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: EvtchnStatus = call.runner.copy_in(call.pointer(1))?;
-    let domain = target(call, arg.dom)?;
+    let domain = caller::target(call.runner, arg.dom)?;
     let status = domain.events.lock().status(Port::new(arg.port))?;
     arg.vcpu = u32::from(status.vcpu);
     (arg.status, arg.u, arg.interdomain_port) = match status.state {
@@ -145,7 +143,7 @@ fn status<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
 
 fn alloc_unbound<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: EvtchnAllocUnbound = call.runner.copy_in(call.pointer(1))?;
-    let domain = target(call, arg.dom)?;
+    let domain = caller::target(call.runner, arg.dom)?;
     let remote = domid(call, arg.remote_dom)?;
     let port = domain.events.lock().alloc_unbound(remote)?;
     arg.port = port.get();
@@ -272,7 +270,7 @@ fn set_priority<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
 
 fn reset<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: EvtchnReset = call.runner.copy_in(call.pointer(1))?;
-    let domain = target(call, arg.dom)?;
+    let domain = caller::target(call.runner, arg.dom)?;
     let reset = domain.events.lock().reset(RESET_BATCH);
     for closed in reset.closed {
         disconnect(&domain, closed);
@@ -282,19 +280,6 @@ fn reset<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     } else {
         Err(Stop::Again)
     }
-}
-
-/// The domain that an argument names: the caller's own, or, for the hardware domain, any.
-fn target<H: VcpuHw>(call: &Call<'_, H>, raw: u16) -> Result<Arc<Domain>, Stop> {
-    let own = &call.runner.domain;
-    let id = domid(call, raw)?;
-    if id == own.id {
-        return Ok(own.clone());
-    }
-    if !own.is_hardware {
-        return Err(Errno::EPERM.into());
-    }
-    registry::find(id).ok_or(Stop::Refused(Errno::ESRCH))
 }
 
 fn domid<H: VcpuHw>(call: &Call<'_, H>, raw: u16) -> Result<DomId, Stop> {

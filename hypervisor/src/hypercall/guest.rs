@@ -1,73 +1,111 @@
 //! The guest's memory, copied in once and out once.
 
 use guest_abi::errno::Errno;
-use hv_core::addr::{Gfn, Gpa, Gva, Mfn, PAGE_BYTES};
+use hv_core::addr::{Gfn, Gpa, Gva, PAGE_BYTES};
 use hv_core::mem::{GuestMem, NotRam};
-use hv_core::p2m::{P2m, P2mCache, P2mEntry};
-use hv_core::walk;
-use hv_hw::direct_map::{self, DirectTables};
+use hv_core::p2m::{P2m, P2mCache};
+use hv_core::walk::{self, Access};
+use hv_hw::direct_map::{DirectTables, SharedFrame, SharedWord};
 use hv_hw::sync::{RankedGuard, rank};
 use hv_hw::virt::VcpuHw;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::translations::{Record, Translations};
 use crate::domain::Domain;
 use crate::pinned::Pinned;
 use crate::vcpu::Runner;
 
+/// A frame of memory that the hypervisor may read on the guest's behalf.
+#[derive(Clone, Copy)]
+struct Ram {
+    frame: SharedFrame,
+    is_writable: bool,
+}
+
+/// What a vCPU remembers of its domain's memory: handles of the frames that it looked up last, and translations.
+pub struct Memo {
+    frames: P2mCache<Ram>,
+    translations: Translations,
+}
+
+impl Memo {
+    /// Remembers nothing yet; `filler` is any frame.
+    #[must_use]
+    pub fn new(filler: SharedFrame) -> Self {
+        Self {
+            frames: P2mCache::new(Ram {
+                frame: filler,
+                is_writable: false,
+            }),
+            translations: Translations::new(filler),
+        }
+    }
+}
+
 /// A domain's memory while its p2m stands still.
 pub struct DomainMemory<'a> {
     p2m: RankedGuard<'a, P2m, { rank::P2M }>,
-    cache: &'a P2mCache,
+    memo: &'a Memo,
 }
 
 impl<'a> DomainMemory<'a> {
-    /// Locks the domain's p2m, of which `cache` remembers look-ups.
+    /// Locks the domain's p2m, of which `memo` remembers look-ups.
     #[inline]
     #[must_use]
-    pub fn lock(domain: &'a Domain, cache: &'a P2mCache) -> Self {
-        Self {
-            p2m: domain.p2m.lock(),
-            cache,
+    pub fn lock(domain: &'a Domain, memo: &'a Memo) -> Self {
+        let p2m = domain.p2m.lock();
+        if memo.frames.renew(&p2m) {
+            memo.translations.forget();
         }
-    }
-
-    /// What `gpa` is.
-    #[inline(always)]
-    fn entry(&self, gpa: Gpa) -> Option<P2mEntry> {
-        // what the cache has is of the present generation, and none begins while the p2m is locked
-        self.cache
-            .lookup(&self.p2m, &DirectTables, Gfn::containing(gpa))
+        Self { p2m, memo }
     }
 
     /// The frame behind `gpa`, for reading.
     #[inline(always)]
-    fn readable(&self, gpa: Gpa) -> Result<Mfn, NotRam> {
-        match self.entry(gpa) {
-            Some(entry) if entry.is_readable_memory() => Ok(entry.mfn),
-            _ => Err(NotRam(gpa)),
-        }
+    fn readable(&self, gpa: Gpa) -> Result<Ram, NotRam> {
+        // what the memo has is of the present generation, and none begins while the p2m is locked
+        self.memo
+            .frames
+            .lookup(&self.p2m, Gfn::containing(gpa), find)
+            .ok_or(NotRam(gpa))
     }
 
-    #[inline]
-    fn writable(&self, gpa: Gpa) -> Result<Mfn, NotRam> {
-        match self.entry(gpa) {
-            Some(entry) if entry.is_writable_memory() => Ok(entry.mfn),
-            _ => Err(NotRam(gpa)),
-        }
+    /// The word of 8 bytes that `gpa` lies in.
+    #[inline(always)]
+    pub(super) fn word(&self, gpa: Gpa) -> Result<SharedWord, NotRam> {
+        Ok(self.readable(gpa)?.frame.word(gpa.page_offset() / 8))
+    }
+
+    #[inline(always)]
+    fn writable(&self, gpa: Gpa) -> Result<Ram, NotRam> {
+        self.readable(gpa)
+            .and_then(|ram| ram.is_writable.then_some(ram).ok_or(NotRam(gpa)))
     }
 }
 
+/// Looks a frame up that the memo has not. Apart, so that a hit is short enough to be part of its caller.
+#[cold]
+#[inline(never)]
+fn find(p2m: &P2m, gfn: Gfn) -> Option<Ram> {
+    let entry = p2m.lookup(&DirectTables, gfn)?;
+    if !entry.is_readable_memory() {
+        return None;
+    }
+    Some(Ram {
+        frame: SharedFrame::new(entry.mfn)?,
+        is_writable: entry.is_writable_memory(),
+    })
+}
+
 impl GuestMem for DomainMemory<'_> {
-    #[inline]
     fn read(&self, from: Gpa, to: &mut [u8]) -> Result<(), NotRam> {
         let mut at = from;
         let mut rest = to;
         while !rest.is_empty() {
             let length = rest.len().min(PAGE_BYTES - at.page_offset());
             let (part, tail) = rest.split_at_mut(length);
-            let frame = self.readable(at)?;
-            direct_map::read(frame.base() + at.page_offset() as u64, part)
-                .map_err(|_| NotRam(at))?;
+            let ram = self.readable(at)?;
+            ram.frame.read_bytes(at.page_offset(), part);
             rest = tail;
             at = at.checked_add(length as u64).ok_or(NotRam(at))?;
         }
@@ -76,21 +114,17 @@ impl GuestMem for DomainMemory<'_> {
 
     #[inline(always)]
     fn read_u64(&self, from: Gpa) -> Result<u64, NotRam> {
-        use hv_core::mem::TableMem;
-        let frame = self.readable(from)?;
-        Ok(DirectTables.read(frame, from.page_offset() / 8))
+        Ok(self.word(from)?.load())
     }
 
-    #[inline]
     fn write(&mut self, to: Gpa, from: &[u8]) -> Result<(), NotRam> {
         let mut at = to;
         let mut rest = from;
         while !rest.is_empty() {
             let length = rest.len().min(PAGE_BYTES - at.page_offset());
             let (part, tail) = rest.split_at(length);
-            let frame = self.writable(at)?;
-            direct_map::write(frame.base() + at.page_offset() as u64, part)
-                .map_err(|_| NotRam(at))?;
+            let ram = self.writable(at)?;
+            ram.frame.write_bytes(at.page_offset(), part);
             rest = tail;
             at = at.checked_add(length as u64).ok_or(NotRam(at))?;
         }
@@ -110,6 +144,19 @@ impl<H: VcpuHw> Runner<H> {
         Ok(value)
     }
 
+    /// Copies several structures in that lie one behind the other.
+    ///
+    /// # Errors
+    /// EFAULT.
+    #[inline]
+    pub fn copy_in_all<T: FromBytes + IntoBytes>(
+        &self,
+        from: Gva,
+        to: &mut [T],
+    ) -> Result<(), Errno> {
+        self.copy_bytes_in(from, to.as_mut_bytes())
+    }
+
     /// Copies a structure out.
     ///
     /// # Errors
@@ -119,26 +166,96 @@ impl<H: VcpuHw> Runner<H> {
         self.copy_bytes_out(to, value.as_bytes())
     }
 
-    /// Copies bytes in.
+    /// Copies bytes in, each read once.
     ///
     /// # Errors
     /// EFAULT.
     #[inline(never)]
     pub fn copy_bytes_in(&self, from: Gva, to: &mut [u8]) -> Result<(), Errno> {
-        let mode = self.paging_mode();
-        let memory = DomainMemory::lock(&self.domain, &self.p2m_cache);
-        walk::copy_in(&memory, &mode, from, to).map_err(|_| Errno::EFAULT)
+        if to.len() <= PAGE_BYTES - from.page_offset() {
+            let memory = DomainMemory::lock(&self.domain, &self.memo);
+            if let Some(frame) = self.known_frame(&memory, from, Access::Read) {
+                frame.read_bytes(from.page_offset(), to);
+                return Ok(());
+            }
+        }
+        self.copy_pieces_in(from, to)
     }
 
-    /// Copies bytes out.
+    /// Copies bytes out; the pages before one that faults are written.
     ///
     /// # Errors
     /// EFAULT.
     #[inline(never)]
     pub fn copy_bytes_out(&self, to: Gva, from: &[u8]) -> Result<(), Errno> {
+        if from.len() <= PAGE_BYTES - to.page_offset() {
+            let memory = DomainMemory::lock(&self.domain, &self.memo);
+            if let Some(frame) = self.known_frame(&memory, to, Access::Write) {
+                frame.write_bytes(to.page_offset(), from);
+                return Ok(());
+            }
+        }
+        self.copy_pieces_out(to, from)
+    }
+
+    /// The frame of the linear page that `at` lies in, where it was translated before.
+    #[inline(always)]
+    fn known_frame(
+        &self,
+        memory: &DomainMemory<'_>,
+        at: Gva,
+        access: Access,
+    ) -> Option<SharedFrame> {
         let mode = self.paging_mode();
-        let mut memory = DomainMemory::lock(&self.domain, &self.p2m_cache);
-        walk::copy_out(&mut memory, &mode, to, from).map_err(|_| Errno::EFAULT)
+        memory.memo.translations.find(&mode, at, access)
+    }
+
+    #[inline(never)]
+    fn copy_pieces_in(&self, from: Gva, to: &mut [u8]) -> Result<(), Errno> {
+        let memory = DomainMemory::lock(&self.domain, &self.memo);
+        let mut rest = to;
+        for (at, length) in walk::page_chunks(from, rest.len()) {
+            let (piece, tail) = rest.split_at_mut(length);
+            let frame = self.walk_to(&memory, at, Access::Read)?;
+            frame.read_bytes(at.page_offset(), piece);
+            rest = tail;
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn copy_pieces_out(&self, to: Gva, from: &[u8]) -> Result<(), Errno> {
+        let memory = DomainMemory::lock(&self.domain, &self.memo);
+        let mut rest = from;
+        for (at, length) in walk::page_chunks(to, rest.len()) {
+            let (piece, tail) = rest.split_at(length);
+            let frame = self.walk_to(&memory, at, Access::Write)?;
+            frame.write_bytes(at.page_offset(), piece);
+            rest = tail;
+        }
+        Ok(())
+    }
+
+    /// The frame of the linear page that `at` lies in, by a walk of the guest's page tables, which is remembered.
+    #[inline(never)]
+    fn walk_to(
+        &self,
+        memory: &DomainMemory<'_>,
+        at: Gva,
+        access: Access,
+    ) -> Result<SharedFrame, Errno> {
+        let mode = self.paging_mode();
+        let record = Record::of(memory);
+        let gpa = walk::translate(&record, &mode, at, access).map_err(|_| Errno::EFAULT)?;
+        let ram = match access {
+            Access::Read => memory.readable(gpa),
+            Access::Write => memory.writable(gpa),
+        };
+        let frame = ram.map_err(|NotRam(_)| Errno::EFAULT)?.frame;
+        self.memo
+            .translations
+            .keep(&mode, (at, access), frame, record);
+        Ok(frame)
     }
 
     /// Element `index` of an array of structures at `base`.
@@ -159,8 +276,8 @@ impl<H: VcpuHw> Runner<H> {
     /// EFAULT.
     pub fn locate(&self, address: Gva) -> Result<Gpa, Errno> {
         let mode = self.paging_mode();
-        let memory = DomainMemory::lock(&self.domain, &self.p2m_cache);
-        walk::translate(&memory, &mode, address, walk::Access::Write).map_err(|_| Errno::EFAULT)
+        let memory = DomainMemory::lock(&self.domain, &self.memo);
+        walk::translate(&memory, &mode, address, Access::Write).map_err(|_| Errno::EFAULT)
     }
 }
 

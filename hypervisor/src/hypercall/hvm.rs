@@ -1,5 +1,6 @@
 //! `hvm_op`. Source: `public/hvm/hvm_op.h`, `public/hvm/params.h`.
 
+use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use guest_abi::errno::Errno;
@@ -8,12 +9,16 @@ use guest_abi::hvm::hvm_op::{
     HVMOP_set_param, XenHvmEvtchnUpcallVector, XenHvmGetTime, XenHvmParam,
 };
 use guest_abi::hvm::params::{
-    HVM_PARAM_CALLBACK_IRQ, HVM_PARAM_CALLBACK_IRQ_TYPE_SHIFT, HVM_PARAM_CALLBACK_TYPE_VECTOR,
+    HVM_PARAM_ALTP2M, HVM_PARAM_CALLBACK_IRQ, HVM_PARAM_CALLBACK_IRQ_TYPE_SHIFT,
+    HVM_PARAM_CALLBACK_TYPE_VECTOR, HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_CONSOLE_PFN,
+    HVM_PARAM_IOREQ_SERVER_PFN, HVM_PARAM_MCA_CAP, HVM_PARAM_NR_IOREQ_SERVER_PAGES,
+    HVM_PARAM_STORE_EVTCHN, HVM_PARAM_STORE_PFN, HVM_PARAM_VIRIDIAN, HVM_PARAM_VM86_TSS,
+    HVM_PARAM_VM86_TSS_SIZED, HVM_PARAM_X87_FIP_WIDTH,
 };
-use guest_abi::xen::DOMID_SELF;
 use hv_hw::virt::VcpuHw;
 
-use super::{Answer, Call, Stop};
+use super::{Answer, Call, Stop, caller};
+use crate::domain::{Domain, HVM_PARAMS};
 use crate::host;
 
 const FIRST_LEGAL_VECTOR: u8 = 16;
@@ -46,27 +51,63 @@ pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
 #[inline]
 fn get_param<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: XenHvmParam = call.runner.copy_in(call.pointer(1))?;
-    let index = param_index(call, &arg)?;
-    arg.value = call.runner.domain.life.lock().params[index];
+    let (domain, index) = param(call, &arg)?;
+    let is_for_guests = matches!(
+        arg.index,
+        HVM_PARAM_CALLBACK_IRQ
+            | HVM_PARAM_STORE_PFN
+            | HVM_PARAM_STORE_EVTCHN
+            | HVM_PARAM_CONSOLE_PFN
+            | HVM_PARAM_CONSOLE_EVTCHN
+            | HVM_PARAM_VM86_TSS
+            | HVM_PARAM_VM86_TSS_SIZED
+            | HVM_PARAM_X87_FIP_WIDTH
+    );
+    if !is_for_guests && !call.runner.domain.is_hardware {
+        return Err(Errno::EPERM.into());
+    }
+    arg.value = domain.life.lock().params[index];
     call.runner.copy_out(call.pointer(1), &arg)?;
     Ok(0)
 }
 
 fn set_param<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: XenHvmParam = call.runner.copy_in(call.pointer(1))?;
-    let index = param_index(call, &arg)?;
+    let (domain, index) = param(call, &arg)?;
     if arg.index != HVM_PARAM_CALLBACK_IRQ && !call.runner.domain.is_hardware {
         return Err(Errno::EPERM.into());
     }
     if arg.index == HVM_PARAM_CALLBACK_IRQ {
         let vector = callback_vector(arg.value)?;
-        call.runner
-            .domain
-            .callback_vector
-            .store(vector, Ordering::Release);
+        domain.callback_vector.store(vector, Ordering::Release);
     }
-    call.runner.domain.life.lock().params[index] = arg.value;
+    let mut life = domain.life.lock();
+    let is_once = matches!(
+        arg.index,
+        HVM_PARAM_VIRIDIAN
+            | HVM_PARAM_IOREQ_SERVER_PFN
+            | HVM_PARAM_NR_IOREQ_SERVER_PAGES
+            | HVM_PARAM_ALTP2M
+            | HVM_PARAM_MCA_CAP
+    );
+    let value = &mut life.params[index];
+    if is_once && *value != 0 && *value != arg.value {
+        return Err(Errno::EEXIST.into());
+    }
+    *value = arg.value;
     Ok(0)
+}
+
+/// The parameter that is meant: whose, and its place.
+#[inline]
+fn param<H: VcpuHw>(call: &Call<'_, H>, arg: &XenHvmParam) -> Result<(Arc<Domain>, usize), Stop> {
+    let domain = caller::target(call.runner, arg.domid)?;
+    let index = usize::try_from(arg.index).map_err(|_| Errno::EINVAL)?;
+    if index < HVM_PARAMS {
+        Ok((domain, index))
+    } else {
+        Err(Errno::EINVAL.into())
+    }
 }
 
 /// The vector that a value of HVM_PARAM_CALLBACK_IRQ names; 0 for lines of interrupt controllers, which no domain here
@@ -81,24 +122,6 @@ fn callback_vector(value: u64) -> Result<u8, Stop> {
         Err(Errno::EINVAL.into())
     } else {
         Ok(vector)
-    }
-}
-
-fn param_index<H: VcpuHw>(call: &Call<'_, H>, arg: &XenHvmParam) -> Result<usize, Stop> {
-    let own = call.runner.domain.id.get();
-    if arg.domid != DOMID_SELF && arg.domid != own {
-        let errno = if call.runner.domain.is_hardware {
-            Errno::ESRCH
-        } else {
-            Errno::EPERM
-        };
-        return Err(errno.into());
-    }
-    let index = usize::try_from(arg.index).map_err(|_| Errno::EINVAL)?;
-    if index < crate::domain::HVM_PARAMS {
-        Ok(index)
-    } else {
-        Err(Errno::EINVAL.into())
     }
 }
 

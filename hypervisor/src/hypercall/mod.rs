@@ -11,8 +11,11 @@
 //! A handler returns what goes to RAX, a refusal, or [`Stop::Again`]: then the guest executes the same instruction again,
 //! with its arguments moved on, after whatever else was due. No other register of the guest's changes.
 
+mod bitmap;
 pub mod caller;
 mod console_io;
+mod cpu_policy;
+mod domctl;
 mod event_channel;
 mod grant_table;
 pub mod guest;
@@ -23,16 +26,19 @@ pub mod page;
 mod physdev;
 mod platform;
 mod sched;
+mod sysctl;
+mod translations;
 mod vcpu_op;
 mod version;
 mod vm_assist;
 
 use guest_abi::errno::Errno;
 use guest_abi::xen::{
-    __HYPERVISOR_console_io, __HYPERVISOR_event_channel_op, __HYPERVISOR_grant_table_op,
-    __HYPERVISOR_hvm_op, __HYPERVISOR_memory_op, __HYPERVISOR_multicall, __HYPERVISOR_physdev_op,
-    __HYPERVISOR_platform_op, __HYPERVISOR_sched_op, __HYPERVISOR_set_timer_op,
-    __HYPERVISOR_vcpu_op, __HYPERVISOR_vm_assist, __HYPERVISOR_xen_version,
+    __HYPERVISOR_console_io, __HYPERVISOR_domctl, __HYPERVISOR_event_channel_op,
+    __HYPERVISOR_grant_table_op, __HYPERVISOR_hvm_op, __HYPERVISOR_memory_op,
+    __HYPERVISOR_multicall, __HYPERVISOR_physdev_op, __HYPERVISOR_platform_op,
+    __HYPERVISOR_sched_op, __HYPERVISOR_set_timer_op, __HYPERVISOR_sysctl, __HYPERVISOR_vcpu_op,
+    __HYPERVISOR_vm_assist, __HYPERVISOR_xen_version,
 };
 use hv_core::addr::Gva;
 use hv_hw::virt::VcpuHw;
@@ -65,22 +71,28 @@ pub struct Call<'a, H> {
     pub runner: &'a mut Runner<H>,
     /// The CPU that it runs on.
     pub pcpu: &'a mut Pcpu,
-    /// RDI, RSI, RDX, R10, R8.
-    pub args: [u64; 5],
     /// What to do when it is done.
     pub next: Next,
 }
 
+/// Where the arguments are: RDI, RSI, RDX, R10, R8.
+const ARGUMENTS: [usize; 5] = [7, 6, 2, 10, 8];
+
 impl<H: VcpuHw> Call<'_, H> {
+    /// Argument `index`, 0 to 4, as it is in its register now.
+    #[inline(always)]
+    pub fn arg(&self, index: usize) -> u64 {
+        self.runner.hw.read_regs().gpr[ARGUMENTS[index]]
+    }
     /// The sub-operation: the low half of the first argument.
-    #[inline]
+    #[inline(always)]
     pub fn sub_op(&self) -> u32 {
-        low(self.args[0])
+        low(self.arg(0))
     }
     /// An argument that points into the guest's memory.
-    #[inline]
+    #[inline(always)]
     pub fn pointer(&self, index: usize) -> Gva {
-        Gva::new(self.args[index])
+        Gva::new(self.arg(index))
     }
 }
 
@@ -95,20 +107,16 @@ pub fn low(value: u64) -> u32 {
 }
 
 /// Serves the hypercall that the guest made.
-#[inline]
+#[inline(always)]
 pub fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
-    let regs = runner.hw.regs();
-    let number = regs.rax();
-    let args = [regs.rdi(), regs.rsi(), regs.rdx(), regs.r10(), regs.r8()];
     if runner.hw.cpl() != 0 {
-        runner.hw.regs().set_rax(Errno::EPERM.to_rax());
-        runner.hw.skip_instruction();
+        finish(runner, Errno::EPERM.to_rax());
         return Next::Resume;
     }
+    let number = runner.hw.read_regs().rax();
     let mut call = Call {
         runner,
         pcpu,
-        args,
         next: Next::Resume,
     };
     let answer = dispatch(&mut call, number);
@@ -127,10 +135,11 @@ fn finish<H: VcpuHw>(runner: &mut Runner<H>, rax: u64) {
     runner.hw.skip_instruction();
 }
 
-/// The table.
-#[inline]
+/// The table. Its handlers are functions apart (`inline(never)`), so that it needs no frame of its own; but for the one
+/// that only returns a number.
+#[inline(never)]
 fn dispatch<H: VcpuHw>(call: &mut Call<'_, H>, number: u64) -> Answer {
-    caller::may(call.runner, number, call.args[0])?;
+    caller::may(call.runner, number, call.arg(0))?;
     match number {
         __HYPERVISOR_event_channel_op => event_channel::handle(call),
         __HYPERVISOR_vcpu_op => vcpu_op::handle(call),
@@ -144,6 +153,8 @@ fn dispatch<H: VcpuHw>(call: &mut Call<'_, H>, number: u64) -> Answer {
         __HYPERVISOR_set_timer_op => vcpu_op::set_timer_op(call),
         __HYPERVISOR_vm_assist => vm_assist::handle(call),
         __HYPERVISOR_platform_op => platform::handle(call),
+        __HYPERVISOR_sysctl => sysctl::handle(call),
+        __HYPERVISOR_domctl => domctl::handle(call),
         __HYPERVISOR_physdev_op => physdev::handle(call),
         _ => Err(Errno::ENOSYS.into()),
     }

@@ -1,56 +1,82 @@
 //! `multicall`: several hypercalls in one exit. Source: `public/xen.h`, multicall_entry.
+//!
+//! An entry finds its arguments where any hypercall does, in the registers, which are the guest's own again afterwards. One
+//! that has to be executed again leaves its arguments moved on in its entry; the multicall then begins with it.
+
+use core::mem::offset_of;
 
 use guest_abi::errno::Errno;
 use guest_abi::xen::{__HYPERVISOR_multicall, MulticallEntry};
 use hv_core::addr::Gva;
 use hv_hw::virt::VcpuHw;
+use hv_hw::{insn, time};
 
-use super::{Answer, Call, Stop, dispatch};
+use super::{ARGUMENTS, Answer, Call, Stop, dispatch};
 
 /// Entries in one go; the guest comes again for the rest.
 const BATCH: u64 = 32;
+/// No entry is begun later than this after the first: each may do as much as a hypercall of its own.
+const BATCH_NS: u64 = 100_000;
+/// Where an entry's result is.
+const RESULT: u64 = offset_of!(MulticallEntry, result) as u64;
 
 /// Serves it: the array in the first argument, its length in the second.
 #[inline(never)]
 pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    let [array, count, ..] = call.args;
-    let now = count.min(BATCH);
-    for index in 0..now {
-        let at = call
-            .runner
-            .element::<MulticallEntry>(Gva::new(array), index)?;
+    let (array, count) = (call.pointer(0), call.arg(1));
+    let begin_tsc = insn::rdtsc();
+    let mut done = 0;
+    while done < count {
+        let at = call.runner.element::<MulticallEntry>(array, done)?;
+        if done == BATCH
+            || (done != 0 && time::ticks_to_ns(insn::rdtsc().saturating_sub(begin_tsc)) >= BATCH_NS)
+        {
+            return Err(come_again(call, at, count - done));
+        }
         let mut entry: MulticallEntry = call.runner.copy_in(at)?;
-        entry.result = one(call, &entry);
-        call.runner.copy_out(at, &entry)?;
+        if !one(call, &mut entry) {
+            call.runner.copy_out(at, &entry)?;
+            return Err(come_again(call, at, count - done));
+        }
+        let result = at.checked_add(RESULT).ok_or(Errno::EFAULT)?;
+        call.runner.copy_out(result, &entry.result)?;
+        done += 1;
     }
-    if now == count {
-        return Ok(0);
-    }
-    let next = call
-        .runner
-        .element::<MulticallEntry>(Gva::new(array), now)?;
-    let regs = call.runner.hw.regs();
-    regs.set_rdi(next.as_u64());
-    regs.set_rsi(count - now);
-    Err(Stop::Again)
+    Ok(0)
 }
 
-/// Calls that would have to be continued are not for batches; neither are batches.
-fn one<H: VcpuHw>(call: &mut Call<'_, H>, entry: &MulticallEntry) -> u64 {
+/// Leaves the rest of the array for the next execution.
+fn come_again<H: VcpuHw>(call: &mut Call<'_, H>, rest: Gva, count: u64) -> Stop {
+    let regs = call.runner.hw.regs();
+    regs.set_rdi(rest.as_u64());
+    regs.set_rsi(count);
+    Stop::Again
+}
+
+/// Executes an entry; false where there is more to do, which its arguments say then. Batches in batches are refused.
+fn one<H: VcpuHw>(call: &mut Call<'_, H>, entry: &mut MulticallEntry) -> bool {
     if entry.op == __HYPERVISOR_multicall {
-        return Errno::EINVAL.to_rax();
+        entry.result = Errno::EINVAL.to_rax();
+        return true;
     }
-    let [a, b, c, d, e, _] = entry.args;
-    let outer = core::mem::replace(&mut call.args, [a, b, c, d, e]);
-    let saved = *call.runner.hw.regs();
+    let regs = call.runner.hw.regs();
+    let mut outer = [0; ARGUMENTS.len()];
+    for ((register, saved), arg) in ARGUMENTS.into_iter().zip(&mut outer).zip(entry.args) {
+        *saved = core::mem::replace(&mut regs.gpr[register], arg);
+    }
     let answer = dispatch(call, entry.op);
-    call.args = outer;
-    match answer {
+    let regs = call.runner.hw.regs();
+    let mut inner = outer;
+    for (register, arg) in ARGUMENTS.into_iter().zip(&mut inner) {
+        core::mem::swap(&mut regs.gpr[register], arg);
+    }
+    entry.result = match answer {
         Ok(result) => result,
         Err(Stop::Refused(errno)) => errno.to_rax(),
         Err(Stop::Again) => {
-            *call.runner.hw.regs() = saved;
-            Errno::E2BIG.to_rax()
+            entry.args[..inner.len()].copy_from_slice(&inner);
+            return false;
         }
-    }
+    };
+    true
 }

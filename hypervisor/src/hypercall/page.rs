@@ -5,9 +5,7 @@
 use hv_core::addr::{Gpa, PAGE_BYTES};
 use hv_core::mem::GuestMem;
 
-use hv_core::p2m::P2mCache;
-
-use super::guest::DomainMemory;
+use super::guest::{DomainMemory, Memo};
 use crate::domain::Domain;
 
 const STUB_BYTES: usize = 32;
@@ -15,7 +13,7 @@ const IRET: usize = 23;
 
 /// Fills the guest's page at `page`; `None` where it has no RAM there.
 pub fn fill(domain: &Domain, page: Gpa) -> Option<()> {
-    DomainMemory::lock(domain, &P2mCache::new())
+    DomainMemory::lock(domain, &Memo::new(domain.shared_info))
         .write(page, &contents())
         .ok()
 }

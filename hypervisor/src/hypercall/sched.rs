@@ -3,8 +3,8 @@
 use arrayvec::ArrayVec;
 use guest_abi::errno::Errno;
 use guest_abi::sched::{
-    SCHEDOP_block, SCHEDOP_poll, SCHEDOP_shutdown, SCHEDOP_shutdown_code, SCHEDOP_yield,
-    SHUTDOWN_MAX, SchedPoll, SchedShutdown,
+    SCHEDOP_block, SCHEDOP_poll, SCHEDOP_remote_shutdown, SCHEDOP_shutdown, SCHEDOP_shutdown_code,
+    SCHEDOP_yield, SHUTDOWN_MAX, SchedPoll, SchedShutdown,
 };
 use hv_core::addr::Gva;
 use hv_core::evtchn::Port;
@@ -31,6 +31,7 @@ pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
         SCHEDOP_block => block(call),
         SCHEDOP_poll => poll(call),
         SCHEDOP_shutdown => shutdown(call),
+        SCHEDOP_remote_shutdown => super::domctl::remote_shutdown(call),
         SCHEDOP_shutdown_code => Err(Errno::EOPNOTSUPP.into()),
         _ => Err(Errno::ENOSYS.into()),
     }

@@ -24,9 +24,9 @@ use crate::host;
 use crate::vcpu::{Requests, Vcpu};
 
 /// Serves it.
-#[inline]
+#[inline(never)]
 pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    let number = low(call.args[1]);
+    let number = low(call.arg(1));
     if call.runner.domain.vcpu(number).is_none() {
         return Err(Errno::ENOENT.into());
     }
@@ -65,8 +65,9 @@ fn handle_rare<H: VcpuHw>(call: &mut Call<'_, H>, number: u32) -> Answer {
 }
 
 /// `set_timer_op`: the time in the first argument, 0 to stop.
+#[inline(never)]
 pub(super) fn set_timer_op<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    match call.args[0] {
+    match call.arg(0) {
         0 => call.pcpu.cancel_timer(call.runner.singleshot),
         ns => arm(call, ns),
     }
@@ -128,7 +129,7 @@ fn register_info<H: VcpuHw>(call: &mut Call<'_, H>, number: u32) -> Answer {
     let notify = {
         let mut events = domain.events.lock();
         let notify = events.register_vcpu_info(index, frame, arg.offset)?;
-        events.write_time(index, &domain.clock);
+        events.write_time(index, &vcpu(call, number).clock(&domain));
         notify
     };
     domain.notify(notify);
@@ -178,10 +179,9 @@ fn register_time<H: VcpuHw>(call: &mut Call<'_, H>, number: u32) -> Answer {
         }
         Some((pin(&domain, Gfn::containing(gpa))?, offset))
     };
-    vcpu(call, number)
-        .account
-        .lock()
-        .keep_clock_copy(place, &domain.clock);
+    let vcpu = vcpu(call, number);
+    let clock = vcpu.clock(&domain);
+    vcpu.account.lock().keep_clock_copy(place, &clock);
     Ok(0)
 }
 

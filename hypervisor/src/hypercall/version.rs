@@ -8,9 +8,9 @@ use guest_abi::features::{
 };
 use guest_abi::version::{
     XEN_CAPABILITIES_INFO_LEN, XEN_CHANGESET_INFO_LEN, XEN_COMMANDLINE_LEN, XEN_EXTRAVERSION_LEN,
-    XENVER_capabilities, XENVER_changeset, XENVER_commandline, XENVER_compile_info,
-    XENVER_extraversion, XENVER_get_features, XENVER_guest_handle, XENVER_pagesize,
-    XENVER_platform_parameters, XENVER_version, XenCompileInfo, XenFeatureInfo,
+    XENVER_build_id, XENVER_capabilities, XENVER_changeset, XENVER_commandline,
+    XENVER_compile_info, XENVER_extraversion, XENVER_get_features, XENVER_guest_handle,
+    XENVER_pagesize, XENVER_platform_parameters, XENVER_version, XenCompileInfo, XenFeatureInfo,
     XenPlatformParameters,
 };
 use hv_core::addr::{Gva, PAGE_SIZE};
@@ -54,7 +54,8 @@ fn handle_rare<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
             call.runner.copy_out(to, &[0u8; 16])?;
             Ok(0)
         }
-        // XENVER_build_id: the image has none
+        // the image has none
+        XENVER_build_id => Err(Errno::ENODATA.into()),
         _ => Err(Errno::ENOSYS.into()),
     }
 }

@@ -16,7 +16,7 @@ pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
         VMASST_CMD_disable => false,
         _ => return Err(Errno::ENOSYS.into()),
     };
-    if low(call.args[1]) != VMASST_TYPE_runstate_update_flag {
+    if low(call.arg(1)) != VMASST_TYPE_runstate_update_flag {
         return Err(Errno::EINVAL.into());
     }
     call.runner

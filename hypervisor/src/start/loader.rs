@@ -56,8 +56,11 @@ pub(super) fn configure(loaded: &BootInformation) -> Options {
     };
     console::use_serial(port);
     // Under EFI the screen is a frame buffer, and no text memory answers.
-    if options.console.vga && loaded.efi.system_table.is_none() {
-        console::use_vga();
+    if loaded.efi.system_table.is_none() {
+        console::note_text_screen();
+        if options.console.vga {
+            console::use_vga();
+        }
     }
     console::set_sync(options.sync_console);
     shutdown::set_noreboot(options.noreboot);

@@ -22,7 +22,7 @@ use hv_hw::cpu::msr::rdmsr_safe;
 use hv_hw::image::ImageLayout;
 use hv_hw::percpu::IrqsOff;
 use hv_hw::virt::vtx::{self, Caps, Switches};
-use hv_hw::{console, cpu, direct_map, info, panic, time};
+use hv_hw::{console, cpu, direct_map, info, panic, time, warn};
 
 use crate::memory;
 
@@ -84,6 +84,7 @@ pub fn start(boot: BootInfo) -> ! {
     let options = loader::configure(&loaded);
     let memory =
         ram::init(&boot.image, &loaded).unwrap_or_else(|problem| fatal(format_args!("{problem}")));
+    keep_log(&options);
     let platform = platform::init(&loaded, &options)
         .unwrap_or_else(|problem| fatal(format_args!("{problem}")));
     let caps = enable_vmx(&options, &irqs_off);
@@ -122,6 +123,18 @@ pub fn fatal(reason: fmt::Arguments<'_>) -> ! {
     panic::fatal(reason)
 }
 
+/// Keeps as much of the log as `conring_size` asks for.
+fn keep_log(options: &Options) {
+    let bytes = options.conring_bytes as usize;
+    let mut ring = Vec::new();
+    if ring.try_reserve_exact(bytes).is_err() {
+        warn!("no memory for a log of {} KiB (conring_size)", bytes >> 10);
+        return;
+    }
+    ring.resize(bytes, 0);
+    console::grow_history(ring);
+}
+
 /// Checks that this CPU can run guests, and enters VMX operation.
 fn enable_vmx(options: &Options, irqs_off: &IrqsOff) -> Caps {
     let features = &options.features;
@@ -140,7 +153,7 @@ fn enable_vmx(options: &Options, irqs_off: &IrqsOff) -> Caps {
     // A capability MSR that the CPU lacks stands for nothing offered.
     let caps = Caps::probe(has_vmx, &switches, |msr| rdmsr_safe(msr).unwrap_or(0))
         .unwrap_or_else(|refusal| fatal(format_args!("{refusal}")));
-    info!("VT-x: {caps}");
+    info!("VMX enabled; VT-x: {caps}");
     let region = memory::alloc_own()
         .unwrap_or_else(|| fatal(format_args!("no memory is left for VMX; {MORE_MEMORY}")));
     if vtx::enable(&caps, region, irqs_off).is_err() {

@@ -85,7 +85,7 @@ pub(super) fn init(
         },
         ioapic::gsi_end(),
     );
-    let (wall_clock_s, wall_clock_tsc) = rtc::read(None);
+    let (wall_clock_s, wall_clock_tsc) = rtc::read(fadt.and_then(|fadt| fadt.century));
     info!("wall clock: {wall_clock_s} s since 1970");
     Ok(Platform {
         acpi,

@@ -53,7 +53,7 @@ impl Account {
             RunState::Offline
         };
         Self {
-            state: Runstate::new(state, 0),
+            state: Runstate::new(state, host::now_ns()),
             copy: None,
             clock: None,
         }
@@ -94,10 +94,20 @@ impl Account {
 
     /// Keeps a copy of the clock at `offset` of `frame` from now on, or none.
     pub fn keep_clock_copy(&mut self, place: Option<(Pinned, usize)>, clock: &PvClock) {
-        if let Some((frame, offset)) = &place {
+        self.clock = place;
+        self.write_clock(clock);
+    }
+
+    /// Keeps no copies any longer. What held their frames is returned, to be dropped where no lock is held.
+    pub fn forget_copies(&mut self) -> impl Sized + use<> {
+        (self.copy.take(), self.clock.take())
+    }
+
+    /// Writes the guest's copy of the clock anew, where it has one.
+    pub fn write_clock(&self, clock: &PvClock) {
+        if let Some((frame, offset)) = &self.clock {
             clock.write(frame, *offset);
         }
-        self.clock = place;
     }
 
     /// Keeps no copy of the state any longer.

@@ -14,32 +14,43 @@ use super::run::Next;
 
 /// Gets everything ready for the next entry; [`Next::Yield`] where there is none, as the guest has died of what it was to
 /// get.
-#[inline]
+#[inline(always)]
 pub fn prepare<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     sync_apic(runner);
-    if let Some(event) = runner.hw.take_interrupted_event() {
-        return deliver_again(runner, event);
-    } else if let Some(event) = runner.raised.take() {
-        runner.hw.inject(event);
-        ask_for_windows(runner);
-    } else if runner.hw.apic() != ApicAssist::Delivery
-        || runner.nmi_pending
-        || runner.has_callback()
-    {
+    if runner.interrupted.is_some() || runner.raised.is_some() {
+        return deliver_first(runner);
+    }
+    if runner.hw.apic() != ApicAssist::Delivery || runner.nmi_pending || runner.has_callback() {
         deliver(runner);
     }
     Next::Resume
 }
 
+/// Delivers what comes before interrupts: an event that was cut short, an exception.
+#[inline(never)]
+fn deliver_first<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
+    if let Some(event) = runner.interrupted.take() {
+        return deliver_again(runner, event);
+    }
+    if let Some(event) = runner.raised.take() {
+        runner.hw.inject(event);
+    }
+    ask_for_windows(runner);
+    Next::Resume
+}
+
 /// Takes in what others have left.
-#[inline]
+#[inline(always)]
 fn sync_apic<H: VcpuHw>(runner: &mut Runner<H>) {
-    let vcpu = runner
-        .domain
-        .vcpus
-        .get(runner.index)
-        .expect("a runner's vCPU exists");
-    let synced = runner.lapic.sync(&vcpu.posted);
+    if runner.lapic.is_in_sync(&runner.vcpu.posted) {
+        return;
+    }
+    take_in(runner);
+}
+
+#[inline(never)]
+fn take_in<H: VcpuHw>(runner: &mut Runner<H>) {
+    let synced = runner.lapic.sync(&runner.vcpu.posted);
     if runner.hw.apic() != ApicAssist::Delivery {
         return;
     }
@@ -90,7 +101,16 @@ fn keep<H: VcpuHw>(runner: &mut Runner<H>, pending: Event) {
 }
 
 /// Injects one event where it is open, and asks for the window where it is not.
+#[inline]
 fn deliver<H: VcpuHw>(runner: &mut Runner<H>) {
+    let is_quiet = !runner.nmi_pending && !runner.lapic.has_requests() && !runner.has_callback();
+    if !(is_quiet && runner.is_quiet) {
+        deliver_next(runner);
+    }
+}
+
+#[inline(never)]
+fn deliver_next<H: VcpuHw>(runner: &mut Runner<H>) {
     if runner.nmi_pending && runner.hw.nmi_open() {
         runner.nmi_pending = false;
         runner.hw.inject(Event::Nmi);
@@ -140,6 +160,7 @@ fn ask_for_windows<H: VcpuHw>(runner: &mut Runner<H>) {
     runner.hw.want_window(Window::Interrupt, interrupt_waits);
     let nmi_pending = runner.nmi_pending;
     runner.hw.want_window(Window::Nmi, nmi_pending);
+    runner.is_quiet = !nmi_pending && !runner.lapic.has_requests() && !interrupt_waits;
     if runner.hw.apic() == ApicAssist::TprShadow {
         let threshold = runner.lapic.tpr_threshold();
         runner.hw.set_tpr_threshold(threshold);

@@ -3,29 +3,37 @@
 //! Next: `run` for the loop, `inject` for what goes in, `exit` for what comes out.
 
 pub mod account;
+pub mod context;
 pub mod exit;
 pub mod inject;
+pub mod make;
+pub mod parts;
 pub mod run;
+pub mod state;
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use bitflags::bitflags;
 use hv_core::cpuid::VcpuView;
 use hv_core::device::lapic::Lapic;
 use hv_core::device::posted::{PostNotify, PostedInterrupts};
 use hv_core::msr::MsrState;
-use hv_core::p2m::P2mCache;
 use hv_core::timer::TimerId;
 use hv_core::vcpu::VcpuId;
+use hv_core::vcpu::runstate::RunState;
+use hv_core::vcpu::time::PvClock;
 use hv_core::walk::PagingMode;
 use hv_hw::direct_map::SharedFrame;
 use hv_hw::sync::{RankedLock, rank};
-use hv_hw::virt::{Event, VcpuHw};
+use hv_hw::virt::{Event, TscView, VcpuHw};
 
 use crate::cpu;
-use crate::domain::Domain;
+use crate::domain::{Domain, Policies};
+use crate::hypercall::guest::Memo;
 use account::Account;
+use parts::VcpuParts;
+use state::StateBox;
 
 bitflags! {
     /// What others ask of a vCPU beside interrupts: single bits of one word.
@@ -35,7 +43,7 @@ bitflags! {
         const NMI = 1 << 0;
         /// INIT.
         const INIT = 1 << 1;
-        /// STARTUP, its vector in bits 15:8.
+        /// STARTUP, its vector in bits 31:24.
         const STARTUP = 1 << 2;
         /// Drop cached translations of the second stage.
         const FLUSH = 1 << 3;
@@ -47,10 +55,17 @@ bitflags! {
         const APIC_TIMER = 1 << 6;
         /// SCHEDOP_poll has waited long enough.
         const POLL_TIMEOUT = 1 << 7;
+        /// Take up the domain's policies.
+        const POLICIES = 1 << 8;
+        /// Go on with the registers in the box.
+        const LOAD_STATE = 1 << 9;
+        /// Leave the registers in the box.
+        const SAVE_STATE = 1 << 10;
     }
 }
 
-const STARTUP_VECTOR_SHIFT: u32 = 8;
+const STARTUP_VECTOR_SHIFT: u32 = 24;
+const REQUESTS: u32 = (1 << STARTUP_VECTOR_SHIFT) - 1;
 
 /// What everybody may touch of a vCPU.
 pub struct Vcpu {
@@ -64,17 +79,45 @@ pub struct Vcpu {
     pub upcall_vector: AtomicU8,
     /// Run state, and the guest's copies of run state and time.
     pub account: RankedLock<Account, { rank::VCPU }>,
+    /// Registers on their way to or from a toolstack.
+    pub(crate) state: RankedLock<StateBox, { rank::VCPU }>,
+    /// Where its toolstack wants it to run.
+    pub affinity: Affinity,
     /// False until started, and while taken down.
     pub is_up: AtomicBool,
     /// It has been started since its last INIT.
     pub is_started: AtomicBool,
+    /// How far the guest has moved its TSC away from the domain's by writing it, wrapping.
+    pub tsc_moved: AtomicU64,
     /// Exits by reason.
     pub counts: exit::Counts,
     requests: AtomicU32,
     is_polling: AtomicBool,
     is_kicked: AtomicBool,
+    /// It has been given what it runs on.
+    is_made: AtomicBool,
+    is_running: AtomicBool,
+    is_blocked: AtomicBool,
     /// The CPU that runs it.
     home: AtomicU32,
+}
+
+/// Where a vCPU is to run: a bit a CPU, all ones where nobody said.
+#[derive(Debug)]
+pub struct Affinity {
+    /// Where it may run.
+    pub hard: AtomicU64,
+    /// Where it had better run.
+    pub soft: AtomicU64,
+}
+
+impl Default for Affinity {
+    fn default() -> Self {
+        Self {
+            hard: AtomicU64::new(u64::MAX),
+            soft: AtomicU64::new(u64::MAX),
+        }
+    }
 }
 
 impl Vcpu {
@@ -92,13 +135,38 @@ impl Vcpu {
             posted,
             upcall_vector: AtomicU8::new(0),
             account: RankedLock::new(Account::new(is_up)),
+            state: RankedLock::new(StateBox::default()),
+            affinity: Affinity::default(),
             is_up: AtomicBool::new(is_up),
             is_started: AtomicBool::new(is_up),
+            tsc_moved: AtomicU64::new(0),
             counts: exit::Counts::default(),
             requests: AtomicU32::new(0),
             is_polling: AtomicBool::new(false),
             is_kicked: AtomicBool::new(false),
+            is_made: AtomicBool::new(false),
+            is_running: AtomicBool::new(false),
+            is_blocked: AtomicBool::new(false),
             home: AtomicU32::new(0),
+        }
+    }
+
+    /// How far the guest has moved its TSC.
+    #[must_use]
+    pub fn tsc_moved(&self) -> u64 {
+        self.tsc_moved.load(Ordering::Acquire)
+    }
+
+    /// What the guest computes time by on this vCPU. One whose TSC was moved is out of step with the others.
+    #[must_use]
+    pub fn clock(&self, domain: &Domain) -> PvClock {
+        match self.tsc_moved() {
+            0 => domain.clock,
+            moved => PvClock {
+                tsc_timestamp: domain.clock.tsc_timestamp.wrapping_add(moved),
+                is_tsc_stable: false,
+                ..domain.clock
+            },
         }
     }
 
@@ -137,10 +205,15 @@ impl Vcpu {
         self.kick();
     }
 
-    /// Asks a waiting vCPU to start at `vector << 12`.
+    /// Asks a waiting vCPU to start at `vector << 12`. Of two such requests the first counts: a CPU that has started
+    /// ignores the second.
     pub fn request_startup(&self, vector: u8) {
         let bits = Requests::STARTUP.bits() | (u32::from(vector) << STARTUP_VECTOR_SHIFT);
-        self.requests.fetch_or(bits, Ordering::AcqRel);
+        let ask = |asked: u32| (asked & Requests::STARTUP.bits() == 0).then_some(asked | bits);
+        // refused where the first has not been answered yet
+        let _ = self
+            .requests
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, ask);
         self.kick();
     }
 
@@ -154,22 +227,69 @@ impl Vcpu {
     /// Takes what was asked for, and the vector of a start-up.
     pub fn take_requests(&self) -> (Requests, u8) {
         let bits = self.requests.swap(0, Ordering::AcqRel);
-        let [_, vector, ..] = bits.to_le_bytes();
-        (Requests::from_bits_truncate(bits & 0xFF), vector)
+        let [.., vector] = bits.to_le_bytes();
+        (Requests::from_bits_truncate(bits & REQUESTS), vector)
     }
 
-    /// Makes the vCPU look at what was left for it: wakes it, or has its CPU leave the guest.
+    /// Makes the vCPU look at what was left for it: wakes it, or has its CPU leave the guest. One that has no CPU yet looks
+    /// when it gets one.
     #[inline]
     pub fn kick(&self) {
-        if !self.is_kicked.swap(true, Ordering::AcqRel) {
-            cpu::wake(self.home.load(Ordering::Relaxed));
+        if self.is_made() && !self.is_kicked.swap(true, Ordering::AcqRel) {
+            cpu::wake_for_vcpu(self.home());
         }
     }
 
     /// True once for each time it was kicked.
     #[inline]
     pub fn take_kick(&self) -> bool {
-        self.is_kicked.load(Ordering::Acquire) && self.is_kicked.swap(false, Ordering::AcqRel)
+        let was_kicked =
+            self.is_kicked.load(Ordering::Acquire) && self.is_kicked.swap(false, Ordering::AcqRel);
+        if was_kicked {
+            cpu::attended(self.home());
+        }
+        was_kicked
+    }
+
+    /// The CPU that runs it.
+    #[inline]
+    #[must_use]
+    pub fn home(&self) -> u32 {
+        self.home.load(Ordering::Relaxed)
+    }
+
+    /// True once it was given what it runs on: before, it does not exist for a toolstack.
+    #[must_use]
+    pub fn is_made(&self) -> bool {
+        self.is_made.load(Ordering::Acquire)
+    }
+
+    fn set_made(&self) {
+        self.is_made.store(true, Ordering::Release);
+    }
+
+    /// Its CPU has dropped it.
+    pub(crate) fn set_gone(&self) {
+        self.is_made.store(false, Ordering::Release);
+        let _ = self.take_kick();
+    }
+
+    /// True while it has a CPU.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.is_running.load(Ordering::Acquire)
+    }
+
+    /// True while it waits for an event.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.is_blocked.load(Ordering::Acquire)
+    }
+
+    /// Notes what it does: it has the CPU, or waits for an event, or neither.
+    pub(crate) fn note(&self, is_running: bool, is_blocked: bool) {
+        self.is_running.store(is_running, Ordering::Release);
+        self.is_blocked.store(is_blocked, Ordering::Release);
     }
 
     /// True while it waits in SCHEDOP_poll.
@@ -181,6 +301,13 @@ impl Vcpu {
     /// Notes that it waits in SCHEDOP_poll, or no longer.
     pub fn set_polling(&self, polling: bool) {
         self.is_polling.store(polling, Ordering::Release);
+    }
+}
+
+impl Drop for Vcpu {
+    /// A kick that came as its CPU dropped it is still counted there.
+    fn drop(&mut self) {
+        let _ = self.take_kick();
     }
 }
 
@@ -205,8 +332,14 @@ pub struct Runner<H> {
     pub hw: H,
     /// Its domain.
     pub domain: Arc<Domain>,
+    /// Its shared half.
+    pub vcpu: Arc<Vcpu>,
     /// Its index in the domain.
     pub index: usize,
+    /// Its domain's policies, as it was last told.
+    pub policies: Arc<Policies>,
+    /// What it runs on.
+    pub parts: VcpuParts,
     /// Its local APIC.
     pub lapic: Lapic<SharedFrame>,
     /// MSRs that are kept in software.
@@ -217,16 +350,20 @@ pub struct Runner<H> {
     pub activity: Activity,
     /// An exception that its last exit raised.
     pub raised: Option<Event>,
+    /// The event in whose delivery its last exit came.
+    pub interrupted: Option<Event>,
     /// An NMI waits for its window.
     pub nmi_pending: bool,
+    /// Nothing waited to be delivered at the last look, so that no window is asked for.
+    pub is_quiet: bool,
     /// VCPUOP_set_singleshot_timer.
     pub singleshot: TimerId,
     /// The local APIC's timer.
     pub apic_timer: TimerId,
     /// The end of a poll.
     pub poll_timer: TimerId,
-    /// Its last look-ups in its domain's p2m.
-    pub p2m_cache: P2mCache,
+    /// What it remembers of its domain's memory.
+    pub memo: Memo,
     /// Ports that SCHEDOP_poll waits for.
     pub polled: arrayvec::ArrayVec<hv_core::evtchn::Port, 128>,
 }
@@ -236,10 +373,7 @@ impl<H: VcpuHw> Runner<H> {
     #[inline]
     #[must_use]
     pub fn vcpu(&self) -> &Vcpu {
-        self.domain
-            .vcpus
-            .get(self.index)
-            .expect("a runner is made for a vCPU that its domain has")
+        &self.vcpu
     }
 
     /// The number of the vCPU in its domain.
@@ -247,6 +381,37 @@ impl<H: VcpuHw> Runner<H> {
     #[must_use]
     pub fn number(&self) -> u16 {
         self.vcpu().id.index
+    }
+
+    /// True where it could have the CPU.
+    #[must_use]
+    pub fn can_run(&self) -> bool {
+        self.activity == Activity::Ready && !self.domain.is_held()
+    }
+
+    /// What it is booked as while it does not run.
+    #[must_use]
+    pub fn waiting_state(&self) -> RunState {
+        match self.activity {
+            Activity::Ready if self.domain.is_held() => RunState::Offline,
+            Activity::Ready => RunState::Runnable,
+            Activity::Halted | Activity::Polling => RunState::Blocked,
+            Activity::Waiting | Activity::Down => RunState::Offline,
+        }
+    }
+
+    /// Books the time up to now, and what it does from now on.
+    pub fn account(&self, state: RunState) {
+        let has_flag = self.domain.has_runstate_flag.load(Ordering::Acquire);
+        let vcpu = self.vcpu();
+        vcpu.note(state == RunState::Running, state == RunState::Blocked);
+        vcpu.account.lock().change(state, has_flag);
+    }
+
+    /// Its timers.
+    #[must_use]
+    pub fn timers(&self) -> [TimerId; 3] {
+        [self.singleshot, self.apic_timer, self.poll_timer]
     }
 
     /// What CPUID depends on.
@@ -275,13 +440,32 @@ impl<H: VcpuHw> Runner<H> {
         }
     }
 
-    /// Its TSC now.
+    /// Its domain's TSC now, which its APIC's timer counts by, whatever the guest writes into its own.
     #[must_use]
-    pub fn guest_tsc(&self) -> u64 {
+    pub fn domain_tsc(&self) -> u64 {
         hv_hw::insn::rdtsc().wrapping_add(self.domain.tsc.offset)
     }
 
-    /// The host's TSC when the guest's is `tsc`: now where that has passed, never where it is past the host's last.
+    /// Its TSC now.
+    #[must_use]
+    pub fn guest_tsc(&self) -> u64 {
+        self.domain_tsc().wrapping_add(self.vcpu.tsc_moved())
+    }
+
+    /// Sets its TSC, and what the guest computes time by from it.
+    pub fn set_guest_tsc(&mut self, value: u64) {
+        let moved = value.wrapping_sub(self.domain_tsc());
+        self.vcpu.tsc_moved.store(moved, Ordering::Release);
+        self.hw.set_tsc(TscView {
+            offset: self.domain.tsc.offset.wrapping_add(moved),
+        });
+        let clock = self.vcpu.clock(&self.domain);
+        let number = self.number();
+        self.domain.events.lock().write_time(number, &clock);
+        self.vcpu.account.lock().write_clock(&clock);
+    }
+
+    /// The host's TSC when the domain's is `tsc`: now where that has passed, never where it is past the host's last.
     #[must_use]
     pub fn host_tsc(&self, tsc: u64) -> u64 {
         let now = hv_hw::insn::rdtsc();

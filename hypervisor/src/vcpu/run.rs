@@ -22,10 +22,12 @@ use crate::cpu::Pcpu;
 pub enum Stop {
     /// It waits.
     Waiting,
-    /// Its domain has ended.
-    Ended,
-    /// Others may want the CPU.
+    /// Its domain is held: paused, shut down, or dying.
+    Held,
+    /// It lets others go first.
     Yield,
+    /// Its CPU was asked to look at its vCPUs; it goes on where none is to go before it.
+    Look,
 }
 
 /// What an exit's handler leaves to do.
@@ -34,46 +36,64 @@ pub enum Stop {
 pub enum Next {
     /// Go on with the guest.
     Resume,
-    /// Look at the run queue first.
+    /// Let others go first.
     Yield,
+    /// Have the CPU look at its vCPUs first: one of them was asked for something that this one waits for.
+    Look,
 }
 
 /// Runs the vCPU, which is loaded, until it stops.
+///
+/// What others want of it they leave where it is looked for, and then kick it: between two exits one flag tells that
+/// nobody did.
 pub fn run<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Stop {
     loop {
-        if runner.domain.is_ending() {
-            return Stop::Ended;
-        }
-        if runner.vcpu().has_requests() {
-            answer_requests(runner, pcpu);
-        }
         // before the kick is taken: whoever waits has yet to hear of it
         if runner.activity != Activity::Ready {
             return Stop::Waiting;
         }
-        if pcpu.take_wake() && runner.look_up(pcpu) == Next::Yield {
-            return Stop::Yield;
+        if pcpu.take_wake()
+            && let Some(stop) = look_up(runner, pcpu)
+        {
+            return stop;
         }
         if inject::prepare(runner) == Next::Yield {
             continue;
         }
         pcpu.arm();
         let exit = runner.hw.enter(&pcpu.irqs_off);
-        if exit::handle(runner, pcpu, exit) == Next::Yield {
-            return Stop::Yield;
+        match exit::handle(runner, pcpu, exit) {
+            Next::Resume => {}
+            Next::Yield => return Stop::Yield,
+            Next::Look => return Stop::Look,
         }
     }
 }
 
+/// Somebody wanted this CPU: looks at all that may have been left for the vCPU, and whether others were meant as well.
+#[cold]
+#[inline(never)]
+fn look_up<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Option<Stop> {
+    runner.vcpu.take_kick();
+    // after the kick: who asks from now on kicks anew
+    if runner.domain.is_held() {
+        return Some(Stop::Held);
+    }
+    if runner.vcpu.has_requests() {
+        answer_requests(runner, pcpu);
+    }
+    if runner.activity != Activity::Ready {
+        return Some(Stop::Waiting);
+    }
+    pcpu.has_business().then_some(Stop::Look)
+}
+
 impl<H: VcpuHw> Runner<H> {
-    /// Somebody wanted this CPU: was it for this vCPU alone?
-    fn look_up(&self, pcpu: &Pcpu) -> Next {
-        if pcpu.runs_one() {
-            self.vcpu().take_kick();
-            Next::Resume
-        } else {
-            Next::Yield
-        }
+    /// Puts a new vCPU, which is loaded, into the state after reset. Its domain's tables may lie where another's were.
+    pub fn begin(&mut self) {
+        self.hw.flush_stage2(self.domain.stage2);
+        self.hw
+            .set_system(&reset_state(0xF000, 0xFFFF_0000, 0xFFF0));
     }
 
     /// Decides whether a waiting vCPU can go on, after somebody kicked it.
@@ -109,12 +129,7 @@ impl<H: VcpuHw> Runner<H> {
 
     /// True where an interrupt or NMI would be delivered at once, were IF set.
     pub fn has_something_to_deliver(&mut self) -> bool {
-        let vcpu = self
-            .domain
-            .vcpus
-            .get(self.index)
-            .expect("a runner's vCPU exists");
-        self.lapic.wakes_for(&vcpu.posted).is_some()
+        self.lapic.wakes_for(&self.vcpu.posted).is_some()
             || self.nmi_pending
             || inject::callback(self).is_some()
     }
@@ -148,6 +163,15 @@ fn answer_requests<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
     if requests.contains(Requests::INIT) {
         init(runner, pcpu);
     }
+    if requests.contains(Requests::POLICIES) {
+        runner.policies = runner.domain.policies();
+        let policies = &runner.policies;
+        let cr4_owned = !policies.cpuid.cr4_allowed();
+        runner.hw.set_rights(cr4_owned, policies.msrs.passthrough());
+    }
+    if requests.intersects(Requests::LOAD_STATE.union(Requests::SAVE_STATE)) {
+        runner.answer_state(requests, pcpu);
+    }
     if requests.contains(Requests::STARTUP) && runner.activity == Activity::Waiting {
         startup(runner, vector);
     }
@@ -178,6 +202,8 @@ fn init<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
     }
     runner.nmi_pending = false;
     runner.raised = None;
+    runner.interrupted = None;
+    runner.is_quiet = false;
     runner.activity = Activity::Waiting;
 }
 
@@ -205,7 +231,8 @@ fn live_or_not<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
     }
 }
 
-fn reset_state(cs: u16, cs_base: u64, rip: u64) -> SystemRegs {
+/// The state after reset or STARTUP.
+pub(super) fn reset_state(cs: u16, cs_base: u64, rip: u64) -> SystemRegs {
     const DATA: u32 = 0x93;
     const CODE: u32 = 0x9B;
     const LDT: u32 = 0x82;

@@ -4,16 +4,19 @@
 //! call here) moves it on 16 bytes at a time. With `sync_console`, and once the host is dying, each byte is waited for.
 //! All text is kept in a second ring for those who ask later. Next: [`log`] for the macros that everybody uses.
 
+mod history;
 pub mod log;
 mod ring;
 mod serial;
 mod vga;
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use hv_core::options::Serial;
 
 use crate::sync::{RankedLock, rank};
+use history::History;
 use ring::Ring;
 use serial::SerialPort;
 use vga::Screen;
@@ -22,8 +25,6 @@ use vga::Screen;
 const TX_BYTES: usize = 16 << 10;
 /// Bytes typed and not yet read.
 const RX_BYTES: usize = 1 << 10;
-/// Text kept for `CONSOLEIO`/`readconsole`.
-const HISTORY_BYTES: usize = 64 << 10;
 /// The most that is received in one interrupt, so that a stuck UART cannot hold the host.
 const RX_PER_INTERRUPT: usize = 64;
 /// The most causes served in one interrupt, for the same reason.
@@ -32,9 +33,9 @@ const CAUSES_PER_INTERRUPT: usize = 16;
 struct Console {
     port: Option<SerialPort>,
     screen: Screen,
-    tx: Ring<TX_BYTES>,
-    rx: Ring<RX_BYTES>,
-    history: Ring<HISTORY_BYTES>,
+    tx: Ring<[u8; TX_BYTES]>,
+    rx: Ring<[u8; RX_BYTES]>,
+    history: History,
     is_sync: bool,
 }
 
@@ -43,7 +44,7 @@ static CONSOLE: RankedLock<Console, { rank::CONSOLE }> = RankedLock::new(Console
     screen: Screen::new(),
     tx: Ring::new(),
     rx: Ring::new(),
-    history: Ring::new(),
+    history: History::new(),
     is_sync: false,
 });
 
@@ -63,6 +64,19 @@ pub fn has_serial() -> bool {
 /// Prints to the VGA text screen too, from now on. Only where the loader left it in text mode.
 pub fn use_vga() {
     CONSOLE.lock().screen.switch_on();
+}
+
+/// Notes that the loader left the screen in text mode, so that a refusal can be shown there whatever the console is.
+pub fn note_text_screen() {
+    CONSOLE.lock().screen.note_text_mode();
+}
+
+/// Prints what comes to the screen too, if it is in text mode and ours.
+pub(crate) fn use_text_screen() {
+    let mut console = CONSOLE.lock();
+    if console.screen.is_idle_text_screen() {
+        console.screen.switch_on();
+    }
 }
 
 /// Leaves the screen to dom0.
@@ -122,11 +136,36 @@ pub fn read(to: &mut [u8]) -> usize {
     count
 }
 
-/// Prints bytes as they are (a guest's console output), with `\n` sent as `\r\n`.
+/// Prints bytes as they are (dom0's console output), with `\n` sent as `\r\n`. They are not kept: dom0 keeps its own log.
 pub fn write(bytes: &[u8]) {
     let mut console = CONSOLE.lock();
-    console.put(bytes);
+    console.print(bytes);
     console.pump();
+}
+
+/// Keeps as much text as `bytes` has room for from now on, where that is more than before. Once, when there is a heap.
+pub fn grow_history(bytes: Vec<u8>) {
+    // what is left over goes when the console is free again
+    let _unused = CONSOLE.lock().history.grow(bytes);
+}
+
+/// Where to start reading kept text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HistoryStart {
+    /// At the oldest byte that is kept.
+    Oldest,
+    /// At the position of which this is the low half; at the oldest byte where that is gone, or to come.
+    Index(u32),
+}
+
+/// The stream position at which reading starts.
+#[must_use]
+pub fn history_position(start: HistoryStart) -> u64 {
+    let index = match start {
+        HistoryStart::Oldest => None,
+        HistoryStart::Index(index) => Some(index),
+    };
+    CONSOLE.lock().history.position(index)
 }
 
 /// Copies kept text from stream position `position` on; returns the position of the first byte copied and how many.
@@ -134,9 +173,9 @@ pub fn copy_history(position: u64, to: &mut [u8]) -> (u64, usize) {
     CONSOLE.lock().history.copy_from(position, to)
 }
 
-/// Forgets the kept text.
-pub fn clear_history() {
-    CONSOLE.lock().history.clear();
+/// Forgets the kept text before stream position `position`.
+pub fn forget_history(position: u64) {
+    CONSOLE.lock().history.forget_before(position);
 }
 
 /// Waits until everything printed has left, or the port proves dead.
@@ -164,9 +203,15 @@ pub(crate) fn write_fmt(text: fmt::Arguments<'_>) {
 }
 
 impl Console {
+    /// Prints and keeps `bytes`.
     fn put(&mut self, bytes: &[u8]) {
         for &byte in bytes {
-            self.history.push_over(byte);
+            self.history.push(byte);
+        }
+        self.print(bytes);
+    }
+    fn print(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
             self.screen.write(byte);
             if byte == b'\n' {
                 self.send(b'\r');

@@ -16,6 +16,8 @@ const BLANK: u16 = 0x0720;
 /// A cursor on the screen; text appears only while it is switched on.
 pub(super) struct Screen {
     is_on: bool,
+    /// The loader left it in text mode, and nobody has got it since.
+    is_text: bool,
     column: usize,
     row: usize,
 }
@@ -24,6 +26,7 @@ impl Screen {
     pub(super) const fn new() -> Self {
         Self {
             is_on: false,
+            is_text: false,
             column: 0,
             row: 0,
         }
@@ -36,9 +39,17 @@ impl Screen {
             clear_row(row);
         }
     }
+    pub(super) fn note_text_mode(&mut self) {
+        self.is_text = true;
+    }
+    /// True where text could be shown and is not.
+    pub(super) fn is_idle_text_screen(&self) -> bool {
+        self.is_text && !self.is_on
+    }
     /// Leaves the screen as it is, to its next owner.
     pub(super) fn switch_off(&mut self) {
         self.is_on = false;
+        self.is_text = false;
     }
     pub(super) fn write(&mut self, byte: u8) {
         if !self.is_on {

@@ -55,7 +55,6 @@ impl<T, const RANK: u8> RankedLock<T, RANK> {
     }
     #[inline]
     fn take(&self) -> RankedGuard<'_, T, RANK> {
-        percpu::this().spins.store(0, Ordering::Relaxed);
         RankedGuard {
             guard: self.mutex.lock(),
         }
@@ -154,18 +153,29 @@ fn leave_rank(rank: u8) {
     }
 }
 
-/// Spins politely, and panics after about a minute: a lock held that long is a bug, and silence would hide it.
+/// Spins politely, and panics after about a minute: a lock held that long is a bug, and silence would hide it. Turns that
+/// are far apart belong to different waits, so that taking a free lock costs nothing for this.
 #[derive(Debug)]
 struct Watch;
 
 /// PAUSE takes 10 to 140 cycles.
 const SPINS_BEFORE_PANIC: u32 = 1 << 30;
+/// Ticks of the TSC, some milliseconds.
+const ONE_WAIT: u64 = 1 << 24;
 
 impl RelaxStrategy for Watch {
-    #[inline]
+    #[inline(never)]
     fn relax() {
         core::hint::spin_loop();
-        let spins = percpu::this().spins.fetch_add(1, Ordering::Relaxed);
+        let cpu = percpu::this();
+        let now = crate::insn::rdtsc();
+        let last = cpu.spun_at.swap(now, Ordering::Relaxed);
+        let spins = if now.wrapping_sub(last) < ONE_WAIT {
+            cpu.spins.load(Ordering::Relaxed) + 1
+        } else {
+            0
+        };
+        cpu.spins.store(spins, Ordering::Relaxed);
         assert!(spins < SPINS_BEFORE_PANIC, "a lock was not released");
     }
 }

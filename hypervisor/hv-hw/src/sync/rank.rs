@@ -9,6 +9,8 @@ pub const DOMAIN_REGISTRY: u8 = 10;
 pub const DOMAIN: u8 = 20;
 /// A domain's grant table.
 pub const GRANT: u8 = 30;
+/// A domain's handles of granted pages.
+pub const MAPTRACK: u8 = 35;
 /// A domain's p2m; two domains in ascending domid.
 pub const P2M: u8 = 40;
 /// A domain's event channels; two domains in ascending domid.

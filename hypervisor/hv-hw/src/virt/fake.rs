@@ -8,10 +8,11 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use super::{
-    ApicAssist, ControlRegister, Event, GuestRegs, PagingRegs, Stage2Root, SystemRegs, TscView,
-    VcpuHw, VcpuMsr, VmExit, Window,
+    ApicAssist, ControlRegister, Event, GuestRegs, PagingRegs, Stage2Root, SwitchedRegs,
+    SystemRegs, TscView, VcpuHw, VcpuMsr, VmExit, Window,
 };
 use crate::percpu::IrqsOff;
+use hv_core::msr::Passthrough;
 
 /// A vCPU without hardware.
 #[derive(Debug, Default)]
@@ -32,16 +33,36 @@ pub struct FakeVcpu {
     pub instruction_length: u64,
     /// How often translations were flushed.
     pub flushes: usize,
+    /// Where no exit is left, what the next entry brings, given how many there were: a guest that goes on for ever.
+    pub endless: Option<fn(u64) -> VmExit>,
+    /// How often it was entered.
+    pub entries: u64,
+    /// It is loaded.
+    pub is_loaded: bool,
+    /// Whoever enters it has to have loaded it.
+    pub must_be_loaded: bool,
     msrs: Vec<(VcpuMsr, u64)>,
     interrupt_status: u16,
+    switched: Option<SwitchedRegs>,
 }
 
 impl VcpuHw for FakeVcpu {
     fn enter(&mut self, _irqs_off: &IrqsOff) -> VmExit {
-        self.exits.pop_front().unwrap_or(VmExit::TripleFault)
+        assert!(
+            self.is_loaded || !self.must_be_loaded,
+            "only a loaded vCPU is entered"
+        );
+        self.entries += 1;
+        let entries = self.entries;
+        let next = self.exits.pop_front();
+        next.or_else(|| self.endless.map(|exit| exit(entries)))
+            .unwrap_or(VmExit::TripleFault)
     }
     fn regs(&mut self) -> &mut GuestRegs {
         &mut self.registers
+    }
+    fn read_regs(&self) -> &GuestRegs {
+        &self.registers
     }
     fn paging(&self) -> PagingRegs {
         let SystemRegs {
@@ -76,8 +97,8 @@ impl VcpuHw for FakeVcpu {
     fn set_rflags(&mut self, rflags: u64) {
         self.system.rflags = rflags;
     }
-    fn end_shadow(&mut self) {}
     fn intercept_apic(&mut self) {}
+    fn set_rights(&mut self, _cr4_owned: u64, _passthrough: &[Passthrough]) {}
     fn cpl(&self) -> u8 {
         (self.system.segments[super::SEGMENT_SS].access >> 5).to_le_bytes()[0] & 3
     }
@@ -89,6 +110,9 @@ impl VcpuHw for FakeVcpu {
     }
     fn skip_instruction(&mut self) {
         self.system.rip += self.instruction_length;
+    }
+    fn skip_bytes(&mut self, length: u8) {
+        self.system.rip += u64::from(length);
     }
     fn inject(&mut self, event: Event) {
         self.injected.push(event);
@@ -131,6 +155,12 @@ impl VcpuHw for FakeVcpu {
         }
     }
     fn set_pdptes(&mut self, _entries: [u64; 4]) {}
+    fn switched(&mut self) -> SwitchedRegs {
+        self.switched.clone().unwrap_or_else(SwitchedRegs::reset)
+    }
+    fn set_switched(&mut self, regs: &SwitchedRegs) {
+        self.switched = Some(regs.clone());
+    }
     fn set_xcr0(&mut self, _value: u64) {}
     fn apic(&self) -> ApicAssist {
         ApicAssist::None
@@ -143,8 +173,12 @@ impl VcpuHw for FakeVcpu {
     }
     fn set_tpr_threshold(&mut self, _class: u8) {}
     fn set_eoi_exits(&mut self, _vectors: &[u64; 4]) {}
-    fn load(&mut self, _irqs_off: &IrqsOff) {}
-    fn unload(&mut self, _irqs_off: &IrqsOff) {}
+    fn load(&mut self, _irqs_off: &IrqsOff) {
+        self.is_loaded = true;
+    }
+    fn unload(&mut self, _irqs_off: &IrqsOff) {
+        self.is_loaded = false;
+    }
     fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         writeln!(out, "{:?}", self.system)
     }

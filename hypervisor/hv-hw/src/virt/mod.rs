@@ -7,10 +7,13 @@
 pub mod fake;
 pub mod vtx;
 
+use alloc::vec;
+use alloc::vec::Vec;
 use core::fmt;
 
 use bitflags::bitflags;
-use hv_core::addr::{Gpa, Gva, Mfn};
+use hv_core::addr::{Gpa, Gva, Mfn, PAGE_BYTES};
+use hv_core::msr::Passthrough;
 pub use hv_core::vcpu::event::{Event, SoftwareEvent};
 
 use crate::percpu::IrqsOff;
@@ -23,6 +26,8 @@ pub trait VcpuHw {
     fn enter(&mut self, irqs_off: &IrqsOff) -> VmExit;
     /// The general-purpose registers.
     fn regs(&mut self) -> &mut GuestRegs;
+    /// The same, to read only.
+    fn read_regs(&self) -> &GuestRegs;
     /// What a walk of the guest's page tables needs to know.
     fn paging(&self) -> PagingRegs;
     /// The instruction pointer.
@@ -45,8 +50,8 @@ pub trait VcpuHw {
     fn set_system(&mut self, system: &SystemRegs);
     /// Steps over the instruction that caused the exit and ends its interrupt shadow.
     fn skip_instruction(&mut self);
-    /// Ends the interrupt shadow, after an instruction was emulated and the instruction pointer set.
-    fn end_shadow(&mut self);
+    /// The same for an instruction whose length the hardware does not know, as it was emulated.
+    fn skip_bytes(&mut self, length: u8);
     /// Delivers `event` at the next entry. One at a time: a second call before an entry replaces the first.
     fn inject(&mut self, event: Event);
     /// An event whose delivery the last exit interrupted, to be injected again unless the exit's cause replaces it.
@@ -71,12 +76,18 @@ pub trait VcpuHw {
     fn set_control(&mut self, register: ControlRegister, value: u64);
     /// Sets the four PDPTEs, after a write of CR0 or CR4 that exited and that turned PAE paging on.
     fn set_pdptes(&mut self, entries: [u64; 4]);
+    /// What moves into and out of the CPU with the vCPU.
+    fn switched(&mut self) -> SwitchedRegs;
+    /// Sets it; the values have been checked.
+    fn set_switched(&mut self, regs: &SwitchedRegs);
     /// XCR0 as the guest set it.
     fn set_xcr0(&mut self, value: u64);
     /// The parts of the local APIC that the hardware takes over.
     fn apic(&self) -> ApicAssist;
     /// Has every access to the local APIC exit from now on: the guest has switched it off.
     fn intercept_apic(&mut self);
+    /// Changes what the guest may do without an exit: bits of CR4 that it is not offered, and MSRs.
+    fn set_rights(&mut self, cr4_owned: u64, passthrough: &[Passthrough]);
     /// The two vectors of virtual-interrupt delivery: requested in bits 7:0, in service in bits 15:8.
     fn interrupt_status(&self) -> u16;
     /// Sets them.
@@ -210,6 +221,53 @@ pub struct SystemRegs {
     pub gdtr: DescriptorTable,
     /// IDTR.
     pub idtr: DescriptorTable,
+}
+
+/// What the hardware keeps in the CPU itself while the vCPU has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SwitchedRegs {
+    /// IA32_STAR.
+    pub star: u64,
+    /// IA32_LSTAR.
+    pub lstar: u64,
+    /// IA32_CSTAR.
+    pub cstar: u64,
+    /// IA32_FMASK.
+    pub fmask: u64,
+    /// IA32_KERNEL_GS_BASE.
+    pub kernel_gs_base: u64,
+    /// IA32_TSC_AUX; without effect where the CPU has none.
+    pub tsc_aux: u64,
+    /// CR2.
+    pub cr2: u64,
+    /// DR0 to DR3, DR6.
+    pub debug: [u64; 5],
+    /// Extended state as XSAVE writes it, in 4096 bytes: the legacy area, the header, and components at their places. Where
+    /// the CPU has no XSAVE, the legacy area only.
+    pub extended: Vec<u8>,
+}
+
+impl SwitchedRegs {
+    /// After reset.
+    #[must_use]
+    pub fn reset() -> Self {
+        const FCW: [u8; 2] = 0x37Fu16.to_le_bytes();
+        const MXCSR: [u8; 4] = 0x1F80u32.to_le_bytes();
+        let mut extended = vec![0; PAGE_BYTES];
+        extended[..2].copy_from_slice(&FCW);
+        extended[24..28].copy_from_slice(&MXCSR);
+        Self {
+            star: 0,
+            lstar: 0,
+            cstar: 0,
+            fmask: 0,
+            kernel_gs_base: 0,
+            tsc_aux: 0,
+            cr2: 0,
+            debug: [0, 0, 0, 0, 0xFFFF_0FF0],
+            extended,
+        }
+    }
 }
 
 /// Index of CS in [`SystemRegs::segments`].
@@ -349,8 +407,6 @@ pub enum VmExit {
     ApicWrite(u16),
     /// The TPR fell below the threshold.
     TprBelowThreshold,
-    /// The guest's own timer of the hardware ran out.
-    PreemptionTimer,
     /// The guest used an instruction that it is not offered: #UD is due.
     Undefined(u32),
     /// A triple fault.

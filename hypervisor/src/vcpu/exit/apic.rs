@@ -26,7 +26,7 @@ pub(super) fn write_exit<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, off
 
 /// The APIC's timer has reached its deadline.
 pub fn timer_expired<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
-    let now = runner.guest_tsc();
+    let now = runner.domain_tsc();
     let next = runner.lapic.on_timer(now);
     set_timer(runner, pcpu, next);
 }
@@ -53,7 +53,7 @@ pub(super) fn apply<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, effect: 
 
 fn set_timer<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, deadline: Option<u64>) {
     match deadline {
-        Some(guest_tsc) => pcpu.set_timer(runner.apic_timer, runner.host_tsc(guest_tsc)),
+        Some(tsc) => pcpu.set_timer(runner.apic_timer, runner.host_tsc(tsc)),
         None => pcpu.cancel_timer(runner.apic_timer),
     }
 }

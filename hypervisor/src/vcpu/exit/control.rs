@@ -2,6 +2,7 @@
 
 use hv_core::addr::Gpa;
 use hv_core::mem::GuestMem;
+use hv_core::walk::pdpte_is_valid;
 use hv_hw::virt::{ControlRegister, Event, SEGMENT_CS, VcpuHw};
 
 use super::{Next, Runner, done};
@@ -42,9 +43,12 @@ pub(super) fn write<H: VcpuHw>(
     } else {
         value
     };
+    let Ok(pdptes) = pdptes(runner, register, value) else {
+        return raise(runner, Event::PROTECTION);
+    };
     runner.hw.set_control(register, value);
-    if matches!(register, ControlRegister::Cr0 | ControlRegister::Cr4) {
-        load_pdptes(runner);
+    if let Some(entries) = pdptes {
+        runner.hw.set_pdptes(entries);
     }
     done(runner)
 }
@@ -62,7 +66,7 @@ pub(super) fn read_cr8<H: VcpuHw>(runner: &mut Runner<H>, destination: u8) -> Ne
 pub(super) fn xsetbv<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     let regs = runner.hw.regs();
     let (register, value) = (regs.rcx() & 0xFFFF_FFFF, regs.edx_eax());
-    if register != 0 || runner.hw.cpl() != 0 || !runner.domain.cpuid.xcr0_is_valid(value) {
+    if register != 0 || runner.hw.cpl() != 0 || !runner.policies.cpuid.xcr0_is_valid(value) {
         return raise(runner, Event::PROTECTION);
     }
     runner.xcr0 = value;
@@ -97,22 +101,41 @@ fn is_cr4_valid<H: VcpuHw>(runner: &Runner<H>, value: u64) -> bool {
     let changes = |bit| (value ^ regs.cr4) & bit != 0;
     let has = |bit| value & bit != 0;
     let pcid_on = changes(CR4_PCIDE) && has(CR4_PCIDE);
-    value & !runner.domain.cpuid.cr4_allowed() == 0
+    value & !runner.policies.cpuid.cr4_allowed() == 0
         && !(is_long && (!has(CR4_PAE) || changes(CR4_LA57)))
         && !(pcid_on && (!is_long || regs.cr3 & CR3_PCID != 0))
 }
 
-/// With PAE paging outside long mode the CPU keeps the four top entries in registers, which VM entry loads from the VMCS.
-fn load_pdptes<H: VcpuHw>(runner: &mut Runner<H>) {
-    let regs = runner.hw.paging();
+/// With PAE paging outside long mode the CPU keeps the four top entries in registers, which VM entry loads from the VMCS:
+/// those that are due with `value` in `register`, or an error where one of them has a reserved bit set.
+/// SDM vol. 3A, "PDPTE Registers".
+fn pdptes<H: VcpuHw>(
+    runner: &Runner<H>,
+    register: ControlRegister,
+    value: u64,
+) -> Result<Option<[u64; 4]>, ReservedBit> {
+    let mut regs = runner.hw.paging();
+    match register {
+        ControlRegister::Cr0 => regs.cr0 = value,
+        ControlRegister::Cr4 => regs.cr4 = value,
+        ControlRegister::Cr3 | ControlRegister::Cr8 => return Ok(None),
+    }
     let is_pae = regs.cr0 & CR0_PG != 0 && regs.cr4 & CR4_PAE != 0 && regs.efer & EFER_LME == 0;
     if !is_pae {
-        return;
+        return Ok(None);
     }
     let table = regs.cr3 & 0xFFFF_FFE0;
     let entries = {
-        let memory = DomainMemory::lock(&runner.domain, &runner.p2m_cache);
+        let memory = DomainMemory::lock(&runner.domain, &runner.memo);
         [0u64, 8, 16, 24].map(|offset| memory.read_u64(Gpa::new(table + offset)).unwrap_or(0))
     };
-    runner.hw.set_pdptes(entries);
+    let bits = u32::from(runner.policies.cpuid.physical_bits());
+    if entries.iter().all(|entry| pdpte_is_valid(*entry, bits)) {
+        Ok(Some(entries))
+    } else {
+        Err(ReservedBit)
+    }
 }
+
+/// A top entry of PAE paging sets a bit that must be zero.
+struct ReservedBit;

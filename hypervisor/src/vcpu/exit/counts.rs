@@ -57,7 +57,7 @@ impl Counts {
             VmExit::Undefined(_) => 17,
             VmExit::Nmi => 18,
             VmExit::TprBelowThreshold => 19,
-            VmExit::PreemptionTimer | VmExit::TripleFault | VmExit::Broken { .. } => 20,
+            VmExit::TripleFault | VmExit::Broken { .. } => 20,
         };
         // only the CPU that runs the vCPU counts: a plain load and store do
         let count = &self.0[slot];

@@ -10,7 +10,7 @@ pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     let view = runner.cpuid_view();
     let regs = runner.hw.regs();
     let (leaf, subleaf) = (low(regs.rax()), low(regs.rcx()));
-    let answer = runner.domain.cpuid.query(leaf, subleaf, &view);
+    let answer = runner.policies.cpuid.query(leaf, subleaf, &view);
     let regs = runner.hw.regs();
     regs.set_rax(u64::from(answer.eax));
     regs.set_rbx(u64::from(answer.ebx));

@@ -10,6 +10,7 @@ use hv_hw::{pci, port};
 use super::{Next, Runner, done};
 use crate::console;
 use crate::domain::Domain;
+use crate::domain::devices::Devices;
 use crate::hypercall::guest::DomainMemory;
 use crate::shutdown;
 use crate::vcpu::run::raise;
@@ -86,12 +87,37 @@ fn configure(domain: &Domain, port: u16, size: u8, value: u32) {
     let Some(pci) = devices.pci.as_mut() else {
         return;
     };
-    match pci.write_port(port, size, value, &mut Machine) {
+    let effect = pci.write_port(port, size, value, &mut Machine);
+    settle(&mut devices, effect);
+}
+
+/// Answers a load from configuration space in memory.
+pub(super) fn read_config(devices: &mut Devices, (function, offset): (Bdf, u16), size: u8) -> u32 {
+    devices.pci.as_mut().map_or(u32::MAX, |pci| {
+        pci.read_memory(function, offset, size, &mut Machine)
+    })
+}
+
+/// Performs a store to it.
+pub(super) fn write_config(
+    devices: &mut Devices,
+    (function, offset): (Bdf, u16),
+    size: u8,
+    value: u32,
+) {
+    if let Some(pci) = devices.pci.as_mut() {
+        let effect = pci.write_memory((function, offset, size), value, &mut Machine);
+        settle(devices, effect);
+    }
+}
+
+fn settle(devices: &mut Devices, effect: PciEffect) {
+    match effect {
         PciEffect::None => {}
         PciEffect::MsiRouted(function, message) => {
-            crate::msi::route(&mut devices, function, message, &mut Machine);
+            crate::msi::route(devices, function, message, &mut Machine);
         }
-        PciEffect::MsiOff(function) => crate::msi::release(&mut devices, function),
+        PciEffect::MsiOff(function) => crate::msi::release(devices, function),
     }
 }
 
@@ -120,7 +146,7 @@ fn string_io<H: VcpuHw>(runner: &mut Runner<H>, access: IoExit, string: StringIo
         let from = hv_core::addr::Gva::new(string.linear.as_u64().wrapping_add(copied as u64));
         let mode = runner.paging_mode();
         let is_copied = {
-            let memory = DomainMemory::lock(&runner.domain, &runner.p2m_cache);
+            let memory = DomainMemory::lock(&runner.domain, &runner.memo);
             walk::copy_in(&memory, &mode, from, &mut text[..part]).is_ok()
         };
         if !is_copied {

@@ -1,4 +1,4 @@
-//! Emulated memory-mapped registers: dom0's I/O APICs. Everything else reads as all ones and ignores writes.
+//! Emulated memory-mapped registers: dom0's I/O APICs, and its PCI configuration space. Everything else reads as all ones and ignores writes.
 
 use hv_core::addr::{Gpa, Gva};
 use hv_core::emulate::{CodeSize, CpuView, Gprs, MmioInsn, SegmentBases};
@@ -6,7 +6,7 @@ use hv_core::walk;
 use hv_hw::guest_log;
 use hv_hw::virt::{SEGMENT_CS, Stage2Access, Stage2Fault, VcpuHw};
 
-use super::{Next, Runner, die, stage2};
+use super::{Next, Runner, die, io, stage2};
 use crate::hypercall::guest::DomainMemory;
 use crate::irq;
 
@@ -47,9 +47,7 @@ pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> N
         runner.hw.set_rsp(gprs.0[4]);
     }
     runner.hw.set_rflags(rflags);
-    let next = runner.hw.rip().wrapping_add(u64::from(instruction.len));
-    runner.hw.set_rip(next);
-    runner.hw.end_shadow();
+    runner.hw.skip_bytes(instruction.len);
     Next::Resume
 }
 
@@ -91,7 +89,7 @@ fn decode<H: VcpuHw>(runner: &mut Runner<H>) -> Option<MmioInsn> {
 
 /// Copies as much of an instruction as is mapped: it may end right before a page that is not.
 fn fetch<H: VcpuHw>(runner: &Runner<H>, start: Gva, to: &mut [u8]) -> usize {
-    let memory = DomainMemory::lock(&runner.domain, &runner.p2m_cache);
+    let memory = DomainMemory::lock(&runner.domain, &runner.memo);
     let mode = runner.paging_mode();
     if walk::copy_in(&memory, &mode, start, to).is_ok() {
         return to.len();
@@ -107,6 +105,9 @@ fn fetch<H: VcpuHw>(runner: &Runner<H>, start: Gva, to: &mut [u8]) -> usize {
 
 fn read<H: VcpuHw>(runner: &mut Runner<H>, gpa: Gpa, size: u8) -> u64 {
     let mut devices = runner.domain.devices.lock();
+    if let Some(place) = devices.config_at(gpa) {
+        return u64::from(io::read_config(&mut devices, place, size));
+    }
     match devices.ioapic_at(gpa) {
         Some((ioapic, offset)) if size == 4 => u64::from(ioapic.chip.read(offset)),
         Some(_) => u64::MAX,
@@ -119,11 +120,18 @@ fn read<H: VcpuHw>(runner: &mut Runner<H>, gpa: Gpa, size: u8) -> u64 {
 }
 
 fn write<H: VcpuHw>(runner: &mut Runner<H>, gpa: Gpa, size: u8, value: u64) {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "devices take 4 bytes at most"
+    )]
+    let word = value as u32;
     let mut devices = runner.domain.devices.lock();
+    if let Some(place) = devices.config_at(gpa) {
+        return io::write_config(&mut devices, place, size, word);
+    }
     match devices.ioapic_at(gpa) {
         Some((ioapic, offset)) if size == 4 => {
-            #[expect(clippy::cast_possible_truncation, reason = "a write of 4 bytes")]
-            let effect = ioapic.chip.write(offset, value as u32);
+            let effect = ioapic.chip.write(offset, word);
             let first_gsi = ioapic.first_gsi;
             if let Some(effect) = effect {
                 irq::apply(first_gsi, effect);

@@ -26,16 +26,24 @@ mod counts;
 /// is known without a look at it; the others share a function.
 #[inline(always)]
 pub fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: VmExit) -> Next {
-    runner.vcpu().counts.count(&exit);
     match exit {
-        VmExit::Hypercall => hypercall::handle(runner, pcpu),
-        VmExit::Cpuid => cpuid::handle(runner),
+        VmExit::Hypercall => {
+            runner.vcpu.counts.count(&VmExit::Hypercall);
+            hypercall::handle(runner, pcpu)
+        }
+        VmExit::Cpuid => {
+            runner.vcpu.counts.count(&VmExit::Cpuid);
+            cpuid::handle(runner)
+        }
         other => handle_other(runner, pcpu, other),
     }
 }
 
 #[inline(never)]
 fn handle_other<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: VmExit) -> Next {
+    runner.vcpu.counts.count(&exit);
+    // an instruction that exits is in no event's delivery: the two above need not look
+    runner.interrupted = runner.hw.take_interrupted_event();
     match exit {
         VmExit::Hypercall | VmExit::Cpuid => unreachable!("handled in the run loop"),
         VmExit::ExternalInterrupt(vector) => irq::handle(pcpu, vector),
@@ -54,7 +62,7 @@ fn handle_other<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: VmExit
         VmExit::Exception { vector, error, .. } => exception(runner, vector, error),
         VmExit::CacheFlush => cache_flush(runner),
         VmExit::Undefined(_) => raise(runner, Event::UNDEFINED),
-        VmExit::Nmi | VmExit::TprBelowThreshold | VmExit::PreemptionTimer => Next::Resume,
+        VmExit::Nmi | VmExit::TprBelowThreshold => Next::Resume,
         VmExit::TripleFault => triple_fault(runner),
         VmExit::Broken {
             reason,

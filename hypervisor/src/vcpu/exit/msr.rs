@@ -14,7 +14,7 @@ use crate::vcpu::run::raise;
 #[inline]
 pub(super) fn read<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     let msr = number(runner);
-    let value = match runner.domain.msrs.read(msr, &runner.msr_state) {
+    let value = match runner.policies.msrs.read(msr, &runner.msr_state) {
         MsrRead::Value(value) => Some(value),
         MsrRead::Backed(holder) => read_backed(runner, holder),
         MsrRead::Fault => None,
@@ -38,7 +38,7 @@ pub(super) fn write<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next 
         efer: runner.hw.paging().efer,
     };
     let outcome = match runner
-        .domain
+        .policies
         .msrs
         .write(msr, value, &mut runner.msr_state, &context)
     {
@@ -64,10 +64,10 @@ fn read_backed<H: VcpuHw>(runner: &mut Runner<H>, holder: BackedMsr) -> Option<u
         BackedMsr::Pat => Some(runner.hw.msr(VcpuMsr::Pat)),
         BackedMsr::DebugCtl => Some(runner.hw.msr(VcpuMsr::DebugCtl)),
         BackedMsr::Tsc => Some(runner.guest_tsc()),
-        BackedMsr::TscDeadline => Some(runner.lapic.tsc_deadline()),
+        BackedMsr::TscDeadline => Some(deadline(runner)),
         BackedMsr::ApicBase => Some(runner.lapic.base()),
         BackedMsr::X2Apic(register) => {
-            let now = runner.guest_tsc();
+            let now = runner.domain_tsc();
             runner
                 .lapic
                 .read(lapic::X2APIC_FIRST + u32::from(register), now)
@@ -89,19 +89,18 @@ fn write_backed<H: VcpuHw>(
         BackedMsr::Efer => runner.hw.set_msr(VcpuMsr::Efer, value),
         BackedMsr::Pat => runner.hw.set_msr(VcpuMsr::Pat, value),
         BackedMsr::DebugCtl => runner.hw.set_msr(VcpuMsr::DebugCtl, value),
-        // the offset is the domain's and constant: its clock depends on it
-        BackedMsr::Tsc => {}
-        BackedMsr::TscDeadline => {
-            let now = runner.guest_tsc();
-            let effect = runner.lapic.set_tsc_deadline(value, now);
-            apic::apply(runner, pcpu, effect);
+        BackedMsr::Tsc => {
+            let deadline = deadline(runner);
+            runner.set_guest_tsc(value);
+            set_deadline(runner, pcpu, deadline);
         }
+        BackedMsr::TscDeadline => set_deadline(runner, pcpu, value),
         BackedMsr::ApicBase => {
             let effect = runner.lapic.set_base(value).ok()?;
             apic::apply(runner, pcpu, effect);
         }
         BackedMsr::X2Apic(register) => {
-            let now = runner.guest_tsc();
+            let now = runner.domain_tsc();
             let msr = lapic::X2APIC_FIRST + u32::from(register);
             let effect = runner.lapic.write(msr, value, now).ok()?;
             apic::apply(runner, pcpu, effect);
@@ -110,4 +109,32 @@ fn write_backed<H: VcpuHw>(
         BackedMsr::HypercallPage => page::fill(&runner.domain, Gpa::new(value))?,
     }
     Some(())
+}
+
+/// IA32_TSC_DEADLINE, of the guest's TSC: the APIC's timer counts by the domain's. 0 where none is set.
+fn deadline<H: VcpuHw>(runner: &Runner<H>) -> u64 {
+    match runner.lapic.tsc_deadline() {
+        0 => 0,
+        tsc => tsc.wrapping_add(runner.vcpu.tsc_moved()).max(1),
+    }
+}
+
+fn set_deadline<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, deadline: u64) {
+    let tsc = match deadline {
+        0 => 0,
+        deadline => in_domain_tsc(runner, deadline),
+    };
+    let now = runner.domain_tsc();
+    let effect = runner.lapic.set_tsc_deadline(tsc, now);
+    apic::apply(runner, pcpu, effect);
+}
+
+/// What the domain's TSC is when the guest's is `tsc`, above 0: as far from now as that.
+fn in_domain_tsc<H: VcpuHw>(runner: &Runner<H>, tsc: u64) -> u64 {
+    let now = runner.domain_tsc();
+    let guest_now = now.wrapping_add(runner.vcpu.tsc_moved());
+    match tsc.checked_sub(guest_now) {
+        Some(ahead) => now.saturating_add(ahead),
+        None => now.saturating_sub(guest_now - tsc).max(1),
+    }
 }

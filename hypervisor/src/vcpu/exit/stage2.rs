@@ -9,7 +9,6 @@ use hv_hw::{guest_log, sync::RankedGuard, sync::rank};
 
 use super::{Next, Runner, die, mmio};
 use crate::host;
-use crate::memory::Tables;
 
 /// What a guest frame turned out to be.
 enum Answer {
@@ -50,7 +49,7 @@ fn answer<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> Answer {
         return Answer::Emulate;
     }
     let block = device_block(gfn);
-    match p2m.insert_device_around((&mut DirectTables, &mut Tables), gfn, block) {
+    match p2m.insert_device_around((&mut DirectTables, &mut domain.limits.tables()), gfn, block) {
         Ok(flush) => {
             let _ = flush.completed();
             Answer::Retry
@@ -69,7 +68,8 @@ fn allow_fetch<H: VcpuHw>(
     p2m: &mut RankedGuard<'_, P2m, { rank::P2M }>,
     gfn: Gfn,
 ) -> Answer {
-    match p2m.allow_execute((&mut DirectTables, &mut Tables), gfn) {
+    let limits = &runner.domain.limits;
+    match p2m.allow_execute((&mut DirectTables, &mut limits.tables()), gfn) {
         Ok(Some(flush)) => {
             runner.hw.flush_stage2(runner.domain.stage2);
             let _ = flush.completed();
@@ -82,13 +82,13 @@ fn allow_fetch<H: VcpuHw>(
 
 /// True where the machine has, at that address, neither RAM nor anything that the hypervisor keeps.
 fn is_device_memory(gpa: Gpa) -> bool {
-    !kept_pages().any(|kept| kept == Gfn::containing(gpa))
-        && !crate::memory::table().is_ram(Mfn::new(Gfn::containing(gpa).as_u64()))
+    let mfn = Mfn::new(Gfn::containing(gpa).as_u64());
+    !kept().iter().any(|kept| kept.contains(mfn)) && !crate::memory::table().is_ram(mfn)
 }
 
-/// Pages of devices that dom0 must not reach: the local APIC and the I/O APICs.
-fn kept_pages() -> impl Iterator<Item = Gfn> {
-    host::host().kept_pages.iter().copied()
+/// Devices that dom0 must not reach: APICs, and configuration space in memory.
+fn kept() -> &'static [MfnRange] {
+    &host::host().kept
 }
 
 /// The largest run of device memory around `gfn`, within 1 GiB, that one leaf may map.
@@ -102,7 +102,7 @@ fn device_block(gfn: Gfn) -> MfnRange {
             Mfn::new(start.as_u64() + order.frames()),
         );
         let is_clear = !table.ram().iter().any(|ram| ram.overlaps(block))
-            && !kept_pages().any(|kept| block.contains(Mfn::new(kept.as_u64())));
+            && !kept().iter().any(|kept| kept.overlaps(block));
         if is_clear {
             return block;
         }

@@ -151,8 +151,6 @@ bitflags! {
         const NMI = 1 << 3;
         /// Virtual NMIs.
         const VIRTUAL_NMI = 1 << 5;
-        /// Activate VMX-preemption timer.
-        const PREEMPTION_TIMER = 1 << 6;
         /// Process posted interrupts.
         const POSTED_INTERRUPTS = 1 << 7;
     }

@@ -59,7 +59,7 @@ pub(super) unsafe fn vmptrld(vmcs: Hpa) -> Result<(), VmFailed> {
     check(failed)
 }
 
-/// Reads a field of the current VMCS; a field that the CPU does not have reads as 0.
+/// Reads a field of the current VMCS, which the CPU must have: else the value is anything.
 ///
 /// To the compiler the VMCS is memory, which whatever changes it claims to write ([`vmwrite`], [`vmptrld`], the entry): so it
 /// may leave out a read that nobody uses, and join two with nothing between them.
@@ -68,10 +68,10 @@ pub(super) unsafe fn vmptrld(vmcs: Hpa) -> Result<(), VmFailed> {
 /// A VMCS is current on this CPU.
 #[inline(always)]
 pub(super) unsafe fn vmread(field: Field) -> u64 {
-    let mut value: u64 = 0;
-    // SAFETY: reads CPU-internal state only; on failure the register keeps its value.
+    let value: u64;
+    // SAFETY: reads CPU-internal state only; on failure the register keeps what it had.
     unsafe {
-        asm!("vmread {}, {}", inout(reg) value, in(reg) field as u64, options(pure, readonly, nostack))
+        asm!("vmread {}, {}", lateout(reg) value, in(reg) field as u64, options(pure, readonly, nostack))
     };
     value
 }

@@ -9,6 +9,7 @@
 //! | `entry` | into the guest and back |
 //! | `exit` | VMCS → `VmExit` |
 //! | `inject` | `Event` ↔ VMCS |
+//! | `registers` | the guest's registers in the VMCS |
 //! | `switch` | what VM entry and exit do not switch |
 //! | `bitmaps` | I/O and MSR bitmaps |
 //! | `dump` | the state of a guest that dies |
@@ -27,6 +28,7 @@ mod fields;
 mod host;
 mod inject;
 mod insn;
+mod registers;
 mod setup;
 mod switch;
 mod vmcs;
@@ -34,6 +36,7 @@ mod vmcs;
 use core::fmt;
 
 use hv_core::addr::Hpa;
+use hv_core::msr::Passthrough;
 
 pub use bitmaps::{IoBitmap, MsrAccess, MsrBitmap};
 pub use caps::{Caps, Refusal, Switches};
@@ -42,29 +45,18 @@ pub use setup::VcpuConfig;
 pub use switch::ExtendedState;
 
 use super::{
-    ApicAssist, ControlRegister, DescriptorTable, Event, GuestRegs, PagingRegs, Segment,
-    Stage2Root, SystemRegs, TscView, VcpuHw, VcpuMsr, VmExit, Window,
+    ApicAssist, ControlRegister, Event, GuestRegs, PagingRegs, Stage2Root, SwitchedRegs,
+    SystemRegs, TscView, VcpuHw, VcpuMsr, VmExit, Window,
 };
 use crate::percpu::IrqsOff;
-use fields::{Entry, Field, Primary, Secondary};
+use fields::{Field, Primary, Secondary};
 use switch::Switched;
 use vmcs::CurrentVmcs;
 
-const CR0_NE: u64 = 1 << 5;
-const CR0_PG: u64 = 1 << 31;
-/// NE must be 1, and a guest may not turn the caches off: CR0.CD and NW outlive a VM exit.
-const CR0_OWNED: u64 = CR0_NE | (1 << 29) | (1 << 30);
-const CR4_MCE: u64 = 1 << 6;
-const CR4_VMXE: u64 = 1 << 13;
-const CR4_REQUIRED: u64 = CR4_VMXE | CR4_MCE;
-const EFER_LME: u64 = 1 << 8;
-const EFER_LMA: u64 = 1 << 10;
-const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_IF: u64 = 1 << 9;
 const BLOCKED_BY_STI: u64 = 1;
 const BLOCKED_BY_MOV_SS: u64 = 2;
 const BLOCKED_BY_NMI: u64 = 8;
-const PENDING_SINGLE_STEP: u64 = 1 << 14;
 
 /// A vCPU on VT-x. Its VMCS is current on the CPU between [`VcpuHw::load`] and [`VcpuHw::unload`], and only then may
 /// the other methods be called.
@@ -79,6 +71,7 @@ pub struct VtxVcpu {
     vmcs: Hpa,
     is_loaded: bool,
     is_new: bool,
+    is_apic_off: bool,
     switched: Switched,
     config: VcpuConfig,
 }
@@ -105,6 +98,7 @@ impl VtxVcpu {
             vmcs: config.vmcs.base(),
             is_loaded: false,
             is_new: true,
+            is_apic_off: false,
             switched: Switched::new(config.extended, config.xsave_area),
             config,
         }
@@ -131,53 +125,6 @@ impl VtxVcpu {
         if self.config.caps.secondary.contains(Secondary::VPID) {
             // SAFETY: in VMX operation since the VMCS was loaded; VPID is used only with single-context INVVPID.
             unsafe { insn::invvpid_single(self.config.vpid) };
-        }
-    }
-
-    /// Sets EFER and what the VM entry must agree with.
-    fn write_efer(&mut self, efer: u64, cr0: u64) {
-        let vmcs = self.current();
-        let is_long = efer & EFER_LME != 0 && cr0 & CR0_PG != 0;
-        let efer = if is_long {
-            efer | EFER_LMA
-        } else {
-            efer & !EFER_LMA
-        };
-        vmcs.write(Field::GuestEfer, efer);
-        let mut controls = Entry::from_bits_retain(vmcs.read32(Field::EntryControls));
-        controls.set(Entry::IA32E_MODE, is_long);
-        vmcs.write(Field::EntryControls, u64::from(controls.bits()));
-    }
-
-    fn write_cr0(&mut self, value: u64) {
-        let vmcs = self.current();
-        let real = (value & !CR0_OWNED & self.config.caps.cr0_allowed) | CR0_NE;
-        vmcs.write(Field::GuestCr0, real);
-        vmcs.write(Field::Cr0Shadow, value);
-        self.write_efer(vmcs.read(Field::GuestEfer), value);
-    }
-
-    fn write_cr4(&mut self, value: u64) {
-        let vmcs = self.current();
-        vmcs.write(Field::GuestCr4, value | CR4_REQUIRED);
-        vmcs.write(Field::Cr4Shadow, value);
-    }
-
-    fn segment(&self, index: usize) -> Segment {
-        let vmcs = self.current();
-        Segment {
-            selector: low_half(vmcs.read32(setup::selector(index))),
-            base: vmcs.read(setup::base(index)),
-            limit: vmcs.read32(setup::limit(index)),
-            access: vmcs.read32(setup::access(index)),
-        }
-    }
-
-    fn table(&self, base: Field, limit: Field) -> DescriptorTable {
-        let vmcs = self.current();
-        DescriptorTable {
-            base: vmcs.read(base),
-            limit: low_half(vmcs.read32(limit)),
         }
     }
 
@@ -208,6 +155,23 @@ impl VtxVcpu {
         }
     }
 
+    /// Decodes all other exits, and does for them what cannot wait.
+    #[inline(never)]
+    fn decode_other(&mut self) -> VmExit {
+        let exit = exit::decode(self.current(), &self.regs);
+        match exit {
+            VmExit::Nmi => Self::run_host_nmi(),
+            VmExit::Exception {
+                vector: 1,
+                qualification,
+                ..
+            } => self.take_debug_exception(qualification),
+            VmExit::Broken { reason, .. } if exit::is_entry_failure(reason) => self.launched = 0,
+            _ => {}
+        }
+        exit
+    }
+
     /// An NMI took us out of the guest: the host's handler runs now, as it would have.
     #[cold]
     fn run_host_nmi() {
@@ -225,23 +189,20 @@ impl VcpuHw for VtxVcpu {
             return self.entry_refused();
         }
         self.launched = 1;
-        let exit = exit::decode(self.current(), &self.regs);
-        match exit {
-            VmExit::Nmi => Self::run_host_nmi(),
-            VmExit::Exception {
-                vector: 1,
-                qualification,
-                ..
-            } => self.take_debug_exception(qualification),
-            VmExit::Broken { reason, .. } if exit::is_entry_failure(reason) => self.launched = 0,
-            _ => {}
+        match exit::decode_frequent(self.current()) {
+            Some(exit) => exit,
+            None => self.decode_other(),
         }
-        exit
     }
 
     #[inline]
     fn regs(&mut self) -> &mut GuestRegs {
         &mut self.regs
+    }
+
+    #[inline]
+    fn read_regs(&self) -> &GuestRegs {
+        &self.regs
     }
 
     #[inline]
@@ -275,15 +236,21 @@ impl VcpuHw for VtxVcpu {
         self.current().write(Field::GuestRflags, rflags | 2);
     }
 
-    fn end_shadow(&mut self) {
-        let shadow = self.interruptibility();
-        self.set_interruptibility(shadow & !(BLOCKED_BY_STI | BLOCKED_BY_MOV_SS));
-    }
-
     fn intercept_apic(&mut self) {
-        for msr in 0x800..0x840 {
+        self.is_apic_off = true;
+        for msr in setup::X2APIC_MSRS {
             self.config.msr_bitmap.deny(msr);
         }
+    }
+
+    fn set_rights(&mut self, cr4_owned: u64, passthrough: &[Passthrough]) {
+        self.config.allow(passthrough);
+        if self.is_apic_off {
+            self.intercept_apic();
+        }
+        self.config.cr4_owned = cr4_owned;
+        self.current()
+            .write(Field::Cr4Mask, cr4_owned | registers::CR4_REQUIRED);
     }
 
     fn rflags(&self) -> u64 {
@@ -297,74 +264,22 @@ impl VcpuHw for VtxVcpu {
     }
 
     fn system(&self) -> SystemRegs {
-        let vmcs = self.current();
-        let owned = |shadow: Field, real: Field, mask: u64| {
-            (vmcs.read(shadow) & mask) | (vmcs.read(real) & !mask)
-        };
-        SystemRegs {
-            cr0: owned(Field::Cr0Shadow, Field::GuestCr0, CR0_OWNED),
-            cr3: vmcs.read(Field::GuestCr3),
-            cr4: owned(
-                Field::Cr4Shadow,
-                Field::GuestCr4,
-                self.config.cr4_owned | CR4_REQUIRED,
-            ),
-            efer: vmcs.read(Field::GuestEfer),
-            rip: vmcs.read(Field::GuestRip),
-            rsp: vmcs.read(Field::GuestRsp),
-            rflags: vmcs.read(Field::GuestRflags),
-            dr7: vmcs.read(Field::GuestDr7),
-            segments: core::array::from_fn(|index| self.segment(index)),
-            gdtr: self.table(Field::GuestGdtrBase, Field::GuestGdtrLimit),
-            idtr: self.table(Field::GuestIdtrBase, Field::GuestIdtrLimit),
-        }
+        self.read_system()
     }
 
     fn set_system(&mut self, system: &SystemRegs) {
-        let vmcs = self.current();
-        vmcs.write(Field::GuestEfer, system.efer);
-        self.write_cr0(system.cr0);
-        self.write_cr4(system.cr4);
-        vmcs.write(Field::GuestCr3, system.cr3);
-        vmcs.write(Field::GuestRip, system.rip);
-        vmcs.write(Field::GuestRsp, system.rsp);
-        vmcs.write(Field::GuestRflags, system.rflags | 2);
-        vmcs.write(Field::GuestDr7, system.dr7);
-        for (index, segment) in system.segments.iter().enumerate() {
-            vmcs.write(setup::selector(index), u64::from(segment.selector));
-            vmcs.write(setup::base(index), segment.base);
-            vmcs.write(setup::limit(index), u64::from(segment.limit));
-            vmcs.write(setup::access(index), u64::from(segment.access));
-        }
-        vmcs.write(Field::GuestGdtrBase, system.gdtr.base);
-        vmcs.write(Field::GuestGdtrLimit, u64::from(system.gdtr.limit));
-        vmcs.write(Field::GuestIdtrBase, system.idtr.base);
-        vmcs.write(Field::GuestIdtrLimit, u64::from(system.idtr.limit));
-        self.set_interruptibility(0);
-        vmcs.write(Field::PendingDebug, 0);
+        self.write_system(system);
         self.forget_vpid();
     }
 
-    #[inline]
+    #[inline(always)]
     fn skip_instruction(&mut self) {
         let vmcs = self.current();
-        let next = vmcs
-            .read(Field::GuestRip)
-            .wrapping_add(vmcs.read(Field::InstructionLength));
-        vmcs.write(Field::GuestRip, next);
-        let shadow = vmcs.read(Field::Interruptibility);
-        if shadow & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS) != 0 {
-            vmcs.write(
-                Field::Interruptibility,
-                shadow & !(BLOCKED_BY_STI | BLOCKED_BY_MOV_SS),
-            );
-        }
-        if vmcs.read(Field::GuestRflags) & RFLAGS_TF != 0 {
-            vmcs.write(
-                Field::PendingDebug,
-                vmcs.read(Field::PendingDebug) | PENDING_SINGLE_STEP,
-            );
-        }
+        registers::step(vmcs, vmcs.read(Field::InstructionLength));
+    }
+
+    fn skip_bytes(&mut self, length: u8) {
+        registers::step(self.current(), u64::from(length));
     }
 
     fn inject(&mut self, event: Event) {
@@ -432,7 +347,8 @@ impl VcpuHw for VtxVcpu {
     fn msr(&self, msr: VcpuMsr) -> u64 {
         match setup::msr_field(msr) {
             Some(field) => self.current().read(field),
-            None => switch::spec_ctrl(),
+            None if self.config.extended.has_spec_ctrl => switch::spec_ctrl(),
+            None => 0,
         }
     }
 
@@ -441,7 +357,8 @@ impl VcpuHw for VtxVcpu {
             VcpuMsr::Efer => self.write_efer(value, self.current().read(Field::GuestCr0)),
             other => match setup::msr_field(other) {
                 Some(field) => self.current().write(field, value),
-                None => switch::set_spec_ctrl(value),
+                None if self.config.extended.has_spec_ctrl => switch::set_spec_ctrl(value),
+                None => {}
             },
         }
     }
@@ -464,6 +381,14 @@ impl VcpuHw for VtxVcpu {
         for (index, entry) in entries.into_iter().enumerate() {
             self.current().write(setup::pdpte(index), entry);
         }
+    }
+
+    fn switched(&mut self) -> SwitchedRegs {
+        self.switched.read()
+    }
+
+    fn set_switched(&mut self, regs: &SwitchedRegs) {
+        self.switched.write(regs);
     }
 
     fn set_xcr0(&mut self, value: u64) {

@@ -1,14 +1,17 @@
 //! A new VMCS: controls from the capabilities, and the parts of guest state that never change.
 
+use core::ops::Range;
+
 use hv_core::addr::{Hpa, Mfn};
+use hv_core::msr::Passthrough;
 
 use super::super::{SEGMENT_UNUSABLE, Stage2Root, TscView, VcpuMsr};
-use super::bitmaps::{IoBitmap, MsrBitmap};
+use super::bitmaps::{IoBitmap, MsrAccess, MsrBitmap};
 use super::caps::Caps;
 use super::fields::{Field, Pin, Secondary};
+use super::registers::{CR0_OWNED, CR4_REQUIRED};
 use super::switch::ExtendedState;
 use super::vmcs::CurrentVmcs;
-use super::{CR0_OWNED, CR4_REQUIRED};
 
 /// #DB and #AC, which a guest could make deliver each other without end, and #MC, which is the host's.
 const EXCEPTIONS: u64 = (1 << 1) | (1 << 17) | (1 << 18);
@@ -17,6 +20,8 @@ const EPT_FOUR_LEVELS: u64 = 3 << 3;
 const EPT_ACCESSED_DIRTY: u64 = 1 << 6;
 const TSC_RATIO_ONE: u64 = 1 << 48;
 const NO_VMCS: u64 = u64::MAX;
+/// The registers of the local APIC.
+pub(super) const X2APIC_MSRS: Range<u32> = 0x800..0x840;
 const RESET_PAT: u64 = 0x0007_0406_0007_0406;
 
 /// What a vCPU is made of. The frames belong to it until it is gone.
@@ -48,6 +53,27 @@ pub struct VcpuConfig {
     pub tsc: TscView,
     /// Bits of CR4 that the guest is not offered, so that setting one exits.
     pub cr4_owned: u64,
+}
+
+impl VcpuConfig {
+    /// Lets the guest reach these MSRs itself, and those of the local APIC that the CPU serves; no others.
+    pub fn allow(&mut self, passthrough: &[Passthrough]) {
+        self.msr_bitmap = MsrBitmap::new(self.msr_bitmap.frame());
+        let mut allow = |msr, access, is_allowed: bool| {
+            if is_allowed {
+                self.msr_bitmap.allow(msr, access);
+            }
+        };
+        for pass in passthrough {
+            allow(pass.msr, MsrAccess::Read, pass.read);
+            allow(pass.msr, MsrAccess::Write, pass.write);
+        }
+        let apic = self.caps.apic_virtualization();
+        for msr in X2APIC_MSRS {
+            allow(msr, MsrAccess::Read, apic.reads(msr));
+            allow(msr, MsrAccess::Write, apic.writes(msr));
+        }
+    }
 }
 
 /// Writes everything but the registers of the guest and the state of the host.

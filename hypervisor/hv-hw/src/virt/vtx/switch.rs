@@ -4,12 +4,14 @@
 // UNSAFETY: saves and loads registers that no crate covers.
 #![expect(unsafe_code, reason = "XSAVE, debug registers and MSRs")]
 
+use alloc::vec;
 use core::arch::asm;
 
-use hv_core::addr::Mfn;
+use hv_core::addr::{Mfn, PAGE_BYTES};
 use x86_64::registers::control::{Cr2, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 
+use super::super::SwitchedRegs;
 use crate::direct_map;
 
 /// STAR, LSTAR, CSTAR, FMASK, KERNEL_GS_BASE: on every 64-bit CPU.
@@ -22,6 +24,8 @@ const SWITCHED_MSRS: [u32; 5] = [
 ];
 const TSC_AUX: u32 = 0xC000_0103;
 const SPEC_CTRL: u32 = 0x48;
+/// XCR0: x87 state, which is always on.
+const X87: u64 = 1;
 
 /// What this CPU's extended state consists of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,10 +113,76 @@ impl Switched {
         self.debug = read_debug();
     }
 
+    /// Everything of the guest's, which is in the CPU.
+    pub(super) fn read(&mut self) -> SwitchedRegs {
+        self.save();
+        let mut extended = vec![0; PAGE_BYTES];
+        direct_map::read(self.area.base(), &mut extended).expect("the frame is ours");
+        let [star, lstar, cstar, fmask, kernel_gs_base] = self.msrs;
+        let regs = SwitchedRegs {
+            star,
+            lstar,
+            cstar,
+            fmask,
+            kernel_gs_base,
+            tsc_aux: self.tsc_aux,
+            cr2: self.cr2,
+            debug: self.debug,
+            extended,
+        };
+        self.load();
+        regs
+    }
+
+    /// Puts all of it into the CPU in place of what the guest has there. What the CPU would fault on is made into what it
+    /// takes, whoever was to check it; `extended` of another size is left alone.
+    pub(super) fn write(&mut self, regs: &SwitchedRegs) {
+        const LOW_HALF: u64 = 0xFFFF_FFFF;
+        self.save();
+        self.msrs = [
+            regs.star,
+            canonical(regs.lstar),
+            canonical(regs.cstar),
+            regs.fmask & LOW_HALF,
+            canonical(regs.kernel_gs_base),
+        ];
+        self.tsc_aux = regs.tsc_aux & LOW_HALF;
+        self.cr2 = regs.cr2;
+        self.debug = regs.debug;
+        self.debug[4] &= LOW_HALF;
+        if regs.extended.len() == PAGE_BYTES {
+            let mut image = regs.extended.clone();
+            self.make_loadable(&mut image);
+            direct_map::write(self.area.base(), &image).expect("the frame is ours");
+        }
+        self.load();
+    }
+
+    /// Intel SDM vol. 1, "Operation of XRSTOR": reserved bits of MXCSR and of the header fault, as do components that XCR0
+    /// has not.
+    fn make_loadable(&self, image: &mut [u8]) {
+        const MXCSR: usize = 24;
+        const MXCSR_DEFINED: u32 = 0xFFFF;
+        const XSTATE_BV: usize = 512;
+        const HEADER_END: usize = 576;
+        let mut mxcsr = [0; 4];
+        mxcsr.copy_from_slice(&image[MXCSR..MXCSR + 4]);
+        let mxcsr = u32::from_le_bytes(mxcsr) & MXCSR_DEFINED;
+        image[MXCSR..MXCSR + 4].copy_from_slice(&mxcsr.to_le_bytes());
+        let mut components = [0; 8];
+        components.copy_from_slice(&image[XSTATE_BV..XSTATE_BV + 8]);
+        let components = u64::from_le_bytes(components) & self.kind.xcr0;
+        image[XSTATE_BV..XSTATE_BV + 8].copy_from_slice(&components.to_le_bytes());
+        image[XSTATE_BV + 8..HEADER_END].fill(0);
+    }
+
     /// Sets XCR0 as the guest, which is in the CPU, asked; the value has been checked.
     pub(super) fn set_xcr0(&mut self, value: u64) {
-        self.xcr0 = value;
-        write_xcr0(value);
+        // without XSAVE there is no such register
+        if self.kind.xcr0 != 0 {
+            self.xcr0 = value & self.kind.xcr0 | X87;
+            write_xcr0(self.xcr0);
+        }
     }
 
     fn load_extended(&self) {
@@ -182,6 +252,12 @@ fn write_xcr0(value: u64) {
 
 fn split(value: u64) -> [u32; 2] {
     [value, value >> 32].map(|half| u32::try_from(half & 0xFFFF_FFFF).expect("masked to 32 bits"))
+}
+
+/// The address with bits 63:48 as bit 47 has it.
+fn canonical(address: u64) -> u64 {
+    const UNUSED: u32 = 16;
+    ((address << UNUSED).cast_signed() >> UNUSED).cast_unsigned()
 }
 
 fn read_msr(msr: u32) -> u64 {

@@ -1,0 +1,191 @@
+//! How a domain goes: at any moment of its life, in steps of bounded length, and everything comes back.
+//!
+//! Its CPUs drop its vCPUs first; then its ports are closed, and their peers told; grants are released both ways; its
+//! memory is taken down; its tables; what it shared with the hypervisor. What others still use of it keeps it as a zombie,
+//! which [`reap`] ends.
+
+use alloc::sync::Arc;
+use core::mem;
+use core::sync::atomic::Ordering;
+
+use hv_core::evtchn::{EventChannels, PeerClosed};
+use hv_hw::info;
+use hv_hw::virt::VcpuHw;
+
+use super::life::{Holds, tell_toolstack};
+use super::{Domain, grants, registry, space};
+use crate::memory;
+use crate::pinned::Pinned;
+
+/// Ports closed in one step.
+const PORTS: u32 = 256;
+/// Handles of grants looked at in one step.
+const HANDLES: u32 = 512;
+/// Frames put in one step.
+const FRAMES: u64 = 2048;
+/// Entries of tables looked at in one step.
+const ENTRIES: u32 = 1 << 15;
+
+/// How far a domain's destruction is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Death {
+    /// It lives.
+    None,
+    /// Somebody is at it right now.
+    Busy,
+    /// CPUs have yet to drop its vCPUs.
+    Vcpus,
+    /// Its ports are being closed.
+    Ports,
+    /// Grants are being released.
+    Grants,
+    /// Its memory is being put.
+    Memory,
+    /// Its tables are being freed.
+    Tables,
+    /// It has nothing left but what others use.
+    Zombie,
+}
+
+/// What a step of destruction leaves to do.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// Nothing.
+    Done,
+    /// More of the same.
+    More,
+    /// CPUs have to look at what was left for them first.
+    WaitForCpus,
+}
+
+/// Takes the domain's destruction a step further; the first begins it.
+pub fn step<H: VcpuHw>(domain: &Domain, hw: &mut H) -> Progress {
+    let now = mem::replace(&mut domain.life.lock().death, Death::Busy);
+    let next = match now {
+        Death::Busy => return Progress::WaitForCpus,
+        Death::None => begin(domain),
+        Death::Vcpus => vcpus_gone(domain),
+        Death::Ports => close_ports(domain),
+        Death::Grants => release_grants(domain, hw),
+        Death::Memory => empty(domain, hw),
+        Death::Tables => free_tables(domain, hw),
+        Death::Zombie => Death::Zombie,
+    };
+    domain.life.lock().death = next;
+    if now != Death::Zombie && next == Death::Zombie {
+        tell_toolstack();
+    }
+    match next {
+        Death::Zombie => {
+            reap();
+            Progress::Done
+        }
+        Death::Vcpus => Progress::WaitForCpus,
+        _ => Progress::More,
+    }
+}
+
+fn begin(domain: &Domain) -> Death {
+    registry::count_dying(true);
+    domain.hold(Holds::DYING);
+    grants::close(domain);
+    space::close(domain);
+    vcpus_gone(domain)
+}
+
+fn vcpus_gone(domain: &Domain) -> Death {
+    if domain.runners.load(Ordering::Acquire) == 0 {
+        Death::Ports
+    } else {
+        // in case that a CPU took its last kick before it could see the end
+        domain.kick_all();
+        Death::Vcpus
+    }
+}
+
+fn close_ports(domain: &Domain) -> Death {
+    let reset = domain.events.lock().reset(PORTS);
+    for closed in reset.closed {
+        disconnect(domain, closed);
+    }
+    if reset.is_done {
+        Death::Grants
+    } else {
+        Death::Ports
+    }
+}
+
+/// Tells the other end of a port that was closed.
+pub fn disconnect(own: &Domain, closed: PeerClosed) {
+    if closed.to.domid == own.id {
+        own.events.lock().disconnect(closed);
+    } else if let Some(domain) = registry::find(closed.to.domid) {
+        domain.events.lock().disconnect(closed);
+    }
+}
+
+fn release_grants<H: VcpuHw>(domain: &Domain, hw: &mut H) -> Death {
+    if grants::release_mappings(hw, domain, HANDLES) {
+        Death::Memory
+    } else {
+        Death::Grants
+    }
+}
+
+fn empty<H: VcpuHw>(domain: &Domain, hw: &mut H) -> Death {
+    if space::empty(hw, domain, FRAMES) {
+        Death::Tables
+    } else {
+        Death::Memory
+    }
+}
+
+fn free_tables<H: VcpuHw>(domain: &Domain, hw: &mut H) -> Death {
+    if !space::dismantle(hw, domain, ENTRIES) {
+        return Death::Tables;
+    }
+    let_go(domain);
+    Death::Zombie
+}
+
+/// Ends the hypervisor's own uses of the domain's pages, but for its shared info: that goes with the domain.
+fn let_go(domain: &Domain) {
+    for vcpu in &domain.vcpus {
+        let areas = vcpu.account.lock().forget_copies();
+        drop(areas);
+        vcpu.forget_state();
+    }
+    if let Some(pinned) = Pinned::new(domain.shared_info.mfn(), domain.id) {
+        let empty = EventChannels::new(domain.id, pinned, 0, 0);
+        let old = mem::replace(&mut *domain.events.lock(), empty);
+        drop(old);
+    }
+    domain.life.lock().specials.clear();
+}
+
+/// Forgets the domains that are destroyed and of which nobody uses anything any longer.
+pub fn reap() {
+    if !registry::is_any_dying() {
+        return;
+    }
+    for domain in registry::all() {
+        if is_unused(&domain) && registry::remove(domain.id).is_some() {
+            registry::count_dying(false);
+            let id = domain.id;
+            drop(domain);
+            info!("{id}: gone");
+            tell_toolstack();
+        }
+    }
+}
+
+/// True for a zombie whose last frame is its shared info, used by nobody but the domain and its event channels.
+fn is_unused(domain: &Arc<Domain>) -> bool {
+    const OWN_USES: u32 = 2;
+    let is_zombie = domain.life.lock().death == Death::Zombie;
+    is_zombie
+        && grants::finish(domain)
+        && memory::charged(domain.id) == 1
+        && memory::table().state(domain.shared_info.mfn()).uses == OWN_USES
+}

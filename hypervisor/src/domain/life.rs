@@ -1,0 +1,288 @@
+//! What becomes of a domain: paused, shut down, destroyed. [`Holds`] is the one word that the run loop looks at.
+//!
+//! A pause is counted, as Xen's toolstacks count it; a new domain starts with one. A shutdown, the guest's own or its
+//! crash, leaves everything as it is until the domain is destroyed or resumed. Next: `destroy`.
+
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+
+use bitflags::bitflags;
+use guest_abi::sched::{SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SHUTDOWN_suspend};
+use hv_core::addr::{Gfn, Mfn};
+use hv_core::domid::DomId;
+use hv_core::evtchn::Virq;
+use hv_core::image::e820::E820Map;
+
+use super::{Domain, HVM_PARAMS, registry};
+use crate::vcpu::Requests;
+
+/// The most pauses that can be open at once.
+const MAX_PAUSES: u32 = 255;
+
+bitflags! {
+    /// Why none of a domain's vCPUs may run.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Holds: u32 {
+        /// The toolstack wants it to stand still.
+        const PAUSED = 1 << 0;
+        /// It has shut itself down, or crashed.
+        const SHUT_DOWN = 1 << 1;
+        /// It is being destroyed.
+        const DYING = 1 << 2;
+    }
+}
+
+/// What is asked rarely.
+#[derive(Debug)]
+pub struct Life {
+    /// HVM parameters by index.
+    pub params: [u64; HVM_PARAMS],
+    /// Why it ended.
+    pub ended: Option<Ended>,
+    /// Its UUID.
+    pub handle: [u8; 16],
+    /// The map of its memory that its toolstack gave it, in place of `Domain::e820` (XENMEM_set_memory_map).
+    pub memory_map: Option<E820Map>,
+    /// It has been allowed to run: its CPU policy is settled.
+    pub has_started: bool,
+    /// Pauses that were not undone.
+    pub pauses: u32,
+    /// Seconds by which its wall clock is ahead of the host's.
+    pub time_offset_s: i64,
+    /// The hardware domain's port that hears of its suspend (`public/domctl.h, XEN_DOMCTL_subscribe`); 0 for none.
+    pub suspend_port: u32,
+    /// How its TSC is to behave (`public/domctl.h, xen_domctl_tsc_info`): as told, since all run as the host's does.
+    pub tsc_mode: u32,
+    /// How often it was restored.
+    pub tsc_incarnation: u32,
+    /// What a toolstack set aside for its tables, in bytes.
+    pub paging_pool_bytes: u64,
+    /// How far its destruction is.
+    pub(super) death: super::destroy::Death,
+    /// Where in its memory the pages are that it shares with the hypervisor.
+    pub(super) specials: Vec<(Mfn, Gfn)>,
+}
+
+/// Why a domain ended, in Xen's words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// It switched itself off.
+    PowerOff,
+    /// It wants to start anew.
+    Reboot,
+    /// It wants its state saved.
+    Suspend,
+    /// It crashed, or was made to.
+    Crash,
+    /// Another of `public/sched.h`, SHUTDOWN_*.
+    Other(u32),
+}
+
+impl Ended {
+    /// From the number of `public/sched.h`.
+    #[must_use]
+    pub fn from_reason(reason: u32) -> Self {
+        match reason {
+            SHUTDOWN_poweroff => Self::PowerOff,
+            SHUTDOWN_reboot => Self::Reboot,
+            SHUTDOWN_suspend => Self::Suspend,
+            SHUTDOWN_crash => Self::Crash,
+            other => Self::Other(other),
+        }
+    }
+
+    /// The number of `public/sched.h`.
+    #[must_use]
+    pub fn reason(self) -> u32 {
+        match self {
+            Self::PowerOff => SHUTDOWN_poweroff,
+            Self::Reboot => SHUTDOWN_reboot,
+            Self::Suspend => SHUTDOWN_suspend,
+            Self::Crash => SHUTDOWN_crash,
+            Self::Other(other) => other,
+        }
+    }
+}
+
+/// Why a pause was not made, or not undone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PauseError {
+    /// There is none to undo.
+    NotPaused,
+    /// More pauses are open than are counted.
+    TooMany,
+}
+
+impl Life {
+    /// How far its destruction is.
+    #[must_use]
+    pub fn death(&self) -> super::destroy::Death {
+        self.death
+    }
+
+    /// Of a new domain.
+    #[must_use]
+    pub fn new(handle: [u8; 16]) -> Self {
+        Self {
+            params: [0; HVM_PARAMS],
+            ended: None,
+            handle,
+            memory_map: None,
+            has_started: false,
+            pauses: 0,
+            time_offset_s: 0,
+            suspend_port: 0,
+            tsc_mode: 0,
+            tsc_incarnation: 0,
+            paging_pool_bytes: 0,
+            death: super::destroy::Death::None,
+            specials: Vec::new(),
+        }
+    }
+}
+
+impl Domain {
+    /// Why none of its vCPUs may run.
+    #[inline]
+    #[must_use]
+    pub fn holds(&self) -> Holds {
+        Holds::from_bits_retain(self.holds.load(Ordering::Acquire))
+    }
+
+    /// True where none of its vCPUs may run: one load for the run loop.
+    #[inline]
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.holds.load(Ordering::Acquire) != 0
+    }
+
+    /// True once its destruction has begun: nothing new is given to it, mapped from it or bound to it.
+    #[inline]
+    #[must_use]
+    pub fn is_dying(&self) -> bool {
+        self.holds().contains(Holds::DYING)
+    }
+
+    /// True where it has shut itself down, or crashed.
+    #[must_use]
+    pub fn is_shut_down(&self) -> bool {
+        self.holds().contains(Holds::SHUT_DOWN)
+    }
+
+    pub(super) fn hold(&self, why: Holds) {
+        self.holds.fetch_or(why.bits(), Ordering::AcqRel);
+        self.kick_all();
+    }
+
+    fn release(&self, why: Holds) {
+        for vcpu in &self.vcpus {
+            vcpu.forget_saved();
+        }
+        for vcpu in &self.vcpus {
+            vcpu.forget_saved_state();
+        }
+        self.holds.fetch_and(!why.bits(), Ordering::AcqRel);
+        self.kick_all();
+    }
+
+    /// Lets none of its vCPUs run until [`Domain::unpause`] was called as often. They may be running still: see
+    /// [`Domain::is_any_vcpu_running`].
+    ///
+    /// # Errors
+    /// [`PauseError::TooMany`].
+    pub fn pause(&self) -> Result<(), PauseError> {
+        {
+            let mut life = self.life.lock();
+            if life.pauses >= MAX_PAUSES {
+                return Err(PauseError::TooMany);
+            }
+            life.pauses += 1;
+        }
+        self.hold(Holds::PAUSED);
+        Ok(())
+    }
+
+    /// Undoes one pause.
+    ///
+    /// # Errors
+    /// [`PauseError::NotPaused`].
+    pub fn unpause(&self) -> Result<(), PauseError> {
+        let is_last = {
+            let mut life = self.life.lock();
+            life.pauses = life.pauses.checked_sub(1).ok_or(PauseError::NotPaused)?;
+            life.has_started |= life.pauses == 0;
+            life.pauses == 0
+        };
+        if is_last {
+            self.release(Holds::PAUSED);
+        }
+        Ok(())
+    }
+
+    /// True once it has been allowed to run: what may be set only before that is settled.
+    #[must_use]
+    pub fn has_started(&self) -> bool {
+        self.life.lock().has_started
+    }
+
+    /// True while a CPU has one of its vCPUs in the guest or in a hypercall.
+    #[must_use]
+    pub fn is_any_vcpu_running(&self) -> bool {
+        self.vcpus.iter().any(|vcpu| vcpu.is_running())
+    }
+
+    /// Waits until none of the vCPUs of a held domain runs. One that runs is on another CPU, which leaves the guest at once;
+    /// no guest waits for the caller's, so the wait is short.
+    pub fn wait_until_still(&self) {
+        const TURNS: u32 = 1 << 26;
+        for _ in 0..TURNS {
+            if !self.is_any_vcpu_running() {
+                return;
+            }
+            core::hint::spin_loop();
+        }
+        hv_hw::error!("{}: a vCPU does not stop", self.id);
+    }
+
+    /// Ends the domain: its vCPUs stop at their next exit, and the toolstack hears of it. The first reason stays.
+    pub fn end(&self, why: Ended) {
+        let is_first = {
+            let mut life = self.life.lock();
+            let is_first = life.ended.is_none();
+            life.ended.get_or_insert(why);
+            is_first
+        };
+        self.hold(Holds::SHUT_DOWN);
+        if is_first && !self.is_hardware {
+            tell_toolstack();
+        }
+    }
+
+    /// Lets a domain go on that has shut down, as one that asked for its suspend and is to live here on. Without effect on
+    /// others.
+    pub fn resume(&self) {
+        self.life.lock().ended = None;
+        self.release(Holds::SHUT_DOWN);
+    }
+
+    /// Why it ended, if it did.
+    #[must_use]
+    pub fn ended(&self) -> Option<Ended> {
+        self.life.lock().ended
+    }
+
+    /// Has each of its vCPUs take up the domain's policies.
+    pub fn set_policies(&self, policies: alloc::sync::Arc<super::Policies>) {
+        *self.policies.lock() = policies;
+        for vcpu in &self.vcpus {
+            vcpu.request(Requests::POLICIES);
+        }
+    }
+}
+
+/// Raises VIRQ_DOM_EXC: a domain has ended, or is gone.
+pub fn tell_toolstack() {
+    if let Some(dom0) = registry::find(DomId::DOM0) {
+        dom0.raise_virq(0, Virq::DOM_EXC);
+    }
+}

@@ -1,0 +1,71 @@
+//! What CPUID and MSRs are for a domain. Each vCPU that runs holds an own reference, so that its exits take no lock.
+
+use alloc::sync::Arc;
+
+use hv_core::cpuid::{CpuidOptions, CpuidPolicy, TscInfo};
+use hv_core::domid::DomId;
+use hv_core::msr::{HostMsrs, MsrPolicy};
+
+use crate::host;
+
+/// 4-level EPT.
+pub const STAGE2_BITS: u8 = 48;
+
+/// The policies of one domain, for good: others take their place.
+#[derive(Debug)]
+pub struct Policies {
+    /// CPUID.
+    pub cpuid: CpuidPolicy,
+    /// MSRs.
+    pub msrs: MsrPolicy,
+}
+
+impl Policies {
+    /// The policies that a domain starts with: all that the host has and we serve.
+    #[must_use]
+    pub fn of_host(id: DomId, vcpus: u16) -> Arc<Self> {
+        let cpuid = CpuidPolicy::build(&host::host().cpuid, &Self::options(id, vcpus));
+        Self::with_cpuid(cpuid)
+    }
+
+    /// Policies with this CPUID.
+    #[must_use]
+    pub fn with_cpuid(cpuid: CpuidPolicy) -> Arc<Self> {
+        let msrs = MsrPolicy::build(&cpuid, &host::host().msrs);
+        Arc::new(Self { cpuid, msrs })
+    }
+
+    /// Policies with this CPUID, and of IA32_ARCH_CAPABILITIES no more than `arch_capabilities`.
+    #[must_use]
+    pub fn within(cpuid: CpuidPolicy, arch_capabilities: u64) -> Arc<Self> {
+        let host = &host::host().msrs;
+        let mine = HostMsrs {
+            arch_capabilities: host.arch_capabilities & arch_capabilities,
+            ..*host
+        };
+        let msrs = MsrPolicy::build(&cpuid, &mine);
+        Arc::new(Self { cpuid, msrs })
+    }
+
+    /// What makes the CPUID of a domain its own.
+    #[must_use]
+    pub fn options(id: DomId, vcpus: u16) -> CpuidOptions {
+        let host = host::host();
+        CpuidOptions {
+            domid: id.get(),
+            vcpus: u32::from(vcpus),
+            provides: host.provides,
+            xcr0_switched: host.extended.xcr0,
+            stage2_bits: STAGE2_BITS,
+            tsc: TscInfo {
+                host_khz: host.tsc_khz,
+                guest_khz: host.tsc_khz,
+                mode: 0,
+                incarnation: 0,
+                offset: 0,
+                mul: host::clock().mul(),
+                shift: host::clock().shift(),
+            },
+        }
+    }
+}

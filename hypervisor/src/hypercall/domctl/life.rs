@@ -1,0 +1,268 @@
+//! A domain's life: made, paused, its vCPUs and its memory allowed, told about, shut down, destroyed.
+
+use alloc::sync::Arc;
+
+use guest_abi::domctl::{
+    XEN_DOMCTL_CDF_hap, XEN_DOMCTL_CDF_hvm, XEN_DOMCTL_CDF_oos_off, XEN_DOMCTL_CDF_s3_integrity,
+    XEN_DOMCTL_CDF_xs_domain, XEN_DOMCTL_GRANT_version_mask, XenDomctlCreatedomain,
+    XenDomctlMaxMem, XenDomctlMaxVcpus, XenDomctlPagingMempool, XenDomctlTscInfo,
+};
+use guest_abi::errno::Errno;
+use guest_abi::sched::{SCHEDOP_remote_shutdown, SHUTDOWN_MAX, SchedRemoteShutdown};
+use guest_abi::xen::XEN_X86_EMU_LAPIC;
+use hv_core::domid::DomId;
+use hv_hw::info;
+use hv_hw::virt::VcpuHw;
+
+use super::{Answer, Call, Domctl, Stop};
+use crate::domain::create::{self, Belongings, DomainConfig, MAX_PORT, MAX_VCPUS};
+use crate::domain::destroy::{self, Progress};
+use crate::domain::grants::{DEFAULT_GRANT_FRAMES, DEFAULT_MAPTRACK_FRAMES, MAX_GRANT_FRAMES};
+use crate::domain::life::PauseError;
+use crate::domain::{Domain, Ended, info as record, registry, space};
+use crate::hypercall::caller;
+use crate::vcpu::make;
+use crate::vcpu::run::Next;
+use crate::{host, wallclock};
+
+/// PVH by hardware; the other flags ask for nothing that we do or leave.
+const FLAGS_REQUIRED: u32 = XEN_DOMCTL_CDF_hvm | XEN_DOMCTL_CDF_hap;
+const FLAGS_KNOWN: u32 = FLAGS_REQUIRED
+    | XEN_DOMCTL_CDF_s3_integrity
+    | XEN_DOMCTL_CDF_oos_off
+    | XEN_DOMCTL_CDF_xs_domain;
+/// The only version of grant tables.
+const GRANT_VERSION: u32 = 1;
+const KIB_PER_PAGE: u64 = 4;
+/// The most frames' worth of handles for mappings of others' grants.
+const MAX_MAPTRACK_FRAMES: u32 = 4096;
+
+impl From<PauseError> for Stop {
+    fn from(error: PauseError) -> Self {
+        Self::Refused(match error {
+            PauseError::NotPaused => Errno::EINVAL,
+            PauseError::TooMany => Errno::EOVERFLOW,
+        })
+    }
+}
+
+/// DOMCTL_createdomain: a domain without vCPUs and memory, paused. The number is given; 0 and what is no domain's number ask
+/// for any.
+pub(super) fn create(op: &mut Domctl) -> Answer {
+    let body: XenDomctlCreatedomain = op.body();
+    let config = checked(&body)?;
+    let wanted = match op.domid() {
+        0 => None,
+        raw => DomId::new(raw),
+    };
+    let none_left = if wanted.is_some() {
+        Errno::EEXIST
+    } else {
+        Errno::ENOMEM
+    };
+    let number = registry::reserve(wanted).ok_or(none_left)?;
+    let domain = create::domain(number.id(), config, Belongings::none()?)?;
+    let domain = Arc::new(domain);
+    wallclock::tell(&domain);
+    registry::add(domain);
+    info!("{}: created, {} vCPUs", number.id(), config.vcpus);
+    op.reply_domid(number.id());
+    Ok(0)
+}
+
+/// What is asked for, where it can be had.
+fn checked(body: &XenDomctlCreatedomain) -> Result<DomainConfig, Errno> {
+    let vcpus = u16::try_from(body.max_vcpus).map_err(|_| Errno::EINVAL)?;
+    let is_known = body.flags & FLAGS_REQUIRED == FLAGS_REQUIRED
+        && body.flags & !FLAGS_KNOWN == 0
+        && body.arch.emulation_flags & !XEN_X86_EMU_LAPIC == 0
+        && body.vmtrace_size == 0;
+    let grant_version = body.grant_opts & XEN_DOMCTL_GRANT_version_mask;
+    if !is_known || grant_version != GRANT_VERSION {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    if vcpus == 0 || vcpus > MAX_VCPUS {
+        return Err(Errno::EINVAL);
+    }
+    if body.cpupool_id != 0 {
+        return Err(Errno::ENOENT);
+    }
+    Ok(DomainConfig {
+        is_hardware: false,
+        vcpus,
+        flags: body.flags,
+        emulation_flags: body.arch.emulation_flags,
+        misc_flags: body.arch.misc_flags,
+        ssidref: body.ssidref,
+        handle: body.handle,
+        max_port: body.max_evtchn_port.min(MAX_PORT),
+        max_grant_frames: limit(
+            body.max_grant_frames,
+            (DEFAULT_GRANT_FRAMES, MAX_GRANT_FRAMES),
+        )?,
+        max_maptrack_frames: limit(
+            body.max_maptrack_frames,
+            (DEFAULT_MAPTRACK_FRAMES, MAX_MAPTRACK_FRAMES),
+        )?,
+    })
+}
+
+/// A limit as given, where that is not above ours; a negative one stands for the default.
+fn limit(given: i32, (default, most): (u32, u32)) -> Result<u32, Errno> {
+    match u32::try_from(given) {
+        Ok(given) if given <= most => Ok(given),
+        Ok(_) => Err(Errno::EINVAL),
+        Err(_) => Ok(default),
+    }
+}
+
+/// The domain that it is about, which is not the caller's own.
+pub(super) fn another<H: VcpuHw>(call: &Call<'_, H>, op: &Domctl) -> Result<Arc<Domain>, Stop> {
+    let domain = op.domain()?;
+    if domain.id == call.runner.domain.id {
+        return Err(Errno::EINVAL.into());
+    }
+    Ok(domain)
+}
+
+/// DOMCTL_destroydomain: executed again until nothing is left that takes work.
+pub(super) fn destroy<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
+    let domain = another(call, op)?;
+    match destroy::step(&domain, &mut call.runner.hw) {
+        Progress::Done => {
+            drop(domain);
+            destroy::reap();
+            Ok(0)
+        }
+        Progress::More => Err(Stop::Again),
+        Progress::WaitForCpus => Err(call.again_after_others()),
+    }
+}
+
+/// DOMCTL_pausedomain: returns once none of its vCPUs runs.
+pub(super) fn pause<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
+    let domain = another(call, op)?;
+    domain.pause()?;
+    domain.wait_until_still();
+    Ok(0)
+}
+
+/// DOMCTL_unpausedomain.
+pub(super) fn unpause<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
+    another(call, op)?.unpause()?;
+    call.next = Next::Look;
+    Ok(0)
+}
+
+/// DOMCTL_max_vcpus: gives all vCPUs what they run on. Executed again after a failure, it goes on.
+pub(super) fn max_vcpus<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
+    let body: XenDomctlMaxVcpus = op.body();
+    let domain = another(call, op)?;
+    if body.max != u32::from(domain.config.vcpus) || domain.is_dying() {
+        return Err(Errno::EINVAL.into());
+    }
+    for index in 0..domain.vcpus.len() {
+        make::spawn(&domain, index)?;
+    }
+    call.next = Next::Look;
+    Ok(0)
+}
+
+/// DOMCTL_max_mem: how much RAM it may have, in KiB; less than it has is no error.
+pub(super) fn max_mem(op: &Domctl) -> Answer {
+    let body: XenDomctlMaxMem = op.body();
+    let domain = op.domain()?;
+    let pages = body.max_memkb / KIB_PER_PAGE;
+    space::set_max_pages(&domain, pages);
+    Ok(0)
+}
+
+/// DOMCTL_getdomaininfo: of the first domain with that number or a higher one.
+pub(super) fn get_info(op: &mut Domctl) -> Answer {
+    destroy::reap();
+    let domain = registry::first_from(op.domid()).ok_or(Errno::ESRCH)?;
+    op.reply_domid(domain.id);
+    op.reply(&record::describe(&domain));
+    Ok(0)
+}
+
+/// DOMCTL_resumedomain: lets one that has shut down go on where it is.
+pub(super) fn resume<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
+    another(call, op)?.resume();
+    call.next = Next::Look;
+    Ok(0)
+}
+
+/// DOMCTL_setdomainhandle.
+pub(super) fn set_handle(op: &Domctl) -> Answer {
+    let handle: [u8; 16] = op.body();
+    op.domain()?.life.lock().handle = handle;
+    Ok(0)
+}
+
+/// DOMCTL_settscinfo: the guest's TSC runs as the host's does; what asks for another is refused.
+pub(super) fn set_tsc_info<H: VcpuHw>(call: &Call<'_, H>, op: &Domctl) -> Answer {
+    const NEVER_EMULATED: u32 = 2;
+    const ALWAYS_EMULATED: u32 = 1;
+    let body: XenDomctlTscInfo = op.body();
+    let domain = another(call, op)?;
+    let is_host_rate = body.gtsc_khz == 0 || body.gtsc_khz == host::host().tsc_khz;
+    if body.tsc_mode > NEVER_EMULATED {
+        return Err(Errno::EINVAL.into());
+    }
+    if body.tsc_mode == ALWAYS_EMULATED || !is_host_rate {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    let mut life = domain.life.lock();
+    life.tsc_mode = body.tsc_mode;
+    life.tsc_incarnation = body.incarnation;
+    Ok(0)
+}
+
+/// DOMCTL_gettscinfo.
+pub(super) fn get_tsc_info(op: &mut Domctl) -> Answer {
+    let domain = op.domain()?;
+    let (tsc_mode, incarnation) = {
+        let life = domain.life.lock();
+        (life.tsc_mode, life.tsc_incarnation)
+    };
+    let guest_tsc = hv_hw::insn::rdtsc().wrapping_add(domain.tsc.offset);
+    op.reply(&XenDomctlTscInfo {
+        tsc_mode,
+        gtsc_khz: host::host().tsc_khz,
+        incarnation,
+        pad: 0,
+        elapsed_nsec: domain.clock.scale.ticks_to_ns(guest_tsc),
+    });
+    Ok(0)
+}
+
+/// DOMCTL_set_paging_mempool_size: tables come from the machine's free memory, so the size is only noted.
+pub(super) fn set_paging_pool(op: &Domctl) -> Answer {
+    let body: XenDomctlPagingMempool = op.body();
+    op.domain()?.life.lock().paging_pool_bytes = body.size;
+    Ok(0)
+}
+
+/// DOMCTL_get_paging_mempool_size.
+pub(super) fn paging_pool(op: &mut Domctl) -> Answer {
+    let size = op.domain()?.life.lock().paging_pool_bytes;
+    op.reply(&XenDomctlPagingMempool { size });
+    Ok(0)
+}
+
+/// SCHEDOP_remote_shutdown: the toolstack shuts a domain down as if it had done so itself.
+pub(in crate::hypercall) fn remote_shutdown<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    debug_assert_eq!(call.sub_op(), SCHEDOP_remote_shutdown);
+    let arg: SchedRemoteShutdown = call.runner.copy_in(call.pointer(1))?;
+    if !call.runner.domain.is_hardware {
+        return Err(Errno::EPERM.into());
+    }
+    if arg.reason > SHUTDOWN_MAX {
+        return Err(Errno::EINVAL.into());
+    }
+    let domain = caller::target(call.runner, arg.domain_id)?;
+    domain.end(Ended::from_reason(arg.reason));
+    call.next = Next::Look;
+    Ok(0)
+}

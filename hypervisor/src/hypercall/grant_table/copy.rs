@@ -1,0 +1,24 @@
+//! GNTTABOP_copy.
+
+use guest_abi::grant_table::{GNTST_okay, GnttabCopy};
+use hv_core::grant::{CopyRequest, GrantError};
+use hv_hw::virt::VcpuHw;
+
+use super::array::Array;
+use super::{Answer, Call};
+use crate::domain::grants;
+
+/// Copies made in one go.
+const BATCH: u32 = 64;
+
+/// Copies each element.
+#[inline(never)]
+pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let array = Array::of(call, BATCH)?;
+    array.each(call, |call, element: &mut GnttabCopy| {
+        let copied = CopyRequest::decode(element)
+            .and_then(|request| grants::copy(&call.runner.domain, &request));
+        element.status = copied.map_or_else(GrantError::status, |()| GNTST_okay);
+    })?;
+    array.done::<GnttabCopy, H>(call)
+}

@@ -1,0 +1,31 @@
+//! The list of domains, for `xl list` and everybody who looks one up.
+
+use guest_abi::sysctl::XenSysctlGetdomaininfolist;
+use hv_hw::virt::VcpuHw;
+
+use super::super::{Answer, Call};
+use super::put;
+use crate::domain::{info, registry};
+
+/// XEN_SYSCTL_getdomaininfolist: up to `max_domains` domains from `first_domain` on, by ascending domid.
+///
+/// # Errors
+/// EFAULT.
+pub(super) fn list<H: VcpuHw>(
+    call: &mut Call<'_, H>,
+    arg: &mut XenSysctlGetdomaininfolist,
+) -> Answer {
+    let mut domains = registry::all();
+    domains.retain(|domain| domain.id.get() >= arg.first_domain);
+    domains.sort_by_key(|domain| domain.id);
+    let mut told = 0;
+    for domain in domains {
+        if told == arg.max_domains {
+            break;
+        }
+        put(call, arg.buffer, told, &info::describe(&domain))?;
+        told += 1;
+    }
+    arg.num_domains = told;
+    Ok(0)
+}

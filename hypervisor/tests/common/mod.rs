@@ -1,0 +1,156 @@
+//! A machine without hardware, and domains on it, for tests of the story.
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "every test file uses a part of it"
+)]
+
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+
+use hv_core::addr::{Mfn, MfnRange};
+use hv_core::cpuid::{CpuidRegs, HostCpuid, Provides};
+use hv_core::domid::DomId;
+use hv_core::frame::{FrameInfo, FrameTable};
+use hv_core::msr::HostMsrs;
+use hv_core::options::Options;
+use hv_hw::percpu::IrqsOff;
+use hv_hw::virt::fake::FakeVcpu;
+use hv_hw::virt::vtx::{Caps, ExtendedState, Switches};
+use hypervisor::cpu::Pcpu;
+use hypervisor::domain::create::{self, Belongings, DomainConfig};
+use hypervisor::domain::{Domain, Policies, registry};
+use hypervisor::host::{self, Host};
+use hypervisor::memory;
+use hypervisor::vcpu::make::{self, Arrival};
+use hypervisor::vcpu::parts::VcpuParts;
+use hypervisor::vcpu::{Activity, Runner};
+
+pub(crate) const TSC_KHZ: u32 = 2_000_000;
+/// Where a fake vCPU's next instruction is, and how long that is.
+pub(crate) const RIP: u64 = 0x1000;
+pub(crate) const LENGTH: u64 = 3;
+
+/// Tests that count frames, or that have a CPU, do so one at a time: there is one machine.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    prepare();
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// 64 MiB of machine memory in the arena, all free, and a host with what it needs.
+pub(crate) fn prepare() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let ram = MfnRange::new(Mfn::new(0x100), Mfn::new(0x4000));
+        let records = (0..FrameTable::records_needed(&[ram])).map(|_| FrameInfo::default());
+        let records: &'static [FrameInfo] = Vec::leak(records.collect());
+        memory::init(FrameTable::new(records, &[ram]).unwrap_or_else(|_| panic!("one range")));
+        assert!(memory::free().lock().add_free(ram).is_ok());
+        hv_hw::time::set_start(hv_hw::insn::rdtsc());
+        hv_hw::time::set_tsc_khz(u64::from(TSC_KHZ));
+        host::init(host());
+        create::prepare();
+    });
+}
+
+fn host() -> Host {
+    Host {
+        caps: caps(),
+        extended: ExtendedState {
+            xcr0: 0,
+            has_tsc_aux: false,
+            has_spec_ctrl: false,
+        },
+        msrs: HostMsrs::default(),
+        provides: Provides::empty(),
+        cpuid: cpuid(),
+        tsc_khz: TSC_KHZ,
+        kept: Vec::new(),
+        power_off: None,
+        command_line: String::new(),
+        options: Options::default(),
+    }
+}
+
+/// A CPU that can do everything.
+fn caps() -> Caps {
+    const FEATURE_CONTROL: u32 = 0x3A;
+    let all = |msr| match msr {
+        FEATURE_CONTROL => 5,
+        // nothing has to be on, everything may be
+        0x481..=0x484 | 0x48B | 0x48D..=0x490 => u64::from(u32::MAX) << 32,
+        _ => u64::MAX,
+    };
+    let switches = Switches {
+        apicv: false,
+        ..Switches::default()
+    };
+    Caps::probe(true, &switches, all).unwrap_or_else(|refusal| panic!("{refusal}"))
+}
+
+fn cpuid() -> HostCpuid {
+    let regs = |eax| CpuidRegs {
+        eax,
+        ebx: 0,
+        ecx: 0,
+        edx: 0,
+    };
+    HostCpuid::read(|leaf, _| match leaf {
+        0 => regs(0xD),
+        0x8000_0000 => regs(0x8000_0008),
+        0x8000_0008 => regs(0x3028),
+        _ => regs(0),
+    })
+}
+
+/// A configuration of a guest with so many vCPUs.
+pub(crate) fn guest_config(vcpus: u16) -> DomainConfig {
+    DomainConfig {
+        is_hardware: false,
+        ..DomainConfig::dom0(vcpus)
+    }
+}
+
+/// A domain that the registry does not know.
+pub(crate) fn domain(id: u16, config: DomainConfig) -> Arc<Domain> {
+    prepare();
+    let id = DomId::new(id).expect("tests use small numbers");
+    let own = Belongings::none().expect("the arena has room");
+    Arc::new(create::domain(id, config, own).unwrap_or_else(|errno| panic!("{errno:?}")))
+}
+
+/// A guest of one vCPU that the registry knows, paused.
+pub(crate) fn known_guest() -> Arc<Domain> {
+    let number = registry::reserve(None).expect("numbers are left");
+    let domain = domain(number.id().get(), guest_config(1));
+    registry::add(domain.clone());
+    domain
+}
+
+/// A CPU of this thread.
+pub(crate) fn pcpu() -> Pcpu {
+    Pcpu::new(IrqsOff::for_tests()).without_timer()
+}
+
+/// A vCPU without hardware, in kernel mode with interrupts off.
+pub(crate) fn fake(_: &Domain, _: usize, _: &VcpuParts, _: &Policies) -> FakeVcpu {
+    let mut hw = FakeVcpu::default();
+    hw.instruction_length = LENGTH;
+    hw.system.rip = RIP;
+    hw.system.rflags = 2;
+    hw
+}
+
+/// The only vCPU of a domain in dom0's place, ready to run.
+pub(crate) fn one_vcpu() -> (Runner<FakeVcpu>, Pcpu) {
+    let domain = domain(0, DomainConfig::dom0(1));
+    let mut pcpu = pcpu();
+    let arrival = Arrival {
+        domain,
+        index: 0,
+        parts: VcpuParts::alloc().expect("the arena has room"),
+    };
+    let mut runner = make::runner(arrival, &mut pcpu, fake);
+    runner.activity = Activity::Ready;
+    (runner, pcpu)
+}

@@ -1,0 +1,397 @@
+//! Many domains on a CPU without hardware: who runs, who waits, and that a domain's end gives everything back, whenever
+//! it comes.
+#![expect(clippy::unwrap_used, reason = "a test that fails here fails")]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use common::{alone, domain, fake, guest_config, known_guest, pcpu};
+use hv_core::addr::{Gfn, PageOrder};
+use hv_core::evtchn::{State, Virq};
+use hv_core::options::Scheduler;
+use hv_core::sched::cap::PERIOD_NS;
+use hv_core::vcpu::VcpuId;
+use hv_hw::virt::fake::FakeVcpu;
+use hv_hw::virt::{GuestRegs, SystemRegs, VmExit};
+use hypervisor::cpu;
+use hypervisor::cpu_main::{CpuMain, Step};
+use hypervisor::domain::create::DomainConfig;
+use hypervisor::domain::destroy::{self, Progress};
+use hypervisor::domain::life::PauseError;
+use hypervisor::domain::{Domain, Ended, Policies, grants, info, registry, space};
+use hypervisor::memory;
+use hypervisor::vcpu::make;
+use hypervisor::vcpu::parts::VcpuParts;
+use hypervisor::vcpu::state::VcpuState;
+
+/// How often a guest was entered, by domid.
+static ENTRIES: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
+/// Entries until the emulated slice of a guest that never stops is over.
+const SLICE: u64 = 50;
+
+fn entries(domain: &Domain) -> u64 {
+    ENTRIES[usize::from(domain.id.get()) % 8].load(Ordering::Relaxed)
+}
+
+fn looping<const SLOT: usize>(_: u64) -> VmExit {
+    if ENTRIES[SLOT].fetch_add(1, Ordering::Relaxed) % SLICE == SLICE - 1 {
+        cpu::end_slice(0);
+    }
+    VmExit::TprBelowThreshold
+}
+
+const LOOPS: [fn(u64) -> VmExit; 8] = [
+    looping::<0>,
+    looping::<1>,
+    looping::<2>,
+    looping::<3>,
+    looping::<4>,
+    looping::<5>,
+    looping::<6>,
+    looping::<7>,
+];
+
+/// A vCPU that never stops by itself.
+fn endless(domain: &Domain, index: usize, parts: &VcpuParts, policies: &Policies) -> FakeVcpu {
+    let mut hw = fake(domain, index, parts, policies);
+    hw.endless = Some(LOOPS[usize::from(domain.id.get()) % 8]);
+    hw.must_be_loaded = true;
+    hw
+}
+
+/// A vCPU that shuts down by HLT with interrupts off.
+fn halting(domain: &Domain, index: usize, parts: &VcpuParts, policies: &Policies) -> FakeVcpu {
+    let mut hw = fake(domain, index, parts, policies);
+    hw.exits.push_back(VmExit::Cpuid);
+    hw.exits.push_back(VmExit::Hlt);
+    hw
+}
+
+fn cpu_with(make: make::MakeHw<FakeVcpu>, scheduler: Scheduler) -> CpuMain<FakeVcpu> {
+    CpuMain::new(pcpu(), scheduler, make)
+}
+
+fn start(domain: &Arc<Domain>) {
+    let state = VcpuState::starting(GuestRegs::default(), SystemRegs::default());
+    domain.vcpus[0].set_state(state);
+    make::spawn(domain, 0).unwrap();
+}
+
+/// Destroys it; the CPU has its turn where that is asked for.
+fn destroy(domain: Arc<Domain>, main: &mut CpuMain<FakeVcpu>) {
+    let mut hw = FakeVcpu::default();
+    for _ in 0..10_000 {
+        match destroy::step(&domain, &mut hw) {
+            Progress::Done => {
+                drop(domain);
+                destroy::reap();
+                return;
+            }
+            Progress::More => {}
+            Progress::WaitForCpus => {
+                let _ = main.step();
+            }
+        }
+    }
+    panic!("destruction does not end");
+}
+
+fn is_known(domain: &Domain) -> bool {
+    registry::find(domain.id).is_some_and(|found| std::ptr::eq(&raw const *found, domain))
+}
+
+#[test]
+fn looping_domains_share_the_cpu() {
+    let _alone = alone();
+    for scheduler in [Scheduler::Credit2, Scheduler::RoundRobin] {
+        let mut main = cpu_with(endless, scheduler);
+        let domains: Vec<_> = (0..3).map(|_| known_guest()).collect();
+        for domain in &domains {
+            start(domain);
+            domain.unpause().unwrap();
+        }
+        let before: Vec<u64> = domains.iter().map(|domain| entries(domain)).collect();
+        for _ in 0..3000 {
+            assert!(matches!(main.step(), Step::Ran(_)));
+        }
+        let ran: Vec<u64> = domains
+            .iter()
+            .zip(before)
+            .map(|(domain, before)| entries(domain) - before)
+            .collect();
+        // shares are of time, which the host gives as it likes: `hv_core::sched` tests them, and turns are counted here
+        let all: u64 = ran.iter().sum();
+        let least = match scheduler {
+            Scheduler::Credit2 => SLICE,
+            Scheduler::RoundRobin => all / 4,
+        };
+        assert!(ran.iter().all(|ran| *ran >= least), "{ran:?}");
+        for domain in domains {
+            destroy(domain, &mut main);
+        }
+        assert_eq!(main.step(), Step::Idle);
+    }
+}
+
+#[test]
+fn new_domain_is_paused_and_pauses_are_counted() {
+    let _alone = alone();
+    let mut main = cpu_with(endless, Scheduler::Credit2);
+    let domain = known_guest();
+    start(&domain);
+    assert_eq!(main.step(), Step::Idle);
+    domain.pause().unwrap();
+    domain.unpause().unwrap();
+    assert_eq!(main.step(), Step::Idle);
+    domain.unpause().unwrap();
+    let id = VcpuId {
+        domid: domain.id,
+        index: 0,
+    };
+    assert_eq!(main.step(), Step::Ran(id));
+    domain.pause().unwrap();
+    assert_eq!(main.step(), Step::Idle);
+    domain.unpause().unwrap();
+    assert_eq!(domain.unpause(), Err(PauseError::NotPaused));
+    assert_eq!(main.step(), Step::Ran(id));
+    destroy(domain, &mut main);
+}
+
+#[test]
+fn domain_that_shuts_down_stays_until_it_is_destroyed() {
+    let _alone = alone();
+    let mut main = cpu_with(halting, Scheduler::Credit2);
+    let domain = known_guest();
+    start(&domain);
+    domain.unpause().unwrap();
+    assert!(matches!(main.step(), Step::Ran(_)));
+    assert_eq!(main.step(), Step::Idle);
+    assert_eq!(domain.ended(), Some(Ended::PowerOff));
+    let record = info::describe(&domain);
+    assert_eq!(record.flags & guest_abi::domctl::XEN_DOMINF_shutdown, 4);
+    assert!(is_known(&domain));
+    destroy(domain, &mut main);
+}
+
+#[test]
+fn crash_of_one_domain_leaves_the_others_running() {
+    fn crashing(domain: &Domain, index: usize, parts: &VcpuParts, policies: &Policies) -> FakeVcpu {
+        let mut hw = endless(domain, index, parts, policies);
+        if domain.config.ssidref == 1 {
+            hw.exits.push_back(VmExit::TripleFault);
+        }
+        hw
+    }
+    let _alone = alone();
+    let mut main = cpu_with(crashing, Scheduler::Credit2);
+    let other = known_guest();
+    let number = registry::reserve(None).unwrap();
+    let config = DomainConfig {
+        ssidref: 1,
+        ..guest_config(1)
+    };
+    let bad = domain(number.id().get(), config);
+    registry::add(bad.clone());
+    for domain in [&other, &bad] {
+        start(domain);
+        domain.unpause().unwrap();
+    }
+    let before = entries(&other);
+    for _ in 0..10 {
+        let _ = main.step();
+    }
+    assert_eq!(bad.ended(), Some(Ended::Crash));
+    assert_eq!(other.ended(), None);
+    assert!(entries(&other) > before);
+    destroy(bad, &mut main);
+    destroy(other, &mut main);
+}
+
+#[test]
+fn registers_are_read_and_set_by_the_vcpus_cpu() {
+    let _alone = alone();
+    let mut main = cpu_with(endless, Scheduler::Credit2);
+    let domain = known_guest();
+    let vcpu = &domain.vcpus[0];
+    make::spawn(&domain, 0).unwrap();
+    assert!(vcpu.take_state().is_none());
+    let _ = main.step();
+    let mut state = vcpu.take_state().unwrap();
+    assert!(!state.is_up);
+    state.is_up = true;
+    state.regs.set_rbx(7);
+    vcpu.set_state(*state);
+    assert!(vcpu.take_state().is_none());
+    let _ = main.step();
+    let state = vcpu.take_state().unwrap();
+    assert_eq!(state.regs.rbx(), 7);
+    assert!(state.is_up);
+    assert!(vcpu.take_state().is_none());
+    let _ = main.step();
+    domain.unpause().unwrap();
+    assert!(matches!(main.step(), Step::Ran(_)));
+    domain.pause().unwrap();
+    assert!(vcpu.take_state().is_none(), "an answer from before it ran");
+    destroy(domain, &mut main);
+}
+
+/// What happens to a domain, with another one there, on a CPU.
+type Event = fn(&Arc<Domain>, &Arc<Domain>, &mut CpuMain<FakeVcpu>);
+
+/// A life, a step at a time.
+const LIFE: [Event; 13] = [
+    |_, _, _| {},
+    // nobody is there to look
+    |domain, _, _| domain.vcpus[0].kick(),
+    |domain, _, _| domain.limits.max_pages.store(4096, Ordering::Relaxed),
+    |domain, _, _| space::populate(domain, Gfn::new(0x200), PageOrder::SIZE_2M).unwrap(),
+    |domain, _, _| {
+        for page in 0..40 {
+            space::populate(domain, Gfn::new(page * 7777), PageOrder::SIZE_4K).unwrap();
+        }
+    },
+    |domain, _, _| {
+        let mut hw = FakeVcpu::default();
+        let mfn = domain.shared_info.mfn();
+        space::map_special(&mut hw, domain, mfn, Gfn::new(0x201)).unwrap();
+        assert!(grants::frame(domain, 2).is_ok());
+    },
+    |domain, other, _| {
+        let port = domain.events.lock().alloc_unbound(other.id).unwrap();
+        let (first, second) = if other.id < domain.id {
+            (other, domain)
+        } else {
+            (domain, other)
+        };
+        let mut one = first.events.lock();
+        let mut two = second.events.lock_second();
+        let (own, remote) = if first.id == other.id {
+            (&mut one, &mut two)
+        } else {
+            (&mut two, &mut one)
+        };
+        let _ = own.bind_interdomain(remote, port).unwrap();
+    },
+    |domain, _, _| {
+        domain
+            .events
+            .lock()
+            .bind_virq(Virq::TIMER, 0)
+            .map(|_| ())
+            .unwrap();
+    },
+    |domain, _, _| start(domain),
+    |_, _, main| {
+        let _ = main.step();
+    },
+    |domain, _, main| {
+        domain.unpause().unwrap();
+        let _ = main.step();
+        let _ = main.step();
+    },
+    |domain, _, _| {
+        let frame = hypervisor::hypercall::guest::pin(domain, Gfn::new(7777)).unwrap();
+        let notify = domain.events.lock().register_vcpu_info(0, frame, 64);
+        domain.notify(notify.unwrap());
+    },
+    |domain, _, main| {
+        let mut hw = FakeVcpu::default();
+        // a page that it gives up, and that holds its vcpu_info
+        space::release(&mut hw, domain, Gfn::new(7777)).unwrap();
+        let _ = main.step();
+        domain.end(Ended::Crash);
+        let _ = main.step();
+    },
+];
+
+#[test]
+fn destruction_at_any_point_of_a_life_gives_everything_back() {
+    let _alone = alone();
+    let mut main = cpu_with(endless, Scheduler::Credit2);
+    let other = known_guest();
+    // tables and ports of the other that stay
+    let before_all = memory::free_frames();
+    for steps in 0..=LIFE.len() {
+        let domain = known_guest();
+        let id = domain.id;
+        for step in LIFE.iter().take(steps) {
+            step(&domain, &other, &mut main);
+        }
+        destroy(domain, &mut main);
+        assert!(registry::find(id).is_none(), "after {steps} steps");
+        assert_eq!(memory::charged(id), 0, "after {steps} steps");
+        assert_eq!(memory::free_frames(), before_all, "after {steps} steps");
+        let events = other.events.lock();
+        let is_free = |state: State| matches!(state, State::Unbound { remote } if remote == id);
+        for (port, status) in events.open_ports(hv_core::evtchn::Port::new(1)) {
+            assert!(is_free(status.state), "{port} after {steps} steps");
+        }
+        drop(events);
+        let reset = other.events.lock().reset(1000);
+        assert!(reset.is_done);
+    }
+    destroy(other, &mut main);
+    assert!(!pcpu().is_anybody_kicked(), "a kick that nobody will take");
+}
+
+#[test]
+fn page_that_another_domain_maps_keeps_the_dead_as_a_zombie() {
+    let _alone = alone();
+    let mut main = cpu_with(endless, Scheduler::Credit2);
+    let (other, domain) = (known_guest(), known_guest());
+    let id = domain.id;
+    let mut hw = FakeVcpu::default();
+    domain.limits.max_pages.store(16, Ordering::Relaxed);
+    space::populate(&domain, Gfn::new(1), PageOrder::SIZE_4K).unwrap();
+    space::map_foreign(&mut hw, (&other, Gfn::new(5)), (&domain, Gfn::new(1))).unwrap();
+    destroy(domain, &mut main);
+    let zombie = registry::find(id).unwrap();
+    assert_eq!(info::describe(&zombie).flags & 1, 1, "it is told as dying");
+    assert_eq!(info::describe(&zombie).tot_pages, 1);
+    drop(zombie);
+    let _ = main.step();
+    assert!(registry::find(id).is_some());
+    space::unmap(&mut hw, &other, Gfn::new(5)).unwrap();
+    let _ = main.step();
+    assert!(registry::find(id).is_none());
+    assert_eq!(memory::charged(id), 0);
+    destroy(other, &mut main);
+}
+
+#[test]
+fn capped_domain_leaves_the_cpu_idle_until_the_next_period() {
+    let _alone = alone();
+    let mut main = cpu_with(endless, Scheduler::Credit2);
+    let domain = known_guest();
+    start(&domain);
+    domain.unpause().unwrap();
+    assert!(matches!(main.step(), Step::Ran(_)));
+    domain.cap.store(1, Ordering::Relaxed);
+    domain.kick_all();
+    let idles = |main: &mut CpuMain<FakeVcpu>| (0..100_000).any(|_| main.step() == Step::Idle);
+    assert!(idles(&mut main), "1 % of a period is long over");
+    std::thread::sleep(std::time::Duration::from_nanos(2 * PERIOD_NS));
+    cpu::begin_period(0);
+    assert!(matches!(main.step(), Step::Ran(_)));
+    assert!(idles(&mut main));
+    domain.cap.store(0, Ordering::Relaxed);
+    domain.kick_all();
+    assert!(!(0..1000).any(|_| main.step() == Step::Idle));
+    destroy(domain, &mut main);
+}
+
+#[test]
+fn numbers_roll_and_are_not_given_twice() {
+    let _alone = alone();
+    let first = registry::reserve(None).unwrap();
+    let second = registry::reserve(None).unwrap();
+    assert_eq!(second.id().get(), first.id().get() + 1);
+    assert!(registry::reserve(Some(first.id())).is_none());
+    let freed = first.id();
+    drop(first);
+    let third = registry::reserve(None).unwrap();
+    assert_eq!(third.id().get(), second.id().get() + 1);
+    assert_eq!(registry::reserve(Some(freed)).unwrap().id(), freed);
+}
