@@ -1,0 +1,185 @@
+//! Changes of the CPUID policy, in both of the format's syntaxes.
+//!
+//! By name, one string: `cpuid = "host,avx512f=0,family=6"`. By register, a list: `cpuid = ["1:ecx=xxxx…,edx=…", "7,0:ebx=…"]`
+//! with 32 characters a register, bit 31 first.
+
+use super::CpuidRule;
+use super::cpuid_names::{FIELDS, Field};
+use super::lookup::integer;
+
+/// Reads the syntax by name.
+///
+/// # Errors
+/// What is wrong.
+pub fn parse_cpuid_names(text: &str) -> Result<Vec<CpuidRule>, String> {
+    let mut words = text.split(',').map(str::trim);
+    match words.next() {
+        Some("host") => words.filter(|word| !word.is_empty()).map(by_name).collect(),
+        _ => Err("cpuid by names starts with host, as in \"host,avx512f=0\"".into()),
+    }
+}
+
+fn by_name(word: &str) -> Result<CpuidRule, String> {
+    let (name, value) = word
+        .split_once('=')
+        .ok_or_else(|| format!("\"{word}\" is no NAME=VALUE"))?;
+    let spelled = name.trim().to_ascii_lowercase().replace(['_', '.'], "-");
+    let &(_, leaf, subleaf, register, first, count) = FIELDS
+        .iter()
+        .find(|(known, ..)| known.replace('_', "-") == spelled)
+        .ok_or_else(|| {
+            let hint = super::nearest(&spelled, FIELDS.iter().map(|(known, ..)| *known));
+            format!(
+                "unknown CPUID name \"{name}\"{}",
+                hint.map_or_else(String::new, |h| format!("; did you mean {h}?"))
+            )
+        })?;
+    let bits = field_bits(value.trim(), first, count).ok_or_else(|| {
+        format!("{name} takes a number of {count} bit(s), or x, k or s, not \"{value}\"")
+    })?;
+    Ok(CpuidRule {
+        leaf,
+        subleaf,
+        register,
+        bits,
+    })
+}
+
+/// Spells 32 characters with the field's value in its place.
+fn field_bits(value: &str, first: u32, count: u32) -> Option<String> {
+    let choice = match value {
+        "x" | "k" | "s" => None,
+        _ => {
+            let number = integer(value).and_then(|n| u64::try_from(n).ok())?;
+            (number < 1 << count).then_some(Some(number))?
+        }
+    };
+    Some(
+        (0..32u32)
+            .rev()
+            .map(
+                |bit| match (bit.checked_sub(first).filter(|at| *at < count), choice) {
+                    (None, _) => 'x',
+                    (Some(_), None) => value.chars().next().unwrap_or('x'),
+                    (Some(at), Some(number)) => {
+                        if number >> at & 1 == 1 {
+                            '1'
+                        } else {
+                            '0'
+                        }
+                    }
+                },
+            )
+            .collect(),
+    )
+}
+
+/// Reads one element of the syntax by register.
+///
+/// # Errors
+/// What is wrong.
+pub fn parse_cpuid_registers(text: &str) -> Result<Vec<CpuidRule>, String> {
+    let (leaf, registers) = text
+        .split_once(':')
+        .ok_or_else(|| format!("\"{text}\" is no LEAF[,SUBLEAF]:REGISTER=BITS"))?;
+    let number = |part: &str| {
+        integer(part)
+            .and_then(|n| u32::try_from(n).ok())
+            .ok_or_else(|| format!("\"{part}\" is no number of a leaf"))
+    };
+    let (leaf, subleaf) = match leaf.split_once(',') {
+        Some((leaf, subleaf)) => (number(leaf)?, Some(number(subleaf)?)),
+        None => (number(leaf)?, None),
+    };
+    registers
+        .split(',')
+        .map(str::trim)
+        .map(|part| {
+            let (name, bits) = part
+                .split_once('=')
+                .ok_or_else(|| format!("\"{part}\" is no REGISTER=BITS"))?;
+            let register = ["eax", "ebx", "ecx", "edx"]
+                .iter()
+                .position(|known| *known == name)
+                .ok_or_else(|| format!("\"{name}\" is no register: eax, ebx, ecx or edx"))?;
+            let fits = bits.len() == 32
+                && bits
+                    .bytes()
+                    .all(|c| matches!(c, b'0' | b'1' | b'x' | b'k' | b's'));
+            fits.then(|| CpuidRule {
+                leaf,
+                subleaf,
+                register,
+                bits: bits.to_owned(),
+            })
+            .ok_or_else(|| format!("{name} takes 32 characters of 0, 1, x, k, s, not \"{bits}\""))
+        })
+        .collect()
+}
+
+/// Finds the field's name of a rule about a single bit, for messages.
+pub fn cpuid_name(rule: &CpuidRule) -> Option<&'static str> {
+    let touched = |&&(_, leaf, subleaf, register, first, count): &&Field| {
+        count == 1
+            && (leaf, subleaf, register) == (rule.leaf, rule.subleaf, rule.register)
+            && rule
+                .bits
+                .bytes()
+                .zip((0..32u32).rev())
+                .all(|(c, bit)| (c != b'x') == (bit == first))
+    };
+    FIELDS.iter().find(touched).map(|(name, ..)| *name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_become_bits_in_their_place() {
+        let rules = parse_cpuid_names("host,tm=0,sse4.1=k,family=6,avx512f=x").unwrap();
+        assert_eq!(
+            (rules[0].leaf, rules[0].register, rules[0].apply(!0, !0)),
+            (1, 3, !(1 << 29))
+        );
+        assert_eq!(rules[1].bits.as_bytes()[31 - 19], b'k');
+        assert_eq!(rules[2].apply(0, 0), 6 << 8);
+        assert_eq!((rules[3].leaf, rules[3].subleaf), (7, Some(0)));
+        assert_eq!(cpuid_name(&rules[1]), Some("sse4-1"));
+    }
+
+    #[test]
+    fn registers_are_read_bit_by_bit() {
+        let bits = "x".repeat(30) + "01";
+        let rules = parse_cpuid_registers(&format!("7,0:ebx={bits},edx={bits}")).unwrap();
+        assert_eq!(rules.len(), 2);
+        assert_eq!(
+            (rules[1].leaf, rules[1].subleaf, rules[1].register),
+            (7, Some(0), 3)
+        );
+        assert_eq!(rules[0].apply(0b10, 0), 0b01);
+        assert_eq!(
+            parse_cpuid_registers(&format!("0x80000001:ecx={bits}")).unwrap()[0].leaf,
+            0x8000_0001
+        );
+    }
+
+    #[test]
+    fn wrong_policies_say_what_is_wrong() {
+        for (text, what) in [
+            ("tm=0", "starts with host"),
+            ("host,foo=1", "unknown CPUID name"),
+            ("host,tm=2", "takes a number"),
+            ("host,tm", "NAME=VALUE"),
+            ("host,avx512ff=0", "did you mean avx512f?"),
+        ] {
+            assert!(
+                parse_cpuid_names(text).unwrap_err().contains(what),
+                "{text}"
+            );
+        }
+        for text in ["1", "1:efx=0", "1:eax=01", "z:eax=1", "1:eax"] {
+            assert!(parse_cpuid_registers(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! Disks and network cards of a domain: two directories in xenstore each, between which stock drivers find each other.
+//!
+//! The frontend's directory lies in the guest's part of the tree, the backend's in the backend domain's; each names the
+//! other and has a `state`. [`disk`] and [`vif`] write what blkback and netback need and do what Xen leaves to hotplug
+//! scripts: loop devices and bridges, here in process. A device is taken away by telling the backend, waiting until it
+//! let go, and removing both directories.
+//!
+//! Source: `public/io/xenbus.h`, `public/io/blkif.h`, `public/io/netif.h`.
+
+pub mod disk;
+mod list;
+mod loopdev;
+mod netlink;
+mod script;
+mod sharing;
+pub mod vif;
+mod wait;
+
+use std::time::Duration;
+
+use xenstore::{Ops, Perm};
+
+pub use list::DeviceInfo;
+pub(crate) use wait::wait_for;
+
+use crate::domain::path;
+use crate::error::During;
+use crate::{Error, Result, Toolstack};
+
+/// How long a backend may take to answer.
+pub(crate) const BACKEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A kind of device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A disk.
+    Vbd,
+    /// A network card.
+    Vif,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 2] = [Self::Vbd, Self::Vif];
+
+    /// Its directory's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vbd => "vbd",
+            Self::Vif => "vif",
+        }
+    }
+
+    /// The backend's driver, for messages.
+    const fn driver(self) -> &'static str {
+        match self {
+            Self::Vbd => "xen-blkback",
+            Self::Vif => "xen-netback",
+        }
+    }
+}
+
+/// A connection's state, as both ends publish it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum State {
+    /// Nothing said.
+    Unknown,
+    /// Made by the toolstack.
+    Initialising,
+    /// The backend waits for the frontend.
+    InitWait,
+    /// The frontend waits for the backend.
+    Initialised,
+    /// In use.
+    Connected,
+    /// One end wants to stop.
+    Closing,
+    /// Stopped.
+    Closed,
+    /// Being changed.
+    Reconfiguring,
+    /// Changed.
+    Reconfigured,
+}
+
+impl State {
+    const ALL: [Self; 9] = [
+        Self::Unknown,
+        Self::Initialising,
+        Self::InitWait,
+        Self::Initialised,
+        Self::Connected,
+        Self::Closing,
+        Self::Closed,
+        Self::Reconfiguring,
+        Self::Reconfigured,
+    ];
+
+    /// Reads a `state` node; what is no state is unknown.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let number = text.trim().parse::<usize>().unwrap_or(0);
+        Self::ALL.get(number).copied().unwrap_or(Self::Unknown)
+    }
+
+    fn text(self) -> String {
+        (self as u8).to_string()
+    }
+}
+
+/// Which device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Device {
+    /// Its kind.
+    pub kind: Kind,
+    /// Whose it is.
+    pub frontend: u16,
+    /// Who serves it.
+    pub backend: u16,
+    /// Its number: a disk's virtual device number, a card's index.
+    pub devid: u32,
+}
+
+impl Device {
+    /// The frontend's directory.
+    #[must_use]
+    pub fn frontend_path(&self) -> String {
+        format!(
+            "{}/device/{}/{}",
+            path(self.frontend),
+            self.kind.name(),
+            self.devid
+        )
+    }
+
+    /// The backend's directory.
+    #[must_use]
+    pub fn backend_path(&self) -> String {
+        format!(
+            "{}/backend/{}/{}/{}",
+            path(self.backend),
+            self.kind.name(),
+            self.frontend,
+            self.devid
+        )
+    }
+
+    /// libxl's directory.
+    pub(crate) fn libxl_path(&self) -> String {
+        format!(
+            "/libxl/{}/device/{}/{}",
+            self.frontend,
+            self.kind.name(),
+            self.devid
+        )
+    }
+
+    /// For messages.
+    fn describe(&self) -> String {
+        format!(
+            "{} {} of domain {}",
+            self.kind.name(),
+            self.devid,
+            self.frontend
+        )
+    }
+}
+
+/// Names and values below a directory.
+pub(crate) type Nodes = Vec<(&'static str, String)>;
+
+impl Toolstack {
+    /// Publishes a device to both ends, all at once.
+    fn publish_device(&self, device: &Device, backend: &Nodes, frontend: &Nodes) -> Result<()> {
+        let (front, back, libxl) = (
+            device.frontend_path(),
+            device.backend_path(),
+            device.libxl_path(),
+        );
+        if self.store.exists(&front)? {
+            return Err(Error::Refused(format!(
+                "there is a {} already",
+                device.describe()
+            )));
+        }
+        let common_back = [
+            ("frontend", front.clone()),
+            ("frontend-id", device.frontend.to_string()),
+            ("online", "1".to_owned()),
+            ("state", State::Initialising.text()),
+        ];
+        let common_front = [
+            ("backend", back.clone()),
+            ("backend-id", device.backend.to_string()),
+            ("state", State::Initialising.text()),
+        ];
+        self.store.transaction(|tx| -> xenstore::Result<()> {
+            // what a device of that number left
+            tx.rm_if_exists(&back)?;
+            tx.mkdir(&front)?;
+            tx.set_perms(
+                &front,
+                &[Perm::none(device.frontend), Perm::read(device.backend)],
+            )?;
+            tx.mkdir(&back)?;
+            tx.set_perms(
+                &back,
+                &[Perm::none(device.backend), Perm::read(device.frontend)],
+            )?;
+            tx.write(&format!("{libxl}/frontend"), &front)?;
+            tx.write(&format!("{libxl}/backend"), &back)?;
+            for (name, value) in backend.iter().chain(&common_back) {
+                tx.write(&format!("{back}/{name}"), value)?;
+                tx.write(&format!("{libxl}/{name}"), value)?;
+            }
+            frontend
+                .iter()
+                .chain(&common_front)
+                .try_for_each(|(name, value)| tx.write(&format!("{front}/{name}"), value))
+        })?;
+        Ok(())
+    }
+
+    /// Takes a device away. A guest that runs is asked first; with `force`, or where it does not answer, its end is
+    /// removed under it.
+    ///
+    /// # Errors
+    /// xenstore's; [`Error::Timeout`] where the backend does not let go.
+    pub fn detach(&self, device: &Device, force: bool) -> Result<()> {
+        let (front, back) = (device.frontend_path(), device.backend_path());
+        let state = format!("{back}/state");
+        let Some(present) = self.store.read_string_opt(&state)? else {
+            return self.forget_device(device);
+        };
+        self.store.transaction(|tx| -> xenstore::Result<()> {
+            tx.write(&format!("{back}/online"), "0")?;
+            if State::parse(&present) < State::Closing {
+                tx.write(&state, State::Closing.text())?;
+            }
+            // without its other end a backend lets go
+            if force {
+                tx.rm_if_exists(&front)
+            } else {
+                Ok(())
+            }
+        })?;
+        // nobody serves what no driver ever took
+        let was_served = State::parse(&present) > State::Initialising;
+        let mut gone = !was_served || self.wait_closed(&state)?;
+        if !gone && !force {
+            self.store.rm_if_exists(&front)?;
+            gone = self.wait_closed(&state)?;
+        }
+        let cleaned = self.clean_up(device);
+        self.forget_device(device)?;
+        cleaned.during(device.describe())?;
+        if gone {
+            return Ok(());
+        }
+        Err(Error::Timeout(format!(
+            "{}: the backend ({}) did not let go within {} s; its directory was removed",
+            device.describe(),
+            device.kind.driver(),
+            BACKEND_TIMEOUT.as_secs()
+        )))
+    }
+
+    fn wait_closed(&self, state: &str) -> Result<bool> {
+        wait_for(&self.store, state, BACKEND_TIMEOUT, |value| {
+            value.is_none_or(|text| matches!(State::parse(text), State::Closed | State::Unknown))
+        })
+    }
+
+    /// Undoes what attaching did outside xenstore.
+    fn clean_up(&self, device: &Device) -> Result<()> {
+        let back = device.backend_path();
+        if let Some(script) = self.store.read_string_opt(&format!("{back}/script"))?
+            && self.store.exists(&format!("{back}/hotplug-by-script"))?
+        {
+            script::run(device, &script, script::Moment::Detach)?;
+        }
+        match device.kind {
+            Kind::Vbd => disk::release(self, &back),
+            Kind::Vif => Ok(()),
+        }
+    }
+
+    fn forget_device(&self, device: &Device) -> Result<()> {
+        self.store.transaction(|tx| -> xenstore::Result<()> {
+            tx.rm_if_exists(&device.frontend_path())?;
+            tx.rm_if_exists(&device.libxl_path())?;
+            tx.rm_if_exists(&device.backend_path())
+        })?;
+        Ok(())
+    }
+
+    /// Waits until both ends of a device are connected.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] with both states, or xenstore's.
+    pub fn wait_connected(&self, device: &Device, timeout: Duration) -> Result<()> {
+        let connected =
+            |value: Option<&str>| value.is_some_and(|text| State::parse(text) == State::Connected);
+        for end in [device.backend_path(), device.frontend_path()] {
+            if !wait_for(&self.store, &format!("{end}/state"), timeout, connected)? {
+                let state = |end: String| self.store.read_string_opt(&format!("{end}/state"));
+                let error = self
+                    .store
+                    .read_string_opt(&format!("{}/hotplug-error", device.backend_path()))?;
+                return Err(Error::Timeout(format!(
+                    "{}: not connected within {} s: backend {:?}, frontend {:?}{}",
+                    device.describe(),
+                    timeout.as_secs(),
+                    State::parse(&state(device.backend_path())?.unwrap_or_default()),
+                    State::parse(&state(device.frontend_path())?.unwrap_or_default()),
+                    error
+                        .map(|text| format!("; the script says: {text}"))
+                        .unwrap_or_default()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The domain that serves a device: a name or an id, dom0 where none is given.
+    fn backend_domain(&self, named: Option<&str>) -> Result<u16> {
+        match named {
+            None => Ok(crate::DOM0),
+            Some(text) => Ok(self.find(text).during("backend domain")?.domid),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+//! Attaching and detaching over a fake xenstore.
+
+use super::*;
+use crate::config::{DiskConfig, DiskFormat, DiskSource};
+use crate::testing::Bench;
+
+fn disk(target: &str, writable: bool) -> DiskConfig {
+    DiskConfig {
+        target: target.to_owned(),
+        source: DiskSource::Auto,
+        format: DiskFormat::Raw,
+        vdev: "xvdb".to_owned(),
+        writable,
+        shared: false,
+        cdrom: false,
+        direct_io_safe: false,
+        discard: None,
+        script: Some("/bin/true".to_owned()),
+        backend: None,
+    }
+}
+
+#[test]
+fn a_disk_by_script_is_published_listed_found_and_taken_away() {
+    let bench = Bench::new();
+    let domid = bench.host.make_domain();
+    let device = bench
+        .ts
+        .attach_disk(domid, &disk("/images/a", true))
+        .unwrap();
+    assert_eq!(device.devid, 51728);
+    let back = device.backend_path();
+    assert_eq!(
+        bench.store.get(&format!("{back}/mode")).as_deref(),
+        Some("w")
+    );
+    assert_eq!(
+        bench.store.get(&format!("{back}/script")).as_deref(),
+        Some("/bin/true")
+    );
+    let listed = bench.ts.devices(domid, Kind::Vbd).unwrap();
+    assert_eq!(
+        (listed[0].name.as_deref(), listed[0].target.as_deref()),
+        (Some("xvdb"), Some("/images/a"))
+    );
+    assert_eq!(bench.ts.find_disk(domid, "xvdb").unwrap(), device);
+    let twice = bench
+        .ts
+        .attach_disk(domid, &disk("/images/b", false))
+        .unwrap_err();
+    assert_eq!(twice.chain(), "there is a vbd 51728 of domain 1 already");
+    bench.ts.detach(&device, false).unwrap();
+    assert!(bench.ts.devices(domid, Kind::Vbd).unwrap().is_empty());
+    assert!(bench.ts.find_disk(domid, "xvdb").is_err());
+}
+
+#[test]
+fn a_served_disk_goes_when_its_backend_closed() {
+    let bench = Bench::new();
+    let domid = bench.host.make_domain();
+    let device = bench
+        .ts
+        .attach_disk(domid, &disk("/images/a", true))
+        .unwrap();
+    let state = format!("{}/state", device.backend_path());
+    bench.ts.store.write(&state, "4").unwrap();
+    bench
+        .store
+        .state()
+        .reactions
+        .push(["/state", "5", "/state", "6"]);
+    bench.ts.detach(&device, false).unwrap();
+    assert_eq!(bench.store.get(&state), None);
+    assert_eq!(bench.store.get(&device.libxl_path()), None);
+}
+
+#[test]
+fn a_script_that_fails_takes_the_disk_back() {
+    let bench = Bench::new();
+    let domid = bench.host.make_domain();
+    let mut bad = disk("/images/a", true);
+    bad.script = Some("/bin/false".to_owned());
+    let error = bench.ts.attach_disk(domid, &bad).unwrap_err().chain();
+    assert!(
+        error.starts_with("script /bin/false add: exit status: 1"),
+        "{error}"
+    );
+    assert!(bench.ts.device_ids(domid, Kind::Vbd).unwrap().is_empty());
+}
+
+#[test]
+fn a_file_that_another_domain_writes_is_refused_with_both_names() {
+    let bench = Bench::new();
+    let image = bench.files.path().join("image");
+    std::fs::write(&image, "x").unwrap();
+    let target = image.to_str().unwrap();
+    let (first, second) = (bench.host.make_domain(), bench.host.make_domain());
+    for (domid, name) in [(first, "web"), (second, "mail")] {
+        bench
+            .ts
+            .store
+            .write(&format!("/local/domain/{domid}/name"), name)
+            .unwrap();
+    }
+    bench.ts.attach_disk(first, &disk(target, true)).unwrap();
+    let mut again = disk(target, true);
+    again.script = None;
+    let error = bench.ts.attach_disk(second, &again).unwrap_err().chain();
+    assert_eq!(
+        error,
+        format!(
+            "{target} cannot be \"xvdb\" of \"mail\" for writing: it is \"xvdb\" of \"web\", which writes to it; \
+             only what all have as w! may be shared so"
+        )
+    );
+}
+
+#[test]
+fn a_card_without_its_bridge_is_refused_with_the_remedy() {
+    let bench = Bench::new();
+    let domid = bench.host.make_domain();
+    let vif = crate::config::VifConfig {
+        bridge: Some("nosuchbr0".to_owned()),
+        ..Default::default()
+    };
+    let error = bench.ts.attach_vif(domid, 0, &vif).unwrap_err().chain();
+    assert!(
+        error.starts_with("there is no bridge nosuchbr0 (make one: ip link add"),
+        "{error}"
+    );
+    assert!(
+        bench
+            .store
+            .state()
+            .tree
+            .keys()
+            .all(|path| !path.contains("vif"))
+    );
+    assert_eq!(bench.ts.next_vif(domid).unwrap(), 0);
+}
+
+#[test]
+fn waiting_for_a_connection_says_who_is_where() {
+    let bench = Bench::new();
+    let domid = bench.host.make_domain();
+    let device = bench
+        .ts
+        .attach_disk(domid, &disk("/images/a", true))
+        .unwrap();
+    bench
+        .ts
+        .store
+        .write(&format!("{}/state", device.backend_path()), "2")
+        .unwrap();
+    let error = bench
+        .ts
+        .wait_connected(&device, Duration::from_millis(20))
+        .unwrap_err();
+    assert_eq!(
+        error.chain(),
+        "vbd 51728 of domain 1: not connected within 0 s: backend InitWait, frontend Initialising"
+    );
+}

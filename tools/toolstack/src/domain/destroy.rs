@@ -1,0 +1,70 @@
+//! The end of a domain: its devices are let go, its memory freed, its traces removed.
+//!
+//! Everything is found by the domain's id, in xenstore and at the hypervisor, so that a domain half made or half destroyed
+//! by somebody else is destroyed as well. A part that fails is reported, but the rest goes on.
+
+use guest_abi::Errno;
+use uuid::Uuid;
+
+use crate::devices::Kind;
+use crate::error::During;
+use crate::{DOM0, Error, Result, Toolstack, create};
+
+impl Toolstack {
+    /// Destroys a domain at once, whatever it does.
+    ///
+    /// # Errors
+    /// [`Error::NoDomain`]; or the first part that failed.
+    pub fn destroy(&self, domid: u16) -> Result<()> {
+        if domid == DOM0 {
+            return Err(Error::Refused("Domain-0 cannot be destroyed".to_owned()));
+        }
+        let info = self.info(domid)?;
+        if info.state.dying {
+            // the hypervisor waits for somebody who still has its pages: nothing is left for us but the traces
+            return self.remove_traces(domid, info.uuid);
+        }
+        // so that it does not see its devices go
+        let mut first = self.hyper.pause_domain(domid).map_err(Error::from).err();
+        let mut note = |result: Result<()>| {
+            if let Err(error) = result {
+                first.get_or_insert(error);
+            }
+        };
+        note(self.detach_all(domid));
+        note(match self.hyper.destroy_domain(domid) {
+            Err(error) if error.errno == Errno::ESRCH => Ok(()),
+            result => result.map_err(Error::from),
+        });
+        note(self.remove_traces(domid, info.uuid));
+        first.map_or(Ok(()), |error| {
+            Err(error.during(format!("destroying domain {domid}")))
+        })
+    }
+
+    /// Takes all devices of a domain away.
+    ///
+    /// # Errors
+    /// The first that could not be.
+    pub(crate) fn detach_all(&self, domid: u16) -> Result<()> {
+        let mut first = None;
+        for kind in Kind::ALL {
+            for device in self.device_ids(domid, kind)? {
+                if let Err(error) = self.detach(&device, true) {
+                    first.get_or_insert(error);
+                }
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+
+    fn remove_traces(&self, domid: u16, uuid: Uuid) -> Result<()> {
+        match self.store.release(domid) {
+            // xenstored may have seen it go first
+            Err(error) if error.refusal().is_some() => {}
+            result => result?,
+        }
+        create::unpublish(self, domid, uuid).during("removing its nodes")?;
+        self.forget_config(domid, uuid)
+    }
+}

@@ -1,0 +1,85 @@
+//! The library under `xl`: a configuration becomes a domain here.
+//!
+//! [`config`] is what a domain should be, [`create`] the recipe that makes it, each step with its undo. [`domain`] finds
+//! domains and does things to them, [`devices`] attaches disks and network cards, [`monitor`] waits for a domain's end.
+//! Below are [`hypercall`] and the xenstore client. Nothing in this crate prints or asks; `xl` does.
+
+pub mod config;
+pub mod create;
+pub mod devices;
+pub mod domain;
+mod error;
+pub mod hypercall;
+pub mod image;
+pub mod monitor;
+#[cfg(test)]
+mod testing;
+
+use std::path::PathBuf;
+
+use xenstore::Store;
+
+pub use devices::vif::NetDefaults;
+pub use error::{During, Error, Result};
+pub use hypercall::Hyper;
+
+/// The domain that backends and tools run in.
+pub const DOM0: u16 = 0;
+
+/// What every verb needs: the hypervisor, xenstore, and where files are kept.
+#[derive(Debug)]
+pub struct Toolstack {
+    /// The hypervisor.
+    pub hyper: Hyper,
+    /// xenstore.
+    pub store: Store,
+    /// Where files are kept.
+    pub paths: Paths,
+    /// What network cards get that do not say.
+    pub net: NetDefaults,
+}
+
+/// Where files are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    /// Configurations of running domains, Xen's place for them.
+    pub userdata: PathBuf,
+    /// Core dumps.
+    pub dumps: PathBuf,
+    /// Logs of the monitors.
+    pub logs: PathBuf,
+    /// Hotplug scripts that are named without a directory.
+    pub scripts: PathBuf,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self {
+            userdata: "/var/lib/xen".into(),
+            dumps: "/var/lib/xen/dump".into(),
+            logs: "/var/log/xen".into(),
+            scripts: "/etc/xen/scripts".into(),
+        }
+    }
+}
+
+impl Toolstack {
+    /// Connects to the hypervisor and to xenstored.
+    ///
+    /// # Errors
+    /// Where one of them is not there; the error says what to start.
+    pub fn open() -> Result<Self> {
+        Ok(Self::over(Hyper::open()?, Store::open()?))
+    }
+
+    /// Works on a hypervisor and a xenstore that are connected already.
+    #[must_use]
+    pub fn over(hyper: Hyper, store: Store) -> Self {
+        Self {
+            hyper,
+            store,
+            paths: Paths::default(),
+            net: NetDefaults::default(),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Ends and what follows them, over the doubles.
+
+use super::*;
+use crate::config::Action;
+use crate::testing::Bench;
+
+fn end(bench: &Bench, config: &DomainConfig, reason: u32) -> (u16, Result<Ended>, Vec<String>) {
+    let domid = bench.ts.create(config, Options::default()).unwrap().domid;
+    bench.host.state().domains.get_mut(&domid).unwrap().shutdown = Some(reason);
+    let mut notes = Vec::new();
+    let ended = bench.ts.monitor(domid, &mut |line| {
+        notes.push(line.to_owned());
+        // one that took its place is destroyed at once, by somebody else
+        if line.contains("is domain") {
+            let next = line.split(' ').nth(3).unwrap().parse().unwrap();
+            bench.ts.destroy(next).unwrap();
+        }
+    });
+    (domid, ended, notes)
+}
+
+#[test]
+fn a_domain_that_powers_off_is_destroyed() {
+    let bench = Bench::new();
+    let (_, ended, notes) = end(&bench, &bench.config("web"), 0);
+    assert_eq!(ended.unwrap(), Ended::Destroyed);
+    assert_eq!(notes, ["domain 1 ended: it powered off; destroy"]);
+    assert_eq!(bench.host.state().domains.len(), 1);
+}
+
+#[test]
+fn a_domain_that_reboots_comes_back_with_the_same_uuid() {
+    let bench = Bench::new();
+    let config = bench.config("web");
+    // somebody may still have a page of the old one
+    bench.host.state().keeps_zombies = true;
+    let (domid, ended, notes) = end(&bench, &config, SHUTDOWN_reboot);
+    assert_eq!(ended.unwrap(), Ended::Destroyed);
+    assert_eq!(notes[1], format!("\"web\" is domain {} now", domid + 1));
+}
+
+#[test]
+fn a_domain_to_be_preserved_stays_as_it_is() {
+    let bench = Bench::new();
+    let mut config = bench.config("web");
+    config.actions.crash = Action::Preserve;
+    let (domid, ended, _) = end(&bench, &config, SHUTDOWN_crash);
+    assert_eq!(ended.unwrap(), Ended::Preserved);
+    assert_eq!(bench.ts.find("web").unwrap().domid, domid);
+}
+
+#[test]
+fn a_crash_is_dumped_before_the_domain_goes() {
+    let bench = Bench::new();
+    let mut config = bench.config("web");
+    config.actions.crash = Action::CoredumpDestroy;
+    let (_, ended, notes) = end(&bench, &config, SHUTDOWN_crash);
+    assert_eq!(ended.unwrap(), Ended::Destroyed);
+    let pages = 32 * 256 + 1 + 2;
+    let file = bench.ts.paths.dumps.join("web");
+    assert_eq!(
+        notes[1],
+        format!("{pages} pages dumped to {}", file.display())
+    );
+    assert!(std::fs::metadata(file).unwrap().len() > pages * 4096);
+}
+
+#[test]
+fn a_log_and_a_process_are_made_for_the_monitor() {
+    let files = tempfile::tempdir().unwrap();
+    let log = files.path().join("logs/web.log");
+    spawn(Path::new("/bin/echo"), &[OsStr::new("hello")], &log).unwrap();
+    for _ in 0..200 {
+        if std::fs::read_to_string(&log).is_ok_and(|text| text == "hello\n") {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("the log stayed empty");
+}
+
+#[test]
+fn a_xenstored_that_comes_back_is_followed_again() {
+    let bench = Bench::new();
+    let domid = bench
+        .ts
+        .create(&bench.config("web"), Options::default())
+        .unwrap()
+        .domid;
+    bench.host.state().domains.get_mut(&domid).unwrap().shutdown = Some(0);
+    let tries = std::cell::Cell::new(0);
+    let open = || {
+        tries.set(tries.get() + 1);
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        drop(theirs);
+        let store = if tries.get() < 3 {
+            xenstore::Store::from_stream(ours)
+        } else {
+            bench.store.connect()
+        };
+        let mut toolstack = Toolstack::over(bench.host.hyper(), store);
+        toolstack.paths = bench.ts.paths.clone();
+        Ok(toolstack)
+    };
+    let mut notes = Vec::new();
+    let ended = outlast(open, domid, &mut |line| notes.push(line.to_owned())).unwrap();
+    assert_eq!((ended, tries.get()), (Ended::Destroyed, 3));
+    assert!(notes[0].ends_with("; waiting for another"), "{notes:?}");
+    assert_eq!(
+        notes.last().unwrap(),
+        "domain 1 ended: it powered off; destroy"
+    );
+}

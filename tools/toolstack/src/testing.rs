@@ -1,0 +1,707 @@
+//! Doubles for tests: a hypervisor with domains, memory and ports, and a xenstore with a tree, watches and transactions.
+//!
+//! Both count their requests and can refuse one of them, so that a test can fail a recipe at every step.
+#![expect(
+    non_upper_case_globals,
+    reason = "the ABI's constants keep Xen's spelling"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use guest_abi::Errno;
+use guest_abi::domctl::*;
+use guest_abi::event_channel::EvtchnAllocUnbound;
+use guest_abi::hvm::hvm_op::XenHvmParam;
+use guest_abi::memory::*;
+use guest_abi::sysctl::*;
+use guest_abi::xen::*;
+use xendev::{Arg, MappedPages};
+use xenstore::wire::{Inbox, Kind, Message, encode, strings};
+use xenstore::{Refusal, Store};
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::config::{self, DomainConfig};
+use crate::hypercall::Hypervisor;
+use crate::{Hyper, Paths, Toolstack};
+
+/// A configuration of a domain with a kernel that is not there.
+pub(crate) fn config(name: &str, memory_mib: u64) -> DomainConfig {
+    let text = format!("name = \"{name}\"\nkernel = \"/no/such/kernel\"\nmemory = {memory_mib}\n");
+    config::parse("test", &text, &[] as &[&str]).unwrap().config
+}
+
+/// An ELF kernel with a PVH note: code at 16 MiB, and data behind it of which some pages are zero.
+pub(crate) fn kernel() -> Vec<u8> {
+    let note: Vec<u8> = [4u32, 4, 18]
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .chain(*b"Xen\0")
+        .chain(0x100_0040u32.to_le_bytes())
+        .collect();
+    let text: Vec<u8> = (0..3 * 4096u32)
+        .map(|i| (i % 251 + 1).to_le_bytes()[0])
+        .collect();
+    let mut data = vec![0u8; 5 * 4096];
+    data[4096 * 3 + 7] = 9;
+    let mut file = vec![0u8; 64];
+    file[..20].copy_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0");
+    file[20] = 1;
+    file[32] = 64;
+    file[52..58].copy_from_slice(&[64, 0, 56, 0, 3, 0]);
+    let mut offset = 4096u64;
+    let parts: [(u32, u64, &[u8], u64); 3] = [
+        (1, 0x100_0000, &text, 3 * 4096),
+        (1, 0x100_4000, &data, 9 * 4096),
+        (4, 0, &note, note.len() as u64),
+    ];
+    for (kind, at, bytes, memory) in parts {
+        for word in [
+            u64::from(kind),
+            offset,
+            at,
+            at,
+            bytes.len() as u64,
+            memory,
+            4096,
+        ] {
+            file.extend(word.to_le_bytes());
+        }
+        offset += (bytes.len() as u64).next_multiple_of(4096);
+    }
+    for (_, _, bytes, _) in parts {
+        file.resize(file.len().next_multiple_of(4096), 0);
+        file.extend(bytes);
+    }
+    file
+}
+
+/// A domain of the fake hypervisor.
+#[derive(Debug)]
+pub(crate) struct FakeDomain {
+    pub(crate) handle: [u8; 16],
+    pub(crate) populated: BTreeSet<u64>,
+    pub(crate) params: BTreeMap<u32, u64>,
+    pub(crate) context: Vec<u8>,
+    pub(crate) ports: u32,
+    pub(crate) claimed: u64,
+    pub(crate) running: bool,
+    pub(crate) shutdown: Option<u32>,
+    pub(crate) dying: bool,
+    pub(crate) map: Vec<u8>,
+    memory: OwnedFd,
+    grants: OwnedFd,
+}
+
+impl FakeDomain {
+    fn new(handle: [u8; 16]) -> Self {
+        let file = |size| {
+            let file = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+            rustix::fs::ftruncate(&file, size).unwrap();
+            file
+        };
+        Self {
+            handle,
+            populated: BTreeSet::new(),
+            params: BTreeMap::new(),
+            context: Vec::new(),
+            ports: 0,
+            claimed: 0,
+            running: false,
+            shutdown: None,
+            dying: false,
+            map: Vec::new(),
+            memory: file(8 << 30),
+            grants: file(4096),
+        }
+    }
+
+    /// Reads the domain's memory.
+    pub(crate) fn read(&self, at: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        let got = rustix::io::pread(&self.memory, &mut bytes, at).unwrap();
+        assert_eq!(got, len);
+        bytes
+    }
+
+    /// Reads its first grant entries.
+    pub(crate) fn grants(&self, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        rustix::io::pread(&self.grants, &mut bytes, 0).unwrap();
+        bytes
+    }
+}
+
+/// What the fake hypervisor holds.
+#[derive(Debug, Default)]
+pub(crate) struct HostState {
+    pub(crate) domains: BTreeMap<u16, FakeDomain>,
+    pub(crate) calls: Vec<&'static str>,
+    /// Which call (from 0) is refused with -EIO.
+    pub(crate) fail_at: Option<usize>,
+    /// The largest extent that populate has.
+    pub(crate) largest_order: u32,
+    pub(crate) free_pages: u64,
+    /// Destroyed domains stay, dying.
+    pub(crate) keeps_zombies: bool,
+    next: u16,
+}
+
+/// A hypervisor for tests; clones are the same one.
+#[derive(Clone, Debug)]
+pub(crate) struct FakeHost(Arc<Mutex<HostState>>);
+
+impl FakeHost {
+    pub(crate) fn new() -> Self {
+        let host = Self(Arc::default());
+        {
+            let mut state = host.state();
+            state.largest_order = 18;
+            state.free_pages = 16 << 18;
+            state.next = 1;
+            state.domains.insert(0, FakeDomain::new([0; 16]));
+        }
+        host
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, HostState> {
+        self.0.lock().unwrap()
+    }
+
+    pub(crate) fn hyper(&self) -> Hyper {
+        Hyper::over(self.clone())
+    }
+
+    pub(crate) fn make_domain(&self) -> u16 {
+        self.state().make([1; 16])
+    }
+}
+
+impl HostState {
+    fn make(&mut self, handle: [u8; 16]) -> u16 {
+        let domid = self.next;
+        self.next += 1;
+        self.domains.insert(domid, FakeDomain::new(handle));
+        domid
+    }
+
+    fn call(&mut self, name: &'static str) -> Result<(), Errno> {
+        let number = self.calls.len();
+        self.calls.push(name);
+        if self.fail_at == Some(number) {
+            Err(Errno::EIO)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn domain(&mut self, domid: u16) -> Result<&mut FakeDomain, Errno> {
+        self.domains.get_mut(&domid).ok_or(Errno::ESRCH)
+    }
+
+    fn info(&self, domid: u16) -> XenDomctlGetdomaininfo {
+        let domain = &self.domains[&domid];
+        let paused = if domain.running { 0 } else { XEN_DOMINF_paused };
+        let ended = domain
+            .shutdown
+            .map_or(0, |reason| XEN_DOMINF_shutdown | reason << 16);
+        XenDomctlGetdomaininfo {
+            domain: domid,
+            flags: XEN_DOMINF_hvm_guest | paused | ended | u32::from(domain.dying),
+            tot_pages: domain.populated.len() as u64,
+            handle: domain.handle,
+            ..Default::default()
+        }
+    }
+}
+
+fn body<T: FromBytes + Copy>(words: &[u64; 16]) -> T {
+    T::read_from_prefix(words.as_bytes()).unwrap().0
+}
+
+impl Hypervisor for FakeHost {
+    fn hypercall(&self, op: u64, args: &mut [Arg<'_>]) -> Result<i64, Errno> {
+        let mut state = self.state();
+        match (op, args) {
+            (__HYPERVISOR_domctl, [Arg::Struct { bytes, handles }]) => {
+                domctl(&mut state, bytes, handles)
+            }
+            (__HYPERVISOR_sysctl, [Arg::Struct { bytes, handles }]) => {
+                sysctl(&mut state, bytes, handles)
+            }
+            (__HYPERVISOR_memory_op, [Arg::Value(cmd), Arg::Struct { bytes, handles }]) => {
+                memory_op(&mut state, u32::try_from(*cmd).unwrap(), bytes, handles)
+            }
+            (__HYPERVISOR_event_channel_op, [_, Arg::Bytes(bytes)]) => {
+                state.call("event_channel")?;
+                let (op, _) = EvtchnAllocUnbound::mut_from_prefix(bytes).unwrap();
+                let domain = state.domain(op.dom)?;
+                domain.ports += 1;
+                op.port = domain.ports;
+                Ok(0)
+            }
+            (__HYPERVISOR_hvm_op, [Arg::Value(sub), Arg::Bytes(bytes)]) => {
+                state.call("hvm_op")?;
+                let (op, _) = XenHvmParam::mut_from_prefix(bytes).unwrap();
+                let params = &mut state.domain(op.domid)?.params;
+                if *sub == 0 {
+                    params.insert(op.index, op.value);
+                } else {
+                    op.value = params.get(&op.index).copied().unwrap_or(0);
+                }
+                Ok(0)
+            }
+            _ => Err(Errno::ENOSYS),
+        }
+    }
+
+    fn map_foreign(&self, domid: u16, gfns: &[u64], _: bool) -> Result<MappedPages, xendev::Error> {
+        let mut state = self.state();
+        let refused = |gfn| xendev::Error::Foreign {
+            domid,
+            total: gfns.len(),
+            failed: 1,
+            gfn,
+            errno: rustix::io::Errno::INVAL,
+        };
+        state.call("map_foreign").map_err(|_| refused(0))?;
+        let domain = state.domain(domid).map_err(|_| refused(0))?;
+        if let Some(gfn) = gfns.iter().find(|gfn| !domain.populated.contains(gfn)) {
+            return Err(refused(*gfn));
+        }
+        MappedPages::of_file_pages(&domain.memory, gfns).map_err(|_| refused(1))
+    }
+
+    fn map_present(
+        &self,
+        domid: u16,
+        gfns: &[u64],
+    ) -> Result<(MappedPages, Vec<bool>), xendev::Error> {
+        let mut state = self.state();
+        let domain = state.domain(domid).unwrap();
+        let present = gfns
+            .iter()
+            .map(|gfn| domain.populated.contains(gfn))
+            .collect();
+        Ok((
+            MappedPages::of_file_pages(&domain.memory, gfns).unwrap(),
+            present,
+        ))
+    }
+
+    fn map_resource(
+        &self,
+        domid: u16,
+        _: u16,
+        _: u32,
+        _: u32,
+    ) -> Result<MappedPages, xendev::Error> {
+        let mut state = self.state();
+        let refused = || xendev::Error::Foreign {
+            domid,
+            total: 1,
+            failed: 1,
+            gfn: 0,
+            errno: rustix::io::Errno::INVAL,
+        };
+        state.call("map_resource").map_err(|_| refused())?;
+        let domain = state.domain(domid).map_err(|_| refused())?;
+        MappedPages::of_file(&domain.grants, 1, 0, true).map_err(|_| refused())
+    }
+}
+
+fn domctl(
+    state: &mut HostState,
+    bytes: &mut [u8],
+    handles: &mut [xendev::Handle<'_>],
+) -> Result<i64, Errno> {
+    state.call("domctl")?;
+    let op = XenDomctl::mut_from_bytes(bytes).unwrap();
+    assert_eq!(op.interface_version, 0x15);
+    let domid = op.domain;
+    match op.cmd {
+        XEN_DOMCTL_createdomain => {
+            let config: XenDomctlCreatedomain = body(&op.u);
+            assert_eq!(config.flags & XEN_DOMCTL_CDF_hvm, XEN_DOMCTL_CDF_hvm);
+            op.domain = state.make(config.handle);
+        }
+        XEN_DOMCTL_destroydomain if state.keeps_zombies => state.domain(domid)?.dying = true,
+        XEN_DOMCTL_destroydomain => drop(state.domains.remove(&domid).ok_or(Errno::ESRCH)?),
+        XEN_DOMCTL_unpausedomain => state.domain(domid)?.running = true,
+        XEN_DOMCTL_pausedomain => state.domain(domid)?.running = false,
+        XEN_DOMCTL_getdomaininfo => {
+            state.domain(domid)?;
+            let info = state.info(domid);
+            op.u.as_mut_bytes()[..size_of_val(&info)].copy_from_slice(info.as_bytes());
+        }
+        XEN_DOMCTL_gethvmcontext => context(state.domain(domid)?, op, handles),
+        XEN_DOMCTL_sethvmcontext => state.domain(domid)?.context = handles[0].data.to_vec(),
+        XEN_DOMCTL_max_mem | XEN_DOMCTL_max_vcpus | XEN_DOMCTL_set_paging_mempool_size => {
+            _ = state.domain(domid)?
+        }
+        _ => return Err(Errno::ENOSYS),
+    }
+    Ok(0)
+}
+
+/// A header and memory types, as a fresh domain has them.
+fn context(_: &FakeDomain, op: &mut XenDomctl, handles: &mut [xendev::Handle<'_>]) {
+    let mut records = vec![1, 0, 0, 0, 24, 0, 0, 0];
+    records.resize(32, 7);
+    records.extend([14, 0, 0, 0, 240, 0, 0, 0]);
+    records.resize(records.len() + 240, 0);
+    records.extend([0; 8]);
+    op.u[0] = records.len() as u64;
+    if let [handle] = handles {
+        handle.data.copy_from_slice(&records);
+    }
+}
+
+fn sysctl(
+    state: &mut HostState,
+    bytes: &mut [u8],
+    handles: &mut [xendev::Handle<'_>],
+) -> Result<i64, Errno> {
+    state.call("sysctl")?;
+    let op = XenSysctl::mut_from_bytes(bytes).unwrap();
+    match op.cmd {
+        XEN_SYSCTL_getdomaininfolist => {
+            let first = body::<XenSysctlGetdomaininfolist>(&op.u).first_domain;
+            let infos: Vec<_> = state
+                .domains
+                .range(first..)
+                .map(|(domid, _)| state.info(*domid))
+                .collect();
+            let raw = infos.as_slice().as_bytes();
+            handles[0].data[..raw.len()].copy_from_slice(raw);
+            op.u[2] = infos.len() as u64;
+        }
+        XEN_SYSCTL_physinfo => {
+            let info = XenSysctlPhysinfo {
+                free_pages: state.free_pages,
+                ..Default::default()
+            };
+            op.u.as_mut_bytes()[..size_of_val(&info)].copy_from_slice(info.as_bytes());
+        }
+        _ => return Err(Errno::ENOSYS),
+    }
+    Ok(0)
+}
+
+fn memory_op(
+    state: &mut HostState,
+    cmd: u32,
+    bytes: &mut [u8],
+    handles: &mut [xendev::Handle<'_>],
+) -> Result<i64, Errno> {
+    match cmd {
+        XENMEM_populate_physmap => {
+            state.call("populate")?;
+            let op = XenMemoryReservation::read_from_bytes(bytes).unwrap();
+            if op.extent_order > state.largest_order {
+                return Err(Errno::ENOMEM);
+            }
+            let domain = state.domain(op.domid)?;
+            for gfn in <[u64]>::ref_from_bytes(handles[0].data).unwrap() {
+                for gfn in *gfn..gfn + (1 << op.extent_order) {
+                    assert!(domain.populated.insert(gfn), "gfn {gfn:#x} is backed twice");
+                }
+            }
+            Ok(i64::try_from(op.nr_extents).unwrap())
+        }
+        XENMEM_claim_pages => {
+            state.call("claim")?;
+            let op = XenMemoryReservation::read_from_bytes(bytes).unwrap();
+            if op.nr_extents > state.free_pages {
+                return Err(Errno::ENOMEM);
+            }
+            state.domain(op.domid)?.claimed = op.nr_extents;
+            Ok(0)
+        }
+        XENMEM_maximum_gpfn => {
+            let domid = u16::from_le_bytes(*bytes.first_chunk().unwrap());
+            Ok(i64::try_from(*state.domain(domid)?.populated.last().unwrap()).unwrap())
+        }
+        XENMEM_set_memory_map => {
+            state.call("set_memory_map")?;
+            let op = XenForeignMemoryMap::read_from_bytes(bytes).unwrap();
+            state.domain(op.domid)?.map = handles[0].data.to_vec();
+            Ok(0)
+        }
+        _ => Err(Errno::ENOSYS),
+    }
+}
+
+type Tree = BTreeMap<String, (Vec<u8>, Vec<u8>)>;
+
+/// What the fake xenstore holds.
+#[derive(Debug, Default)]
+pub(crate) struct StoreState {
+    /// Value and permissions by path.
+    pub(crate) tree: Tree,
+    pub(crate) introduced: BTreeSet<u16>,
+    pub(crate) requests: usize,
+    /// Which request (from 0) is refused with EIO.
+    pub(crate) fail_at: Option<usize>,
+    transactions: BTreeMap<u32, Tree>,
+    watches: Vec<(String, String)>,
+    /// Writes that follow a write: node suffix, value, node suffix below the same directory, value.
+    pub(crate) reactions: Vec<[&'static str; 4]>,
+}
+
+/// A xenstore for tests, served by a thread.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FakeStore(Arc<Mutex<StoreState>>);
+
+impl FakeStore {
+    pub(crate) fn state(&self) -> MutexGuard<'_, StoreState> {
+        self.0.lock().unwrap()
+    }
+
+    /// The value of a node.
+    pub(crate) fn get(&self, path: &str) -> Option<String> {
+        self.state()
+            .tree
+            .get(path)
+            .map(|(value, _)| String::from_utf8_lossy(value).into_owned())
+    }
+
+    pub(crate) fn connect(&self) -> Store {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let state = self.clone();
+        std::thread::spawn(move || {
+            let (mut inbox, mut buffer) = (Inbox::default(), [0; 8192]);
+            while let Ok(count @ 1..) = theirs.read(&mut buffer) {
+                inbox.push(&buffer[..count]);
+                while let Some(message) = inbox.pop().unwrap() {
+                    let reply = state.state().serve(&message);
+                    if theirs.write_all(&reply).is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Store::from_stream(ours)
+    }
+}
+
+impl StoreState {
+    fn serve(&mut self, message: &Message) -> Vec<u8> {
+        let number = self.requests;
+        self.requests += 1;
+        let mut events = Vec::new();
+        let kind = Kind::from_number(message.kind).unwrap();
+        let result = if self.fail_at == Some(number) {
+            Err(Refusal::from_name(b"EIO").unwrap())
+        } else {
+            self.act(kind, message, &mut events)
+        };
+        let mut out = Vec::new();
+        let (kind, payload) = match result {
+            Ok(payload) => (message.kind, payload),
+            Err(refusal) => (
+                Kind::Error.number(),
+                format!("{}\0", refusal.name()).into_bytes(),
+            ),
+        };
+        encode(&mut out, kind, message.req_id, message.tx_id, &[&payload]).unwrap();
+        for (path, token) in events {
+            let text = format!("{path}\0{token}\0");
+            encode(
+                &mut out,
+                Kind::WatchEvent.number(),
+                0,
+                0,
+                &[text.as_bytes()],
+            )
+            .unwrap();
+        }
+        out
+    }
+
+    fn act(
+        &mut self,
+        kind: Kind,
+        message: &Message,
+        events: &mut Vec<(String, String)>,
+    ) -> Result<Vec<u8>, Refusal> {
+        let words: Vec<String> = strings(&message.payload)
+            .map(|word| String::from_utf8_lossy(word).into_owned())
+            .collect();
+        let path = words.first().cloned().unwrap_or_default();
+        let ok = Ok(b"OK\0".to_vec());
+        match kind {
+            Kind::TransactionStart => {
+                self.transactions
+                    .insert(message.req_id + 1, self.tree.clone());
+                return Ok(format!("{}\0", message.req_id + 1).into_bytes());
+            }
+            Kind::TransactionEnd => {
+                let tree = self.transactions.remove(&message.tx_id).unwrap();
+                if path == "T" {
+                    let old = std::mem::replace(&mut self.tree, tree);
+                    let now = &self.tree;
+                    let changed: Vec<String> = now
+                        .iter()
+                        .filter(|(path, value)| old.get(*path) != Some(value))
+                        .map(|(path, _)| path.clone())
+                        .chain(old.keys().filter(|path| !now.contains_key(*path)).cloned())
+                        .collect();
+                    for path in changed {
+                        self.changed(&path, events);
+                    }
+                }
+                return ok;
+            }
+            Kind::Introduce => {
+                return self
+                    .introduced
+                    .insert(path.parse().unwrap())
+                    .then_some(b"OK\0".to_vec())
+                    .ok_or(Refusal::from_name(b"EEXIST").unwrap());
+            }
+            Kind::Release => {
+                return if self.introduced.remove(&path.parse().unwrap()) {
+                    ok
+                } else {
+                    Err(Refusal::NotFound)
+                };
+            }
+            Kind::Watch => {
+                self.watches.push((path.clone(), words[1].clone()));
+                events.push((path, words[1].clone()));
+                return ok;
+            }
+            Kind::Unwatch => {
+                self.watches
+                    .retain(|watch| *watch != (path.clone(), words[1].clone()));
+                return ok;
+            }
+            _ => {}
+        }
+        let tree = match message.tx_id {
+            0 => &mut self.tree,
+            id => self.transactions.get_mut(&id).unwrap(),
+        };
+        let reply = on_tree(tree, kind, &path, &message.payload)?;
+        if message.tx_id == 0 && matches!(kind, Kind::Write | Kind::Rm | Kind::Mkdir) {
+            self.changed(&path, events);
+        }
+        Ok(reply)
+    }
+
+    fn changed(&mut self, path: &str, events: &mut Vec<(String, String)>) {
+        for (watched, token) in &self.watches {
+            if path == watched
+                || path.starts_with(&format!("{watched}/"))
+                || watched.starts_with(&format!("{path}/"))
+            {
+                events.push((path.to_owned(), token.clone()));
+            }
+        }
+        let value = self
+            .tree
+            .get(path)
+            .map(|(value, _)| value.clone())
+            .unwrap_or_default();
+        let hit = self
+            .reactions
+            .iter()
+            .find(|[suffix, wanted, ..]| path.ends_with(suffix) && value == wanted.as_bytes());
+        if let Some([suffix, _, node, value]) = hit.copied() {
+            let target = format!("{}{node}", path.strip_suffix(suffix).unwrap());
+            self.tree
+                .insert(target.clone(), (value.as_bytes().to_vec(), Vec::new()));
+            self.changed(&target, events);
+        }
+    }
+}
+
+fn on_tree(tree: &mut Tree, kind: Kind, path: &str, payload: &[u8]) -> Result<Vec<u8>, Refusal> {
+    let ok = Ok(b"OK\0".to_vec());
+    match kind {
+        Kind::Read => tree
+            .get(path)
+            .map(|(value, _)| value.clone())
+            .ok_or(Refusal::NotFound),
+        Kind::Write | Kind::Mkdir => {
+            let value = if kind == Kind::Write {
+                payload[path.len() + 1..].to_vec()
+            } else {
+                Vec::new()
+            };
+            let perms = tree
+                .get(path)
+                .map(|(_, perms)| perms.clone())
+                .unwrap_or_default();
+            for (at, _) in path.match_indices('/').skip(1) {
+                tree.entry(path[..at].to_owned()).or_default();
+            }
+            if kind == Kind::Write || !tree.contains_key(path) {
+                tree.insert(path.to_owned(), (value, perms));
+            }
+            ok
+        }
+        Kind::Rm => {
+            let below = format!("{path}/");
+            tree.retain(|name, _| name != path && !name.starts_with(&below));
+            ok
+        }
+        Kind::SetPerms => {
+            tree.get_mut(path).ok_or(Refusal::NotFound)?.1 = payload[path.len() + 1..].to_vec();
+            ok
+        }
+        Kind::Directory => {
+            let below = format!("{path}/");
+            if !tree.contains_key(path) {
+                return Err(Refusal::NotFound);
+            }
+            let names = tree
+                .keys()
+                .filter_map(|name| name.strip_prefix(&below))
+                .filter(|name| !name.contains('/'));
+            Ok(names.flat_map(|name| name.bytes().chain([0])).collect())
+        }
+        _ => Err(Refusal::from_name(b"ENOSYS").unwrap()),
+    }
+}
+
+/// A toolstack over both doubles, with its files in a fresh directory.
+pub(crate) struct Bench {
+    pub(crate) host: FakeHost,
+    pub(crate) store: FakeStore,
+    pub(crate) ts: Toolstack,
+    pub(crate) files: tempfile::TempDir,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        let (host, store) = (FakeHost::new(), FakeStore::default());
+        let files = tempfile::tempdir().unwrap();
+        let mut ts = Toolstack::over(host.hyper(), store.connect());
+        ts.paths = Paths {
+            userdata: files.path().join("userdata"),
+            dumps: files.path().join("dumps"),
+            logs: files.path().join("logs"),
+            scripts: files.path().join("scripts"),
+        };
+        std::fs::create_dir(&ts.paths.userdata).unwrap();
+        std::fs::write(files.path().join("kernel"), kernel()).unwrap();
+        Self {
+            host,
+            store,
+            ts,
+            files,
+        }
+    }
+
+    /// A configuration whose kernel is there.
+    pub(crate) fn config(&self, name: &str) -> DomainConfig {
+        let mut config = config(name, 32);
+        config.kernel = self.files.path().join("kernel");
+        config
+    }
+}

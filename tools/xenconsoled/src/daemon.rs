@@ -1,0 +1,505 @@
+//! The daemon's round: what xenstore says about guests, events of their rings, keys and room in their terminals.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use xendev::Privcmd;
+use xendev::evtchn::{Evtchn, Port};
+use xendev::gntdev::Gntdev;
+use xenstore::{Ops, Store, WatchEvent};
+
+use crate::backlog::DEFAULT_LIMIT;
+use crate::console::{Console, Page, Remains};
+use crate::hypervisor_log::{self, HypervisorLog};
+use crate::log::{Form, Log};
+use crate::options::Options;
+use crate::terminal::Terminal;
+
+/// The grant reference that is kept for the console's page: `public/grant_table.h, GNTTAB_RESERVED_CONSOLE`.
+const CONSOLE_GRANT: u32 = 0;
+
+/// The tokens of our watches; a guest's own has its number behind the prefix.
+const INTRODUCED: &str = "introduced";
+const RELEASED: &str = "released";
+const GUEST: &str = "guest-";
+
+/// How long xenstored, which may be starting anew, is left alone between tries.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Why the daemon ends.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// A device.
+    #[error(transparent)]
+    Device(#[from] xendev::Error),
+    /// The store, at the start.
+    #[error(transparent)]
+    Store(#[from] xenstore::Error),
+    /// The hypervisor's log.
+    #[error(transparent)]
+    HypervisorLog(#[from] hypervisor_log::Error),
+    /// A log.
+    #[error("opening a log in {dir}: {why}")]
+    Log {
+        /// Where.
+        dir: String,
+        /// Why not.
+        why: std::io::Error,
+    },
+    /// Waiting failed.
+    #[error("waiting for events: {0}")]
+    Poll(Errno),
+}
+
+/// Serves consoles for ever; calls `ready` when guests that come are seen.
+///
+/// # Errors
+/// At the start, or where the devices themselves fail.
+pub(crate) fn run(options: &Options, ready: &mut dyn FnMut()) -> Result<(), Error> {
+    let evtchn = Evtchn::open()?;
+    let hypervisor = if options.log.has_hypervisor() {
+        let log = open_log(options, "hypervisor", options.timestamp.has_hypervisor())?;
+        Some(HypervisorLog::start(&evtchn, log)?)
+    } else {
+        None
+    };
+    let mut daemon = Daemon {
+        options: options.clone(),
+        evtchn,
+        gntdev: Gntdev::open()?,
+        privcmd: Privcmd::open()?,
+        hypervisor,
+        guests: BTreeMap::new(),
+        remains: Vec::new(),
+    };
+    let mut store = Some(connect()?);
+    ready();
+    let mut retry = Instant::now();
+    loop {
+        let now = Instant::now();
+        if store.is_none() && now >= retry {
+            retry = now + RETRY;
+            store = connect().ok();
+        }
+        if let Some(connected) = &store
+            && let Err(error) = daemon.follow(connected, now)
+        {
+            // Guests go on without it; what changed meanwhile is told by the new watches.
+            eprintln!("xenconsoled: {error}; connecting anew");
+            daemon.forget_watches();
+            store = None;
+        }
+        daemon.round(store.as_ref())?;
+    }
+}
+
+fn connect() -> Result<Store, xenstore::Error> {
+    let store = Store::open()?;
+    store.watch("@introduceDomain", INTRODUCED)?;
+    store.watch("@releaseDomain", RELEASED)?;
+    Ok(store)
+}
+
+fn open_log(options: &Options, stem: &str, has_time: bool) -> Result<Log, Error> {
+    let form = Form {
+        limit: u64::from(options.log_limit) * 1024,
+        keep: options.log_keep,
+        has_time,
+    };
+    Log::open(&options.log_dir, stem, form).map_err(|why| Error::Log {
+        dir: options.log_dir.display().to_string(),
+        why,
+    })
+}
+
+struct Daemon {
+    options: Options,
+    evtchn: Evtchn,
+    gntdev: Gntdev,
+    privcmd: Privcmd,
+    hypervisor: Option<HypervisorLog>,
+    /// By domid, in order: a round serves each once.
+    guests: BTreeMap<u16, Guest>,
+    remains: Vec<Remains>,
+}
+
+/// A guest that xenstore has.
+#[derive(Default)]
+struct Guest {
+    is_watched: bool,
+    attached: Option<Attached>,
+    /// What could not be attached, so that it is told once and tried again only when it changes.
+    failed: Option<Wanted>,
+}
+
+struct Attached {
+    what: Wanted,
+    port: Port,
+    console: Console,
+}
+
+/// What xenstore says about a console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wanted {
+    ring_frame: u64,
+    port: Port,
+}
+
+impl Daemon {
+    /// Takes all events of the store's watches.
+    fn follow(&mut self, store: &Store, now: Instant) -> Result<(), xenstore::Error> {
+        while let Some(WatchEvent { token, .. }) = store.next_event(Some(Duration::ZERO))? {
+            match token.as_str() {
+                INTRODUCED => self.find_guests(store, now)?,
+                RELEASED => self.drop_guests(store, now)?,
+                _ => {
+                    let domid = token.strip_prefix(GUEST).and_then(|id| id.parse().ok());
+                    if let Some(domid) = domid {
+                        self.look_at(store, domid, now)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn find_guests(&mut self, store: &Store, now: Instant) -> Result<(), xenstore::Error> {
+        let ids = match store.directory("/local/domain") {
+            Ok(names) => names,
+            Err(_) if !store.exists("/local/domain")? => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        for domid in ids.iter().filter_map(|id| id.parse::<u16>().ok()) {
+            if domid == 0 || !store.is_domain_introduced(domid)? {
+                continue;
+            }
+            let guest = self.guests.entry(domid).or_default();
+            if !guest.is_watched {
+                guest.is_watched = true;
+                let path = format!("/local/domain/{domid}/console");
+                store.watch(&path, &format!("{GUEST}{domid}"))?;
+            }
+            self.look_at(store, domid, now)?;
+        }
+        Ok(())
+    }
+
+    fn drop_guests(&mut self, store: &Store, now: Instant) -> Result<(), xenstore::Error> {
+        let known: Vec<u16> = self.guests.keys().copied().collect();
+        for domid in known {
+            if store.is_domain_introduced(domid)? {
+                continue;
+            }
+            if let Some(guest) = self.guests.remove(&domid) {
+                // The watch may be gone with the nodes; both is well.
+                let path = format!("/local/domain/{domid}/console");
+                let _ = store.unwatch(&path, &format!("{GUEST}{domid}"));
+                if let Some(attached) = guest.attached {
+                    self.detach(attached, now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings one guest's console to what xenstore says about it.
+    fn look_at(&mut self, store: &Store, domid: u16, now: Instant) -> Result<(), xenstore::Error> {
+        let base = format!("/local/domain/{domid}/console");
+        let read = |name: &str| store.read_string_opt(&format!("{base}/{name}"));
+        let kind = read("type")?;
+        let is_ours = kind.is_none_or(|kind| kind == "xenconsoled");
+        let limit = read("limit")?.and_then(|text| text.parse().ok());
+        let limit = limit.unwrap_or(DEFAULT_LIMIT);
+        let wanted = match (read("ring-ref")?, read("port")?) {
+            (Some(frame), Some(port)) if is_ours => parse_wanted(&frame, &port),
+            _ => None,
+        };
+        let Some(guest) = self.guests.get_mut(&domid) else {
+            return Ok(());
+        };
+        if let Some(attached) = &mut guest.attached
+            && Some(attached.what) == wanted
+        {
+            attached.console.set_limit(limit);
+            return Ok(());
+        }
+        let failed = guest.failed;
+        if let Some(old) = guest.attached.take() {
+            self.detach(old, now);
+        }
+        let Some(wanted) = wanted.filter(|wanted| failed != Some(*wanted)) else {
+            return Ok(());
+        };
+        let name = store.read_string_opt(&format!("/local/domain/{domid}/name"))?;
+        let attached = self.attach(domid, name, wanted, limit, now);
+        let Some(guest) = self.guests.get_mut(&domid) else {
+            return Ok(());
+        };
+        match attached {
+            Ok(attached) => {
+                let tty = attached.console.tty().to_owned();
+                guest.attached = Some(attached);
+                guest.failed = None;
+                store.write(&format!("{base}/tty"), tty)
+            }
+            Err(error) => {
+                eprintln!("xenconsoled: d{domid}: no console: {error}");
+                guest.failed = Some(wanted);
+                Ok(())
+            }
+        }
+    }
+
+    fn attach(
+        &self,
+        domid: u16,
+        name: Option<String>,
+        what: Wanted,
+        limit: usize,
+        now: Instant,
+    ) -> Result<Attached, Error> {
+        let page = match self.gntdev.map(domid, &[CONSOLE_GRANT], true) {
+            Ok(mapping) => Page::Granted(mapping),
+            Err(_) => Page::Foreign(self.privcmd.map_foreign(domid, &[what.ring_frame], true)?),
+        };
+        let terminal = Terminal::open().map_err(Error::Poll)?;
+        let log = if self.options.log.has_guests() {
+            let stem = format!("guest-{}", name.unwrap_or_else(|| domid.to_string()));
+            let has_time = self.options.timestamp.has_guests();
+            Some(open_log(&self.options, &stem, has_time)?)
+        } else {
+            None
+        };
+        let port = self.evtchn.bind_interdomain(domid, what.port)?;
+        Ok(Attached {
+            what,
+            port,
+            console: Console::new(page, terminal, log, limit, now),
+        })
+    }
+
+    fn detach(&mut self, attached: Attached, now: Instant) {
+        // The far end may be gone already, and the port with it.
+        let _ = self.evtchn.unbind(attached.port);
+        self.remains.push(attached.console.close(now));
+    }
+
+    /// Forgets that guests are watched, as their watches went with the connection.
+    fn forget_watches(&mut self) {
+        for guest in self.guests.values_mut() {
+            guest.is_watched = false;
+        }
+    }
+
+    /// Waits for something to do, and does it.
+    fn round(&mut self, store: Option<&Store>) -> Result<(), Error> {
+        let (events_came, terminals) = self.wait(store)?;
+        let now = Instant::now();
+        self.remains.retain_mut(|remains| !remains.are_over(now));
+        if events_came {
+            self.take_events()?;
+        }
+        for (domid, ready) in terminals {
+            self.serve_terminal(domid, ready, now)?;
+        }
+        let ids: Vec<u16> = self.guests.keys().copied().collect();
+        for domid in ids {
+            self.serve_ring(domid, now)?;
+        }
+        Ok(())
+    }
+
+    /// Polls; returns whether ports fired, and which terminals are ready for what.
+    fn wait(&mut self, store: Option<&Store>) -> Result<(bool, Vec<(u16, PollFlags)>), Error> {
+        let now = Instant::now();
+        let mut pause = store.is_none().then_some(RETRY);
+        if !self.remains.is_empty() {
+            pause = shorter(pause, Remains::PAUSE);
+        }
+        for guest in self.guests.values_mut() {
+            if let Some(due) = guest.attached.as_mut().and_then(|a| a.console.due(now)) {
+                pause = shorter(pause, due);
+            }
+        }
+        let mut domids = Vec::new();
+        let mut fds = vec![PollFd::new(&self.evtchn, PollFlags::IN)];
+        for (domid, guest) in &self.guests {
+            let Some(attached) = &guest.attached else {
+                continue;
+            };
+            let interest = attached.console.interest();
+            // A pty without a writer reports a hang-up for ever if it is asked for nothing.
+            if !interest.is_empty() {
+                domids.push(*domid);
+                fds.push(PollFd::from_borrowed_fd(attached.console.as_fd(), interest));
+            }
+        }
+        if let Some(store) = store {
+            fds.push(PollFd::new(store, PollFlags::IN));
+        }
+        let pause = pause.map(timespec);
+        match poll(&mut fds, pause.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(Error::Poll(errno)),
+        }
+        let ready: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
+        let events_came = ready.first().is_some_and(|flags| !flags.is_empty());
+        let terminals = domids.into_iter().zip(ready.into_iter().skip(1));
+        Ok((
+            events_came,
+            terminals.filter(|(_, flags)| !flags.is_empty()).collect(),
+        ))
+    }
+
+    /// Notes for each port that fired what there is to look at.
+    fn take_events(&mut self) -> Result<(), Error> {
+        let mut ports = Vec::new();
+        self.evtchn.pending(&mut ports)?;
+        for port in ports {
+            if let Some(hypervisor) = &mut self.hypervisor
+                && hypervisor.port() == port
+            {
+                // Unmasked first: a message that comes meanwhile fires again.
+                self.evtchn.unmask(port)?;
+                if let Err(error) = hypervisor.copy() {
+                    eprintln!("xenconsoled: {error}");
+                    self.hypervisor = None;
+                }
+                continue;
+            }
+            let mut attached = self.guests.values_mut().filter_map(|g| g.attached.as_mut());
+            if let Some(attached) = attached.find(|attached| attached.port == port) {
+                attached.console.event();
+            }
+        }
+        Ok(())
+    }
+
+    /// Empties a guest's ring once, and lets its port fire again when there was nothing more.
+    fn serve_ring(&mut self, domid: u16, now: Instant) -> Result<(), Error> {
+        let Some(attached) = self.attached(domid) else {
+            return Ok(());
+        };
+        if attached.console.due(now) != Some(Duration::ZERO) {
+            return Ok(());
+        }
+        let port = attached.port;
+        match attached.console.serve_ring(now) {
+            Ok(served) => {
+                if served.notify {
+                    // A guest that has just gone has no port to be told by.
+                    let _ = self.evtchn.notify(port);
+                }
+                if served.is_empty {
+                    self.unmask_and_look(domid, port, now)?;
+                }
+                Ok(())
+            }
+            Err(bad) => {
+                self.give_up(domid, &bad, now);
+                Ok(())
+            }
+        }
+    }
+
+    /// Unmasks a port and looks once more: what came between the last look and the unmasking fired nothing.
+    fn unmask_and_look(&mut self, domid: u16, port: Port, now: Instant) -> Result<(), Error> {
+        self.evtchn.unmask(port)?;
+        let Some(attached) = self.attached(domid) else {
+            return Ok(());
+        };
+        attached.console.event();
+        match attached.console.serve_ring(now) {
+            Ok(served) if served.notify => {
+                let _ = self.evtchn.notify(port);
+            }
+            Ok(_) => {}
+            Err(bad) => self.give_up(domid, &bad, now),
+        }
+        Ok(())
+    }
+
+    fn serve_terminal(&mut self, domid: u16, ready: PollFlags, now: Instant) -> Result<(), Error> {
+        let Some(attached) = self.attached(domid) else {
+            return Ok(());
+        };
+        if ready.contains(PollFlags::OUT) {
+            attached.console.serve_output();
+        }
+        if ready.contains(PollFlags::IN) {
+            let port = attached.port;
+            match attached.console.serve_input() {
+                Ok(true) => {
+                    let _ = self.evtchn.notify(port);
+                }
+                Ok(false) => {}
+                Err(bad) => self.give_up(domid, &bad, now),
+            }
+        }
+        Ok(())
+    }
+
+    fn attached(&mut self, domid: u16) -> Option<&mut Attached> {
+        self.guests.get_mut(&domid)?.attached.as_mut()
+    }
+
+    /// Ends a console whose guest breaks the ring's rules; the guest itself goes on.
+    fn give_up(&mut self, domid: u16, why: &dyn std::error::Error, now: Instant) {
+        eprintln!("xenconsoled: d{domid}: the console is given up: {why}");
+        let Some(guest) = self.guests.get_mut(&domid) else {
+            return;
+        };
+        if let Some(attached) = guest.attached.take() {
+            guest.failed = Some(attached.what);
+            self.detach(attached, now);
+        }
+    }
+}
+
+fn parse_wanted(frame: &str, port: &str) -> Option<Wanted> {
+    Some(Wanted {
+        ring_frame: frame.parse().ok()?,
+        port: port.parse().ok()?,
+    })
+}
+
+fn shorter(one: Option<Duration>, other: Duration) -> Option<Duration> {
+    Some(one.map_or(other, |one| one.min(other)))
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: duration.subsec_nanos().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_console_without_numbers_is_none() {
+        assert_eq!(parse_wanted("", "3"), None);
+        assert_eq!(
+            parse_wanted("262140", "3"),
+            Some(Wanted {
+                ring_frame: 262_140,
+                port: 3
+            })
+        );
+    }
+
+    #[test]
+    fn the_shortest_pause_counts() {
+        assert_eq!(
+            shorter(None, Duration::from_secs(1)),
+            Some(Duration::from_secs(1))
+        );
+        let pause = shorter(Some(Duration::from_millis(5)), Duration::from_secs(1));
+        assert_eq!(pause, Some(Duration::from_millis(5)));
+    }
+}

@@ -1,0 +1,360 @@
+//! Store, rings and journal together: what happens in one round of the main loop, but for the sockets.
+//!
+//! A round is: [`Engine::serve_rings`] (and the sockets' requests), [`Engine::write_journal`], [`Engine::answer_rings`].
+//! The order is what makes a kill at any moment harmless: nothing leaves before the journal holds it.
+
+use std::{collections::BTreeMap, io, path::Path};
+
+use xendev::Error;
+use xenstore::Domid;
+
+use crate::core::{ConnId, Core};
+use crate::devices::{Devices, State};
+use crate::journal::Journal;
+use crate::quota::Quotas;
+use crate::record::{Record, RingState};
+use crate::ring::Broken;
+use crate::rings::Rings;
+
+/// Requests served of one connection before the others have their turn.
+pub(crate) const TURN: usize = 16;
+
+/// Everything but the sockets.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) core: Core,
+    pub(crate) rings: Rings,
+    journal: Option<Journal>,
+}
+
+impl Engine {
+    /// Starts, from the journal at `path` if there is one; without `path` nothing outlives the daemon.
+    ///
+    /// # Errors
+    /// A device is missing, or the journal cannot be read or written.
+    pub(crate) fn start(
+        quotas: Quotas,
+        devices: Box<dyn Devices>,
+        path: Option<&Path>,
+        has_dom0: bool,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
+        let in_journal = |error: io::Error| match path {
+            Some(path) => format!("{}: {error}", path.display()),
+            None => error.to_string(),
+        };
+        let records = path.map_or(Ok(Vec::new()), Journal::load);
+        let records = records.map_err(in_journal)?;
+        let is_restart = !records.is_empty();
+        let mut engine = Self {
+            core: Core::new(quotas),
+            rings: Rings::new(devices),
+            journal: None,
+        };
+        let rings = engine.replay(records);
+        if has_dom0 {
+            engine.attach_own(&rings)?;
+        }
+        engine.attach_guests(&rings);
+        if is_restart {
+            let domains = engine.core.domains.len();
+            log::info!("restarted: the journal had {domains} domains");
+            engine.check_domains();
+        } else {
+            engine.core.write_own_nodes();
+        }
+        if let Some(path) = path {
+            let snapshot = engine.snapshot();
+            engine.core.records.clear();
+            engine.journal = Some(Journal::create(path, &snapshot).map_err(in_journal)?);
+        }
+        Ok(engine)
+    }
+
+    /// Serves the rings that had events, each a turn.
+    pub(crate) fn serve_rings(&mut self) {
+        for domid in std::mem::take(&mut self.rings.active) {
+            if self.serve_ring(domid) {
+                self.rings.active.insert(domid);
+            }
+        }
+    }
+
+    /// Tells whether some domain's request can be served at once: its turn had ended, or others have read meanwhile.
+    pub(crate) fn has_more(&mut self) -> bool {
+        let core = &mut self.core;
+        self.rings.active.iter().any(|domid| {
+            let conn = core.domains.get(domid).map(|domain| domain.conn);
+            conn.is_some_and(|conn| !core.is_behind(conn) && core.may_ask(conn))
+        })
+    }
+
+    /// Puts on record what the round did.
+    ///
+    /// A journal that cannot be written is given up with an error in the log: the store goes on without.
+    pub(crate) fn write_journal(&mut self) {
+        let Some(journal) = &mut self.journal else {
+            self.core.records.clear();
+            return;
+        };
+        let mut records = std::mem::take(&mut self.core.records);
+        note_rings(&self.core, &mut self.rings, &mut records);
+        if records.is_empty() {
+            return;
+        }
+        let mut result = journal.append(&records);
+        if result.is_ok() && journal.is_long() {
+            let mut snapshot = self.core.snapshot();
+            snapshot.extend(ring_states(&self.core, &self.rings));
+            result = journal.compact(&snapshot);
+        }
+        if let Err(error) = result {
+            log::error!("journal: {error}; a restart of this daemon would lose the guests");
+            self.journal = None;
+        }
+    }
+
+    /// Tells domains what was taken over, and sends what waits for them.
+    pub(crate) fn answer_rings(&mut self) {
+        let domids: Vec<_> = self.rings.served.keys().copied().collect();
+        for domid in domids {
+            if let Err(broken) = self.answer_ring(domid) {
+                self.give_up(domid, broken);
+            }
+        }
+    }
+
+    /// Asks the hypervisor about the domains that we know, and acts on those that have ended.
+    pub(crate) fn check_domains(&mut self) {
+        let mut gone = Vec::new();
+        for domid in self.core.concerned() {
+            match self.rings.devices.state(domid) {
+                State::Alive => {}
+                State::ShutDown => self.core.shut_down(domid),
+                State::Gone if self.core.domains.contains_key(&domid) => {
+                    self.core.release(&mut self.rings, domid);
+                }
+                State::Gone => gone.push(domid),
+            }
+        }
+        // One look at the tree for all: a guest can name any number of domains in its permissions.
+        if !gone.is_empty() {
+            self.core.forget(&gone);
+        }
+    }
+
+    /// Replays the journal; returns how far each ring was.
+    fn replay(&mut self, records: Vec<Record>) -> BTreeMap<Domid, RingState> {
+        let mut rings = BTreeMap::new();
+        for record in records {
+            match &record {
+                Record::Ring(ring) => _ = rings.insert(ring.domid, ring.clone()),
+                Record::Introduce { domid, .. } | Record::Release { domid } => {
+                    rings.remove(domid);
+                }
+                _ => {}
+            }
+            self.core.replay(record);
+        }
+        self.core.replayed();
+        rings
+    }
+
+    fn attach_own(&mut self, rings: &BTreeMap<Domid, RingState>) -> Result<(), Error> {
+        let sent = self.rings.attach_own()?;
+        if !self.core.domains.contains_key(&0) {
+            self.core.adopt(0, 0, 0);
+            let (domid, gfn, port) = (0, 0, 0);
+            self.core
+                .records
+                .push(Record::Introduce { domid, gfn, port });
+        }
+        self.take_up(0, sent, rings.get(&0));
+        Ok(())
+    }
+
+    fn attach_guests(&mut self, rings: &BTreeMap<Domid, RingState>) {
+        let guests = self.core.domains.iter().filter(|(domid, _)| **domid != 0);
+        let guests: Vec<_> = guests.map(|(domid, d)| (*domid, d.gfn, d.port)).collect();
+        for (domid, gfn, port) in guests {
+            match self.rings.attach(domid, gfn, port) {
+                Ok(sent) => self.take_up(domid, sent, rings.get(&domid)),
+                Err(error) => log::warn!("d{domid}: cannot be served any more: {error}"),
+            }
+        }
+    }
+
+    /// Goes on with a ring where the journal ended; `sent` is where its producer of replies stands.
+    fn take_up(&mut self, domid: Domid, sent: u32, journalled: Option<&RingState>) {
+        let domain = self.core.domains.get(&domid);
+        let conn = domain.and_then(|domain| self.core.conns.get_mut(&domain.conn));
+        let (Some(conn), Some(served)) = (conn, self.rings.served.get_mut(&domid)) else {
+            return;
+        };
+        if let Some(state) = journalled {
+            served.ring.resume(state.requests, &state.partial);
+        }
+        let gone = sent.wrapping_sub(conn.outbox.position());
+        match usize::try_from(gone) {
+            Ok(gone) if gone <= conn.outbox.len() => conn.outbox.take(gone),
+            _ => conn.outbox.restart(sent),
+        }
+        served.noted = (served.ring.progress().0, conn.outbox.end());
+    }
+
+    /// Serves one ring for a turn; true if it has more to ask.
+    fn serve_ring(&mut self, domid: Domid) -> bool {
+        match self.serve_turn(domid) {
+            Ok(has_more) => has_more,
+            Err(broken) => {
+                self.give_up(domid, broken);
+                false
+            }
+        }
+    }
+
+    fn serve_turn(&mut self, domid: Domid) -> Result<bool, Broken> {
+        self.reconnect(domid);
+        for _ in 0..TURN {
+            let Some((ring, conn)) = self.ring(domid) else {
+                return Ok(false);
+            };
+            if !ring.has_request() {
+                ring.take()?;
+            }
+            if !ring.has_request() {
+                return Ok(false);
+            }
+            if self.core.is_behind(conn) {
+                // Its next look at the ring, which we are told of, makes room.
+                return Ok(false);
+            }
+            if !self.core.may_ask(conn) {
+                return Ok(true);
+            }
+            let next = self.ring(domid).map(|(ring, _)| ring.next()).transpose()?;
+            if let Some(message) = next.flatten() {
+                self.core.handle(&mut self.rings, conn, &message);
+            }
+        }
+        Ok(self.ring(domid).is_some_and(|(ring, _)| ring.has_request()))
+    }
+
+    /// Starts a connection anew if its domain asks for that.
+    fn reconnect(&mut self, domid: Domid) {
+        let Some((ring, conn)) = self.ring(domid) else {
+            return;
+        };
+        if !ring.wants_reconnect() {
+            return;
+        }
+        ring.restart();
+        if self.core.quotas.may_log(domid, "reconnects") {
+            log::info!("d{domid}: reconnects");
+        }
+        self.core.reset(conn);
+        if let Some(conn) = self.core.conns.get_mut(&conn) {
+            conn.outbox.restart(0);
+        }
+        if let Some(served) = self.rings.served.get(&domid) {
+            self.rings.devices.notify(served.port);
+        }
+    }
+
+    fn answer_ring(&mut self, domid: Domid) -> Result<(), Broken> {
+        let domain = self.core.domains.get(&domid);
+        let conn = domain.and_then(|domain| self.core.conns.get_mut(&domain.conn));
+        let (Some(conn), Some(served)) = (conn, self.rings.served.get_mut(&domid)) else {
+            return Ok(());
+        };
+        let mut is_news = served.ring.publish();
+        let outbox = &mut conn.outbox;
+        if !outbox.is_empty() {
+            let count = served.ring.put(outbox.position(), outbox.pending())?;
+            outbox.take(count);
+            is_news |= count > 0;
+        }
+        if is_news {
+            self.rings.devices.notify(served.port);
+        }
+        Ok(())
+    }
+
+    /// Stops serving a domain that broke the rules; its nodes stay.
+    fn give_up(&mut self, domid: Domid, broken: Broken) {
+        let why = match broken {
+            Broken::Indices => "its ring's indices are impossible",
+            Broken::TooLong => "a request is longer than 4096 bytes",
+        };
+        if self.core.quotas.may_log(domid, why) {
+            log::error!("d{domid}: {why}: not served until it reconnects");
+        }
+        let Some(conn) = self.core.domains.get(&domid).map(|domain| domain.conn) else {
+            return;
+        };
+        self.core.reset(conn);
+        if let Some(conn) = self.core.conns.get_mut(&conn) {
+            let end = conn.outbox.end();
+            conn.outbox.restart(end);
+        }
+    }
+
+    fn ring(&mut self, domid: Domid) -> Option<(&mut crate::ring::Ring, ConnId)> {
+        let conn = self.core.domains.get(&domid)?.conn;
+        let served = self.rings.served.get_mut(&domid)?;
+        Some((&mut served.ring, conn))
+    }
+
+    fn snapshot(&self) -> Vec<Record> {
+        let mut all = self.core.snapshot();
+        all.extend(ring_states(&self.core, &self.rings));
+        all
+    }
+}
+
+/// Adds a record for each ring that has moved since the last one.
+fn note_rings(core: &Core, rings: &mut Rings, records: &mut Vec<Record>) {
+    for (domid, served) in &mut rings.served {
+        let conn = core.domains.get(domid).map(|domain| domain.conn);
+        let Some(conn) = conn.and_then(|conn| core.conns.get(&conn)) else {
+            continue;
+        };
+        let (outbox, (requests, partial)) = (&conn.outbox, served.ring.progress());
+        let now = (requests, outbox.end());
+        if now == served.noted {
+            continue;
+        }
+        let new = usize::try_from(outbox.end().wrapping_sub(served.noted.1));
+        let pending = outbox.pending();
+        // After a reset the stream starts anew, and all of it is new.
+        let old = new.map_or(0, |new| pending.len().saturating_sub(new));
+        records.push(Record::Ring(RingState {
+            domid: *domid,
+            requests,
+            partial: partial.to_vec(),
+            sent: outbox.position(),
+            end: outbox.end(),
+            queued: pending.get(old..).unwrap_or_default().to_vec(),
+        }));
+        served.noted = now;
+    }
+}
+
+/// Returns a record for each ring that tells all of it.
+fn ring_states<'s>(core: &'s Core, rings: &'s Rings) -> impl Iterator<Item = Record> + 's {
+    rings.served.iter().filter_map(|(domid, served)| {
+        let conn = core.conns.get(&core.domains.get(domid)?.conn)?;
+        let (requests, partial) = served.ring.progress();
+        Some(Record::Ring(RingState {
+            domid: *domid,
+            requests,
+            partial: partial.to_vec(),
+            sent: conn.outbox.position(),
+            end: conn.outbox.end(),
+            queued: conn.outbox.pending().to_vec(),
+        }))
+    })
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

@@ -1,0 +1,207 @@
+//! Limits on what one guest may use, under Xen's names; dom0 has none.
+//!
+//! Each refusal is logged with the domain and the limit, at most once in [`LOG_EVERY`] for each domain and limit.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use xenstore::Domid;
+
+/// How often the same refusal of the same domain is logged.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// Which limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Limit {
+    Nodes,
+    Watches,
+    Transactions,
+    Outstanding,
+    TransactionNodes,
+    Memory,
+    NodeSize,
+    PathMax,
+    Permissions,
+}
+
+/// Name, default and meaning of each limit, in the order in which they are printed.
+const LIMITS: [(Limit, &str, usize, &str); 9] = [
+    (Limit::Nodes, "nodes", 1000, "nodes per domain"),
+    (Limit::Watches, "watches", 128, "watches per domain"),
+    (
+        Limit::Transactions,
+        "transactions",
+        10,
+        "transactions per domain",
+    ),
+    (
+        Limit::Outstanding,
+        "outstanding",
+        20,
+        "requests per domain whose watch events others have not read",
+    ),
+    (
+        Limit::TransactionNodes,
+        "transaction-nodes",
+        1024,
+        "nodes touched by a transaction",
+    ),
+    (
+        Limit::Memory,
+        "memory",
+        2_621_440,
+        "bytes per domain of nodes and watches",
+    ),
+    (
+        Limit::NodeSize,
+        "node-size",
+        2048,
+        "bytes of a node's value and permissions",
+    ),
+    (
+        Limit::PathMax,
+        "path-max",
+        2048,
+        "bytes of a path, not counting /local/domain/<domid>/",
+    ),
+    (
+        Limit::Permissions,
+        "permissions",
+        5,
+        "permissions of a node",
+    ),
+];
+
+impl Limit {
+    /// Returns Xen's name of the limit.
+    pub(crate) fn name(self) -> &'static str {
+        LIMITS
+            .iter()
+            .find(|(limit, ..)| *limit == self)
+            .map_or("", |(_, name, ..)| name)
+    }
+
+    /// Finds a limit by its name.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        let found = LIMITS.iter().find(|(_, known, ..)| *known == name);
+        found.map(|(limit, ..)| *limit)
+    }
+}
+
+/// The limits in force.
+#[derive(Debug)]
+pub(crate) struct Quotas {
+    values: [usize; LIMITS.len()],
+    logged: HashMap<(Domid, &'static str), Instant>,
+}
+
+impl Default for Quotas {
+    fn default() -> Self {
+        Self {
+            values: LIMITS.map(|(_, _, default, _)| default),
+            logged: HashMap::new(),
+        }
+    }
+}
+
+impl Quotas {
+    /// Returns a limit.
+    pub(crate) fn get(&self, limit: Limit) -> usize {
+        self.values.get(index(limit)).copied().unwrap_or(0)
+    }
+
+    /// Changes a limit.
+    pub(crate) fn set(&mut self, limit: Limit, value: usize) {
+        if let Some(slot) = self.values.get_mut(index(limit)) {
+            *slot = value;
+        }
+    }
+
+    /// Tells whether `domid` may have `wanted` in all; logs a refusal, about `subject`.
+    pub(crate) fn allows(
+        &mut self,
+        domid: Domid,
+        limit: Limit,
+        wanted: usize,
+        subject: &str,
+    ) -> bool {
+        let most = self.get(limit);
+        if domid == 0 || wanted <= most {
+            return true;
+        }
+        self.log_refusal(domid, limit, wanted, subject);
+        false
+    }
+
+    /// Iterates over the limits in force, with their names and meanings.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'static str, usize, &'static str)> + '_ {
+        let values = self.values.iter();
+        LIMITS
+            .iter()
+            .zip(values)
+            .map(|((_, name, _, meaning), value)| (*name, *value, *meaning))
+    }
+
+    /// Iterates over what differs from the defaults.
+    pub(crate) fn changed(&self) -> impl Iterator<Item = (&'static str, usize)> + '_ {
+        let values = self.values.iter();
+        LIMITS
+            .iter()
+            .zip(values)
+            .filter(|((_, _, default, _), value)| *value != default)
+            .map(|((_, name, ..), value)| (*name, *value))
+    }
+
+    /// Tells whether a message about a domain, known by its text, is due again.
+    pub(crate) fn may_log(&mut self, domid: Domid, what: &'static str) -> bool {
+        let now = Instant::now();
+        let last = self.logged.get(&(domid, what));
+        let is_due = last.is_none_or(|last| now.duration_since(*last) >= LOG_EVERY);
+        if is_due {
+            self.logged.insert((domid, what), now);
+        }
+        is_due
+    }
+
+    fn log_refusal(&mut self, domid: Domid, limit: Limit, wanted: usize, subject: &str) {
+        let (name, most) = (limit.name(), self.get(limit));
+        if self.may_log(domid, name) {
+            log::warn!(
+                "d{domid}: quota {name} refused: {wanted} wanted, {most} allowed ({subject})"
+            );
+        }
+    }
+}
+
+fn index(limit: Limit) -> usize {
+    LIMITS
+        .iter()
+        .position(|(known, ..)| *known == limit)
+        .unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dom0_has_no_limits_and_guests_have() {
+        let mut quotas = Quotas::default();
+        quotas.set(Limit::Nodes, 5);
+        assert!(quotas.allows(0, Limit::Nodes, 6, ""));
+        assert!(quotas.allows(3, Limit::Nodes, 5, ""));
+        assert!(!quotas.allows(3, Limit::Nodes, 6, ""));
+        assert_eq!(quotas.changed().collect::<Vec<_>>(), [("nodes", 5)]);
+    }
+
+    #[test]
+    fn names_and_limits_agree() {
+        for (limit, name, ..) in LIMITS {
+            assert_eq!(Limit::from_name(name), Some(limit));
+            assert_eq!(limit.name(), name);
+        }
+        assert_eq!(Limit::from_name("what"), None);
+    }
+}

@@ -1,0 +1,56 @@
+//! Writes xl's shell completions and man pages: `xl-docs DIRECTORY` makes `man8/`, `bash/`, `zsh/` and `fish/` below it.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Command;
+use clap_complete::{Shell, generate_to};
+
+fn main() -> ExitCode {
+    let Some(directory) = std::env::args_os().nth(1) else {
+        let _ignored = writeln!(io::stderr(), "usage: xl-docs DIRECTORY");
+        return ExitCode::FAILURE;
+    };
+    match write_all(Path::new(&directory)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ignored = writeln!(io::stderr(), "xl-docs: {}: {error}", directory.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn write_all(directory: &Path) -> io::Result<()> {
+    let command = xl::table::whole_command();
+    for (shell, name) in [
+        (Shell::Bash, "bash"),
+        (Shell::Zsh, "zsh"),
+        (Shell::Fish, "fish"),
+    ] {
+        let into = directory.join(name);
+        fs::create_dir_all(&into)?;
+        generate_to(shell, &mut command.clone(), "xl", into)?;
+    }
+    let pages = directory.join("man8");
+    fs::create_dir_all(&pages)?;
+    write_page(&command, "xl", &pages)?;
+    for verb in command.get_subcommands() {
+        write_page(verb, &format!("xl-{}", verb.get_name()), &pages)?;
+    }
+    Ok(())
+}
+
+fn write_page(command: &Command, name: &str, into: &Path) -> io::Result<()> {
+    let mut page = Vec::new();
+    // The page's name is the program's and the verb's; clap wants a static string.
+    let command = command
+        .clone()
+        .name(Box::leak(name.to_owned().into_boxed_str()) as &'static str);
+    clap_mangen::Man::new(command)
+        .section("8")
+        .manual("Hematite")
+        .render(&mut page)?;
+    fs::write(into.join(format!("{name}.8")), page)
+}

@@ -1,0 +1,123 @@
+//! What verbs print: their text at once, or JSON in an envelope that names its schema.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::context::Globals;
+use crate::failure::Outcome;
+
+/// Version of the JSON of all verbs: rises when a field goes or changes its meaning, not when one is added.
+pub const SCHEMA: &str = "hematite.xl/1";
+
+#[derive(Serialize)]
+struct Envelope<'a, T> {
+    schema: &'static str,
+    verb: &'a str,
+    data: T,
+}
+
+/// Prints text on stdout. A reader that went away (`xl list | head -1`) is no error.
+///
+/// # Errors
+/// stdout cannot be written.
+pub fn print(text: &str) -> Outcome {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// How messages on stderr begin: set once, by the flags before the verb.
+static MESSAGES: OnceLock<Globals> = OnceLock::new();
+
+/// Sets how messages begin.
+pub fn set_messages(globals: Globals) {
+    // The first one counts; there is one command line.
+    let _already_set = MESSAGES.set(globals);
+}
+
+/// Prints a line on stderr; where that fails there is nobody to tell.
+pub fn note(text: &str) {
+    let globals = MESSAGES.get().copied().unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let _nobody_listens = writeln!(
+        io::stderr(),
+        "{}{text}",
+        beginning(globals, now, std::process::id())
+    );
+}
+
+/// Gives what `-t` and `-T` put before a message.
+fn beginning(globals: Globals, now: u64, pid: u32) -> String {
+    let mut text = String::new();
+    if globals.carriage_return {
+        text.push('\r');
+    }
+    if globals.timestamps {
+        let of_day = now % 86_400;
+        text.push_str(&format!(
+            "{:02}:{:02}:{:02} UTC [{pid}] ",
+            of_day / 3600,
+            of_day / 60 % 60,
+            of_day % 60
+        ));
+    }
+    text
+}
+
+/// Gives a verb's JSON: `{"schema": …, "verb": …, "data": …}` and a newline.
+pub fn json(verb: &str, data: impl Serialize) -> String {
+    let envelope = Envelope {
+        schema: SCHEMA,
+        verb,
+        data,
+    };
+    serde_json::to_string_pretty(&envelope).expect("plain data always serializes") + "\n"
+}
+
+/// Prints a verb's JSON.
+///
+/// # Errors
+/// stdout cannot be written.
+pub fn print_json(verb: &str, data: impl Serialize) -> Outcome {
+    print(&json(verb, data))
+}
+
+/// Tells whether progress may be shown: stderr is a terminal.
+pub fn shows_progress() -> bool {
+    io::stderr().is_terminal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_begin_as_the_flags_say() {
+        let globals = Globals {
+            carriage_return: true,
+            timestamps: true,
+            ..Globals::default()
+        };
+        assert_eq!(
+            beginning(globals, 86_400 + 3 * 3600 + 62, 7),
+            "\r03:01:02 UTC [7] "
+        );
+        assert_eq!(beginning(Globals::default(), 1, 7), "");
+    }
+
+    #[test]
+    fn json_names_its_schema_and_verb() {
+        let value: serde_json::Value = serde_json::from_str(&json("domid", 3)).unwrap();
+        assert_eq!(
+            value,
+            serde_json::json!({"schema": "hematite.xl/1", "verb": "domid", "data": 3})
+        );
+    }
+}

@@ -1,0 +1,436 @@
+//! `xl create`: a configuration becomes a running domain.
+//!
+//! The file is read and checked before anything is asked of the hypervisor. With `-c` the domain starts only when its
+//! console is attached, so that no line is lost. A monitor of its own stays behind to act on the domain's end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clap::Parser;
+use indicatif::ProgressBar;
+use serde::Serialize;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
+use toolstack::config::{self, DomainConfig, Parsed};
+use toolstack::create::{Created, Options, Timings};
+use toolstack::{During, monitor};
+
+use super::console;
+use crate::context::Context;
+use crate::failure::{Failure, Outcome};
+use crate::output;
+use crate::table::Verb;
+
+/// Exit code where the file cannot be read.
+const UNREADABLE: u8 = 3;
+/// Exit code where a signal came: a shell's for SIGINT.
+const INTERRUPTED: u8 = 130;
+
+/// What a configuration may say, for help and the man page.
+const KEYS: &str = r#"The file is Xen's format, xl.cfg(5): KEY = VALUE, # comments, [ lists ]. A word KEY="VALUE" of the command line
+overrides the file: xl create web.cfg memory=512 extra="console=hvc0 quiet"
+
+What it needs:
+  name = "web"                    letters, digits and more; not digits alone
+  kernel = "/boot/vmlinuz"        bzImage or ELF with a PVH entry
+  memory = 512                    MiB
+What it may say:
+  ramdisk, cmdline, or root and extra             the kernel's initrd and command line
+  maxmem = 1024, vcpus = 2, maxvcpus = 4
+  disk = [ "phy:/dev/vg/web,xvda,w", "format=raw,vdev=xvdb,access=ro,target=/srv/b.img" ]
+  vif = [ "mac=00:16:3e:00:00:01,bridge=xenbr0,rate=10Mb/s" ]
+  on_poweroff, on_reboot, on_crash, on_watchdog   destroy, restart, restart_rename, preserve,
+                                                  coredump_destroy, coredump_restart
+  cpus, cpus_soft = "0-3,^1"      where its vCPUs may, and had better, run; or one entry a vCPU
+  cpuid = "host,avx512f=0"        or [ "1:ecx=xxxx…" ]
+  cpu_weight = 256, cap = 0       shares of CPU time
+  uuid, type = "pvh", pool, tsc_mode, localtime, rtc_timeoffset, claim_mode, msr_relaxed, seclabel,
+  max_grant_frames, max_maptrack_frames, max_event_channels
+An unknown key is warned of. A key for a device that is not served (pci, vfb, vtpm, usbctrl ...) is an error.
+
+Exit code: 0, 1 where it failed (nothing is left behind then), 3 where FILE cannot be read."#;
+
+/// Create a domain from a configuration file
+#[derive(Debug, Parser)]
+#[command(after_help = KEYS, override_usage = "xl create [OPTIONS] FILE [KEY=\"VALUE\"]...")]
+pub struct Create {
+    /// Print no messages
+    #[arg(short, long)]
+    quiet: bool,
+    /// Create nothing; print the configuration as libxl's JSON
+    #[arg(short = 'n', long)]
+    dryrun: bool,
+    /// Leave it paused
+    #[arg(short)]
+    paused: bool,
+    /// Attach to its console
+    #[arg(short)]
+    console: bool,
+    /// Stay in the foreground until it ends, and act on its end
+    #[arg(short = 'F')]
+    foreground: bool,
+    /// Let nobody act on its end
+    #[arg(short = 'e')]
+    no_monitor: bool,
+    /// Print the configuration as JSON too
+    #[arg(short)]
+    debug: bool,
+    /// Print how long each step took
+    #[arg(long)]
+    timings: bool,
+    /// Print JSON with a schema version
+    #[arg(long)]
+    json: bool,
+    /// Ignore the host's own CPU masks (there are none here)
+    #[arg(short, long)]
+    ignore_global_affinity_masks: bool,
+    /// Attach a VNC viewer (not supported)
+    #[arg(short = 'V', long, hide = true)]
+    vncviewer: bool,
+    /// Attach a VNC viewer and send the password (not supported)
+    #[arg(short = 'A', long, hide = true)]
+    vncviewer_autopass: bool,
+    /// Configuration's file
+    #[arg(short = 'f', long = "defconfig", value_name = "FILE")]
+    defconfig: Option<String>,
+    /// File, and KEY="VALUE" that are appended to its text
+    words: Vec<String>,
+}
+
+impl Verb for Create {
+    fn run(self, context: &Context) -> Outcome {
+        if self.vncviewer || self.vncviewer_autopass {
+            return Err(Failure::new(
+                "xl create: a VNC viewer is not supported: PVH guests have no frame buffer",
+            ));
+        }
+        let words = ConfigWords::new(self.defconfig.clone(), self.words.clone())?;
+        let mut config = words.read(self.quiet || self.json)?;
+        let dry_run = self.dryrun || context.globals.dry_run;
+        if dry_run || self.debug {
+            output::print(&config::domain_json(
+                &config,
+                None,
+                context.nr_cpus().unwrap_or(1),
+            ))?;
+        }
+        if dry_run {
+            return Ok(());
+        }
+        make_absolute(&mut config)?;
+        self.create(context, &config)
+    }
+}
+
+impl Create {
+    fn create(&self, context: &Context, config: &DomainConfig) -> Outcome {
+        let toolstack = context.toolstack()?;
+        let signals = Signals::hold()?;
+        let progress = progress(self.quiet, &config.name);
+        // Who wants the console wants its first line too: it starts when the console is there.
+        let created = toolstack.create(
+            config,
+            Options {
+                paused: self.paused || self.console,
+            },
+        );
+        progress.finish_and_clear();
+        let created = created?;
+        if signals.release() {
+            toolstack.destroy(created.domid)?;
+            return Err(Failure::with_code(
+                "xl create: interrupted; the domain was destroyed again",
+                INTERRUPTED,
+            ));
+        }
+        if self.timings || context.globals.verbose > 0 {
+            output::note(timings_text(&created.timings).trim_end());
+        }
+        if self.json {
+            output::print_json("create", Json::new(&created))?;
+        }
+        if !self.no_monitor && !self.foreground {
+            start_monitor(context, &created)?;
+        }
+        if self.console {
+            let unpause = || {
+                if self.paused {
+                    Ok(())
+                } else {
+                    Ok(toolstack.unpause(created.domid)?)
+                }
+            };
+            console::attach(context, created.domid, console::ESCAPE, unpause)?;
+        }
+        if self.foreground && !self.no_monitor {
+            return super::monitor::follow(created.domid);
+        }
+        Ok(())
+    }
+}
+
+/// Makes paths independent of this directory: a reboot reads them again from another.
+///
+/// # Errors
+/// There is no such directory any more.
+pub fn make_absolute(config: &mut DomainConfig) -> Outcome {
+    config.kernel = std::path::absolute(&config.kernel)?;
+    config.ramdisk = config
+        .ramdisk
+        .as_ref()
+        .map(std::path::absolute)
+        .transpose()?;
+    for disk in &mut config.disks {
+        // A script gives its target a meaning of its own.
+        if disk.script.is_none() && disk.backend.is_none() && !disk.target.is_empty() {
+            disk.target = std::path::absolute(&disk.target)?
+                .to_string_lossy()
+                .into_owned();
+        }
+    }
+    Ok(())
+}
+
+/// SIGINT, SIGTERM and SIGHUP held back: half a domain is nothing to leave behind.
+struct Signals {
+    came: Arc<AtomicBool>,
+    ends_program: Arc<AtomicBool>,
+}
+
+impl Signals {
+    fn hold() -> Result<Self, Failure> {
+        let signals = Self {
+            came: Arc::default(),
+            ends_program: Arc::default(),
+        };
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            let code = INTERRUPTED.into();
+            flag::register_conditional_shutdown(signal, code, Arc::clone(&signals.ends_program))?;
+            flag::register(signal, Arc::clone(&signals.came))?;
+        }
+        Ok(signals)
+    }
+
+    /// Lets signals end the program again; tells whether one came.
+    fn release(&self) -> bool {
+        self.ends_program.store(true, Ordering::Relaxed);
+        self.came.load(Ordering::Relaxed)
+    }
+}
+
+/// Shows on a terminal that something is being done; nothing elsewhere.
+fn progress(quiet: bool, name: &str) -> ProgressBar {
+    if quiet || !output::shows_progress() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner().with_message(format!("creating {name}"));
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
+
+/// Starts this program once more, to wait for the domain's end.
+fn start_monitor(context: &Context, created: &Created) -> Outcome {
+    let log = context
+        .toolstack()?
+        .paths
+        .logs
+        .join(format!("xl-{}.log", created.config.name));
+    let program = std::env::current_exe()?;
+    let domid = created.domid.to_string();
+    monitor::spawn(&program, &["monitor".as_ref(), domid.as_ref()], &log)
+        .map(drop)
+        .during("starting the monitor: the domain runs, but nobody will act on its end")
+        .map_err(Failure::from)
+}
+
+/// Gives the table of steps.
+pub fn timings_text(timings: &Timings) -> String {
+    let ms = |took: Duration| took.as_secs_f64() * 1e3;
+    let mut text = String::new();
+    for (step, took) in &timings.0 {
+        text.push_str(&format!("{step:<32} {:>10.3} ms\n", ms(*took)));
+    }
+    text.push_str(&format!(
+        "{:<32} {:>10.3} ms\n",
+        "together",
+        ms(timings.total())
+    ));
+    text
+}
+
+/// A configuration's file and what is appended to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigWords {
+    file: String,
+    extra: Vec<String>,
+}
+
+impl ConfigWords {
+    /// Sorts words: those with `=` are appended, the other one is the file.
+    ///
+    /// # Errors
+    /// No file, or two.
+    pub fn new(defconfig: Option<String>, words: Vec<String>) -> Result<Self, Failure> {
+        let (extra, mut files): (Vec<_>, Vec<_>) =
+            words.into_iter().partition(|word| word.contains('='));
+        files.extend(defconfig);
+        match <[String; 1]>::try_from(files) {
+            Ok([file]) => Ok(Self { file, extra }),
+            Err(files) if files.is_empty() => {
+                Err(Failure::new("xl: name the configuration's file"))
+            }
+            Err(files) => Err(Failure::new(format!(
+                "xl: one configuration at a time, not {}",
+                files.join(" and ")
+            ))),
+        }
+    }
+
+    /// Reads and checks the file; warnings go to stderr.
+    ///
+    /// # Errors
+    /// Exit code 3 where it cannot be read, 1 where it is wrong.
+    pub fn read(&self, quiet: bool) -> Result<DomainConfig, Failure> {
+        let text = std::fs::read(&self.file).map_err(|error| {
+            let reason = error.to_string();
+            let reason = reason
+                .split(" (os error")
+                .next()
+                .unwrap_or_default()
+                .to_owned();
+            Failure::with_code(
+                format!("Failed to read config file: {}: {reason}", self.file),
+                UNREADABLE,
+            )
+        })?;
+        if !quiet {
+            output::print(&format!("Parsing config from {}\n", self.file))?;
+        }
+        let text = String::from_utf8_lossy(&text);
+        let Parsed { config, warnings } = config::parse(&self.file, &text, &self.extra)
+            .map_err(|message| Failure::new(message.to_string()))?;
+        for warning in warnings {
+            output::note(&format!("warning: {warning}"));
+        }
+        Ok(config)
+    }
+}
+
+#[derive(Serialize)]
+struct Json<'a> {
+    domid: u16,
+    name: &'a str,
+    uuid: String,
+    timings_us: Vec<(&'static str, u128)>,
+}
+
+impl<'a> Json<'a> {
+    fn new(created: &'a Created) -> Self {
+        Self {
+            domid: created.domid,
+            name: &created.config.name,
+            uuid: created.config.uuid.to_string(),
+            timings_us: created
+                .timings
+                .0
+                .iter()
+                .map(|(step, took)| (*step, took.as_micros()))
+                .collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn words_with_an_equals_sign_are_appended() {
+        let read = ConfigWords::new(None, words("name='x' web.cfg memory=1")).unwrap();
+        assert_eq!(
+            read,
+            ConfigWords {
+                file: "web.cfg".into(),
+                extra: words("name='x' memory=1")
+            }
+        );
+        assert_eq!(
+            ConfigWords::new(Some("a.cfg".into()), Vec::new())
+                .unwrap()
+                .file,
+            "a.cfg"
+        );
+        assert!(
+            ConfigWords::new(None, words("a=1"))
+                .unwrap_err()
+                .text
+                .contains("name the configuration")
+        );
+        assert!(
+            ConfigWords::new(Some("a".into()), words("b"))
+                .unwrap_err()
+                .text
+                .contains("b and a")
+        );
+    }
+
+    #[test]
+    fn an_unreadable_file_exits_3_in_xl_words() {
+        let failure = ConfigWords::new(None, words("/nonexistent.cfg"))
+            .unwrap()
+            .read(true)
+            .unwrap_err();
+        assert_eq!(failure.code, 3);
+        assert_eq!(
+            failure.text,
+            "Failed to read config file: /nonexistent.cfg: No such file or directory"
+        );
+    }
+
+    #[test]
+    fn a_wrong_file_exits_1_with_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("bad.cfg");
+        std::fs::write(&file, "name = \"x\"\nmemory = lots\n").unwrap();
+        let failure = ConfigWords::new(None, vec![file.display().to_string()])
+            .unwrap()
+            .read(true)
+            .unwrap_err();
+        assert_eq!(failure.code, 1);
+        assert!(
+            failure.text.contains("bad.cfg:2:10: expected a value"),
+            "{}",
+            failure.text
+        );
+    }
+
+    #[test]
+    fn paths_are_kept_for_another_directory() {
+        let text = "name='a'\nmemory=1\nkernel='k'\nramdisk='/r'\ndisk=['file:d.img,xvda,w','phy:vg/lv,xvdb,w']";
+        let mut config = config::parse("a", text, &[] as &[&str]).unwrap().config;
+        make_absolute(&mut config).unwrap();
+        assert!(config.kernel.is_absolute() && config.kernel.ends_with("k"));
+        assert_eq!(config.ramdisk.as_deref(), Some(std::path::Path::new("/r")));
+        assert!(
+            config.disks[0].target.starts_with('/') && config.disks[0].target.ends_with("/d.img")
+        );
+        assert_eq!(config.disks[1].target, "/dev/vg/lv");
+    }
+
+    #[test]
+    fn timings_are_told_by_step() {
+        let timings = Timings(vec![
+            ("making vCPUs", Duration::from_micros(1500)),
+            ("claiming memory", Duration::from_micros(20)),
+        ]);
+        assert_eq!(
+            timings_text(&timings),
+            "making vCPUs                          1.500 ms\nclaiming memory                       0.020 ms\ntogether                              1.520 ms\n"
+        );
+    }
+}

@@ -1,0 +1,29 @@
+//! The verbs, one file each (two where they differ in a word): options, what is done, and the text as a pure function.
+
+pub mod block;
+pub mod claims;
+pub mod config_update;
+pub mod console;
+pub mod cpupool_list;
+pub mod create;
+pub mod debug_keys;
+pub mod destroy;
+pub mod dmesg;
+pub mod dump_core;
+pub mod info;
+pub mod list;
+pub mod mem;
+pub mod monitor;
+pub mod names;
+pub mod network;
+pub mod pause;
+pub mod sched;
+pub mod shutdown;
+pub mod sysrq;
+pub mod top;
+pub mod trigger;
+pub mod uptime;
+pub mod vcpu_list;
+pub mod vcpu_pin;
+pub mod vcpu_set;
+pub mod vm_list;

@@ -1,0 +1,151 @@
+//! The program itself, on a host without a hypervisor: exit codes, what goes to stdout and what to stderr.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn xl(words: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xl"));
+    command.args(words).output().expect("the program starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap_or(-1)
+}
+
+#[test]
+fn a_file_that_cannot_be_read_exits_3() {
+    let output = xl(&["create", "/nonexistent.cfg"]);
+    assert_eq!(code(&output), 3);
+    assert_eq!(
+        text(&output.stderr),
+        "Failed to read config file: /nonexistent.cfg: No such file or directory\n"
+    );
+    assert_eq!(text(&output.stdout), "");
+}
+
+#[test]
+fn a_dry_run_needs_no_hypervisor_and_prints_json_for_xendomains() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("web.cfg");
+    std::fs::write(
+        &file,
+        "name = \"web\"\nkernel = \"/boot/vmlinuz\"\nmemory = 256\nmemmory = 3\n",
+    )
+    .unwrap();
+    let file = file.display().to_string();
+    let output = xl(&["create", "--quiet", "--dryrun", "--defconfig", &file]);
+    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+    let printed = text(&output.stdout);
+    let name = printed.lines().find_map(|line| {
+        line.trim_start()
+            .strip_prefix("\"name\": \"")?
+            .strip_suffix("\",")
+    });
+    assert_eq!(name, Some("web"));
+    assert!(
+        text(&output.stderr)
+            .contains("web.cfg:4:1: unknown key memmory is ignored; did you mean memory?")
+    );
+    // the same with the global flag, and with words of the command line
+    let output = xl(&["-N", "create", &file, "name='db'", "memory=64"]);
+    let printed = text(&output.stdout);
+    assert!(
+        printed.starts_with(&format!(
+            "Parsing config from {file}\n{{\n    \"c_info\": {{\n"
+        )),
+        "{printed}"
+    );
+    assert!(printed.contains("\"name\": \"db\"") && printed.contains("\"max_memkb\": 65536"));
+}
+
+#[test]
+fn a_wrong_file_exits_1_with_place_and_caret() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("bad.cfg");
+    std::fs::write(&file, "name = 'x'\nkernel = '/k'\nmemory = 'lots'\n").unwrap();
+    let output = xl(&["create", "-q", &file.display().to_string()]);
+    assert_eq!((code(&output), text(&output.stdout)), (1, String::new()));
+    let told = text(&output.stderr);
+    assert!(told.ends_with("bad.cfg:3:10: memory takes a number, not \"lots\"\n    memory = 'lots'\n             ^^^^^^\n"), "{told}");
+}
+
+#[test]
+fn without_a_hypervisor_the_reason_is_one_line() {
+    for words in [
+        &["list"][..],
+        &["info"],
+        &["dmesg"],
+        &["top", "-b", "-i", "1"],
+        &["destroy", "web"],
+    ] {
+        let output = xl(words);
+        assert_eq!(
+            (code(&output), text(&output.stdout)),
+            (1, String::new()),
+            "{words:?}"
+        );
+        let told = text(&output.stderr);
+        assert!(
+            told.starts_with("xl: ") && told.lines().count() == 1,
+            "{words:?}: {told}"
+        );
+    }
+}
+
+#[test]
+fn help_is_on_stdout_and_mistakes_are_on_stderr() {
+    for words in [
+        &["help"][..],
+        &["--help"],
+        &["-h"],
+        &["help", "create"],
+        &["create", "--help"],
+        &["list", "-h"],
+    ] {
+        let output = xl(words);
+        assert_eq!(
+            (code(&output), text(&output.stderr)),
+            (0, String::new()),
+            "{words:?}"
+        );
+        assert!(text(&output.stdout).contains("Usage"), "{words:?}");
+    }
+    for words in [
+        &[][..],
+        &["frobnicate"],
+        &["list", "--no-such"],
+        &["save", "web", "f"],
+        &["create"],
+        &["-x"],
+        &["rename", "a"],
+    ] {
+        let output = xl(words);
+        assert_eq!(
+            (code(&output), text(&output.stdout)),
+            (1, String::new()),
+            "{words:?}"
+        );
+        assert!(!output.stderr.is_empty(), "{words:?}");
+    }
+}
+
+#[test]
+fn completions_and_pages_are_written_for_every_verb() {
+    let directory = tempfile::tempdir().unwrap();
+    let status = Command::new(env!("CARGO_BIN_EXE_xl-docs"))
+        .arg(directory.path())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let read =
+        |name: &str| std::fs::read_to_string(directory.path().join(Path::new(name))).unwrap();
+    assert!(read("bash/xl.bash").contains("block-attach"));
+    assert!(read("zsh/_xl").contains("vcpu-pin") && read("fish/xl.fish").contains("cpupool-list"));
+    assert!(read("man8/xl.8").contains("xl\\-create"));
+    assert!(read("man8/xl-create.8").contains("timings"));
+    assert!(!directory.path().join("man8/xl-monitor.8").exists());
+}
