@@ -11,6 +11,7 @@ use harness::console::FOREVER;
 use harness::machine::DEFAULT_BOCHS_CPU;
 use harness::{Emulator, Machine, Network, Running, Seen, bochs};
 
+use crate::initramfs::Tools;
 use crate::{bochs_build, image, paths, setup};
 
 /// What can be measured.
@@ -43,7 +44,12 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     if !is_mended {
         bail!("figures mean something on the Bochs that setup builds only");
     }
-    let iso = image::run(image)?;
+    // The figures are about dom0 alone.
+    let image = image::Args {
+        tools: Tools::None,
+        ..image.clone()
+    };
+    let iso = image::run(&image)?;
     let machine = Machine {
         emulator: Emulator::Bochs,
         program,

@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::shell::Step;
-use crate::{debian, paths, shell};
+use crate::{apt, paths, shell};
 
 /// The upstream tarball in Debian 13, by its digest in Debian's signed index.
 const SOURCE_SHA256: &str = "78f6c73d4a6472d5130a87ab9dc306d02c7c71ed8e25b3a8ef642e2a7acd282b";
@@ -115,7 +115,7 @@ pub(crate) fn build(binary: &Path) -> Result<()> {
     fs::create_dir_all(&work)?;
     let tarball = work.join("bochs.tar.xz");
     let step = Step::start("fetching the source of Bochs 3.0");
-    debian::fetch_source("bochs", ".orig.tar.xz", SOURCE_SHA256, &tarball)?;
+    apt::fetch_source("bochs", ".orig.tar.xz", SOURCE_SHA256, &tarball)?;
     step.done();
     shell::output(
         Command::new("tar")

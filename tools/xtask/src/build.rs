@@ -1,4 +1,4 @@
-//! `cargo xtask build`: the hypervisor, the guest test kernels, the program that measures clocks in a guest.
+//! `cargo xtask build`: the hypervisor, the guest test kernels, dom0's tools, the program that measures clocks in a guest.
 //!
 //! What cargo made is copied to `target/hematite`, only where it changed, so that images are remade only then.
 
@@ -36,6 +36,7 @@ impl Default for Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     hypervisor(args)?;
     kernels(args)?;
+    tools()?;
     probe()?;
     Ok(())
 }
@@ -45,7 +46,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// # Errors
 /// It does not compile.
 pub(crate) fn hypervisor(args: &Args) -> Result<()> {
-    let built = cargo_build("boot", BARE_METAL, &args.profile)?;
+    let built = cargo_build(&["boot"], BARE_METAL, &args.profile)?;
     let [elf] = built.as_slice() else {
         bail!(
             "the package boot has {} programs instead of one",
@@ -61,7 +62,7 @@ pub(crate) fn hypervisor(args: &Args) -> Result<()> {
 /// They do not compile.
 pub(crate) fn kernels(args: &Args) -> Result<Vec<PathBuf>> {
     let mut kernels = Vec::new();
-    for elf in cargo_build("kernels", BARE_METAL, &args.profile)? {
+    for elf in cargo_build(&["kernels"], BARE_METAL, &args.profile)? {
         let name = elf.file_name().context("a program has a name")?;
         let to = paths::kernels().join(name).with_extension("elf");
         shell::copy_if_changed(&elf, &to)?;
@@ -71,37 +72,63 @@ pub(crate) fn kernels(args: &Args) -> Result<Vec<PathBuf>> {
     Ok(kernels)
 }
 
+/// The packages of dom0's tools; each has a program of its name.
+const TOOLS: &[&str] = &["xl", "xenstore", "xenstored", "xenconsoled"];
+
+/// Writes xl's man pages and shell completions. It is built with the tools, as all it needs is, and runs here.
+const DOCUMENTATION: &str = "xl-docs";
+
+/// dom0's tools.
+pub(crate) struct Tools {
+    /// The programs.
+    pub(crate) programs: Vec<PathBuf>,
+    /// Man pages and completions: `man8/`, `bash/`, `zsh/`, `fish/`.
+    pub(crate) documentation: PathBuf,
+}
+
+/// Builds dom0's tools, static, by one cargo call.
+///
+/// # Errors
+/// They do not compile, or their documentation cannot be written.
+pub(crate) fn tools() -> Result<Tools> {
+    let built = cargo_build(TOOLS, STATIC_LINUX, "tools")?;
+    let is_writer = |path: &PathBuf| path.ends_with(DOCUMENTATION);
+    let (writers, programs): (Vec<PathBuf>, Vec<PathBuf>) = built.into_iter().partition(is_writer);
+    let writer = writers
+        .first()
+        .with_context(|| format!("no program {DOCUMENTATION} was built"))?;
+    let documentation = paths::out().join("documentation");
+    shell::output(Command::new(writer).arg(&documentation))?;
+    Ok(Tools {
+        programs,
+        documentation,
+    })
+}
+
 /// Builds the program for guests and returns it.
 ///
 /// # Errors
 /// It does not compile.
 pub(crate) fn probe() -> Result<PathBuf> {
-    let built = cargo_build("probe", STATIC_LINUX, "release")?;
+    let built = cargo_build(&["probe"], STATIC_LINUX, "release")?;
     built
         .into_iter()
         .next()
         .context("the package probe has no program")
 }
 
-/// Builds a package's programs and returns where cargo has put them.
-fn cargo_build(package: &str, target: &str, profile: &str) -> Result<Vec<PathBuf>> {
+/// Builds the packages' programs and returns where cargo has put them.
+fn cargo_build(packages: &[&str], target: &str, profile: &str) -> Result<Vec<PathBuf>> {
     let out = Command::new(paths::cargo())
-        .args([
-            "build",
-            "--package",
-            package,
-            "--target",
-            target,
-            "--profile",
-            profile,
-        ])
+        .args(["build", "--target", target, "--profile", profile])
+        .args(packages.iter().flat_map(|package| ["--package", package]))
         .args(["--bins", "--message-format=json-render-diagnostics"])
         .current_dir(paths::root())
         .stderr(Stdio::inherit())
         .output()
         .context("cannot start cargo")?;
     if !out.status.success() {
-        bail!("{package} does not build for {target}");
+        bail!("{} cannot be built for {target}", packages.join(", "));
     }
     Ok(String::from_utf8_lossy(&out.stdout)
         .lines()

@@ -8,14 +8,15 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use harness::scenario::{DomZero, Goal, Job, Platform, Scenario};
+use harness::scenario::{DomZero, Goal, GuestKernel, Job, Platform, Ramdisk, Scenario, Toolstack};
 use harness::server::ServedFile;
 use harness::{Emulator, Machine, Network};
 
 use crate::debian::Kernel;
 use crate::image::{self, join};
+use crate::initramfs::{self, Contents, Tools};
 use crate::iso::{self, Entry, Firmware, Module};
-use crate::{bochs_build, initramfs, paths, shell, vmlinux};
+use crate::{bochs_build, paths, shell, vmlinux};
 
 /// How long a machine may print nothing before it counts as hung. Hashing 64 MiB is the longest quiet work.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -36,8 +37,21 @@ pub(crate) struct Artefacts {
     served: ServedFile,
     bochs: PathBuf,
     bochs_is_mended: bool,
-    /// Initramfs images made so far, a kernel each.
-    initramfs: Mutex<Vec<(Kernel, PathBuf)>>,
+    programs: Vec<PathBuf>,
+    test_kernels: Vec<PathBuf>,
+    /// Initramfs images made so far.
+    initramfs: Mutex<Vec<PathBuf>>,
+}
+
+/// What cargo built for the scenarios: each is empty where none of them needs it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Built {
+    /// The program that measures clocks.
+    pub(crate) probe: PathBuf,
+    /// Our toolstack's programs.
+    pub(crate) programs: Vec<PathBuf>,
+    /// The test kernels.
+    pub(crate) test_kernels: Vec<PathBuf>,
 }
 
 impl Artefacts {
@@ -45,29 +59,66 @@ impl Artefacts {
     ///
     /// # Errors
     /// There is no emulator.
-    pub(crate) fn new(is_bare: bool, probe: PathBuf, served: ServedFile) -> Result<Self> {
+    pub(crate) fn new(is_bare: bool, built: Built, served: ServedFile) -> Result<Self> {
         let (bochs, bochs_is_mended) = bochs_build::find()?;
         Ok(Self {
             is_bare,
-            probe,
+            probe: built.probe,
             served,
             bochs,
             bochs_is_mended,
+            programs: built.programs,
+            test_kernels: built.test_kernels,
             initramfs: Mutex::new(Vec::new()),
         })
     }
 
-    fn initramfs(&self, kernel: Kernel) -> Result<PathBuf> {
+    /// Returns the initramfs of a scenario whose dom0 is `kernel`, made the first time one asks for the like.
+    fn initramfs(&self, kernel: Kernel, scenario: &Scenario) -> Result<PathBuf> {
+        let tools = match scenario.tools {
+            Toolstack::None => Tools::None,
+            Toolstack::Ours => Tools::Ours,
+            Toolstack::XenUtils => Tools::XenUtils,
+        };
+        let guests: Vec<Kernel> = scenario.guests.iter().copied().map(guest_kernel).collect();
+        let mut name = format!("initramfs-{}-{}", kernel.name(), tools.name());
+        for guest in &guests {
+            name = format!("{name}-{}", guest.name());
+        }
+        // The name is not the one of `cargo xtask run`, whose image may have a user's script.
+        let path = paths::out().join(format!("{name}-test.cpio"));
         let mut made = self
             .initramfs
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, path)) = made.iter().find(|(k, _)| *k == kernel) {
-            return Ok(path.clone());
+        if made.contains(&path) {
+            return Ok(path);
         }
-        let path = initramfs::build(kernel, &self.probe)?;
-        made.push((kernel, path.clone()));
+        let has_guests = tools != Tools::None;
+        let contents = Contents {
+            kernel,
+            tools,
+            probe: self.probe.clone(),
+            programs: self.programs.clone(),
+            documentation: None,
+            guests,
+            test_kernels: if has_guests {
+                self.test_kernels.clone()
+            } else {
+                Vec::new()
+            },
+            script: None,
+        };
+        initramfs::build(&contents, &path)?;
+        made.push(path.clone());
         Ok(path)
+    }
+}
+
+fn guest_kernel(kernel: GuestKernel) -> Kernel {
+    match kernel {
+        GuestKernel::Cloud => Kernel::Cloud,
+        GuestKernel::Backports => Kernel::Backports,
     }
 }
 
@@ -144,12 +195,20 @@ pub(crate) fn prepare(
         machine,
         goal: goal(scenario),
         timeout: Duration::from_secs(scenario.timeout_s) * slowness,
-        silence: SILENCE * slowness,
+        silence: silence(scenario) * slowness,
         exits_per_second_below: scenario
             .exits_per_second_below
             .filter(|_| !artefacts.is_bare),
         log: paths::logs().join(format!("{name}.log")),
     })
+}
+
+/// How long a scenario may print nothing: guests print on consoles of their own, so dom0 is quiet while one boots.
+fn silence(scenario: &Scenario) -> Duration {
+    match scenario.tools {
+        Toolstack::None => SILENCE,
+        Toolstack::Ours | Toolstack::XenUtils => SILENCE * 4,
+    }
 }
 
 fn goal(scenario: &Scenario) -> Goal {
@@ -173,13 +232,16 @@ fn entry(scenario: &Scenario, artefacts: &Artefacts, work: &Path) -> Result<Entr
         let kernel = debian_kernel(scenario.kernel).unwrap_or(Kernel::Generic);
         return Ok(Entry::Linux {
             kernel: kernel.vmlinuz()?,
-            initrd: artefacts.initramfs(kernel)?,
+            initrd: artefacts.initramfs(kernel, scenario)?,
             command_line: command_line.replace("console=hvc0", "console=ttyS0,115200") + BARE,
         });
     }
     let mut options = join(image::OPTIONS, TEST_OPTIONS);
     if !artefacts.bochs_is_mended {
         options = join(&options, "apicv=off");
+    }
+    if scenario.tools != Toolstack::None {
+        options = join(&options, image::WITH_GUESTS);
     }
     options = join(&options, &scenario.options);
     let mut modules = Vec::new();
@@ -191,7 +253,11 @@ fn entry(scenario: &Scenario, artefacts: &Artefacts, work: &Path) -> Result<Entr
     }
     if let (Some(kernel), None) = (debian_kernel(scenario.kernel), &scenario.image) {
         modules.push(Module {
-            file: artefacts.initramfs(kernel)?,
+            file: ramdisk(
+                scenario.initrd,
+                artefacts.initramfs(kernel, scenario)?,
+                work,
+            )?,
             command_line: String::new(),
         });
     }
@@ -266,6 +332,22 @@ fn kernel_file(scenario: &Scenario, work: &Path) -> Result<Option<PathBuf>> {
         }
     }
     Ok(Some(damaged))
+}
+
+/// Returns the initramfs that dom0 gets; a damaged one is made in `work`.
+fn ramdisk(state: Ramdisk, whole: PathBuf, work: &Path) -> Result<PathBuf> {
+    if state == Ramdisk::Whole {
+        return Ok(whole);
+    }
+    let mut bytes = fs::read(&whole).context("the initramfs cannot be read")?;
+    if state == Ramdisk::Truncated {
+        bytes.truncate(bytes.len() / 2);
+    } else {
+        bytes.iter_mut().take(6).for_each(|byte| *byte = !*byte);
+    }
+    let damaged = work.join("initrd");
+    fs::write(&damaged, bytes)?;
+    Ok(damaged)
 }
 
 /// Makes an empty ext4 file system for the 64 MiB test, with room for its journal.

@@ -1,9 +1,10 @@
 //! `cargo xtask`: everything one does with this repository, a verb each.
 //!
 //! `run` and `test` do whatever comes before them (set up, build, make images), so a fresh clone needs no other
-//! command. A verb's file is named after it; what several share is in `paths`, `shell`, `debian`, `bochs_build`,
-//! `initramfs`, `iso`. Machines are described and driven by the `harness` crate.
+//! command. A verb's file is named after it; what several share is in `paths`, `shell`, `apt`, `debian`,
+//! `bochs_build`, `initramfs`, `iso`. Machines are described and driven by the `harness` crate.
 
+mod apt;
 mod audit;
 mod bench;
 mod bochs_build;

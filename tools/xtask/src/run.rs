@@ -129,24 +129,35 @@ fn machine(args: &Args, emulator: Emulator, program: PathBuf, iso: PathBuf) -> M
 fn watch(args: &Args, machine: &Machine, log: &Path) -> Result<()> {
     let mut running = Running::start(machine, log, show)?;
     let until = deadline(args);
-    // A text that cannot come: without --until the machine's end is what is waited for.
-    let text = args.until.as_deref().unwrap_or("\u{0}\u{0}");
+    let text = wanted(args);
     match running.console.wait_for(&[text], until, FOREVER) {
         Seen::Found(_) => {
             // The tap prints the rest of the line as it comes.
             running.console.finish_line(Duration::from_millis(500));
             Ok(())
         }
-        Seen::Closed if args.until.is_none() => Ok(()),
+        Seen::Closed if text == NEVER => Ok(()),
         Seen::Closed => bail!("the machine ended before {text:?} was seen"),
         Seen::TimedOut | Seen::Silent => bail!("the time was over before {}", waited_for(args)),
     }
 }
 
-fn waited_for(args: &Args) -> String {
+/// A text that cannot come: where nothing else is waited for, the machine's end is.
+const NEVER: &str = "\u{0}\u{0}";
+
+/// Returns the text that ends the run: the user's, else the one after a script.
+fn wanted(args: &Args) -> &str {
     match &args.until {
-        Some(text) => format!("{text:?} was seen"),
-        None => "the machine ended".to_owned(),
+        Some(text) => text,
+        None if args.image.script.is_some() => "SCENARIO END",
+        None => NEVER,
+    }
+}
+
+fn waited_for(args: &Args) -> String {
+    match wanted(args) {
+        NEVER => "the machine ended".to_owned(),
+        text => format!("{text:?} was seen"),
     }
 }
 
@@ -197,13 +208,13 @@ fn interact(args: &Args, machine: &Machine, log: &Path) -> Result<()> {
 
 fn until_end(args: &Args, running: &mut Running, quit: &AtomicBool) -> Result<()> {
     let until = deadline(args);
-    let text = args.until.as_deref().unwrap_or("\u{0}\u{0}");
+    let text = wanted(args);
     loop {
         // Short waits, so that the key that quits is seen soon.
         let slice = Instant::now() + Duration::from_millis(50);
         match running.console.wait_for(&[text], slice.min(until), FOREVER) {
             Seen::Found(_) => return Ok(()),
-            Seen::Closed if args.until.is_some() => {
+            Seen::Closed if text != NEVER => {
                 bail!("the machine ended before {}", waited_for(args))
             }
             Seen::Closed => return Ok(()),

@@ -10,11 +10,11 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
-use harness::scenario::{self, Job, Outcome, Platform, Scenario};
+use harness::scenario::{self, Job, Outcome, Platform, Scenario, Toolstack};
 use harness::verdict::TestResult;
 use harness::{parallel, server};
 
-use crate::jobs::{self, Artefacts};
+use crate::jobs::{self, Artefacts, Built};
 use crate::{build, paths, setup};
 
 /// Which tests, and how.
@@ -86,15 +86,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Test kernels that are started by a dom0 and mean nothing in its place.
+const GUESTS_ONLY: &[&str] = &["domu"];
+
 /// Reads the scenarios, and adds one for each test kernel that has none of its own.
 fn scenarios() -> Result<Vec<Scenario>> {
-    let path = paths::root().join("tests/scenarios/scenarios.toml");
-    let text =
-        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut scenarios = scenario::parse(&text)?;
+    let dir = paths::root().join("tests/scenarios");
+    let mut scenarios = Vec::new();
+    for file in ["dom0.toml", "kernels.toml", "refusals.toml", "guests.toml"] {
+        let path = dir.join(file);
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        scenarios.extend(scenario::parse(&text).with_context(|| format!("in {file}"))?);
+    }
     let described: BTreeSet<String> = scenarios.iter().filter_map(|s| s.image.clone()).collect();
     for name in kernel_names()? {
-        if !described.contains(&name) {
+        if !described.contains(&name) && !GUESTS_ONLY.contains(&name.as_str()) {
             scenarios.push(Scenario::of_kernel(&name));
         }
     }
@@ -230,6 +237,7 @@ fn machine_tests(args: &Args, scenarios: Vec<Scenario>) -> Result<Count> {
 /// Says whether a scenario means something without the hypervisor.
 fn can_be_bare(scenario: &Scenario) -> bool {
     (!scenario.scripts.is_empty() || !scenario.session.is_empty())
+        && scenario.tools == Toolstack::None
         && scenario.platform == Platform::Bochs
 }
 
@@ -238,11 +246,18 @@ fn artefacts(args: &Args, wanted: &[(String, String, Scenario)]) -> Result<Artef
     if !args.bare {
         build::hypervisor(&args.build)?;
     }
-    if any(|s| s.image.is_some()) {
-        build::kernels(&args.build)?;
+    let mut built = Built {
+        probe: build::probe()?,
+        ..Built::default()
+    };
+    if any(|s| s.image.is_some() || s.tools != Toolstack::None) {
+        built.test_kernels = build::kernels(&args.build)?;
+    }
+    if any(|s| s.tools == Toolstack::Ours) {
+        built.programs = build::tools()?.programs;
     }
     let served = server::serve(1 << 20)?;
-    Artefacts::new(args.bare, build::probe()?, served)
+    Artefacts::new(args.bare, built, served)
 }
 
 /// Runs a job; the files only it needed go when it passed.

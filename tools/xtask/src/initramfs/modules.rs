@@ -1,21 +1,17 @@
-//! The initramfs of dom0: a static busybox, the kernel's modules for the emulated devices, the test scripts.
-//!
-//! It is left uncompressed: GRUB reads it at ten instructions a byte, which is less than any decompressor takes.
-//! Modules are loaded in an order worked out here, from the dependencies each one names, so the guest needs no modprobe.
+//! The kernel's modules in an initramfs, in an order worked out here from the dependencies each one names, so that the
+//! guest needs no modprobe.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use crate::debian::Kernel;
-use crate::{paths, shell};
 
 /// The drivers of the emulated machine and what the scenarios mount. A kernel may lack some, or have them built in.
-const ROOT_MODULES: &[&str] = &[
+pub(super) const MACHINE: &[&str] = &[
     "ata_piix",
     "sd_mod",
     "crc32c_generic",
@@ -24,61 +20,41 @@ const ROOT_MODULES: &[&str] = &[
     "af_packet",
 ];
 
-/// Builds the initramfs for `kernel` with `probe` in it, and returns its path.
-///
-/// # Errors
-/// busybox or the kernel's package is missing, or a tool failed.
-pub(crate) fn build(kernel: Kernel, probe: &Path) -> Result<PathBuf> {
-    let out = paths::out().join(format!("initramfs-{}.cpio", kernel.name()));
-    let tree = out.with_extension("tree");
-    if tree.exists() {
-        fs::remove_dir_all(&tree)?;
-    }
-    for dir in ["bin", "etc", "tests", "modules", "proc", "sys", "dev"] {
-        fs::create_dir_all(tree.join(dir))?;
-    }
-    install(Path::new("/bin/busybox"), &tree.join("bin/busybox"), 0o755)?;
-    install(probe, &tree.join("bin/probe"), 0o755)?;
-    symlink("busybox", tree.join("bin/sh"))?;
-    symlink("bin/busybox", tree.join("init"))?;
-    let guest = paths::root().join("tests/scenarios/guest");
-    for dir in ["etc", "tests"] {
-        for entry in fs::read_dir(guest.join(dir))? {
-            let entry = entry?;
-            install(
-                &entry.path(),
-                &tree.join(dir).join(entry.file_name()),
-                0o755,
-            )?;
-        }
-    }
-    modules(kernel, &tree.join("modules"))?;
-    // The kernel makes /dev/console by itself, so no device node (and no root) is needed.
-    let archive =
-        "find . -mindepth 1 | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0 --reproducible";
-    shell::output(
-        Command::new("sh")
-            .arg("-c")
-            .arg(format!("{archive} > '{}'", out.display()))
-            .current_dir(&tree),
-    )?;
-    fs::remove_dir_all(tree)?;
-    Ok(out)
-}
+/// What a dom0 with guests needs: Xen's devices for programs, the backends, bridges, loop devices, NAT.
+pub(super) const BACKEND: &[&str] = &[
+    "xen_evtchn",
+    "xen_gntdev",
+    "xen_gntalloc",
+    "xen_privcmd",
+    "xenfs",
+    "xen_blkback",
+    "xen_netback",
+    "loop",
+    "bridge",
+    "ip_tables",
+    "iptable_nat",
+    "xt_MASQUERADE",
+];
 
-fn install(from: &Path, to: &Path, mode: u32) -> Result<()> {
-    fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
-    fs::set_permissions(to, fs::Permissions::from_mode(mode))?;
-    Ok(())
-}
+/// What a guest needs.
+pub(super) const FRONTEND: &[&str] = &[
+    "xen_blkfront",
+    "xen_netfront",
+    "crc32c_generic",
+    "ext4",
+    "af_packet",
+];
 
 /// Copies the modules and all they depend on, and writes `order`: their names, one a line, dependencies first.
-fn modules(kernel: Kernel, to: &Path) -> Result<()> {
+///
+/// # Errors
+/// The kernel's package is missing, or a module cannot be read.
+pub(super) fn install(kernel: Kernel, sets: &[&[&str]], to: &Path) -> Result<()> {
     let mut available = BTreeMap::new();
     index(&kernel.modules()?.join("kernel"), &mut available)?;
     let mut order = Vec::new();
-    for root in ROOT_MODULES {
-        add_with_dependencies(root, &available, to, &mut order)?;
+    for name in sets.iter().copied().flatten() {
+        add_with_dependencies(name, &available, to, &mut order)?;
     }
     fs::write(to.join("order"), order.join("\n") + "\n")?;
     Ok(())

@@ -1,0 +1,226 @@
+//! apt without touching the host's: directories of its own below the cache.
+//!
+//! Its lists name Debian 12 (kernels, Xen's toolstack), its backports (the newer kernel) and Debian 13's sources
+//! (Bochs), whatever the host is. The mirror is the one the host's own apt configuration names, or
+//! `HEMATITE_DEBIAN_MIRROR`. Signatures and digests are checked by apt.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{paths, shell};
+
+/// Fetches the file of Debian 13's source package `package` that ends in `ending`, and checks its digest.
+///
+/// # Errors
+/// No mirror, no such file, another digest than `sha256`, a download that fails.
+pub(crate) fn fetch_source(package: &str, ending: &str, sha256: &str, to: &Path) -> Result<()> {
+    let apt = Apt::open()?;
+    let listed = shell::output(
+        apt.command("apt-get")
+            .args(["source", "--print-uris", package]),
+    )?;
+    // 'URI' FILE SIZE SHA256:DIGEST
+    let line = listed
+        .lines()
+        .find(|line| {
+            line.contains(sha256)
+                && line
+                    .split(' ')
+                    .nth(1)
+                    .is_some_and(|file| file.contains(ending))
+        })
+        .with_context(|| {
+            format!("Debian's source of {package} has no {ending} with digest {sha256}")
+        })?;
+    let uri = line
+        .split(' ')
+        .next()
+        .unwrap_or_default()
+        .trim_matches('\'');
+    let helper = "/usr/lib/apt/apt-helper";
+    shell::output(
+        apt.command(helper)
+            .arg("download-file")
+            .arg(uri)
+            .arg(to)
+            .arg(format!("SHA256:{sha256}")),
+    )?;
+    Ok(())
+}
+
+/// An apt with its own lists, cache and sources.
+pub(crate) struct Apt {
+    conf: PathBuf,
+}
+
+impl Apt {
+    /// Prepares the private directories and, the first time, fetches the lists.
+    ///
+    /// # Errors
+    /// No mirror, or the lists cannot be fetched.
+    pub(crate) fn open() -> Result<Self> {
+        let dir = paths::cache()?.join("apt");
+        for sub in ["lists/partial", "cache/archives/partial", "state"] {
+            fs::create_dir_all(dir.join(sub))?;
+        }
+        let sources = sources(&mirror()?);
+        let sources_changed =
+            fs::read_to_string(dir.join("sources.list")).is_ok_and(|old| old != sources);
+        fs::write(dir.join("sources.list"), sources)?;
+        fs::write(dir.join("state/status"), "")?;
+        let conf = dir.join("apt.conf");
+        fs::write(&conf, configuration(&dir))?;
+        let apt = Self { conf };
+        let fresh = dir
+            .join("lists")
+            .read_dir()?
+            .any(|e| e.is_ok_and(|e| e.file_name().to_string_lossy().contains("InRelease")));
+        if !fresh || sources_changed {
+            apt.update()?;
+        }
+        Ok(apt)
+    }
+
+    fn update(&self) -> Result<()> {
+        shell::step(
+            "fetching Debian's package lists",
+            self.command("apt-get").arg("update"),
+        )?;
+        Ok(())
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("APT_CONFIG", &self.conf).env("LC_ALL", "C");
+        command
+    }
+
+    /// Returns the newest package that some version of `meta` depends on and whose name starts with `prefix`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn newest_dependency(&self, meta: &str, prefix: &str) -> Result<String> {
+        let shown = shell::output(self.command("apt-cache").args(["show", meta]))?;
+        // Versions are listed newest first.
+        shown
+            .lines()
+            .filter_map(|line| line.strip_prefix("Depends: "))
+            .filter_map(|depends| depends.split_whitespace().next())
+            .find(|package| package.starts_with(prefix))
+            .map(str::to_owned)
+            .with_context(|| format!("no version of {meta} depends on {prefix}…"))
+    }
+
+    /// Downloads packages into `dir`, which has nothing else; lists that have aged past them are fetched anew once.
+    ///
+    /// # Errors
+    /// No such package, or a download that fails.
+    pub(crate) fn download(&self, packages: &[String], dir: &Path) -> Result<Vec<PathBuf>> {
+        let fetch = || {
+            shell::output(
+                self.command("apt-get")
+                    .arg("download")
+                    .args(packages)
+                    .current_dir(dir),
+            )
+        };
+        if fetch().is_err() {
+            self.update()?;
+            fetch()?;
+        }
+        let entries = fs::read_dir(dir)?.map(|entry| Ok(entry?.path()));
+        entries.collect()
+    }
+}
+
+/// Where Debian and its security updates are fetched from.
+struct Mirror {
+    main: String,
+    security: Option<String>,
+}
+
+/// Finds the mirror in the host's apt configuration, unless the environment names one.
+fn mirror() -> Result<Mirror> {
+    if let Ok(main) = env::var("HEMATITE_DEBIAN_MIRROR") {
+        return Ok(Mirror {
+            main,
+            security: None,
+        });
+    }
+    let format = "$(ORIGIN) $(CODENAME) $(REPO_URI)";
+    let listed = shell::output(Command::new("apt-get").args([
+        "indextargets",
+        "--format",
+        format,
+        "Created-By: Packages",
+    ]))?;
+    let mut found = Mirror {
+        main: String::new(),
+        security: None,
+    };
+    for line in listed.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words.as_slice() {
+            ["Debian", codename, uri] if codename.ends_with("-security") => {
+                found.security = Some((*uri).to_owned())
+            }
+            ["Debian", codename, uri] if !codename.contains('-') => found.main = (*uri).to_owned(),
+            _ => {}
+        }
+    }
+    if found.main.is_empty() {
+        bail!(
+            "apt on this machine knows no Debian mirror (`apt-get update` not run yet, or another system): \
+             set HEMATITE_DEBIAN_MIRROR to the URI of one"
+        );
+    }
+    Ok(found)
+}
+
+fn sources(mirror: &Mirror) -> String {
+    const KEYS: &str = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
+    let main = &mirror.main;
+    let mut text = format!(
+        "deb {KEYS} {main} bookworm main\n\
+         deb {KEYS} {main} bookworm-backports main\n\
+         deb-src {KEYS} {main} trixie main\n"
+    );
+    if let Some(security) = &mirror.security {
+        text += &format!("deb {KEYS} {security} bookworm-security main\n");
+    }
+    text
+}
+
+fn configuration(dir: &Path) -> String {
+    let dir = dir.display();
+    format!(
+        "Dir::Etc::sourcelist \"{dir}/sources.list\";\n\
+         Dir::Etc::sourceparts \"-\";\n\
+         Dir::State \"{dir}/state\";\n\
+         Dir::State::lists \"{dir}/lists\";\n\
+         Dir::State::status \"{dir}/state/status\";\n\
+         Dir::Cache \"{dir}/cache\";\n\
+         APT::Architecture \"amd64\";\n\
+         APT::Sandbox::User \"root\";\n\
+         Acquire::Languages \"none\";\n"
+    )
+}
+
+/// Returns the entry of `dir` whose name starts with `prefix`.
+///
+/// # Errors
+/// There is none.
+pub(crate) fn only_entry(dir: &Path, prefix: &str) -> Result<PathBuf> {
+    let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            return Ok(entry.path());
+        }
+    }
+    bail!("{} has no {prefix}…", dir.display())
+}
