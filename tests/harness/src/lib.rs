@@ -10,6 +10,7 @@ pub mod console;
 pub mod machine;
 pub mod parallel;
 pub mod qemu;
+pub mod qmp;
 pub mod running;
 pub mod scenario;
 pub mod server;

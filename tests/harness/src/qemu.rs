@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::machine::{Emulator, Machine, Network};
+use crate::qmp;
 
 /// Returns the command that starts the machine, with COM1 connected to our listener on `com1_port`.
 #[must_use]
@@ -29,7 +30,14 @@ pub fn command(machine: &Machine, com1_port: u16) -> Command {
             "-drive",
             &format!("file={},media=cdrom,index=1,if=ide", machine.iso.display()),
         ])
-        .args(["-boot", "d"]);
+        .args(["-boot", "d"])
+        .args([
+            "-qmp",
+            &format!(
+                "unix:{},server=on,wait=off",
+                qmp::socket(&machine.work).display()
+            ),
+        ]);
     if machine.uefi.is_none() {
         command.args(["-vga", "std"]);
     }

@@ -4,6 +4,9 @@
 //! The real-time clock is the yardstick: it is a device of its own, so a guest whose time runs wrong cannot agree
 //! with it by being wrong twice. It counts whole seconds only, so measuring begins and ends where the second changes.
 
+mod host;
+mod session;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -28,7 +31,13 @@ fn main() -> ExitCode {
         ["monotonic"] => monotonic(),
         ["rtc"] => against_rtc(),
         ["fetch", server, file] => fetch(server, file),
-        _ => Err("usage: probe sleep|monotonic|rtc|fetch ADDRESS:PORT FILE".to_owned()),
+        ["free-pages"] => host::free_pages(),
+        ["session", seconds, transcript, rest @ ..] => session::run(seconds, transcript, rest),
+        _ => Err(
+            "usage: probe sleep|monotonic|rtc|fetch ADDRESS:PORT FILE|free-pages|\
+             session SECONDS TRANSCRIPT [WAIT SEND]… -- COMMAND…"
+                .to_owned(),
+        ),
     };
     match result {
         Ok(text) => {

@@ -20,6 +20,8 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("runstate_is_running_and_sums_up", runstate),
     Test::new("runstate_counts_blocked_time", blocked),
     Test::new("runstate_update_flag_is_clear_at_rest", update_flag),
+    // the last: from then on the clock is not called stable
+    Test::new("clock_does_not_jump_with_a_written_tsc", written_tsc),
 ];
 
 fn parameters() -> Verdict {
@@ -189,5 +191,27 @@ fn update_flag() -> Verdict {
         "the update flag stays set"
     );
     check_eq!(info.state, RUNSTATE_running as i32, "state");
+    Ok(())
+}
+
+/// A vCPU may set its TSC, and the time that it computes from it stays what it was.
+fn written_tsc() -> Verdict {
+    const TSC: u32 = 0x10;
+    const FAR: u64 = 1 << 40;
+    let (time_before, tsc_before) = (time::now_ns(), insn::tsc());
+    check!(
+        insn::wrmsr_safe(TSC, tsc_before + FAR).is_ok(),
+        "WRMSR faults"
+    );
+    let (time_after, tsc_after) = (time::now_ns(), insn::tsc());
+    let _ = insn::wrmsr_safe(TSC, insn::tsc() - FAR);
+    check!(
+        (FAR..FAR + time::tsc_hz()).contains(&(tsc_after - tsc_before)),
+        "TSC {tsc_before}, then {tsc_after}"
+    );
+    check!(
+        (time_before..time_before + time::MS * 1000).contains(&time_after),
+        "time {time_before}, then {time_after}"
+    );
     Ok(())
 }

@@ -15,19 +15,24 @@
 
 mod apic;
 mod arguments;
+mod between;
 mod clock;
 mod cpuid;
 mod dom0;
+mod domain;
+mod domctl;
 mod entry;
 mod event;
 mod exception;
 mod fatal;
 mod fifo;
+mod grant;
 mod hypercall;
 mod io;
 mod memory;
 mod msr;
 mod timer;
+mod toolstack;
 mod version;
 mod xsave;
 
@@ -56,7 +61,12 @@ static GROUPS: &[&[Test]] = &[
     clock::TESTS,
     timer::TESTS,
     memory::TESTS,
+    grant::TESTS,
     dom0::TESTS,
+    toolstack::TESTS,
+    domctl::TESTS,
+    domain::TESTS,
+    between::TESTS,
     fifo::TESTS,
     fatal::TESTS,
 ];

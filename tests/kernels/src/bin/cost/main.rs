@@ -10,6 +10,7 @@
     reason = "a verdict carries its text: there is no heap"
 )]
 
+mod grants;
 mod ops;
 mod samples;
 
@@ -19,4 +20,5 @@ guest_rt::entry!(main);
 
 fn main() {
     report::run_all(ops::TESTS);
+    report::run_all(grants::TESTS);
 }

@@ -1,0 +1,245 @@
+//! What a test on a machine is: its description, an entry of `tests/scenarios/*.toml`. How one is run is in [`job`].
+//!
+//! Three kinds. A Linux scenario boots dom0 and runs shell scripts in it; each prints a verdict. A kernel scenario
+//! boots a test kernel in dom0's place. A refusal passes when one line of the console has all the words it must have.
+
+mod exits;
+pub mod job;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+pub use job::{Goal, Job, Outcome, run};
+
+use crate::machine::{BOCHS_CPUS, DEFAULT_BOCHS_CPU};
+
+/// One entry of the scenario file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Scenario {
+    /// Its name, unique.
+    pub name: String,
+    /// What it shows, for `--list`.
+    pub about: String,
+    /// Scripts of `tests/scenarios/guest` to run in dom0, in order. Each prints one verdict under its own name.
+    #[serde(default)]
+    pub scripts: Vec<String>,
+    /// A test kernel (`tests/kernels`) instead of Linux.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// What to wait for and what to type then, in turn; afterwards the machine must end by itself.
+    #[serde(default)]
+    pub session: Vec<(String, String)>,
+    /// Whether the machine goes on after the session.
+    #[serde(default)]
+    pub goes_on: bool,
+    /// Words that one line of the console must have, for a refusal.
+    #[serde(default)]
+    pub expect: Vec<String>,
+    /// Which emulator and firmware.
+    #[serde(default)]
+    pub platform: Platform,
+    /// CPU models; the word `all` stands for each Bochs model that must work.
+    #[serde(default)]
+    pub cpus: Vec<String>,
+    /// What boots in dom0's place.
+    #[serde(default)]
+    pub kernel: DomZero,
+    /// What becomes of dom0's initramfs on its way.
+    #[serde(default)]
+    pub initrd: Ramdisk,
+    /// dom0's toolstack.
+    #[serde(default)]
+    pub tools: Toolstack,
+    /// The Linux kernels that dom0 has to start guests from.
+    #[serde(default)]
+    pub guests: Vec<GuestKernel>,
+    /// Options of the hypervisor.
+    #[serde(default)]
+    pub options: String,
+    /// Words appended to dom0's command line.
+    #[serde(default)]
+    pub append: String,
+    /// Pads dom0's command line to this many bytes.
+    #[serde(default)]
+    pub pad_command_line_to: usize,
+    /// RAM in MiB.
+    #[serde(default = "default_memory")]
+    pub memory: u32,
+    /// Whether there is an IDE disk with an empty ext4 file system.
+    #[serde(default)]
+    pub disk: bool,
+    /// Whether there is a network card on the emulator's user network, and a file to fetch.
+    #[serde(default)]
+    pub network: bool,
+    /// Seconds on an unloaded machine after which it has failed.
+    #[serde(default = "default_timeout")]
+    pub timeout_s: u64,
+    /// Exits a second that must not be reached between the dumps the script asks for.
+    #[serde(default)]
+    pub exits_per_second_below: Option<u64>,
+}
+
+/// Emulator and firmware of a scenario.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Platform {
+    /// Bochs and its BIOS.
+    #[default]
+    Bochs,
+    /// QEMU without VMX, BIOS.
+    Qemu,
+    /// QEMU without VMX, UEFI.
+    QemuUefi,
+}
+
+/// What a scenario boots as dom0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DomZero {
+    /// Debian 12's generic kernel.
+    #[default]
+    Generic,
+    /// The same unpacked by the harness: it boots alike, in less than half the time.
+    Unpacked,
+    /// Debian 12's cloud kernel.
+    Cloud,
+    /// Debian's backported 6.12.
+    Backports,
+    /// No module at all.
+    Missing,
+    /// The first MiB of the generic kernel.
+    Truncated,
+    /// The generic kernel with damage in the middle of its payload.
+    Corrupt,
+    /// A file that is no kernel.
+    NotAKernel,
+    /// An ELF file without the PVH note.
+    NoPvhNote,
+}
+
+/// The state of a scenario's initramfs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ramdisk {
+    /// As it was made.
+    #[default]
+    Whole,
+    /// Without its second half.
+    Truncated,
+    /// With other bytes where its first file's header was.
+    Corrupt,
+}
+
+/// What creates guests in a scenario. With any, dom0 also has the test kernels to start guests from, a bridge and NAT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Toolstack {
+    /// Nothing.
+    #[default]
+    None,
+    /// Hematite's own tools.
+    Ours,
+    /// Debian's xen-utils-4.17.
+    XenUtils,
+}
+
+/// A Linux kernel for guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuestKernel {
+    /// Debian 12's cloud kernel.
+    Cloud,
+    /// Debian's backported 6.12.
+    Backports,
+}
+
+const fn default_memory() -> u32 {
+    2048
+}
+
+const fn default_timeout() -> u64 {
+    180
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    scenario: Vec<Scenario>,
+}
+
+/// Reads the scenario file's text.
+///
+/// # Errors
+/// Not TOML, or fields that no scenario has; the message has the line.
+pub fn parse(text: &str) -> Result<Vec<Scenario>> {
+    let file: File = toml::from_str(text).context("the scenario file is wrong")?;
+    Ok(file.scenario)
+}
+
+impl Scenario {
+    /// Describes the run of a test kernel that has no entry of its own: on the default CPU, and on the oldest one, where
+    /// most optional features are missing.
+    #[must_use]
+    pub fn of_kernel(image: &str) -> Self {
+        Self {
+            name: format!("kernel-{image}"),
+            about: format!("the tests of the guest test kernel {image}"),
+            scripts: Vec::new(),
+            image: Some(image.to_owned()),
+            session: Vec::new(),
+            goes_on: false,
+            expect: Vec::new(),
+            platform: Platform::Bochs,
+            cpus: vec![DEFAULT_BOCHS_CPU.to_owned(), BOCHS_CPUS[0].to_owned()],
+            kernel: DomZero::Missing,
+            tools: Toolstack::None,
+            guests: Vec::new(),
+            initrd: Ramdisk::Whole,
+            options: String::new(),
+            append: String::new(),
+            pad_command_line_to: 0,
+            memory: default_memory(),
+            disk: false,
+            network: false,
+            timeout_s: default_timeout(),
+            exits_per_second_below: None,
+        }
+    }
+
+    /// Returns the CPU models to run on, one run each.
+    #[must_use]
+    pub fn models(&self) -> Vec<String> {
+        if self.cpus.is_empty() {
+            let model = if self.platform == Platform::Bochs {
+                DEFAULT_BOCHS_CPU
+            } else {
+                "max"
+            };
+            return vec![model.to_owned()];
+        }
+        let expand = |cpu: &String| match cpu.as_str() {
+            "all" => BOCHS_CPUS.iter().map(|&m| m.to_owned()).collect(),
+            _ => vec![cpu.clone()],
+        };
+        self.cpus.iter().flat_map(expand).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scenario_without_models_runs_on_the_default_one() {
+        let text = "[[scenario]]\nname = 'a'\nabout = 'b'\n[[scenario]]\nname = 'c'\nabout = 'd'\ncpus = ['all']\n";
+        let scenarios = parse(text).unwrap();
+        assert_eq!(scenarios[0].models(), [DEFAULT_BOCHS_CPU]);
+        assert_eq!(scenarios[1].models().len(), BOCHS_CPUS.len());
+    }
+
+    #[test]
+    fn a_misspelt_field_is_refused() {
+        assert!(parse("[[scenario]]\nname = 'a'\nabout = 'b'\ntimeout = 3\n").is_err());
+    }
+}

@@ -1,0 +1,59 @@
+//! A tiny guest that does one thing: what a well-behaved, an idle, a hostile or a broken guest does to its neighbours.
+//!
+//! `mode=` on the command line says what; the default says hello on the console and powers off. It starts in a
+//! fraction of the time of Linux, so it is what scenarios create by the hundred.
+#![no_std]
+#![no_main]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "addresses are 64-bit, parameters are small"
+)]
+
+mod console;
+mod greed;
+
+use guest_abi::sched::{
+    SCHEDOP_shutdown, SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SchedShutdown,
+};
+use guest_rt::{event, hypercall, insn, options, probe, say};
+
+guest_rt::entry!(main);
+
+fn main() {
+    let mode = options::value("mode").unwrap_or("hello");
+    console::print(format_args!("domu: mode {mode}"));
+    match mode {
+        "hello" | "poweroff" => shutdown(SHUTDOWN_poweroff),
+        "reboot" => shutdown(SHUTDOWN_reboot),
+        "crash" => shutdown(SHUTDOWN_crash),
+        "triple-fault" => probe::triple_fault(),
+        "loop" => loop {
+            insn::pause();
+        },
+        "console-flood" => console::flood(),
+        "log-flood" => loop {
+            say!("domu: a line of a flood");
+        },
+        "event-flood" => greed::flood_events(),
+        "ports" => greed::take_ports(),
+        "grants" => greed::take_grant_frames(),
+        "memory" => greed::take_memory(),
+        other => console::print(format_args!("domu: no mode {other}")),
+    }
+    idle()
+}
+
+fn shutdown(reason: u32) {
+    let _ = hypercall::sched(SCHEDOP_shutdown, SchedShutdown { reason });
+}
+
+/// Waits for events that never come, with interrupts open.
+fn idle() -> ! {
+    if event::setup().is_err() {
+        console::print(format_args!("domu: no events"));
+    }
+    console::print(format_args!("domu: idle"));
+    loop {
+        insn::sti_hlt_cli();
+    }
+}
