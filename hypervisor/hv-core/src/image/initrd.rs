@@ -189,11 +189,15 @@ fn walk_cpio(initrd: &dyn Bytes, mut at: u64) -> Result<u64, InitrdError> {
         let (size, name_size) = (field(6).ok_or(corrupt)?, field(11).ok_or(corrupt)?);
         let name_at = at.saturating_add(CPIO_HEADER as u64);
         let name: [u8; TRAILER.len()] = padded(initrd, name_at);
-        let data_at = pad4(start, name_at.saturating_add(name_size));
-        at = pad4(start, data_at.saturating_add(size));
-        if at > initrd.len().saturating_add(3) || data_at.saturating_add(size) > initrd.len() {
+        let name_end = name_at.saturating_add(name_size);
+        let data_at = pad4(start, name_end);
+        let data_end = data_at.saturating_add(size);
+        // the padding behind the last byte is nobody's
+        let end = if size == 0 { name_end } else { data_end };
+        if end > initrd.len() {
             return Err(InitrdError::Truncated(CPIO));
         }
+        at = pad4(start, data_end);
         if name_size == TRAILER.len() as u64 && name == *TRAILER {
             return Ok(at);
         }
@@ -366,6 +370,21 @@ mod tests {
         );
     }
 
+    /// Behind the trailer's name, in an archive that begins at a multiple of 4.
+    const TRAILER_PADDING: usize = 3;
+
+    #[test]
+    fn the_trailers_padding_may_be_missing_and_no_more() {
+        let whole = cpio(&[vec![1; 4]]);
+        for cut in 1..=TRAILER_PADDING {
+            assert_eq!(check(&whole[..whole.len() - cut].to_vec()), Ok(()), "{cut}");
+        }
+        assert_eq!(
+            check(&whole[..whole.len() - TRAILER_PADDING - 1].to_vec()),
+            Err(InitrdError::Truncated(CPIO))
+        );
+    }
+
     fn blocks() -> impl Strategy<Value = Vec<Vec<u8>>> {
         prop::collection::vec(prop::collection::vec(1..=255u8, 1..40), 1..6)
     }
@@ -383,8 +402,7 @@ mod tests {
             // an lz4 archive may end behind any block: what is cut is less than its last
             let least = if kind == 2 { whole.len() - blocks.last().unwrap().len() } else { 8 };
             short.truncate(least + cut % (whole.len() - least));
-            // the padding of the trailer's name may be missing
-            let is_whole = kind == 0 && whole.len() - short.len() <= 2;
+            let is_whole = kind == 0 && whole.len() - short.len() <= TRAILER_PADDING;
             prop_assert_eq!(check(&short).is_err(), !is_whole, "{} of {}", short.len(), whole.len());
         }
 
