@@ -7,8 +7,8 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use hv_core::evtchn::Virq;
 use hv_hw::console as device;
+use hv_hw::info;
 use hv_hw::sync::{RankedLock, rank};
-use hv_hw::{guest_log, info};
 
 use crate::domain::{Domain, registry};
 use crate::{debug_keys, host};
@@ -120,12 +120,12 @@ pub fn guest_debug(domain: &Domain, text: &[u8]) {
     for byte in text {
         match byte {
             b'\n' => {
-                guest_log!(Info, "{}: {}", domain.id, line.as_str());
+                domain.log.words(&line);
                 line.clear();
             }
             b' '..=b'~' | b'\t' => {
                 if line.len() == LINE_BYTES {
-                    guest_log!(Info, "{}: {}", domain.id, line.as_str());
+                    domain.log.words(&line);
                     line.clear();
                 }
                 line.push(char::from(*byte));

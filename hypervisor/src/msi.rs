@@ -2,6 +2,7 @@
 
 use hv_core::device::message::InterruptMessage;
 use hv_core::device::pci::{Bdf, ConfigSpace, MsiMessage};
+use hv_hw::console::log::GuestLog;
 use hv_hw::guest_log;
 
 use crate::domain::devices::{Devices, MsiRoute};
@@ -12,7 +13,7 @@ const DESTINATION_SHIFT: u32 = 12;
 
 /// Delivers the function's interrupt as `message` from now on.
 pub(crate) fn route(
-    devices: &mut Devices,
+    (devices, log): (&mut Devices, &GuestLog),
     function: Bdf,
     message: InterruptMessage,
     machine: &mut impl ConfigSpace,
@@ -29,6 +30,7 @@ pub(crate) fn route(
         .collect();
     let Some(host_vector) = irq::free_message_vector(&used) else {
         guest_log!(
+            log,
             Warning,
             "{function}: no interrupt vector left for its MSI, which stays off"
         );
@@ -47,7 +49,7 @@ pub(crate) fn route(
     if let Some(pci) = &mut devices.pci {
         pci.program_msi(function, message, machine);
     }
-    guest_log!(Info, "{function}: MSI at host vector {host_vector:#x}");
+    guest_log!(log, Info, "{function}: MSI at host vector {host_vector:#x}");
 }
 
 /// The function's MSI is off: its vector is free.

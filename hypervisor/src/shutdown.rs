@@ -1,7 +1,8 @@
 //! The end of the machine: dom0 wants it off, or anew, or has died.
 
 use hv_core::device::ports;
-use hv_hw::{console, error, guest_log, info, insn, port};
+use hv_hw::console::{self, log::GuestLog};
+use hv_hw::{error, guest_log, info, insn, port};
 
 use crate::domain::Ended;
 use crate::host;
@@ -10,10 +11,14 @@ use crate::host;
 const SLEEP_TYPES_REFUSED: &str = "suspend to RAM is not supported; the write is ignored";
 
 /// dom0 writes a PM1 control register. Switching off is carried out, after the last words are out.
-pub(crate) fn sleep_requested(at: u16, size: u8, value: u32) {
+pub(crate) fn sleep_requested(log: &GuestLog, at: u16, size: u8, value: u32) {
     if let Some(kind) = ports::sleep_type(value) {
         if !host::is_power_off(kind) {
-            guest_log!(Error, "d0: ACPI sleep type {kind}: {SLEEP_TYPES_REFUSED}");
+            guest_log!(
+                log,
+                Error,
+                "d0: ACPI sleep type {kind}: {SLEEP_TYPES_REFUSED}"
+            );
             return;
         }
         info!("d0 switches the machine off");

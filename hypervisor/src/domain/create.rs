@@ -21,6 +21,7 @@ use hv_core::image::e820::E820Map;
 use hv_core::p2m::{P2m, P2mConfig};
 use hv_core::vcpu::VcpuId;
 use hv_core::vcpu::time::PvClock;
+use hv_hw::console::log::GuestLog;
 use hv_hw::direct_map::SharedFrame;
 use hv_hw::insn;
 use hv_hw::sync::{Once, RankedLock};
@@ -185,6 +186,7 @@ pub fn domain(id: DomId, config: DomainConfig, mut own: Belongings) -> Result<Do
         life: RankedLock::new(life),
         pollers: AtomicU32::new(0),
         callback_vector: AtomicU8::new(0),
+        log: GuestLog::new(id),
         debug_line: RankedLock::new(ArrayString::new()),
         limits: Limits::new(own.pages),
         has_runstate_flag: AtomicBool::new(false),

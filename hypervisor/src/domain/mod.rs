@@ -35,6 +35,7 @@ use hv_core::evtchn::{EventChannels, Notify};
 use hv_core::image::e820::E820Map;
 use hv_core::p2m::P2m;
 use hv_core::vcpu::time::PvClock;
+use hv_hw::console::log::GuestLog;
 use hv_hw::direct_map::SharedFrame;
 use hv_hw::sync::{RankedLock, rank};
 use hv_hw::virt::vtx::IoBitmap;
@@ -93,6 +94,8 @@ pub struct Domain {
     pub pollers: AtomicU32,
     /// The vector of HVM_PARAM_CALLBACK_IRQ where it names one, else 0.
     pub callback_vector: AtomicU8,
+    /// How fast it may fill the log.
+    pub log: GuestLog,
     /// Debug output that has not come to the end of its line.
     pub debug_line: RankedLock<ArrayString<DEBUG_LINE>, { rank::VCPU }>,
     /// What bounds its memory.

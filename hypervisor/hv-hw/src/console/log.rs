@@ -1,12 +1,13 @@
 //! Messages with a level and a time: `error!`, `warn!`, `info!`, `debug!`, and `guest_log!` for what a guest can trigger.
 //!
 //! A line is `[    0.123456] text`, the time in seconds since the hypervisor was entered (before the TSC's frequency is known,
-//! in ticks). `loglvl` and `guest_loglvl` say what is shown; messages above the first of an option's two levels, and all that
-//! guests trigger above theirs, pass a limit of [`BURST`] lines a second.
+//! in ticks). `loglvl` and `guest_loglvl` say what is shown; messages above the first of an option's two levels pass a limit
+//! of [`BURST`] lines a second. Each guest has limits of its own ([`GuestLog`]): none can have another's lines held back.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use hv_core::domid::DomId;
 use hv_core::options::{LogLevel, LogThresholds};
 
 use crate::{console, time};
@@ -37,12 +38,39 @@ pub fn set_levels(host: LogThresholds, guest: LogThresholds) {
 
 /// Prints a message of the hypervisor. Called through the macros.
 pub fn message(level: LogLevel, text: fmt::Arguments<'_>) {
-    HOST.message(level, text);
+    HOST.message(level, text, &LIMIT, None);
 }
 
-/// Prints a message that a guest can trigger. Called through [`crate::guest_log`].
-pub fn guest_message(level: LogLevel, text: fmt::Arguments<'_>) {
-    GUEST.message(level, text);
+/// What a guest prints and what is said of it, each at a rate of its own, so that a guest that keeps breaking rules can still
+/// be read.
+#[derive(Debug)]
+pub struct GuestLog {
+    of: DomId,
+    words: RateLimit,
+    deeds: RateLimit,
+}
+
+impl GuestLog {
+    /// For a domain that has not printed anything.
+    #[must_use]
+    pub const fn new(of: DomId) -> Self {
+        Self {
+            of,
+            words: RateLimit::new(),
+            deeds: RateLimit::new(),
+        }
+    }
+
+    /// Prints a line of the guest's own, at level Info.
+    pub fn words(&self, line: &str) {
+        let text = format_args!("{}: {line}", self.of);
+        GUEST.message(LogLevel::Info, text, &self.words, Some(self.of));
+    }
+
+    /// Prints what the guest did. Called through [`crate::guest_log`].
+    pub fn deed(&self, level: LogLevel, text: fmt::Arguments<'_>) {
+        GUEST.message(level, text, &self.deeds, Some(self.of));
+    }
 }
 
 impl Thresholds {
@@ -52,18 +80,30 @@ impl Thresholds {
         self.limited
             .store(levels.limited.map_or(0, number), Ordering::Relaxed);
     }
-    fn message(&self, level: LogLevel, text: fmt::Arguments<'_>) {
+    fn message(
+        &self,
+        level: LogLevel,
+        text: fmt::Arguments<'_>,
+        limit: &RateLimit,
+        of: Option<DomId>,
+    ) {
         let level_number = number(level);
         if level_number <= self.always.load(Ordering::Relaxed) {
             line(level, text);
         } else if level_number <= self.limited.load(Ordering::Relaxed)
-            && let Some(suppressed) = LIMIT.pass(time::uptime_ns())
+            && let Some(suppressed) = limit.pass(time::uptime_ns())
         {
             if suppressed > 0 {
-                line(
-                    LogLevel::Warning,
-                    format_args!("{suppressed} messages suppressed"),
-                );
+                match of {
+                    Some(of) => line(
+                        LogLevel::Warning,
+                        format_args!("{of}: {suppressed} messages suppressed"),
+                    ),
+                    None => line(
+                        LogLevel::Warning,
+                        format_args!("{suppressed} messages suppressed"),
+                    ),
+                }
             }
             line(level, text);
         }
@@ -146,11 +186,11 @@ macro_rules! debug {
     ($($arg:tt)*) => { $crate::console::log::message($crate::console::log::Level::Debug, format_args!($($arg)*)) };
 }
 
-/// Logs, at a limited rate, what a guest can trigger: `guest_log!(Warning, "d{}v{}: …", …)`.
+/// Logs, at the rate of the guest's [`GuestLog`], what it triggered: `guest_log!(domain.log, Warning, "{}: …", vcpu.id)`.
 #[macro_export]
 macro_rules! guest_log {
-    ($level:ident, $($arg:tt)*) => {
-        $crate::console::log::guest_message($crate::console::log::Level::$level, format_args!($($arg)*))
+    ($log:expr, $level:ident, $($arg:tt)*) => {
+        $log.deed($crate::console::log::Level::$level, format_args!($($arg)*))
     };
 }
 

@@ -4,6 +4,7 @@ use hv_core::addr::PAGE_BYTES;
 use hv_core::device::pci::{Bdf, ConfigSpace, PciEffect};
 use hv_core::device::ports::{self, PortOwner};
 use hv_core::walk;
+use hv_hw::console::log::GuestLog;
 use hv_hw::virt::{Event, IoExit, StringIo, VcpuHw};
 use hv_hw::{pci, port};
 
@@ -62,7 +63,7 @@ fn write(domain: &Domain, port: u16, size: u8, value: u32) {
         PortOwner::DebugConsole => console::guest_debug(domain, &[value.to_le_bytes()[0]]),
         PortOwner::PciConfig => configure(domain, port, size, value),
         PortOwner::Pm1Control if domain.is_hardware => {
-            shutdown::sleep_requested(port, size, value);
+            shutdown::sleep_requested(&domain.log, port, size, value);
         }
         PortOwner::Reset if domain.is_hardware => shutdown::reset_requested(port, size, value),
         PortOwner::Hardware if domain.is_hardware => port::write(port, size, value),
@@ -88,7 +89,7 @@ fn configure(domain: &Domain, port: u16, size: u8, value: u32) {
         return;
     };
     let effect = pci.write_port(port, size, value, &mut Machine);
-    settle(&mut devices, effect);
+    settle((&mut devices, &domain.log), effect);
 }
 
 /// Answers a load from configuration space in memory.
@@ -100,22 +101,22 @@ pub(super) fn read_config(devices: &mut Devices, (function, offset): (Bdf, u16),
 
 /// Performs a store to it.
 pub(super) fn write_config(
-    devices: &mut Devices,
+    (devices, log): (&mut Devices, &GuestLog),
     (function, offset): (Bdf, u16),
     size: u8,
     value: u32,
 ) {
     if let Some(pci) = devices.pci.as_mut() {
         let effect = pci.write_memory((function, offset, size), value, &mut Machine);
-        settle(devices, effect);
+        settle((devices, log), effect);
     }
 }
 
-fn settle(devices: &mut Devices, effect: PciEffect) {
+fn settle((devices, log): (&mut Devices, &GuestLog), effect: PciEffect) {
     match effect {
         PciEffect::None => {}
         PciEffect::MsiRouted(function, message) => {
-            crate::msi::route(devices, function, message, &mut Machine);
+            crate::msi::route((devices, log), function, message, &mut Machine);
         }
         PciEffect::MsiOff(function) => crate::msi::release(devices, function),
     }

@@ -25,6 +25,7 @@ pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> N
         let id = runner.vcpu().id;
         let rip = runner.hw.rip();
         guest_log!(
+            runner.domain.log,
             Error,
             "{id}: access to {} by an instruction at {rip:#x} that is not emulated",
             fault.gpa
@@ -127,7 +128,7 @@ fn write<H: VcpuHw>(runner: &mut Runner<H>, gpa: Gpa, size: u8, value: u64) {
     let word = value as u32;
     let mut devices = runner.domain.devices.lock();
     if let Some(place) = devices.config_at(gpa) {
-        return io::write_config(&mut devices, place, size, word);
+        return io::write_config((&mut devices, &runner.domain.log), place, size, word);
     }
     match devices.ioapic_at(gpa) {
         Some((ioapic, offset)) if size == 4 => {

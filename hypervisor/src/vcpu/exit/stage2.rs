@@ -114,6 +114,7 @@ fn device_block(gfn: Gfn) -> MfnRange {
 /// A guest that touches what is not there learns nothing and disturbs nobody.
 pub(super) fn nothing_there<H: VcpuHw>(runner: &Runner<H>, gpa: Gpa) {
     guest_log!(
+        runner.domain.log,
         Warning,
         "{}: access to {gpa}, where nothing is",
         runner.vcpu().id

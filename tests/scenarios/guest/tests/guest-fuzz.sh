@@ -21,7 +21,7 @@ while ! is_gone fuzz; do
     sleep 1
 done
 xl dmesg | grep 'test fuzz_hypercalls' >/tmp/out
-grep -q Success /tmp/out || fail "$(tail -n 1 /tmp/out)"
+grep -q Success /tmp/out || fail "no verdict of success: $(tail -n 1 /tmp/out) $(xl list fuzz | tail -n 1)"
 is_gone fuzz || destroy fuzz
 is_gone neighbour && fail "the neighbour is gone"
 has_state neighbour c && fail "the neighbour has crashed"
