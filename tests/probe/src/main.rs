@@ -10,7 +10,7 @@ mod session;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,9 +32,10 @@ fn main() -> ExitCode {
         ["rtc"] => against_rtc(),
         ["fetch", server, file] => fetch(server, file),
         ["free-pages"] => host::free_pages(),
+        ["ticks", runs, command @ ..] => ticks(runs, command),
         ["session", seconds, transcript, rest @ ..] => session::run(seconds, transcript, rest),
         _ => Err(
-            "usage: probe sleep|monotonic|rtc|fetch ADDRESS:PORT FILE|free-pages|\
+            "usage: probe sleep|monotonic|rtc|fetch ADDRESS:PORT FILE|free-pages|ticks RUNS COMMAND…|\
              session SECONDS TRANSCRIPT [WAIT SEND]… -- COMMAND…"
                 .to_owned(),
         ),
@@ -49,6 +50,34 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Cycles of the emulated CPU in a microsecond: one instruction each.
+const TICKS_PER_US: u128 = 50;
+
+/// Runs a command some times and returns the median of what it took, in ticks. What it prints goes nowhere.
+fn ticks(runs: &str, command: &[&str]) -> Result<String, String> {
+    let runs: u32 = runs
+        .parse()
+        .map_err(|_| format!("{runs} is no number of runs"))?;
+    let (program, args) = command.split_first().ok_or("ticks of which command?")?;
+    let mut took = Vec::new();
+    for _ in 0..runs {
+        let begun = Instant::now();
+        let status = Command::new(program)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status()
+            .map_err(|e| format!("{program}: {e}"))?;
+        took.push(begun.elapsed());
+        if !status.success() {
+            return Err(format!("{program} ended with {status}"));
+        }
+    }
+    took.sort_unstable();
+    let median = took.get(took.len() / 2).ok_or("no run, no figure")?;
+    Ok((median.as_nanos() * TICKS_PER_US / 1000).to_string())
 }
 
 /// Sleeps ten seconds and compares them with the monotonic clock.
