@@ -30,7 +30,10 @@ xl list -l web >/tmp/out || fail "xl list -l ended with $?"
 grep -q '^    {$' /tmp/out || fail "xl list -l has another layout"
 xl reboot web || fail "xl reboot ended with $?"
 await 60 is_another "$id" || fail "60 s after xl reboot the guest is still number $id"
-talk web 120 'guest: up' '' >/tmp/talk.out 2>&1 || fail "after the reboot: $(tail -n 1 /tmp/talk.out)"
+# the name comes before the console does
+await 20 xenstore-read "/local/domain/$now/console/tty" || fail "the guest has no console after the reboot"
+talk web 120 'guest: up' '' >/tmp/talk.out 2>&1 ||
+    fail "after the reboot: $(tail -n 1 /tmp/talk.out); at the console: $(tail -n 1 /tmp/web.console)"
 [ "$(xenstore-read "/local/domain/$(xl domid web)/device/vif/0/mac")" = 00:16:3e:00:00:02 ] || fail "another MAC after the reboot"
 xl shutdown -w web || fail "xl shutdown ended with $?"
 await 60 is_gone web || fail "60 s after xl shutdown: $(xl list | tail -n 1)"
