@@ -3,6 +3,7 @@
 //! A pause is counted, as Xen's toolstacks count it; a new domain starts with one. A shutdown, the guest's own or its
 //! crash, leaves everything as it is until the domain is destroyed or resumed. Next: `destroy`.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
@@ -42,7 +43,7 @@ pub struct Life {
     /// Its UUID.
     pub handle: [u8; 16],
     /// The map of its memory that its toolstack gave it, in place of `Domain::e820` (XENMEM_set_memory_map).
-    pub memory_map: Option<E820Map>,
+    pub memory_map: Option<Arc<E820Map>>,
     /// It has been allowed to run: its CPU policy is settled.
     pub has_started: bool,
     /// Pauses that were not undone.
@@ -272,7 +273,7 @@ impl Domain {
     }
 
     /// Has each of its vCPUs take up the domain's policies.
-    pub fn set_policies(&self, policies: alloc::sync::Arc<super::Policies>) {
+    pub fn set_policies(&self, policies: Arc<super::Policies>) {
         *self.policies.lock() = policies;
         for vcpu in &self.vcpus {
             vcpu.request(Requests::POLICIES);

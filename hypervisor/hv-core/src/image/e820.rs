@@ -91,15 +91,39 @@ pub struct E820Map(Vec<E820Entry>);
 impl E820Map {
     /// Puts a firmware's entries in order. Where entries overlap, the one with the higher number wins: rather lose RAM
     /// than use what is not.
+    ///
+    /// # Panics
+    /// Where memory for it is out; [`E820Map::try_sanitise`] does not.
     #[must_use]
     pub fn sanitise(raw: &[E820Entry]) -> Self {
-        let mut sorted: Vec<E820Entry> = raw.to_vec();
-        sorted.sort_by_key(|entry| entry.kind);
-        let mut map = Self::default();
-        for entry in sorted {
-            map.set(entry.start, entry.end, entry.kind);
+        Self::try_sanitise(raw).expect("there is room for the map that a machine begins with")
+    }
+
+    /// The same, or `None` where memory for it is out. Its work grows with the entries and their sorting only: a toolstack
+    /// sets maps of any form.
+    #[must_use]
+    pub fn try_sanitise(raw: &[E820Entry]) -> Option<Self> {
+        let mut edges = Vec::new();
+        edges.try_reserve_exact(raw.len().checked_mul(2)?).ok()?;
+        for entry in raw.iter().filter(|entry| entry.start < entry.end) {
+            edges.push((entry.start, entry.kind, Edge::Start));
+            edges.push((entry.end, entry.kind, Edge::End));
         }
-        map
+        edges.sort_unstable_by_key(|(at, ..)| *at);
+        let mut entries = Vec::new();
+        entries.try_reserve_exact(edges.len()).ok()?;
+        let mut covering = Covering::default();
+        let mut start = 0;
+        for (at, kind, edge) in edges {
+            if start < at
+                && let Some(kind) = covering.highest()
+            {
+                push(&mut entries, E820Entry::new(start, at, kind));
+            }
+            covering.pass(kind, edge);
+            start = at;
+        }
+        Some(Self(entries))
     }
 
     /// The entries.
@@ -197,6 +221,32 @@ impl E820Map {
     }
 }
 
+/// Where an entry begins or ends.
+#[derive(Clone, Copy)]
+enum Edge {
+    Start,
+    End,
+}
+
+/// How many entries of each kind cover an address.
+#[derive(Default)]
+struct Covering([u32; E820Kind::Persistent as usize + 1]);
+
+impl Covering {
+    fn pass(&mut self, kind: E820Kind, edge: Edge) {
+        let covering = &mut self.0[kind as usize];
+        match edge {
+            Edge::Start => *covering += 1,
+            Edge::End => *covering -= 1,
+        }
+    }
+    fn highest(&self) -> Option<E820Kind> {
+        let kinds = (E820Kind::Ram.as_u32()..=E820Kind::Persistent.as_u32()).rev();
+        let mut kinds = kinds.map(E820Kind::from_raw);
+        kinds.find(|kind| self.0[*kind as usize] != 0)
+    }
+}
+
 /// Appends an entry, or lengthens the last one where they are of one kind and touch.
 fn push(entries: &mut Vec<E820Entry>, entry: E820Entry) {
     match entries.last_mut() {
@@ -256,6 +306,18 @@ mod tests {
         let map = E820Map::sanitise(&[E820Entry::sized(u64::MAX - 0xfff, u64::MAX, E820Kind::Ram)]);
         assert_eq!(map.kind_at(u64::MAX - 1), Some(E820Kind::Ram));
         assert_eq!(map.ram_pages(), 0);
+    }
+
+    #[test]
+    fn work_on_a_map_grows_with_its_entries_only() {
+        // going over the whole map for every entry, this takes minutes
+        const ENTRIES: u64 = 1 << 18;
+        let raw: Vec<_> = (0..ENTRIES)
+            .map(|i| E820Entry::sized((ENTRIES - i) * 3, 2, E820Kind::Ram))
+            .collect();
+        let map = E820Map::sanitise(&raw);
+        assert!(is_in_order(&map));
+        assert_eq!(map.entries().len() as u64, ENTRIES);
     }
 
     #[test]

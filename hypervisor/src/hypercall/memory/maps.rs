@@ -1,5 +1,6 @@
 //! What a domain is told of its memory.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use guest_abi::errno::Errno;
@@ -10,7 +11,7 @@ use hv_hw::virt::VcpuHw;
 
 use super::super::{Answer, Call, caller};
 
-/// Entries that a map may have (`E820MAX` of the x86 boot protocol).
+/// Entries that a map may have (`E820MAX` of Xen and of the x86 boot protocol).
 const MAX_ENTRIES: u32 = 1024;
 
 /// XENMEM_memory_map: the caller's own.
@@ -18,7 +19,7 @@ pub(super) fn memory_map<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: XenMemoryMap = call.runner.copy_in(call.pointer(1))?;
     let domain = call.runner.domain.clone();
     let given = domain.life.lock().memory_map.clone();
-    let map = given.as_ref().unwrap_or(&domain.e820);
+    let map = given.as_deref().unwrap_or(&domain.e820);
     let room = usize::try_from(arg.nr_entries).unwrap_or(usize::MAX);
     let mut written = 0;
     for (index, entry) in map.entries().iter().take(room).enumerate() {
@@ -59,7 +60,7 @@ pub(super) fn set_memory_map<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
         let kind = E820Kind::from_raw(raw.type_);
         entries.push(E820Entry::sized(raw.addr, raw.size, kind));
     }
-    let map = E820Map::sanitise(&entries);
-    domain.life.lock().memory_map = Some(map);
+    let map = E820Map::try_sanitise(&entries).ok_or(Errno::ENOMEM)?;
+    domain.life.lock().memory_map = Some(Arc::new(map));
     Ok(0)
 }
