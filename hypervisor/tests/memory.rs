@@ -22,6 +22,7 @@ use hypervisor::domain::create::DomainConfig;
 use hypervisor::domain::destroy::{self, Progress};
 use hypervisor::domain::grants::NoFrame;
 use hypervisor::domain::space::{self, SpaceError};
+use hypervisor::domain::teardown::{self, Budget};
 use hypervisor::domain::{Domain, grants, registry};
 use hypervisor::memory;
 use proptest::prelude::*;
@@ -32,6 +33,11 @@ const PLACES: u64 = 5;
 /// Where guests have RAM, and where others' pages are mapped.
 const RAM: u64 = 0x1000;
 const SCRATCH: u64 = 0x8_0000;
+/// Taken down in one go.
+const STEP: Budget = Budget {
+    frames: 64,
+    entries: 1000,
+};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -450,11 +456,11 @@ impl World {
         let ids: Vec<_> = self.domains[..GUESTS].iter().map(|d| d.id).collect();
         let toolstack = self.domain(GUESTS);
         for _ in 0..1000 {
-            if space::empty(&mut self.hw, &toolstack, 64) {
+            if teardown::empty(&mut self.hw, &toolstack, STEP) {
                 break;
             }
         }
-        prop_assert!(space::dismantle(&mut self.hw, &toolstack, 1 << 16));
+        prop_assert!(teardown::dismantle(&mut self.hw, &toolstack, 1 << 16));
         self.domains.clear();
         destroy::reap();
         prop_assert_eq!(memory::free_frames(), self.free_before, "frames are lost");

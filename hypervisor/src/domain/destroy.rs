@@ -13,7 +13,8 @@ use hv_hw::info;
 use hv_hw::virt::VcpuHw;
 
 use super::life::{Holds, tell_toolstack};
-use super::{Domain, grants, registry, space};
+use super::teardown::{self, Budget};
+use super::{Domain, grants, registry};
 use crate::memory;
 use crate::pinned::Pinned;
 
@@ -21,10 +22,11 @@ use crate::pinned::Pinned;
 const PORTS: u32 = 256;
 /// Handles of grants looked at in one step.
 const HANDLES: u32 = 512;
-/// Frames put in one step.
-const FRAMES: u64 = 2048;
-/// Entries of tables looked at in one step.
-const ENTRIES: u32 = 1 << 15;
+/// How much memory is taken down in one step.
+const STEP: Budget = Budget {
+    frames: 1024,
+    entries: 1 << 15,
+};
 
 /// How far a domain's destruction is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,7 +92,7 @@ fn begin(domain: &Domain) -> Death {
     registry::count_dying(true);
     domain.hold(Holds::DYING);
     grants::close(domain);
-    space::close(domain);
+    teardown::close(domain);
     vcpus_gone(domain)
 }
 
@@ -134,7 +136,7 @@ fn release_grants<H: VcpuHw>(domain: &Domain, hw: &mut H) -> Death {
 }
 
 fn empty<H: VcpuHw>(domain: &Domain, hw: &mut H) -> Death {
-    if space::empty(hw, domain, FRAMES) {
+    if teardown::empty(hw, domain, STEP) {
         Death::Tables
     } else {
         Death::Memory
@@ -142,7 +144,7 @@ fn empty<H: VcpuHw>(domain: &Domain, hw: &mut H) -> Death {
 }
 
 fn free_tables<H: VcpuHw>(domain: &Domain, hw: &mut H) -> Death {
-    if !space::dismantle(hw, domain, ENTRIES) {
+    if !teardown::dismantle(hw, domain, STEP.entries) {
         return Death::Tables;
     }
     let_go(domain);

@@ -350,7 +350,7 @@ pub fn close(domain: &Domain) {
     domain.grants.table.lock().close();
 }
 
-/// Unmaps what a domain that is being destroyed, and whose memory is [closed](space::close), has mapped of others'
+/// Unmaps what a domain that is being destroyed, and whose memory is [closed](super::teardown::close), has mapped of others'
 /// grants; looks at no more than `budget` handles. True once there is none left.
 pub fn release_mappings<H: VcpuHw>(hw: &mut H, domain: &Domain, budget: u32) -> bool {
     let released_to = &domain.grants.released_to;

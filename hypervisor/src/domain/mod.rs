@@ -10,7 +10,7 @@
 //! | `policies`, `Vcpu::account`, `Vcpu::state` | `VCPU` | what CPUID and MSRs are, run state, registers on their way |
 //!
 //! What is not behind a lock never changes, or is a single atomic word. Next: `create` for how one is made, `life` for
-//! what becomes of it, `destroy` for how it goes, `registry` for how it is found, [`crate::vcpu`] for what runs.
+//! what becomes of it, `destroy` and `teardown` for how it goes, `registry` for how it is found, [`crate::vcpu`] for what runs.
 
 pub mod create;
 pub mod destroy;
@@ -21,6 +21,7 @@ pub mod life;
 pub mod policies;
 pub mod registry;
 pub mod space;
+pub mod teardown;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;

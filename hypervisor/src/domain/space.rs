@@ -30,9 +30,9 @@ pub struct Limits {
     /// Those that it has.
     tables: AtomicU64,
     /// Its memory is being taken down: nothing is mapped any longer.
-    is_closed: AtomicBool,
+    pub(super) is_closed: AtomicBool,
     /// Teardown has emptied all below this guest frame.
-    emptied_to: AtomicU64,
+    pub(super) emptied_to: AtomicU64,
 }
 
 /// Frames for a domain's page tables, as many as it may have.
@@ -231,7 +231,7 @@ fn remove<H: VcpuHw>(
 }
 
 /// Puts the uses of a leaf that was removed.
-fn put(entry: P2mEntry, frames: u64, done: &FlushDone) {
+pub(super) fn put(entry: P2mEntry, frames: u64, done: &FlushDone) {
     if !entry.kind.holds_use() {
         return;
     }
@@ -424,80 +424,6 @@ fn insert_use(domain: &Domain, gfn: Gfn, held: FrameUse, kind: P2mKind) -> Resul
             Err(error)
         }
     }
-}
-
-/// Begins to take the domain's memory down: nothing is mapped from now on, and no memory is set aside for it.
-pub fn close(domain: &Domain) {
-    // under the lock, so that whoever maps has mapped, or sees it
-    let p2m = domain.p2m.lock();
-    domain.limits.is_closed.store(true, Ordering::Release);
-    drop(p2m);
-    let _ = memory::set_claim(&domain.limits.claim, 0);
-}
-
-/// Takes down what a closed domain has mapped, of which none of its vCPUs is running: at least one and not many more than
-/// `budget` frames at a time. True once nothing is left; what others still use stays on its account until they are done.
-///
-/// Granted pages have to be [unmapped](super::grants::release_mappings) before.
-pub fn empty<H: VcpuHw>(hw: &mut H, domain: &Domain, budget: u64) -> bool {
-    let mut spent = 0;
-    while spent < budget {
-        let mut p2m = domain.p2m.lock();
-        let from = Gfn::new(domain.limits.emptied_to.load(Ordering::Relaxed));
-        let Some((gfn, entry)) = p2m.next_mapped(&DirectTables, from) else {
-            return true;
-        };
-        domain
-            .limits
-            .emptied_to
-            .store(gfn.as_u64(), Ordering::Relaxed);
-        let Some((first, frames, pending)) = take_leaf(domain, &mut p2m, gfn, entry) else {
-            return false;
-        };
-        let done = flush(hw, domain, pending);
-        p2m.reclaim(&DirectTables, &mut domain.limits.tables(), &done);
-        drop(p2m);
-        put(first, frames, &done);
-        spent += frames;
-    }
-    false
-}
-
-/// Takes a leaf out, or of a larger one 2 MiB where there is a table to split it: what was there, its size, the flush.
-fn take_leaf(
-    domain: &Domain,
-    p2m: &mut P2m,
-    gfn: Gfn,
-    entry: P2mEntry,
-) -> Option<(P2mEntry, u64, PendingFlush)> {
-    for order in [entry.order.min(PageOrder::SIZE_2M), entry.order] {
-        let removed = p2m.remove(
-            (&mut DirectTables, &mut domain.limits.tables()),
-            gfn,
-            order.frames(),
-            |_, _| {},
-        );
-        match removed {
-            Ok(pending) => return Some((entry, order.frames(), pending)),
-            Err(error) => {
-                let _ = SpaceError::from(error);
-            }
-        }
-    }
-    None
-}
-
-/// Gives back the tables of an [emptied](empty) domain's p2m, all but the root, looking at no more than `budget` entries
-/// at a time. True once they are gone.
-pub fn dismantle<H: VcpuHw>(hw: &mut H, domain: &Domain, budget: u32) -> bool {
-    let mut p2m = domain.p2m.lock();
-    let owed = PendingFlush::pages(p2m.root(), 0, 1);
-    let done = flush(hw, domain, owed);
-    p2m.dismantle(
-        (&mut DirectTables, &mut domain.limits.tables()),
-        &done,
-        budget,
-    )
 }
 
 /// Has every CPU that runs the domain drop its stale translations. One CPU runs guests, and it is this one.

@@ -21,7 +21,7 @@ use crate::addr::{Gfn, Mfn, MfnRange, PageOrder};
 use crate::mem::{TableFrames, TableMem};
 use crate::paging::ept::{Access, Ept, EptAttr};
 use crate::paging::flush::{FlushDone, PendingFlush};
-use crate::paging::{Incomplete, MAX_PAGES, PageTable, Slot};
+use crate::paging::{Incomplete, MAX_PAGES, Next, PageTable, Slot};
 
 /// A domain's map from guest frames to machine frames.
 pub struct P2m {
@@ -129,13 +129,20 @@ impl P2m {
         }
     }
 
-    /// The first mapped guest frame at or above `from`, with its entry: for teardown and dumps.
+    /// The first mapped guest frame at or above `from`, with its entry, for teardown; looks at no more than `budget` entries
+    /// of tables: see [`PageTable::next`].
     #[must_use]
-    pub fn next_mapped(&self, mem: &impl TableMem, from: Gfn) -> Option<(Gfn, P2mEntry)> {
-        let found = self.table.visit(mem, from, MAX_PAGES, |gfn, leaf| {
-            ControlFlow::Break((gfn, leaf.into()))
-        });
-        found.break_value()
+    pub fn next_mapped(
+        &self,
+        mem: &impl TableMem,
+        from: Gfn,
+        budget: &mut u32,
+    ) -> Next<Gfn, P2mEntry> {
+        match self.table.next(mem, from, budget) {
+            Next::Mapped(gfn, leaf) => Next::Mapped(gfn, leaf.into()),
+            Next::Nothing => Next::Nothing,
+            Next::NotYet(gfn) => Next::NotYet(gfn),
+        }
     }
 
     /// Maps `count` guest frames from `gfn`, with the largest leaves that fit in the tables that are there. Where it succeeds

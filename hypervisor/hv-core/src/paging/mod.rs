@@ -14,9 +14,11 @@ mod table;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod visit;
 
 pub use edit::Incomplete;
 pub use table::{Leaf, PageTable, Slot};
+pub use visit::Next;
 
 use crate::addr::{Mfn, PageOrder};
 

@@ -1,8 +1,7 @@
-//! A page table: its root, looking up and visiting. Editing is in [`super::edit`].
+//! A page table: its root, looking up and taking down. Editing is in [`super::edit`], visiting in `visit.rs`.
 
 use core::cell::Cell;
 use core::marker::PhantomData;
-use core::ops::ControlFlow;
 
 use super::edit::{Edit, Editor, Incomplete, Target};
 use super::flush::{FlushDone, PendingFlush};
@@ -195,20 +194,6 @@ impl<F: Format> PageTable<F> {
         }
         mem.write(slot.table, index(slot.number, 0), 0);
         PendingFlush::pages(self.root, slot.number, 1)
-    }
-
-    /// Calls `see` for every leaf that maps one of the `count` pages from `first`, in ascending order and with the first
-    /// of those pages that it maps; stops where `see` breaks. Costs nothing for what is not mapped at a high level.
-    pub fn visit<B>(
-        &self,
-        mem: &impl TableMem,
-        first: F::Page,
-        count: u64,
-        mut see: impl FnMut(F::Page, Leaf<F::Attr>) -> ControlFlow<B>,
-    ) -> ControlFlow<B> {
-        let first = F::number(first);
-        let end = first.saturating_add(count).min(MAX_PAGES);
-        visit_table::<F, B>(mem, self.root, LEVELS - 1, first..end, &mut see)
     }
 
     /// Maps `count` pages from `first` to the frames from `mfn` with the largest leaves that fit, replacing what was
@@ -417,36 +402,12 @@ fn unlink(entry: u64) -> Option<Mfn> {
 }
 
 #[inline]
-fn leaf_at<F: Format>(entry: u64, level: u32, number: u64) -> Leaf<F::Attr> {
+pub(super) fn leaf_at<F: Format>(entry: u64, level: u32, number: u64) -> Leaf<F::Attr> {
     Leaf {
         mfn: F::mfn(entry) + (number & (pages_per_entry(level) - 1)),
         attr: F::attr(entry),
         order: order_at(level),
     }
-}
-
-fn visit_table<F: Format, B>(
-    mem: &impl TableMem,
-    table: Mfn,
-    level: u32,
-    range: core::ops::Range<u64>,
-    see: &mut impl FnMut(F::Page, Leaf<F::Attr>) -> ControlFlow<B>,
-) -> ControlFlow<B> {
-    let mut page = range.start;
-    while page < range.end {
-        let slot_end = (page | (pages_per_entry(level) - 1)) + 1;
-        let entry = mem.read(table, index(page, level));
-        if F::is_present(entry) {
-            if is_leaf::<F>(entry, level) {
-                see(F::page(page), leaf_at::<F>(entry, level, page))?;
-            } else {
-                let inside = page..slot_end.min(range.end);
-                visit_table::<F, B>(mem, F::mfn(entry), level - 1, inside, see)?;
-            }
-        }
-        page = slot_end;
-    }
-    ControlFlow::Continue(())
 }
 
 fn dismantle_table<F: Format>(
