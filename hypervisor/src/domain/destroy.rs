@@ -93,6 +93,7 @@ fn begin(domain: &Domain) -> Death {
     domain.hold(Holds::DYING);
     grants::close(domain);
     teardown::close(domain);
+    domain.events.lock().seal();
     vcpus_gone(domain)
 }
 
@@ -159,7 +160,8 @@ fn let_go(domain: &Domain) {
         vcpu.forget_state();
     }
     if let Some(pinned) = Pinned::new(domain.shared_info.mfn(), domain.id) {
-        let empty = EventChannels::new(domain.id, pinned, 0, 0);
+        let mut empty = EventChannels::new(domain.id, pinned, 0, 0);
+        empty.seal();
         let old = mem::replace(&mut *domain.events.lock(), empty);
         drop(old);
     }

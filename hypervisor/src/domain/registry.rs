@@ -92,18 +92,12 @@ pub fn remove(id: DomId) -> Option<Arc<Domain>> {
     Some(table.domains.remove(place))
 }
 
-/// The domain with this number, a dying one as well.
+/// The domain with this number, a dying one as well: what that may no longer give, its parts refuse under their locks.
 #[must_use]
 pub fn find(id: DomId) -> Option<Arc<Domain>> {
     let table = DOMAINS.lock();
     let place = table.place(id).ok()?;
     table.domains.get(place).cloned()
-}
-
-/// The domain with this number, where it is not dying: for whoever wants to bind or map something.
-#[must_use]
-pub fn find_alive(id: DomId) -> Option<Arc<Domain>> {
-    find(id).filter(|domain| !domain.is_dying())
 }
 
 /// The first domain whose number is `raw` or higher.

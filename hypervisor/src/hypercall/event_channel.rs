@@ -29,12 +29,14 @@ const RESET_BATCH: u32 = 4096;
 impl From<Error> for Stop {
     fn from(error: Error) -> Self {
         Self::Refused(match error {
-            Error::BadPort | Error::BadArgument => Errno::EINVAL,
+            Error::BadPort | Error::BadArgument | Error::Sealed => Errno::EINVAL,
             Error::NoSuchVcpu => Errno::ENOENT,
             Error::NoFreePort => Errno::ENOSPC,
             Error::AlreadyBound => Errno::EEXIST,
             Error::NotFifo => Errno::ENOSYS,
             Error::NoMemory => Errno::ENOMEM,
+            // Xen's answer to a reset within a reset; it lets ports be opened meanwhile, and then loses them
+            Error::BeingReset => Errno::EBUSY,
         })
     }
 }

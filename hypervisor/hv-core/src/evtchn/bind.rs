@@ -11,7 +11,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
     /// Opens a port that domain `remote` may bind.
     ///
     /// # Errors
-    /// [`Error::NoFreePort`], [`Error::NoMemory`].
+    /// [`Error::NoFreePort`], [`Error::NoMemory`], [`Error::BeingReset`], [`Error::Sealed`].
     pub fn alloc_unbound(&mut self, remote: DomId) -> Result<Port, Error> {
         self.open(State::Unbound { remote }, 0)
     }
@@ -20,7 +20,8 @@ impl<F: SharedWords + Clone> EventChannels<F> {
     /// pending: the peer may have tried to tell something before.
     ///
     /// # Errors
-    /// [`Error::BadPort`] where the remote port does not wait for this domain; those of opening a port.
+    /// [`Error::BadPort`] where the remote port does not wait for this domain, [`Error::Sealed`] where the remote domain is
+    /// being destroyed; those of opening a port.
     pub fn bind_interdomain(
         &mut self,
         remote: &mut Self,
@@ -150,6 +151,12 @@ impl<F: SharedWords + Clone> EventChannels<F> {
     }
 
     fn open(&mut self, state: State, vcpu: u16) -> Result<Port, Error> {
+        if self.is_sealed {
+            return Err(Error::Sealed);
+        }
+        if self.next_reset != 1 {
+            return Err(Error::BeingReset);
+        }
         let ports = match self.abi {
             Abi::TwoLevel => two_level::PORTS,
             Abi::Fifo(_) => fifo::PORTS,
@@ -159,6 +166,9 @@ impl<F: SharedWords + Clone> EventChannels<F> {
     }
 
     fn check_waits_for(&self, port: Port, domid: DomId) -> Result<(), Error> {
+        if self.is_sealed {
+            return Err(Error::Sealed);
+        }
         match self.ports.open(port)?.state {
             State::Unbound { remote } if remote == domid => Ok(()),
             _ => Err(Error::BadPort),

@@ -45,8 +45,10 @@ pub struct EventChannels<F> {
     /// The highest port the domain may have.
     max_port: u32,
     abi: Abi<F>,
-    /// Where [`EventChannels::reset`] goes on.
+    /// Where [`EventChannels::reset`] goes on; 1 where none is under way.
     next_reset: u32,
+    /// Nothing is opened or bound any longer.
+    is_sealed: bool,
 }
 
 enum Abi<F> {
@@ -96,6 +98,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
             max_port,
             abi: Abi::TwoLevel,
             next_reset: 1,
+            is_sealed: false,
         }
     }
 
@@ -305,8 +308,16 @@ impl<F: SharedWords + Clone> EventChannels<F> {
         Ok(())
     }
 
+    /// Opens and binds nothing any longer, because the domain is being destroyed. A reset that was left unfinished begins
+    /// anew.
+    pub fn seal(&mut self) {
+        self.is_sealed = true;
+        self.next_reset = 1;
+    }
+
     /// Closes all ports, at most `limit` of them a call, and at the end goes back to the 2-level ABI. For
-    /// `EVTCHNOP_reset` and for a domain's end. The domain must not open ports before it is done.
+    /// `EVTCHNOP_reset` and for a domain's end. No port opens before it is done: it would be forgotten with its peer bound
+    /// to it. Who calls in between, whether it began the reset or not, takes it further.
     pub fn reset(&mut self, limit: u32) -> Reset {
         let mut closed = Vec::new();
         let end = self.ports.end();

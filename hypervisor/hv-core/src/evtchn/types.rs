@@ -178,4 +178,8 @@ pub enum Error {
     NotFifo,
     /// The hypervisor's heap is exhausted (ENOMEM).
     NoMemory,
+    /// All ports are being closed, and not all are yet (EBUSY).
+    BeingReset,
+    /// The domain is being destroyed (EINVAL).
+    Sealed,
 }

@@ -275,3 +275,42 @@ fn a_virq_reaches_the_vcpu_it_is_bound_on_and_a_domains_virq_where_its_port_was_
     assert_eq!(channels.close(timer), Ok(None));
     assert_eq!(channels.raise_virq(1, Virq::TIMER), Notify::NOTHING);
 }
+
+#[test]
+fn no_port_opens_while_a_reset_is_unfinished() {
+    let mut near = Channels::new(domid(1), TestFrame::new(), 1, ALL_PORTS);
+    let mut far = Channels::new(domid(2), TestFrame::new(), 1, ALL_PORTS);
+    for _ in 0..4 {
+        near.alloc_unbound(domid(2)).expect("a free port");
+    }
+    assert!(!near.reset(2).is_done);
+    assert_eq!(near.alloc_unbound(domid(2)), Err(Error::BeingReset));
+    assert_eq!(near.bind_ipi(0), Err(Error::BeingReset));
+    assert_eq!(near.bind_virq(Virq::TIMER, 0), Err(Error::BeingReset));
+    let waits = far.alloc_unbound(domid(1)).expect("a free port");
+    let refused = near.bind_interdomain(&mut far, waits);
+    assert_eq!(refused, Err(Error::BeingReset));
+    assert!(near.reset(2).is_done);
+    assert!(near.bind_interdomain(&mut far, waits).is_ok());
+}
+
+#[test]
+fn dying_domain_binds_nothing_and_closes_what_an_unfinished_reset_left() {
+    let mut near = Channels::new(domid(1), TestFrame::new(), 1, ALL_PORTS);
+    let mut far = Channels::new(domid(2), TestFrame::new(), 1, ALL_PORTS);
+    let waits = near.alloc_unbound(domid(2)).expect("a free port");
+    near.bind_ipi(0).expect("a free port");
+    assert!(!near.reset(1).is_done);
+    near.seal();
+    let reset = near.reset(100);
+    assert!(reset.is_done);
+    assert_eq!(near.open_ports(Port::new(1)).count(), 0);
+    assert_eq!(near.alloc_unbound(domid(2)), Err(Error::Sealed));
+    far.seal();
+    let mut other = Channels::new(domid(3), TestFrame::new(), 1, ALL_PORTS);
+    assert_eq!(
+        other.bind_interdomain(&mut far, waits),
+        Err(Error::Sealed),
+        "a dying peer"
+    );
+}
