@@ -1,38 +1,22 @@
 //! What hypercalls read and write in the guest's memory: where it goes, and that a hypercall in pieces is done whole.
-#![expect(clippy::unwrap_used, reason = "a test that fails here fails")]
 
 mod common;
 
-use common::{RIP, one_vcpu};
+use common::{RIP, give_ram, one_vcpu};
 use guest_abi::errno::Errno;
 use guest_abi::xen::{
     __HYPERVISOR_console_io, __HYPERVISOR_multicall, CONSOLEIO_write, MulticallEntry,
 };
 use hv_core::addr::{Gfn, Gva};
 use hv_core::mem::SharedWords;
-use hv_core::p2m::{P2mKind, P2mMapping};
 use hv_hw::direct_map::{DirectTables, SharedFrame};
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{ControlRegister, Event, VcpuHw, VmExit};
-use hypervisor::domain::Domain;
 use hypervisor::hypercall::guest::Memo;
-use hypervisor::memory::{self, Tables};
+use hypervisor::memory::Tables;
 use hypervisor::vcpu::{Runner, exit};
 use proptest::prelude::*;
 use zerocopy::IntoBytes;
-
-/// Gives the domain `frames` frames of RAM from guest frame 0 on.
-fn give_ram(domain: &Domain, frames: u64) -> Vec<SharedFrame> {
-    let frame = |gfn| {
-        let mfn = memory::alloc_special(domain.id).unwrap();
-        let mapping = P2mMapping::new(mfn, P2mKind::Ram);
-        let mut p2m = domain.p2m.lock();
-        let flush = p2m.insert((&mut DirectTables, &mut Tables), Gfn::new(gfn), 1, mapping);
-        let _ = flush.unwrap().completed();
-        SharedFrame::new(mfn).unwrap()
-    };
-    (0..frames).map(frame).collect()
-}
 
 #[test]
 fn entry_of_a_multicall_that_has_more_to_do_is_executed_again() {

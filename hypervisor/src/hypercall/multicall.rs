@@ -12,6 +12,8 @@ use hv_hw::virt::VcpuHw;
 use hv_hw::{insn, time};
 
 use super::{ARGUMENTS, Answer, Call, Stop, dispatch};
+use crate::vcpu::Activity;
+use crate::vcpu::run::Next;
 
 /// Entries in one go; the guest comes again for the rest.
 const BATCH: u64 = 32;
@@ -28,9 +30,7 @@ pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut done = 0;
     while done < count {
         let at = call.runner.element::<MulticallEntry>(array, done)?;
-        if done == BATCH
-            || (done != 0 && time::ticks_to_ns(insn::rdtsc().saturating_sub(begin_tsc)) >= BATCH_NS)
-        {
+        if done != 0 && (done == BATCH || is_to_stop(call) || is_late(begin_tsc)) {
             return Err(come_again(call, at, count - done));
         }
         let mut entry: MulticallEntry = call.runner.copy_in(at)?;
@@ -43,6 +43,15 @@ pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
         done += 1;
     }
     Ok(0)
+}
+
+/// True where an entry took the vCPU off the CPU, as one that waits for events does: what follows is done when it is back.
+fn is_to_stop<H: VcpuHw>(call: &Call<'_, H>) -> bool {
+    call.runner.activity != Activity::Ready || call.next == Next::Yield
+}
+
+fn is_late(begin_tsc: u64) -> bool {
+    time::ticks_to_ns(insn::rdtsc().saturating_sub(begin_tsc)) >= BATCH_NS
 }
 
 /// Leaves the rest of the array for the next execution.

@@ -7,12 +7,14 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
-use hv_core::addr::{Mfn, MfnRange};
+use hv_core::addr::{Gfn, Mfn, MfnRange};
 use hv_core::cpuid::{CpuidRegs, HostCpuid, Provides};
 use hv_core::domid::DomId;
 use hv_core::frame::{FrameInfo, FrameTable};
 use hv_core::msr::HostMsrs;
 use hv_core::options::Options;
+use hv_core::p2m::{P2mKind, P2mMapping};
+use hv_hw::direct_map::{DirectTables, SharedFrame};
 use hv_hw::percpu::IrqsOff;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::vtx::{Caps, ExtendedState, Switches};
@@ -20,7 +22,7 @@ use hypervisor::cpu::Pcpu;
 use hypervisor::domain::create::{self, Belongings, DomainConfig};
 use hypervisor::domain::{Domain, Policies, registry};
 use hypervisor::host::{self, Host};
-use hypervisor::memory;
+use hypervisor::memory::{self, Tables};
 use hypervisor::vcpu::make::{self, Arrival};
 use hypervisor::vcpu::parts::VcpuParts;
 use hypervisor::vcpu::{Activity, Runner};
@@ -125,6 +127,20 @@ pub(crate) fn known_guest() -> Arc<Domain> {
     let domain = domain(number.id().get(), guest_config(1));
     registry::add(domain.clone());
     domain
+}
+
+/// Gives the domain `frames` frames of RAM from guest frame 0 on.
+pub(crate) fn give_ram(domain: &Domain, frames: u64) -> Vec<SharedFrame> {
+    let frame = |gfn| {
+        let mfn = memory::alloc_special(domain.id).expect("the arena has room");
+        let mapping = P2mMapping::new(mfn, P2mKind::Ram);
+        let mut p2m = domain.p2m.lock();
+        let flush = p2m.insert((&mut DirectTables, &mut Tables), Gfn::new(gfn), 1, mapping);
+        let flush = flush.unwrap_or_else(|_| panic!("nothing is mapped there"));
+        let _ = flush.completed();
+        SharedFrame::new(mfn).expect("frames are in the arena")
+    };
+    (0..frames).map(frame).collect()
 }
 
 /// A CPU of this thread.

@@ -6,6 +6,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::mem;
 
 use guest_abi::domctl::{XenDomctlHvmcontext, XenDomctlHvmcontextPartial};
 use guest_abi::errno::Errno;
@@ -34,6 +35,9 @@ const VCPU_BYTES: usize = record_bytes(size_of::<HvmHwCpu>())
     + record_bytes(size_of::<HvmHwMtrr>())
     + record_bytes(size_of::<HvmHwCpuXsave>() + PAGE_BYTES)
     + record_bytes(size_of::<MsrRecord>());
+/// The most records of a vCPU in a stream that is loaded: twice what Xen's have. Without a bound, a stream could be all
+/// empty records, each of which is work.
+const MOST_RECORDS: usize = 16;
 /// The types that a vCPU has, in the order of a stream.
 const VCPU_RECORDS: [u16; 6] = [
     HVM_SAVE_CODE_CPU,
@@ -71,6 +75,9 @@ impl From<NoRoom> for Stop {
 struct Held<'a> {
     vcpu: &'a Vcpu,
     state: Box<VcpuState>,
+    /// What a stream that is loaded has for it: how many records, and its local APIC.
+    records: usize,
+    lapic: NewLapic,
 }
 
 /// DOMCTL_gethvmcontext. Without a buffer it says how large one has to be.
@@ -141,8 +148,8 @@ pub(super) fn get_one<H: VcpuHw>(call: &mut Call<'_, H>, op: &mut Domctl) -> Ans
 /// DOMCTL_sethvmcontext: takes all vCPUs down, and those up that come with registers.
 ///
 /// # Errors
-/// EBUSY unless the domain stands still, ENODATA for a stream that is cut short, EINVAL for records that are not known, or
-/// not possible; ENOMEM, EFAULT.
+/// EBUSY unless the domain stands still, ENODATA for a stream that is cut short, EINVAL for records that are not known,
+/// not possible, or too many; ENOMEM, EFAULT.
 pub(super) fn set<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
     let body: XenDomctlHvmcontext = op.body();
     let domain = alive(call, op)?;
@@ -153,28 +160,41 @@ pub(super) fn set<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
     let mut all = hold(call, &domain, |_| true)?;
     let (header, records) = Records::begin(&bytes)?;
     check_header(&header)?;
-    // all of it first, so that a stream that is refused at its end changes nothing
-    for record in records.clone() {
-        let instance = record?.instance;
-        if !all.iter().any(|held| held.vcpu.id.index == instance) {
-            return Err(Errno::EINVAL.into());
-        }
-    }
     let policies = domain.policies();
     for held in &mut all {
-        let instance = held.vcpu.id.index;
-        let mine = records.clone().flatten().filter(|r| r.instance == instance);
-        let mut lapic = NewLapic::default();
         held.state.is_up = false;
-        for record in mine {
-            take(&mut held.state, &mut lapic, &record, &policies)?;
-        }
-        held.state.lapic = lapic.settle()?;
     }
+    for record in records {
+        let record = record?;
+        let held = whose(&mut all, &record)?;
+        take(&mut held.state, &mut held.lapic, &record, &policies)?;
+    }
+    for held in &mut all {
+        held.state.lapic = mem::take(&mut held.lapic).settle()?;
+    }
+    // a stream that is refused at its end has changed nothing but our copies
     for held in all {
         held.vcpu.set_state(*held.state);
     }
     Ok(0)
+}
+
+/// The vCPU that a record is of, and that has one more now.
+///
+/// # Errors
+/// EINVAL where there is none, or it has had [`MOST_RECORDS`].
+fn whose<'a, 'b>(all: &'a mut [Held<'b>], record: &Record<'_>) -> Result<&'a mut Held<'b>, Errno> {
+    // in the order of their numbers, as the domain has them
+    let held = all
+        .binary_search_by_key(&record.instance, |held| held.vcpu.id.index)
+        .ok()
+        .and_then(|place| all.get_mut(place))
+        .ok_or(Errno::EINVAL)?;
+    if held.records == MOST_RECORDS {
+        return Err(Errno::EINVAL);
+    }
+    held.records += 1;
+    Ok(held)
 }
 
 /// The domain that it is about: another than the caller's, and not dying.
@@ -226,7 +246,12 @@ fn hold<'a, H: VcpuHw>(
     let mut is_complete = true;
     for vcpu in made.filter(|vcpu| is_wanted(vcpu)) {
         match vcpu.take_state() {
-            Some(state) => all.push(Held { vcpu, state }),
+            Some(state) => all.push(Held {
+                vcpu,
+                state,
+                records: 0,
+                lapic: NewLapic::default(),
+            }),
             None => is_complete = false,
         }
     }
