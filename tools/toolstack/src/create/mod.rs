@@ -26,7 +26,7 @@ use crate::error::During;
 use crate::image::layout::{CONSOLE_GFN, STORE_GFN};
 use crate::image::{Image, InitrdFile, KernelFile, load};
 use crate::{DOM0, Error, Result, Toolstack};
-pub(crate) use store::unpublish;
+pub(crate) use store::{libxl_path, unpublish};
 use undo::Undo;
 
 /// Highest event port where the configuration names none.

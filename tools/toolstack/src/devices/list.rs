@@ -3,6 +3,7 @@
 use xenstore::Ops;
 
 use super::{Device, Kind, State};
+use crate::create::libxl_path;
 use crate::domain::path;
 use crate::{Result, Toolstack};
 
@@ -38,18 +39,20 @@ impl Toolstack {
         Ok(found)
     }
 
-    /// A domain's devices, by both ends' directories: one of them may be gone.
+    /// A domain's devices, by what was kept of them and by dom0's backends: one of these may be gone. What the guest says
+    /// of itself does not count.
     pub(crate) fn device_ids(&self, domid: u16, kind: Kind) -> Result<Vec<Device>> {
-        let front = format!("{}/device/{}", path(domid), kind.name());
+        let kept = format!("{}/device/{}", libxl_path(domid), kind.name());
         let back = format!("{}/backend/{}/{domid}", path(crate::DOM0), kind.name());
         let mut devices: Vec<Device> = Vec::new();
-        for name in self.children(&front)? {
+        for name in self.children(&kept)? {
             let Ok(devid) = name.parse() else { continue };
             let served_by = self
                 .store
-                .read_string_opt(&format!("{front}/{name}/backend-id"))?;
+                .read_string_opt(&format!("{kept}/{name}/backend"))?;
             let backend = served_by
-                .and_then(|text| text.parse().ok())
+                .as_deref()
+                .and_then(owner_of)
                 .unwrap_or(crate::DOM0);
             devices.push(Device {
                 kind,
@@ -84,18 +87,19 @@ impl Toolstack {
     }
 
     fn device_info(&self, device: Device) -> Result<DeviceInfo> {
-        let (front, back) = (device.frontend_path(), device.backend_path());
+        let (front, kept) = (device.frontend_path(), device.libxl_path());
+        // the guest's: for states and numbers alone
         let front = |name: &str| self.store.read_string_opt(&format!("{front}/{name}"));
-        let back = |name: &str| self.store.read_string_opt(&format!("{back}/{name}"));
+        let kept = |name: &str| self.store.read_string_opt(&format!("{kept}/{name}"));
         let number = |text: Option<String>| text.and_then(|text| text.parse::<u32>().ok());
         let refs = match device.kind {
             Kind::Vbd => [number(front("ring-ref")?), None],
             Kind::Vif => [number(front("tx-ring-ref")?), number(front("rx-ring-ref")?)],
         };
         let name = match device.kind {
-            Kind::Vbd => back("dev")?,
+            Kind::Vbd => kept("dev")?,
             Kind::Vif => Some(
-                back("vifname")?
+                kept("vifname")?
                     .unwrap_or_else(|| format!("vif{}.{}", device.frontend, device.devid)),
             ),
         };
@@ -107,9 +111,15 @@ impl Toolstack {
                 some => some,
             },
             ring_refs: refs.into_iter().flatten().collect(),
-            mac: front("mac")?,
+            mac: kept("mac")?,
             name,
-            target: back("params")?,
+            target: kept("params")?,
         })
     }
+}
+
+/// Whose part of the tree a backend's path lies in.
+fn owner_of(backend: &str) -> Option<u16> {
+    let (domid, _) = backend.strip_prefix("/local/domain/")?.split_once('/')?;
+    domid.parse().ok()
 }

@@ -5,6 +5,11 @@
 //! scripts: loop devices and bridges, here in process. A device is taken away by telling the backend, waiting until it
 //! let go, and removing both directories.
 //!
+//! Whom to trust: a guest owns the frontend's directory and a driver domain the backend's, and either may write what it
+//! likes there. What we must know again later (who serves a device, its address, its target) is kept in libxl's directory,
+//! which only we write; of theirs we read states and numbers, and touch them outside our transactions, which they could
+//! make fail for ever.
+//!
 //! Source: `public/io/xenbus.h`, `public/io/blkif.h`, `public/io/netif.h`.
 
 pub mod disk;
@@ -179,12 +184,15 @@ impl Toolstack {
             device.backend_path(),
             device.libxl_path(),
         );
-        if self.store.exists(&front)? {
+        if self.store.exists(&libxl)? {
             return Err(Error::Refused(format!(
                 "there is a {} already",
                 device.describe()
             )));
         }
+        // what a device of that number left
+        self.store.rm_if_exists(&front)?;
+        self.store.rm_if_exists(&back)?;
         let common_back = [
             ("frontend", front.clone()),
             ("frontend-id", device.frontend.to_string()),
@@ -197,8 +205,6 @@ impl Toolstack {
             ("state", State::Initialising.text()),
         ];
         self.store.transaction(|tx| -> xenstore::Result<()> {
-            // what a device of that number left
-            tx.rm_if_exists(&back)?;
             tx.mkdir(&front)?;
             tx.set_perms(
                 &front,
@@ -234,18 +240,14 @@ impl Toolstack {
         let Some(present) = self.store.read_string_opt(&state)? else {
             return self.forget_device(device);
         };
-        self.store.transaction(|tx| -> xenstore::Result<()> {
-            tx.write(&format!("{back}/online"), "0")?;
-            if State::parse(&present) < State::Closing {
-                tx.write(&state, State::Closing.text())?;
-            }
-            // without its other end a backend lets go
-            if force {
-                tx.rm_if_exists(&front)
-            } else {
-                Ok(())
-            }
-        })?;
+        self.store.write(&format!("{back}/online"), "0")?;
+        if State::parse(&present) < State::Closing {
+            self.store.write(&state, State::Closing.text())?;
+        }
+        // without its other end a backend lets go
+        if force {
+            self.store.rm_if_exists(&front)?;
+        }
         // nobody serves what no driver ever took
         let was_served = State::parse(&present) > State::Initialising;
         let mut gone = !was_served || self.wait_closed(&state)?;
@@ -273,8 +275,12 @@ impl Toolstack {
         })
     }
 
-    /// Undoes what attaching did outside xenstore.
+    /// Undoes what attaching did outside xenstore: nothing where another domain serves the device, whose directory says
+    /// what that domain likes.
     fn clean_up(&self, device: &Device) -> Result<()> {
+        if device.backend != crate::DOM0 {
+            return Ok(());
+        }
         let back = device.backend_path();
         if let Some(script) = self.store.read_string_opt(&format!("{back}/script"))?
             && self.store.exists(&format!("{back}/hotplug-by-script"))?
@@ -287,13 +293,11 @@ impl Toolstack {
         }
     }
 
+    /// Removes a device's directories. libxl's is the last: while it is there, the device is found and can be taken away.
     fn forget_device(&self, device: &Device) -> Result<()> {
-        self.store.transaction(|tx| -> xenstore::Result<()> {
-            tx.rm_if_exists(&device.frontend_path())?;
-            tx.rm_if_exists(&device.libxl_path())?;
-            tx.rm_if_exists(&device.backend_path())
-        })?;
-        Ok(())
+        self.store.rm_if_exists(&device.frontend_path())?;
+        self.store.rm_if_exists(&device.backend_path())?;
+        Ok(self.store.rm_if_exists(&device.libxl_path())?)
     }
 
     /// Waits until both ends of a device are connected.
@@ -316,7 +320,7 @@ impl Toolstack {
                     State::parse(&state(device.backend_path())?.unwrap_or_default()),
                     State::parse(&state(device.frontend_path())?.unwrap_or_default()),
                     error
-                        .map(|text| format!("; the script says: {text}"))
+                        .map(|text| format!("; the script says: {}", text.escape_debug()))
                         .unwrap_or_default()
                 )));
             }

@@ -45,7 +45,9 @@ pub(super) fn check(ts: &Toolstack, domid: u16, disk: &DiskConfig, path: &Path) 
         let Ok(owner) = owner.parse::<u16>() else {
             continue;
         };
-        for device in ts.device_ids(owner, Kind::Vbd)? {
+        let disks = ts.device_ids(owner, Kind::Vbd)?;
+        // what a driver domain says of its disks is no path of ours
+        for device in disks.iter().filter(|disk| disk.backend == crate::DOM0) {
             let node = |name: &str| {
                 ts.store
                     .read_string_opt(&format!("{}/{name}", device.backend_path()))
@@ -55,7 +57,7 @@ pub(super) fn check(ts: &Toolstack, domid: u16, disk: &DiskConfig, path: &Path) 
             };
             let theirs = Mode::parse(&mode);
             if mine.conflicts(theirs) && identity(Path::new(&target)) == Some(wanted) {
-                return Err(refusal(ts, domid, disk, &device, theirs)?);
+                return Err(refusal(ts, domid, disk, device, theirs)?);
             }
         }
     }

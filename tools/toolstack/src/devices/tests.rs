@@ -75,6 +75,93 @@ fn a_served_disk_goes_when_its_backend_closed() {
 }
 
 #[test]
+fn what_a_driver_domain_writes_is_not_run_here() {
+    let bench = Bench::new();
+    let (driver, domid) = (bench.host.make_domain(), bench.host.make_domain());
+    let mut served = disk("/images/a", true);
+    (served.backend, served.script) = (Some(driver.to_string()), None);
+    let device = bench.ts.attach_disk(domid, &served).unwrap();
+    let ran = bench.files.path().join("ran");
+    let back = device.backend_path();
+    for (name, value) in [
+        ("script", format!("/bin/touch {}", ran.display())),
+        ("hotplug-by-script", "1".to_owned()),
+        ("loop-device", ran.display().to_string()),
+    ] {
+        bench
+            .ts
+            .store
+            .write(&format!("{back}/{name}"), value)
+            .unwrap();
+    }
+    bench.ts.detach(&device, true).unwrap();
+    assert!(!ran.exists());
+    assert_eq!(bench.store.get(&back), None);
+}
+
+#[test]
+fn what_a_guest_writes_of_its_devices_is_not_believed() {
+    let bench = Bench::new();
+    let (other, domid) = (bench.host.make_domain(), bench.host.make_domain());
+    let device = Device {
+        kind: Kind::Vif,
+        frontend: domid,
+        backend: crate::DOM0,
+        devid: 0,
+    };
+    let nodes: Nodes = vec![("mac", "00:16:3e:00:00:07".to_owned())];
+    bench.ts.publish_device(&device, &nodes, &nodes).unwrap();
+    let front = device.frontend_path();
+    for (name, value) in [
+        ("backend-id", other.to_string()),
+        ("mac", "\x1b[2J".to_owned()),
+        ("backend", format!("/local/domain/{other}/backend/vif/1/0")),
+    ] {
+        bench
+            .ts
+            .store
+            .write(&format!("{front}/{name}"), value)
+            .unwrap();
+    }
+    let invented = format!("{}/device/vif/9/backend-id", path(domid));
+    bench.ts.store.write(&invented, "0").unwrap();
+    let listed = bench.ts.devices(domid, Kind::Vif).unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].device, device);
+    assert_eq!(listed[0].mac.as_deref(), Some("00:16:3e:00:00:07"));
+    // one that removes its end has the device all the same
+    bench.ts.store.rm(&front).unwrap();
+    let twice = bench.ts.publish_device(&device, &nodes, &nodes);
+    assert!(twice.unwrap_err().chain().contains("already"));
+    assert_eq!(
+        bench.ts.find_vif(domid, "00:16:3e:00:00:07").unwrap(),
+        device
+    );
+}
+
+#[test]
+fn a_guest_that_keeps_writing_cannot_hold_up_a_detach() {
+    let bench = Bench::new();
+    let domid = bench.host.make_domain();
+    let device = bench
+        .ts
+        .attach_disk(domid, &disk("/images/a", true))
+        .unwrap();
+    bench.store.state().contended = Some("/device/vbd/");
+    bench.ts.detach(&device, true).unwrap();
+    assert!(bench.ts.device_ids(domid, Kind::Vbd).unwrap().is_empty());
+}
+
+#[test]
+fn a_node_that_is_written_all_the_time_is_not_waited_for_beyond_the_time() {
+    let bench = Bench::new();
+    bench.store.state().chatters = true;
+    let is_done = |value: Option<&str>| value == Some("done");
+    let time = Duration::from_millis(50);
+    assert!(!wait_for(&bench.ts.store, "/node", time, is_done).unwrap());
+}
+
+#[test]
 fn a_script_that_fails_takes_the_disk_back() {
     let bench = Bench::new();
     let domid = bench.host.make_domain();

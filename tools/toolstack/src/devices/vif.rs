@@ -101,7 +101,7 @@ impl Toolstack {
         let devid = text.parse::<u32>().ok();
         let mac = text.parse::<Mac>().ok();
         for device in self.device_ids(domid, Kind::Vif)? {
-            let node = format!("{}/mac", device.frontend_path());
+            let node = format!("{}/mac", device.libxl_path());
             let has: Option<Mac> = self
                 .store
                 .read_string_opt(&node)?

@@ -34,9 +34,11 @@ fn watched(
         if is_wanted(store.read_string_opt(node)?.as_deref()) {
             return Ok(true);
         }
+        // looked at each time round: who writes the node may do so without an end
         let left = deadline.saturating_duration_since(Instant::now());
-        if store.next_event(Some(left))?.is_none() {
-            return Ok(is_wanted(store.read_string_opt(node)?.as_deref()));
+        if left.is_zero() {
+            return Ok(false);
         }
+        let _changed = store.next_event(Some(left))?;
     }
 }
