@@ -11,6 +11,7 @@ pub mod domain;
 mod error;
 pub mod hypercall;
 pub mod image;
+mod lock;
 pub mod monitor;
 #[cfg(test)]
 mod testing;
@@ -22,6 +23,7 @@ use xenstore::Store;
 pub use devices::vif::NetDefaults;
 pub use error::{During, Error, Result};
 pub use hypercall::Hyper;
+pub use lock::Lock;
 
 /// The domain that backends and tools run in.
 pub const DOM0: u16 = 0;
@@ -50,6 +52,8 @@ pub struct Paths {
     pub logs: PathBuf,
     /// Hotplug scripts that are named without a directory.
     pub scripts: PathBuf,
+    /// The file whose lock they hold who change something; see [`Lock`].
+    pub lock: PathBuf,
 }
 
 impl Default for Paths {
@@ -59,6 +63,7 @@ impl Default for Paths {
             dumps: "/var/lib/xen/dump".into(),
             logs: "/var/log/xen".into(),
             scripts: "/etc/xen/scripts".into(),
+            lock: "/run/xen/xl.lock".into(),
         }
     }
 }

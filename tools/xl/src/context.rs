@@ -3,9 +3,10 @@
 use std::cell::OnceCell;
 
 use toolstack::domain::DomainInfo;
-use toolstack::{Hyper, Toolstack};
+use toolstack::{Hyper, Lock, Toolstack};
 
 use crate::failure::{Failure, no_domain};
+use crate::output;
 
 /// Flags before the verb.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,6 +59,15 @@ impl Context {
         }
         let open = Toolstack::open()?;
         Ok(self.toolstack.get_or_init(|| open))
+    }
+
+    /// Takes the host's lock; where that takes longer than a second, says so.
+    ///
+    /// # Errors
+    /// Its file cannot be made, or xenstored or the hypervisor is not there.
+    pub fn lock(&self) -> Result<Lock, Failure> {
+        let mut note = |text: &str| output::note(&format!("xl: {text}"));
+        Ok(self.toolstack()?.lock(&mut note)?)
     }
 
     /// Gives the hypervisor alone, for verbs that work without xenstored.

@@ -25,7 +25,7 @@ use crate::config::DomainConfig;
 use crate::error::During;
 use crate::image::layout::{CONSOLE_GFN, STORE_GFN};
 use crate::image::{Image, InitrdFile, KernelFile, load};
-use crate::{DOM0, Error, Result, Toolstack};
+use crate::{DOM0, Error, Lock, Result, Toolstack};
 pub(crate) use store::{libxl_path, unpublish};
 use undo::Undo;
 
@@ -69,9 +69,10 @@ impl Toolstack {
     ///
     /// # Errors
     /// Names the step that failed and why; everything made before is undone.
-    pub fn create(&self, config: &DomainConfig, options: Options) -> Result<Created> {
+    pub fn create(&self, held: &Lock, config: &DomainConfig, options: Options) -> Result<Created> {
         let mut recipe = Recipe {
             ts: self,
+            held,
             config: config.clone(),
             undo: Undo::default(),
             timings: Timings::default(),
@@ -105,6 +106,7 @@ pub(crate) struct Ports {
 
 struct Recipe<'a> {
     ts: &'a Toolstack,
+    held: &'a Lock,
     config: DomainConfig,
     undo: Undo,
     timings: Timings,
@@ -278,7 +280,7 @@ impl Recipe<'_> {
         for disk in self.config.disks.clone() {
             let device = self
                 .ts
-                .attach_disk(domid, &disk)
+                .attach_disk(self.held, domid, &disk)
                 .during(format!("disk \"{}\"", disk.vdev))?;
             self.undo
                 .push("attaching its disks", move |ts| ts.detach(&device, true));
@@ -311,7 +313,7 @@ impl Recipe<'_> {
         self.undo.push("keeping its configuration", move |ts| {
             ts.forget_config(domid, uuid)
         });
-        self.ts.keep_config(domid, &self.config)
+        self.ts.keep_config(self.held, domid, &self.config)
     }
 }
 

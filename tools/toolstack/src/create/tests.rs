@@ -32,7 +32,7 @@ fn a_domain_is_made_of_its_configuration() {
     let bench = Bench::new();
     let driver = bench.host.make_domain();
     let config = with_devices(&bench);
-    let created = bench.ts.create(&config, Options::default()).unwrap();
+    let created = bench.create(&config).unwrap();
     let domid = created.domid;
     assert!(domid > driver);
     let state = bench.host.state();
@@ -94,10 +94,7 @@ fn a_destroyed_domain_leaves_nothing() {
     let bench = Bench::new();
     bench.host.make_domain();
     let before: Vec<String> = bench.store.state().tree.keys().cloned().collect();
-    let created = bench
-        .ts
-        .create(&with_devices(&bench), Options::default())
-        .unwrap();
+    let created = bench.create(&with_devices(&bench)).unwrap();
     bench.ts.destroy(created.domid).unwrap();
     assert_nothing_left(&bench, 2, &before);
     let again = bench.ts.destroy(created.domid).unwrap_err();
@@ -111,7 +108,7 @@ fn whichever_hypercall_fails_nothing_is_left_behind() {
         bench.host.make_domain();
         let before: Vec<String> = bench.store.state().tree.keys().cloned().collect();
         bench.host.state().fail_at = Some(call);
-        match bench.ts.create(&with_devices(&bench), Options::default()) {
+        match bench.create(&with_devices(&bench)) {
             Err(error) => {
                 assert!(
                     error.chain().starts_with("creating \"web\": "),
@@ -136,7 +133,7 @@ fn whichever_request_to_xenstore_fails_nothing_is_left_behind() {
         bench.host.make_domain();
         let before: Vec<String> = bench.store.state().tree.keys().cloned().collect();
         bench.store.state().fail_at = Some(request);
-        match bench.ts.create(&with_devices(&bench), Options::default()) {
+        match bench.create(&with_devices(&bench)) {
             Err(_) => {
                 failed += 1;
                 assert_nothing_left(&bench, 2, &before);
@@ -155,7 +152,7 @@ fn too_little_memory_is_told_in_mib() {
     bench.host.state().free_pages = 20 * 256;
     let mut config = bench.config("big");
     config.claim = true;
-    let error = bench.ts.create(&config, Options::default()).unwrap_err();
+    let error = bench.create(&config).unwrap_err();
     assert_eq!(
         error.chain(),
         "creating \"big\": claiming memory: not enough memory: the domain needs 33 MiB, 20 MiB are free, of which 0 MiB are claimed by others"
@@ -166,24 +163,16 @@ fn too_little_memory_is_told_in_mib() {
 fn a_name_or_uuid_in_use_is_refused_before_anything_is_made() {
     let bench = Bench::new();
     let config = bench.config("one");
-    bench.ts.create(&config, Options::default()).unwrap();
+    bench.create(&config).unwrap();
     let calls = bench.host.state().domains.len();
-    let twin = bench
-        .ts
-        .create(&config, Options::default())
-        .unwrap_err()
-        .chain();
+    let twin = bench.create(&config).unwrap_err().chain();
     assert!(
         twin.ends_with("domain 1 has the name \"one\" already"),
         "{twin}"
     );
     let mut other = bench.config("two");
     other.uuid = config.uuid;
-    let twin = bench
-        .ts
-        .create(&other, Options::default())
-        .unwrap_err()
-        .chain();
+    let twin = bench.create(&other).unwrap_err().chain();
     assert!(twin.contains("has the UUID"), "{twin}");
     assert_eq!(bench.host.state().domains.len(), calls);
 }

@@ -12,17 +12,17 @@ use xenstore::Ops;
 use super::{Device, Kind, Nodes, loopdev, script, sharing};
 
 use crate::config::{DiskConfig, DiskFormat, DiskSource, vdev_number};
-use crate::{DOM0, Error, Result, Toolstack};
+use crate::{DOM0, Error, Lock, Result, Toolstack};
 
 /// The node that says which loop device belongs to a backend.
 const LOOP: &str = "loop-device";
 
 impl Toolstack {
-    /// Attaches a disk to a domain.
+    /// Attaches a disk to a domain. Its target is a path that does not depend on the directory we are in.
     ///
     /// # Errors
     /// [`Error::Refused`] where its target is in use, or no such device can be; otherwise the file's or xenstore's.
-    pub fn attach_disk(&self, domid: u16, disk: &DiskConfig) -> Result<Device> {
+    pub fn attach_disk(&self, _held: &Lock, domid: u16, disk: &DiskConfig) -> Result<Device> {
         let devid = vdev_number(&disk.vdev).ok_or_else(|| {
             Error::Refused(format!(
                 "\"{}\" is no name of a disk: xvda, sda1, hdc, d0p1 …",
@@ -43,6 +43,12 @@ impl Toolstack {
         }
         let path = std::fs::canonicalize(&disk.target)
             .map_err(|error| Error::file(&disk.target, error))?;
+        if !Path::new(&disk.target).is_absolute() {
+            return Err(Error::Refused(format!(
+                "{} is no absolute path: others could not tell what it is",
+                disk.target
+            )));
+        }
         sharing::check(self, domid, disk, &path)?;
         let metadata = std::fs::metadata(&path).map_err(|error| Error::file(&path, error))?;
         let looped = match (metadata.file_type().is_block_device(), disk.source) {

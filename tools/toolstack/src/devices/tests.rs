@@ -26,7 +26,7 @@ fn a_disk_by_script_is_published_listed_found_and_taken_away() {
     let domid = bench.host.make_domain();
     let device = bench
         .ts
-        .attach_disk(domid, &disk("/images/a", true))
+        .attach_disk(&bench.lock(), domid, &disk("/images/a", true))
         .unwrap();
     assert_eq!(device.devid, 51728);
     let back = device.backend_path();
@@ -46,7 +46,7 @@ fn a_disk_by_script_is_published_listed_found_and_taken_away() {
     assert_eq!(bench.ts.find_disk(domid, "xvdb").unwrap(), device);
     let twice = bench
         .ts
-        .attach_disk(domid, &disk("/images/b", false))
+        .attach_disk(&bench.lock(), domid, &disk("/images/b", false))
         .unwrap_err();
     assert_eq!(twice.chain(), "there is a vbd 51728 of domain 1 already");
     bench.ts.detach(&device, false).unwrap();
@@ -60,7 +60,7 @@ fn a_served_disk_goes_when_its_backend_closed() {
     let domid = bench.host.make_domain();
     let device = bench
         .ts
-        .attach_disk(domid, &disk("/images/a", true))
+        .attach_disk(&bench.lock(), domid, &disk("/images/a", true))
         .unwrap();
     let state = format!("{}/state", device.backend_path());
     bench.ts.store.write(&state, "4").unwrap();
@@ -80,7 +80,7 @@ fn what_a_driver_domain_writes_is_not_run_here() {
     let (driver, domid) = (bench.host.make_domain(), bench.host.make_domain());
     let mut served = disk("/images/a", true);
     (served.backend, served.script) = (Some(driver.to_string()), None);
-    let device = bench.ts.attach_disk(domid, &served).unwrap();
+    let device = bench.ts.attach_disk(&bench.lock(), domid, &served).unwrap();
     let ran = bench.files.path().join("ran");
     let back = device.backend_path();
     for (name, value) in [
@@ -145,7 +145,7 @@ fn a_guest_that_keeps_writing_cannot_hold_up_a_detach() {
     let domid = bench.host.make_domain();
     let device = bench
         .ts
-        .attach_disk(domid, &disk("/images/a", true))
+        .attach_disk(&bench.lock(), domid, &disk("/images/a", true))
         .unwrap();
     bench.store.state().contended = Some("/device/vbd/");
     bench.ts.detach(&device, true).unwrap();
@@ -167,7 +167,11 @@ fn a_script_that_fails_takes_the_disk_back() {
     let domid = bench.host.make_domain();
     let mut bad = disk("/images/a", true);
     bad.script = Some("/bin/false".to_owned());
-    let error = bench.ts.attach_disk(domid, &bad).unwrap_err().chain();
+    let error = bench
+        .ts
+        .attach_disk(&bench.lock(), domid, &bad)
+        .unwrap_err()
+        .chain();
     assert!(
         error.starts_with("script /bin/false add: exit status: 1"),
         "{error}"
@@ -189,16 +193,37 @@ fn a_file_that_another_domain_writes_is_refused_with_both_names() {
             .write(&format!("/local/domain/{domid}/name"), name)
             .unwrap();
     }
-    bench.ts.attach_disk(first, &disk(target, true)).unwrap();
+    bench
+        .ts
+        .attach_disk(&bench.lock(), first, &disk(target, true))
+        .unwrap();
     let mut again = disk(target, true);
     again.script = None;
-    let error = bench.ts.attach_disk(second, &again).unwrap_err().chain();
+    let error = bench
+        .ts
+        .attach_disk(&bench.lock(), second, &again)
+        .unwrap_err()
+        .chain();
     assert_eq!(
         error,
         format!(
             "{target} cannot be \"xvdb\" of \"mail\" for writing: it is \"xvdb\" of \"web\", which writes to it; \
              only what all have as w! may be shared so"
         )
+    );
+}
+
+#[test]
+fn a_path_that_means_something_else_elsewhere_is_refused() {
+    let bench = Bench::new();
+    let domid = bench.host.make_domain();
+    let mut relative = disk("Cargo.toml", true);
+    relative.script = None;
+    let held = bench.lock();
+    let error = bench.ts.attach_disk(&held, domid, &relative).unwrap_err();
+    assert_eq!(
+        error.chain(),
+        "Cargo.toml is no absolute path: others could not tell what it is"
     );
 }
 
@@ -232,7 +257,7 @@ fn waiting_for_a_connection_says_who_is_where() {
     let domid = bench.host.make_domain();
     let device = bench
         .ts
-        .attach_disk(domid, &disk("/images/a", true))
+        .attach_disk(&bench.lock(), domid, &disk("/images/a", true))
         .unwrap();
     bench
         .ts

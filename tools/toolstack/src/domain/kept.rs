@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use crate::config::DomainConfig;
-use crate::{Error, Result, Toolstack};
+use crate::{Error, Lock, Result, Toolstack};
 
 impl Toolstack {
     fn kept_path(&self, domid: u16, uuid: Uuid) -> PathBuf {
@@ -21,7 +21,7 @@ impl Toolstack {
     ///
     /// # Errors
     /// The file system's.
-    pub fn keep_config(&self, domid: u16, config: &DomainConfig) -> Result<()> {
+    pub fn keep_config(&self, _held: &Lock, domid: u16, config: &DomainConfig) -> Result<()> {
         let path = self.kept_path(domid, config.uuid);
         let failed = |error: std::io::Error| Error::file(&path, error);
         let text = serde_json::to_vec_pretty(config).map_err(|error| failed(error.into()))?;

@@ -11,7 +11,7 @@ use xenstore::Ops;
 
 use super::path;
 use crate::devices::wait_for;
-use crate::{DOM0, Error, Result, Toolstack};
+use crate::{DOM0, Error, Lock, Result, Toolstack};
 
 /// What a guest is asked to do with itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +145,7 @@ impl Toolstack {
     ///
     /// # Errors
     /// [`Error::Refused`] where another domain has it, or xenstore's.
-    pub fn rename(&self, domid: u16, name: &str) -> Result<()> {
+    pub fn rename(&self, _held: &Lock, domid: u16, name: &str) -> Result<()> {
         self.check_name(name, Some(domid))?;
         let vm = self.store.read_string_opt(&format!("{}/vm", path(domid)))?;
         self.store.transaction(|tx| -> xenstore::Result<()> {

@@ -96,11 +96,15 @@ fn a_guest_that_hears_is_done_and_one_that_does_not_is_told() {
 fn a_name_belongs_to_one_domain() {
     let bench = Bench::new();
     let (first, second) = (named(&bench, "web"), named(&bench, "mail"));
-    let taken = bench.ts.rename(second, "web").unwrap_err().chain();
+    let taken = bench
+        .ts
+        .rename(&bench.lock(), second, "web")
+        .unwrap_err()
+        .chain();
     assert_eq!(taken, "domain 1 has the name \"web\" already");
-    assert!(bench.ts.rename(second, "77").is_err());
-    bench.ts.rename(first, "www").unwrap();
-    bench.ts.rename(second, "web").unwrap();
+    assert!(bench.ts.rename(&bench.lock(), second, "77").is_err());
+    bench.ts.rename(&bench.lock(), first, "www").unwrap();
+    bench.ts.rename(&bench.lock(), second, "web").unwrap();
     assert_eq!(bench.ts.find("web").unwrap().domid, second);
 }
 

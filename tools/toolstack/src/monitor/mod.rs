@@ -27,7 +27,7 @@ use crate::config::{Action, DomainConfig, ShutdownActions};
 use crate::create::Options;
 use crate::domain::path;
 use crate::error::During;
-use crate::{Error, Result, Toolstack};
+use crate::{Error, Lock, Result, Toolstack};
 
 /// How long a xenstored that is gone may take to come back, and how often that is tried.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -184,12 +184,15 @@ impl Toolstack {
         }
         match (action, config) {
             (Action::Restart | Action::CoredumpRestart, Some(config)) => {
+                // from here on: nobody else may take its name meanwhile
+                let held = self.lock(note)?;
                 self.destroy(domid)?;
-                self.make_again(&config, note).map(Some)
+                self.make_again(&held, &config, note).map(Some)
             }
             (Action::RestartRename, Some(config)) => {
-                self.set_aside(domid, &config)?;
-                self.make_again(&config, note).map(Some)
+                let held = self.lock(note)?;
+                self.set_aside(&held, domid, &config)?;
+                self.make_again(&held, &config, note).map(Some)
             }
             (Action::Restart | Action::CoredumpRestart | Action::RestartRename, None) => {
                 note("its configuration was not kept: it cannot be made again");
@@ -199,9 +202,14 @@ impl Toolstack {
         }
     }
 
-    fn make_again(&self, config: &DomainConfig, note: &mut dyn FnMut(&str)) -> Result<u16> {
+    fn make_again(
+        &self,
+        held: &Lock,
+        config: &DomainConfig,
+        note: &mut dyn FnMut(&str),
+    ) -> Result<u16> {
         let created = self
-            .create(config, Options::default())
+            .create(held, config, Options::default())
             .during("restarting")?;
         note(&format!(
             "\"{}\" is domain {} now",
@@ -211,7 +219,7 @@ impl Toolstack {
     }
 
     /// Keeps an ended domain under another name and UUID, without its devices.
-    fn set_aside(&self, domid: u16, config: &DomainConfig) -> Result<()> {
+    fn set_aside(&self, held: &Lock, domid: u16, config: &DomainConfig) -> Result<()> {
         self.detach_all(domid)?;
         let (name, uuid) = (
             format!("{}{}", config.name, clock::suffix(clock::now())),
@@ -228,6 +236,7 @@ impl Toolstack {
         })?;
         self.forget_config(domid, config.uuid)?;
         self.keep_config(
+            held,
             domid,
             &DomainConfig {
                 name,

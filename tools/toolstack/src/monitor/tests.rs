@@ -5,7 +5,7 @@ use crate::config::Action;
 use crate::testing::Bench;
 
 fn end(bench: &Bench, config: &DomainConfig, reason: u32) -> (u16, Result<Ended>, Vec<String>) {
-    let domid = bench.ts.create(config, Options::default()).unwrap().domid;
+    let domid = bench.create(config).unwrap().domid;
     bench.host.state().domains.get_mut(&domid).unwrap().shutdown = Some(reason);
     let mut notes = Vec::new();
     let ended = bench.ts.monitor(domid, &mut |line| {
@@ -82,11 +82,7 @@ fn a_log_and_a_process_are_made_for_the_monitor() {
 #[test]
 fn a_xenstored_that_comes_back_is_followed_again() {
     let bench = Bench::new();
-    let domid = bench
-        .ts
-        .create(&bench.config("web"), Options::default())
-        .unwrap()
-        .domid;
+    let domid = bench.create(&bench.config("web")).unwrap().domid;
     bench.host.state().domains.get_mut(&domid).unwrap().shutdown = Some(0);
     let tries = std::cell::Cell::new(0);
     let open = || {

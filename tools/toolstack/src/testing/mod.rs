@@ -9,7 +9,8 @@ pub(crate) use host::FakeHost;
 pub(crate) use store::FakeStore;
 
 use crate::config::{self, DomainConfig};
-use crate::{Paths, Toolstack};
+use crate::create::{Created, Options};
+use crate::{Lock, Paths, Result, Toolstack};
 
 /// A configuration of a domain with a kernel that is not there.
 pub(crate) fn config(name: &str, memory_mib: u64) -> DomainConfig {
@@ -80,6 +81,7 @@ impl Bench {
             dumps: files.path().join("dumps"),
             logs: files.path().join("logs"),
             scripts: files.path().join("scripts"),
+            lock: files.path().join("run/xl.lock"),
         };
         std::fs::create_dir(&ts.paths.userdata).unwrap();
         std::fs::write(files.path().join("kernel"), kernel()).unwrap();
@@ -89,6 +91,26 @@ impl Bench {
             ts,
             files,
         }
+    }
+
+    /// Makes toolstacks over the same doubles, in another thread as well.
+    pub(crate) fn connect(&self) -> impl Fn() -> Toolstack + Send + use<> {
+        let (host, store) = (self.host.clone(), self.store.clone());
+        let paths = self.ts.paths.clone();
+        move || {
+            let mut ts = Toolstack::over(host.hyper(), store.connect());
+            ts.paths = paths.clone();
+            ts
+        }
+    }
+
+    pub(crate) fn lock(&self) -> Lock {
+        self.ts.lock(&mut |_| {}).unwrap()
+    }
+
+    /// Creates a domain and lets it run.
+    pub(crate) fn create(&self, config: &DomainConfig) -> Result<Created> {
+        self.ts.create(&self.lock(), config, Options::default())
     }
 
     /// A configuration whose kernel is there.

@@ -2,9 +2,10 @@
 
 use clap::Parser;
 use serde::Serialize;
-use toolstack::config::{parse_disk, vdev_number};
+use toolstack::config::{DiskConfig, parse_disk, vdev_number};
 use toolstack::devices::{DeviceInfo, Kind};
 
+use super::create::make_disk_absolute;
 use super::network::or_unknown;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
@@ -47,19 +48,27 @@ pub struct BlockDetach {
 impl Verb for BlockAttach {
     fn run(self, context: &Context) -> Outcome {
         let domain = context.find(&self.domain)?;
-        let disk = parse_disk(&self.spec.join(","))
-            .map_err(|e| Failure::new(format!("xl block-attach: {e}")))?;
+        let disk = read(&self.spec)?;
         if context.globals.dry_run {
             return output::print_json("block-attach", &disk);
         }
         let toolstack = context.toolstack()?;
-        toolstack.attach_disk(domain.domid, &disk)?;
+        let held = context.lock()?;
+        toolstack.attach_disk(&held, domain.domid, &disk)?;
         if let Some(mut config) = toolstack.kept_config(domain.domid)? {
             config.disks.push(disk);
-            toolstack.keep_config(domain.domid, &config)?;
+            toolstack.keep_config(&held, domain.domid, &config)?;
         }
         Ok(())
     }
+}
+
+/// Reads a disk's words; its path no longer depends on this directory.
+fn read(words: &[String]) -> Result<DiskConfig, Failure> {
+    let mut disk = parse_disk(&words.join(","))
+        .map_err(|error| Failure::new(format!("xl block-attach: {error}")))?;
+    make_disk_absolute(&mut disk)?;
+    Ok(disk)
 }
 
 impl Verb for BlockList {
@@ -91,11 +100,12 @@ impl Verb for BlockDetach {
             .find(|info| info.device.devid == number)
             .ok_or_else(unknown)?;
         toolstack.detach(&disk.device, self.force)?;
+        let held = context.lock()?;
         if let Some(mut config) = toolstack.kept_config(domain.domid)? {
             config
                 .disks
                 .retain(|disk| vdev_number(&disk.vdev) != Some(number));
-            toolstack.keep_config(domain.domid, &config)?;
+            toolstack.keep_config(&held, domain.domid, &config)?;
         }
         Ok(())
     }
@@ -149,5 +159,23 @@ impl<'a> Json<'a> {
             event_channel: disk.event_channel,
             ring_refs: &disk.ring_refs,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_kept_for_another_directory() {
+        let read = |text: &str| read(&[text.to_owned()]).unwrap().target;
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(
+            read("file:d.img,xvdb,w"),
+            here.join("d.img").display().to_string()
+        );
+        assert_eq!(read("/srv/d.img,raw,xvdb,rw"), "/srv/d.img");
+        let by_script = read("format=raw,vdev=xvdb,script=block-iscsi,target=iqn.2001-05:x");
+        assert_eq!(by_script, "iqn.2001-05:x");
     }
 }

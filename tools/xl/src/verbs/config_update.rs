@@ -43,6 +43,7 @@ impl Verb for ConfigUpdate {
         }
         make_absolute(&mut config)?;
         let toolstack = context.toolstack()?;
+        let held = context.lock()?;
         let Some(present) = toolstack.kept_config(domain.domid)? else {
             return Err(Failure::new(format!(
                 "xl config-update: domain {} has no configuration here",
@@ -55,7 +56,7 @@ impl Verb for ConfigUpdate {
         for (vif, old) in config.vifs.iter_mut().zip(&present.vifs) {
             vif.mac = vif.mac.or(old.mac);
         }
-        toolstack.keep_config(domain.domid, &config)?;
+        toolstack.keep_config(&held, domain.domid, &config)?;
         output::note(&format!("setting dom{} configuration", domain.domid));
         Ok(())
     }

@@ -12,7 +12,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
-use toolstack::config::{self, DomainConfig, Parsed};
+use toolstack::config::{self, DiskConfig, DomainConfig, Parsed};
 use toolstack::create::{Created, Options, Timings};
 use toolstack::{During, monitor};
 
@@ -126,16 +126,20 @@ impl Verb for Create {
 impl Create {
     fn create(&self, context: &Context, config: &DomainConfig) -> Outcome {
         let toolstack = context.toolstack()?;
+        // Before signals are held: who waits for it may be interrupted.
+        let held = context.lock()?;
         let signals = Signals::hold()?;
         let progress = progress(self.quiet, &config.name);
         // Who wants the console wants its first line too: it starts when the console is there.
         let created = toolstack.create(
+            &held,
             config,
             Options {
                 paused: self.paused || self.console,
             },
         );
         progress.finish_and_clear();
+        drop(held);
         let created = created?;
         if signals.release() {
             toolstack.destroy(created.domid)?;
@@ -181,13 +185,19 @@ pub fn make_absolute(config: &mut DomainConfig) -> Outcome {
         .as_ref()
         .map(std::path::absolute)
         .transpose()?;
-    for disk in &mut config.disks {
-        // A script gives its target a meaning of its own.
-        if disk.script.is_none() && disk.backend.is_none() && !disk.target.is_empty() {
-            disk.target = std::path::absolute(&disk.target)?
-                .to_string_lossy()
-                .into_owned();
-        }
+    config.disks.iter_mut().try_for_each(make_disk_absolute)
+}
+
+/// The same for one disk: what it is attached with and compared by is its path.
+///
+/// # Errors
+/// There is no such directory any more.
+pub fn make_disk_absolute(disk: &mut DiskConfig) -> Outcome {
+    // A script gives its target a meaning of its own, and another domain has other files.
+    if disk.script.is_none() && disk.backend.is_none() && !disk.target.is_empty() {
+        disk.target = std::path::absolute(&disk.target)?
+            .to_string_lossy()
+            .into_owned();
     }
     Ok(())
 }

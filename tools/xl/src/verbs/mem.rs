@@ -38,10 +38,11 @@ impl Verb for MemMax {
         let domain = context.find(&self.domain)?;
         let toolstack = context.toolstack()?;
         let kib = size(&self.memory)?;
+        let held = context.lock()?;
         toolstack.set_memory_max(domain.domid, kib)?;
         if let Some(mut config) = toolstack.kept_config(domain.domid)? {
             config.max_memory_kib = kib;
-            toolstack.keep_config(domain.domid, &config)?;
+            toolstack.keep_config(&held, domain.domid, &config)?;
         }
         Ok(())
     }

@@ -95,6 +95,9 @@ impl Verb for Domname {
 impl Verb for Rename {
     fn run(self, context: &Context) -> Outcome {
         let domain = context.find(&self.domain)?;
-        Ok(context.toolstack()?.rename(domain.domid, &self.name)?)
+        let held = context.lock()?;
+        Ok(context
+            .toolstack()?
+            .rename(&held, domain.domid, &self.name)?)
     }
 }

@@ -55,6 +55,7 @@ impl Verb for NetworkAttach {
             return output::print_json("network-attach", &vif);
         }
         let toolstack = context.toolstack()?;
+        let held = context.lock()?;
         let present = toolstack.devices(domain.domid, Kind::Vif)?;
         let devid = present
             .iter()
@@ -65,7 +66,7 @@ impl Verb for NetworkAttach {
         toolstack.attach_vif(domain.domid, devid, &vif)?;
         if let Some(mut config) = toolstack.kept_config(domain.domid)? {
             config.vifs.push(vif);
-            toolstack.keep_config(domain.domid, &config)?;
+            toolstack.keep_config(&held, domain.domid, &config)?;
         }
         Ok(())
     }
@@ -94,11 +95,12 @@ impl Verb for NetworkDetach {
         let card = find(context, &domain, &self.device)?;
         let toolstack = context.toolstack()?;
         toolstack.detach(&card.device, self.force)?;
+        let held = context.lock()?;
         if let Some(mut config) = toolstack.kept_config(domain.domid)? {
             config
                 .vifs
                 .retain(|vif| vif.mac.is_none() || vif.mac.map(String::from) != card.mac);
-            toolstack.keep_config(domain.domid, &config)?;
+            toolstack.keep_config(&held, domain.domid, &config)?;
         }
         Ok(())
     }
