@@ -103,6 +103,13 @@ impl Error {
         }
     }
 
+    /// True where the connection to xenstored broke, or could not be made.
+    #[must_use]
+    pub fn is_lost_store(&self) -> bool {
+        use xenstore::Error::{Closed, Connect, Io};
+        matches!(self.root(), Self::Store(Io(_) | Closed | Connect { .. }))
+    }
+
     /// Names the file that an I/O error is about.
     pub fn file(path: impl Into<PathBuf>, source: impl Into<std::io::Error>) -> Self {
         Self::File {

@@ -17,6 +17,8 @@ pub mod monitor;
 mod testing;
 
 use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use xenstore::Store;
 
@@ -24,6 +26,10 @@ pub use devices::vif::NetDefaults;
 pub use error::{During, Error, Result};
 pub use hypercall::Hyper;
 pub use lock::Lock;
+
+/// How long a xenstored that is gone may take to come back for what is to be undone, and how often that is tried.
+const RECONNECT_WITHIN: Duration = Duration::from_secs(5);
+const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The domain that backends and tools run in.
 pub const DOM0: u16 = 0;
@@ -39,6 +45,17 @@ pub struct Toolstack {
     pub paths: Paths,
     /// What network cards get that do not say.
     pub net: NetDefaults,
+    opener: Opener,
+}
+
+/// How another connection to xenstored is made where the first one broke.
+#[derive(Clone)]
+struct Opener(Rc<dyn Fn() -> xenstore::Result<Store>>);
+
+impl std::fmt::Debug for Opener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Opener")
+    }
 }
 
 /// Where files are kept.
@@ -85,6 +102,28 @@ impl Toolstack {
             store,
             paths: Paths::default(),
             net: NetDefaults::default(),
+            opener: Opener(Rc::new(Store::open)),
         }
+    }
+
+    /// The same with another connection to xenstored, which may have to be started first.
+    ///
+    /// # Errors
+    /// No xenstored answers within [`RECONNECT_WITHIN`].
+    fn reconnected(&self) -> Result<Self> {
+        let deadline = Instant::now() + RECONNECT_WITHIN;
+        let store = loop {
+            match (self.opener.0)() {
+                Err(_) if Instant::now() < deadline => std::thread::sleep(RECONNECT_PAUSE),
+                store => break store?,
+            }
+        };
+        Ok(Self {
+            hyper: self.hyper.clone(),
+            store,
+            paths: self.paths.clone(),
+            net: self.net.clone(),
+            opener: self.opener.clone(),
+        })
     }
 }

@@ -84,7 +84,13 @@ impl Toolstack {
                 timings: recipe.timings,
             }),
             Err(error) => {
-                let failed = recipe.undo.roll_back(self);
+                let again = error.is_lost_store().then(|| self.reconnected());
+                // without xenstored the rest is undone all the same
+                let over = match &again {
+                    Some(Ok(again)) => again,
+                    _ => self,
+                };
+                let failed = recipe.undo.roll_back(over);
                 let error = match failed.first() {
                     None => error,
                     Some(left) => {
@@ -263,7 +269,7 @@ impl Recipe<'_> {
     fn publish(&mut self, domid: u16, ports: Ports) -> Result<()> {
         let config = self.config.clone();
         self.undo.push("publishing it in xenstore", move |ts| {
-            unpublish(ts, domid, config.uuid)
+            unpublish(ts, domid, Some(config.uuid))
         });
         store::publish(self.ts, domid, &self.config, ports)
     }

@@ -131,8 +131,8 @@ fn nodes(domid: u16, config: &DomainConfig, ports: Ports) -> Vec<(String, String
     nodes
 }
 
-/// Removes all nodes of a domain.
-pub(crate) fn unpublish(ts: &Toolstack, domid: u16, uuid: Uuid) -> Result<()> {
+/// Removes all nodes of a domain; those of its UUID where one is given.
+pub(crate) fn unpublish(ts: &Toolstack, domid: u16, uuid: Option<Uuid>) -> Result<()> {
     let backends = format!("{}/backend", path(DOM0));
     let kinds = ts
         .store
@@ -143,7 +143,9 @@ pub(crate) fn unpublish(ts: &Toolstack, domid: u16, uuid: Uuid) -> Result<()> {
             tx.rm_if_exists(&format!("{backends}/{kind}/{domid}"))?;
         }
         tx.rm_if_exists(&libxl_path(domid))?;
-        tx.rm_if_exists(&vm_path(uuid))?;
+        if let Some(uuid) = uuid {
+            tx.rm_if_exists(&vm_path(uuid))?;
+        }
         tx.rm_if_exists(&path(domid))
     })?;
     Ok(())

@@ -147,6 +147,26 @@ fn whichever_request_to_xenstore_fails_nothing_is_left_behind() {
 }
 
 #[test]
+fn whenever_xenstored_goes_and_comes_back_nothing_is_left_behind() {
+    for request in 0.. {
+        let bench = Bench::new();
+        bench.host.make_domain();
+        let before: Vec<String> = bench.store.state().tree.keys().cloned().collect();
+        bench.store.state().hang_up_at = Some(request);
+        match bench.create(&with_devices(&bench)) {
+            Err(error) => {
+                assert!(error.is_lost_store(), "{}", error.chain());
+                assert_nothing_left(&bench, 2, &before);
+            }
+            Ok(_) => {
+                assert!(request > 60, "only {request} requests were made");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
 fn too_little_memory_is_told_in_mib() {
     let bench = Bench::new();
     bench.host.state().free_pages = 20 * 256;

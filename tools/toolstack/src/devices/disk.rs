@@ -22,7 +22,7 @@ impl Toolstack {
     ///
     /// # Errors
     /// [`Error::Refused`] where its target is in use, or no such device can be; otherwise the file's or xenstore's.
-    pub fn attach_disk(&self, _held: &Lock, domid: u16, disk: &DiskConfig) -> Result<Device> {
+    pub fn attach_disk(&self, held: &Lock, domid: u16, disk: &DiskConfig) -> Result<Device> {
         let devid = vdev_number(&disk.vdev).ok_or_else(|| {
             Error::Refused(format!(
                 "\"{}\" is no name of a disk: xvda, sda1, hdc, d0p1 …",
@@ -49,7 +49,7 @@ impl Toolstack {
                 disk.target
             )));
         }
-        sharing::check(self, domid, disk, &path)?;
+        sharing::check(self, held, domid, disk, &path)?;
         let metadata = std::fs::metadata(&path).map_err(|error| Error::file(&path, error))?;
         let looped = match (metadata.file_type().is_block_device(), disk.source) {
             (true, _) => None,

@@ -9,7 +9,8 @@ use xenstore::Ops;
 
 use super::{Device, Kind, disk::identity};
 use crate::config::DiskConfig;
-use crate::{Error, Result, Toolstack};
+use crate::error::During;
+use crate::{Error, Lock, Result, Toolstack};
 
 /// How a domain has a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +33,16 @@ impl Mode {
 }
 
 /// Checks that `domid` may have `disk`, whose target is at `path`.
-pub(super) fn check(ts: &Toolstack, domid: u16, disk: &DiskConfig, path: &Path) -> Result<()> {
+///
+/// A domain that has it but is gone (whoever destroyed it was not left the time to tidy up) is no obstacle: what is left of
+/// it is taken away.
+pub(super) fn check(
+    ts: &Toolstack,
+    held: &Lock,
+    domid: u16,
+    disk: &DiskConfig,
+    path: &Path,
+) -> Result<()> {
     let Some(wanted) = identity(path) else {
         return Ok(());
     };
@@ -57,11 +67,24 @@ pub(super) fn check(ts: &Toolstack, domid: u16, disk: &DiskConfig, path: &Path) 
             };
             let theirs = Mode::parse(&mode);
             if mine.conflicts(theirs) && identity(Path::new(&target)) == Some(wanted) {
+                if is_gone(ts, owner)? {
+                    ts.sweep(held, owner)
+                        .during(format!("taking away what domain {owner} left"))?;
+                    break;
+                }
                 return Err(refusal(ts, domid, disk, device, theirs)?);
             }
         }
     }
     Ok(())
+}
+
+fn is_gone(ts: &Toolstack, domid: u16) -> Result<bool> {
+    match ts.info(domid) {
+        Ok(_) => Ok(false),
+        Err(Error::NoDomain(_)) => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 fn refusal(

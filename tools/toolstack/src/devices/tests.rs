@@ -214,6 +214,22 @@ fn a_file_that_another_domain_writes_is_refused_with_both_names() {
 }
 
 #[test]
+fn a_disk_of_a_domain_that_is_gone_is_taken_from_it() {
+    let bench = Bench::new();
+    let image = bench.files.path().join("image");
+    std::fs::write(&image, "x").unwrap();
+    let wanted = disk(image.to_str().unwrap(), true);
+    let (gone, next) = (bench.host.make_domain(), bench.host.make_domain());
+    let left = bench.ts.attach_disk(&bench.lock(), gone, &wanted).unwrap();
+    let check = || sharing::check(&bench.ts, &bench.lock(), next, &wanted, &image);
+    assert!(check().is_err());
+    bench.ts.hyper.destroy_domain(gone).unwrap();
+    check().unwrap();
+    assert_eq!(bench.store.get(&left.backend_path()), None);
+    assert_eq!(bench.store.get(&left.libxl_path()), None);
+}
+
+#[test]
 fn a_path_that_means_something_else_elsewhere_is_refused() {
     let bench = Bench::new();
     let domid = bench.host.make_domain();

@@ -5,10 +5,12 @@
 
 use guest_abi::Errno;
 use uuid::Uuid;
+use xenstore::Ops;
 
 use crate::devices::Kind;
+use crate::domain::path;
 use crate::error::During;
-use crate::{DOM0, Error, Result, Toolstack, create};
+use crate::{DOM0, Error, Lock, Result, Toolstack, create};
 
 impl Toolstack {
     /// Destroys a domain at once, whatever it does.
@@ -58,13 +60,32 @@ impl Toolstack {
         first.map_or(Ok(()), Err)
     }
 
+    /// Removes what is left of a domain that the hypervisor does not know any more. While the lock is held, nobody is given
+    /// its id.
+    ///
+    /// # Errors
+    /// The first part that failed.
+    pub(crate) fn sweep(&self, _held: &Lock, domid: u16) -> Result<()> {
+        let detached = self.detach_all(domid);
+        let vm = self.store.read_string_opt(&format!("{}/vm", path(domid)))?;
+        let uuid: Option<Uuid> = vm.and_then(|vm| vm.strip_prefix("/vm/")?.parse().ok());
+        // a domain that follows it has its UUID
+        let all = self.hyper.domain_infos()?;
+        let is_free = |uuid: &Uuid| all.iter().all(|raw| raw.handle != *uuid.as_bytes());
+        create::unpublish(self, domid, uuid.filter(is_free)).during("removing its nodes")?;
+        if let Some(uuid) = uuid {
+            self.forget_config(domid, uuid)?;
+        }
+        detached
+    }
+
     fn remove_traces(&self, domid: u16, uuid: Uuid) -> Result<()> {
         match self.store.release(domid) {
             // xenstored may have seen it go first
             Err(error) if error.refusal().is_some() => {}
             result => result?,
         }
-        create::unpublish(self, domid, uuid).during("removing its nodes")?;
+        create::unpublish(self, domid, Some(uuid)).during("removing its nodes")?;
         self.forget_config(domid, uuid)
     }
 }

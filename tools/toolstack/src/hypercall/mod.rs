@@ -13,6 +13,8 @@ mod version;
 
 use std::fmt;
 
+use std::rc::Rc;
+
 use guest_abi::Errno;
 use xendev::{Arg, Handle, MappedPages, Privcmd};
 
@@ -166,9 +168,9 @@ fn meaning(errno: Errno) -> &'static str {
 /// The result of one hypercall.
 pub type CallResult<T> = Result<T, HypercallError>;
 
-/// The typed calls.
-#[derive(Debug)]
-pub struct Hyper(Box<dyn Hypervisor>);
+/// The typed calls; clones speak to the same hypervisor.
+#[derive(Clone, Debug)]
+pub struct Hyper(Rc<dyn Hypervisor>);
 
 impl Hyper {
     /// Speaks to the hypervisor below this dom0.
@@ -181,7 +183,7 @@ impl Hyper {
 
     /// Speaks to any hypervisor.
     pub fn over(hypervisor: impl Hypervisor + 'static) -> Self {
-        Self(Box::new(hypervisor))
+        Self(Rc::new(hypervisor))
     }
 
     /// Maps guest frames of another domain, in the order given.

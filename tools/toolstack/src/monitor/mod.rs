@@ -31,7 +31,7 @@ use crate::{Error, Lock, Result, Toolstack};
 
 /// How long a xenstored that is gone may take to come back, and how often that is tried.
 const PATIENCE: Duration = Duration::from_secs(60);
-const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 200 });
 /// The token of the monitor's watch.
 const TOKEN: &str = "monitor";
 
@@ -80,17 +80,18 @@ pub fn spawn(program: &Path, arguments: &[&OsStr], log: &Path) -> Result<u32> {
 /// The first action that failed; or that no xenstored came back within a minute.
 pub fn outlast(
     open: impl Fn() -> Result<Toolstack>,
-    mut domid: u16,
+    domid: u16,
     note: &mut dyn FnMut(&str),
 ) -> Result<Ended> {
     let mut lost_since = None;
+    let mut followed = Followed::new(domid);
     loop {
         let result = open().and_then(|toolstack| {
             lost_since = None;
-            toolstack.watch_ends(&mut domid, note)
+            toolstack.watch_ends(&mut followed, note)
         });
         match result {
-            Err(error) if is_lost(&error) => {
+            Err(error) if error.is_lost_store() => {
                 if lost_since.is_none() {
                     note(&format!("{}; waiting for another", error.chain()));
                 }
@@ -104,10 +105,41 @@ pub fn outlast(
     }
 }
 
-/// True where the connection to xenstored broke, or could not be made.
-fn is_lost(error: &Error) -> bool {
-    use xenstore::Error::{Closed, Connect, Io};
-    matches!(error.root(), Error::Store(Io(_) | Closed | Connect { .. }))
+/// Who is followed, and what is still to be done for it.
+struct Followed {
+    domid: u16,
+    /// Kept until it is done, over a loss of xenstored too: without it the guest would be lost.
+    restart: Option<Restart>,
+}
+
+impl Followed {
+    const fn new(domid: u16) -> Self {
+        Self {
+            domid,
+            restart: None,
+        }
+    }
+}
+
+/// A domain to be made once more.
+struct Restart {
+    config: DomainConfig,
+    old: Old,
+}
+
+/// What is to be done with its predecessor first.
+#[derive(Clone, Copy)]
+enum Old {
+    Destroy,
+    SetAside,
+    /// It is done.
+    Away,
+}
+
+/// What follows an end.
+enum Next {
+    Restart(Box<Restart>),
+    End(Ended),
 }
 
 impl Toolstack {
@@ -116,20 +148,21 @@ impl Toolstack {
     ///
     /// # Errors
     /// The first action that failed: a domain that could not be made again stays gone.
-    pub fn monitor(&self, mut domid: u16, note: &mut dyn FnMut(&str)) -> Result<Ended> {
-        self.watch_ends(&mut domid, note)
+    pub fn monitor(&self, domid: u16, note: &mut dyn FnMut(&str)) -> Result<Ended> {
+        self.watch_ends(&mut Followed::new(domid), note)
     }
 
-    fn watch_ends(&self, domid: &mut u16, note: &mut dyn FnMut(&str)) -> Result<Ended> {
+    fn watch_ends(&self, followed: &mut Followed, note: &mut dyn FnMut(&str)) -> Result<Ended> {
         self.store.watch("@releaseDomain", TOKEN)?;
-        let result = self.follow(domid, note)?;
+        let result = self.follow(followed, note)?;
         self.store.unwatch("@releaseDomain", TOKEN)?;
         Ok(result)
     }
 
-    fn follow(&self, domid: &mut u16, note: &mut dyn FnMut(&str)) -> Result<Ended> {
+    fn follow(&self, followed: &mut Followed, note: &mut dyn FnMut(&str)) -> Result<Ended> {
         loop {
-            let info = match self.info(*domid) {
+            self.finish_restart(followed, note)?;
+            let info = match self.info(followed.domid) {
                 Err(Error::NoDomain(_)) => return Ok(Ended::Destroyed),
                 info => info?,
             };
@@ -145,18 +178,20 @@ impl Toolstack {
                 self.store.next_event(None)?;
                 continue;
             };
-            match self.act(*domid, u32::from(reason), note)? {
-                Some(next) => *domid = next,
-                None if self.info(*domid).is_ok_and(|info| !info.state.dying) => {
-                    return Ok(Ended::Preserved);
+            match self.act(followed.domid, u32::from(reason), note) {
+                Ok(Next::Restart(restart)) => followed.restart = Some(*restart),
+                Ok(Next::End(ended)) => return Ok(ended),
+                // somebody else was quicker
+                Err(error) if matches!(error.root(), Error::NoDomain(_)) => {
+                    return Ok(Ended::Destroyed);
                 }
-                None => return Ok(Ended::Destroyed),
+                Err(error) => return Err(error),
             }
         }
     }
 
-    /// Does what follows an end; returns the domain that takes its place.
-    fn act(&self, domid: u16, reason: u32, note: &mut dyn FnMut(&str)) -> Result<Option<u16>> {
+    /// Does what follows an end, but for making the domain again.
+    fn act(&self, domid: u16, reason: u32, note: &mut dyn FnMut(&str)) -> Result<Next> {
         let config = self.kept_config(domid)?;
         let actions = config
             .as_ref()
@@ -169,37 +204,73 @@ impl Toolstack {
             action.name()
         ));
         match action {
-            Action::Preserve => return Ok(None),
-            Action::CoredumpDestroy | Action::CoredumpRestart => {
-                let name = self.name_of(domid)?.unwrap_or_else(|| domid.to_string());
-                let dump = self.paths.dumps.join(name);
-                match self.dump_core(domid, &dump) {
-                    Ok(pages) => note(&format!("{pages} pages dumped to {}", dump.display())),
-                    // a dump is for a look later; the domain's service matters more
-                    Err(error) => note(&format!("no dump: {}", error.chain())),
-                }
-            }
+            Action::Preserve => return Ok(Next::End(Ended::Preserved)),
+            Action::CoredumpDestroy | Action::CoredumpRestart => self.dump(domid, note)?,
             Action::SoftReset => note("soft reset is not supported: the domain is destroyed"),
             Action::Destroy | Action::Restart | Action::RestartRename => {}
         }
-        match (action, config) {
-            (Action::Restart | Action::CoredumpRestart, Some(config)) => {
-                // from here on: nobody else may take its name meanwhile
-                let held = self.lock(note)?;
-                self.destroy(domid)?;
-                self.make_again(&held, &config, note).map(Some)
-            }
-            (Action::RestartRename, Some(config)) => {
-                let held = self.lock(note)?;
-                self.set_aside(&held, domid, &config)?;
-                self.make_again(&held, &config, note).map(Some)
-            }
-            (Action::Restart | Action::CoredumpRestart | Action::RestartRename, None) => {
-                note("its configuration was not kept: it cannot be made again");
-                self.destroy(domid).map(|()| None)
-            }
-            _ => self.destroy(domid).map(|()| None),
+        let old = match action {
+            Action::Restart | Action::CoredumpRestart => Old::Destroy,
+            Action::RestartRename => Old::SetAside,
+            _ => return self.destroy(domid).map(|()| Next::End(Ended::Destroyed)),
+        };
+        let Some(config) = config else {
+            note("its configuration was not kept: it cannot be made again");
+            return self.destroy(domid).map(|()| Next::End(Ended::Destroyed));
+        };
+        Ok(Next::Restart(Box::new(Restart { config, old })))
+    }
+
+    /// Writes a core dump; one that fails is told. A dump is for a look later, the domain's service matters more.
+    fn dump(&self, domid: u16, note: &mut dyn FnMut(&str)) -> Result<()> {
+        let name = self.name_of(domid)?.unwrap_or_else(|| domid.to_string());
+        let dump = self.paths.dumps.join(name);
+        match self.dump_core(domid, &dump) {
+            Ok(pages) => note(&format!("{pages} pages dumped to {}", dump.display())),
+            Err(error) => note(&format!("no dump: {}", error.chain())),
         }
+        Ok(())
+    }
+
+    /// Makes the domain again that is waited for, if one is. May be called again where xenstored was lost meanwhile.
+    fn finish_restart(&self, followed: &mut Followed, note: &mut dyn FnMut(&str)) -> Result<()> {
+        let Some(restart) = &mut followed.restart else {
+            return Ok(());
+        };
+        // from here on: nobody else may take its name meanwhile
+        let held = self.lock(note)?;
+        match restart.old {
+            Old::Destroy => self.clear_away(&held, followed.domid, note)?,
+            Old::SetAside => self.set_aside(&held, followed.domid, &restart.config)?,
+            Old::Away => {}
+        }
+        restart.old = Old::Away;
+        let domid = self.make_again(&held, &restart.config, note)?;
+        *followed = Followed::new(domid);
+        Ok(())
+    }
+
+    /// Destroys a domain so that another can take its place. Where it is gone in the end, a part that failed is told, and
+    /// does not keep its successor away.
+    fn clear_away(&self, held: &Lock, domid: u16, note: &mut dyn FnMut(&str)) -> Result<()> {
+        let error = match self.destroy(domid) {
+            Err(error) if !error.is_lost_store() => error,
+            result => return result,
+        };
+        let swept = match self.info(domid) {
+            Ok(info) if info.state.dying => Ok(()),
+            Err(Error::NoDomain(_)) => self.sweep(held, domid),
+            Err(lost) if lost.is_lost_store() => return Err(lost),
+            _ => return Err(error),
+        };
+        if !matches!(error, Error::NoDomain(_)) {
+            note(&error.chain());
+        }
+        match swept {
+            Err(error) if !error.is_lost_store() => note(&error.chain()),
+            result => return result,
+        }
+        Ok(())
     }
 
     fn make_again(

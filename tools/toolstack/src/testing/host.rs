@@ -279,6 +279,7 @@ fn domctl(
             let info = state.info(domid);
             op.u.as_mut_bytes()[..size_of_val(&info)].copy_from_slice(info.as_bytes());
         }
+        XEN_DOMCTL_setdomainhandle => state.domain(domid)?.handle = body(&op.u),
         XEN_DOMCTL_gethvmcontext => context(state.domain(domid)?, op, handles),
         XEN_DOMCTL_sethvmcontext => state.domain(domid)?.context = handles[0].data.to_vec(),
         XEN_DOMCTL_max_mem | XEN_DOMCTL_max_vcpus | XEN_DOMCTL_set_paging_mempool_size => {

@@ -8,9 +8,11 @@ mod store;
 pub(crate) use host::FakeHost;
 pub(crate) use store::FakeStore;
 
+use std::rc::Rc;
+
 use crate::config::{self, DomainConfig};
 use crate::create::{Created, Options};
-use crate::{Lock, Paths, Result, Toolstack};
+use crate::{Lock, Opener, Paths, Result, Toolstack};
 
 /// A configuration of a domain with a kernel that is not there.
 pub(crate) fn config(name: &str, memory_mib: u64) -> DomainConfig {
@@ -71,11 +73,18 @@ pub(crate) struct Bench {
     pub(crate) files: tempfile::TempDir,
 }
 
+fn over(host: &FakeHost, store: &FakeStore) -> Toolstack {
+    let mut ts = Toolstack::over(host.hyper(), store.connect());
+    let store = store.clone();
+    ts.opener = Opener(Rc::new(move || Ok(store.connect())));
+    ts
+}
+
 impl Bench {
     pub(crate) fn new() -> Self {
         let (host, store) = (FakeHost::new(), FakeStore::default());
         let files = tempfile::tempdir().unwrap();
-        let mut ts = Toolstack::over(host.hyper(), store.connect());
+        let mut ts = over(&host, &store);
         ts.paths = Paths {
             userdata: files.path().join("userdata"),
             dumps: files.path().join("dumps"),
@@ -98,7 +107,7 @@ impl Bench {
         let (host, store) = (self.host.clone(), self.store.clone());
         let paths = self.ts.paths.clone();
         move || {
-            let mut ts = Toolstack::over(host.hyper(), store.connect());
+            let mut ts = over(&host, &store);
             ts.paths = paths.clone();
             ts
         }
