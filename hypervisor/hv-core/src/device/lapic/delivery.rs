@@ -200,14 +200,21 @@ impl<F: SharedWords> Lapic<F> {
 
     fn collect<G: SharedWords>(&mut self, posted: &PostedInterrupts<G>) {
         let taken = posted.take();
-        for word in 0..8 {
-            let edge = half(&taken.edge, word);
-            let level = half(&taken.level, word);
-            if edge != 0 {
-                self.accept_word(word, edge, Trigger::Edge);
+        for (trigger, set) in [(Trigger::Edge, taken.edge), (Trigger::Level, taken.level)] {
+            for (pair, bits) in (0..).zip(set) {
+                // most are empty
+                if bits != 0 {
+                    self.accept_pair(pair, bits, trigger);
+                }
             }
-            if level != 0 {
-                self.accept_word(word, level, Trigger::Level);
+        }
+    }
+
+    /// Accepts the bits of words `2 * pair` and the next.
+    fn accept_pair(&mut self, pair: u8, bits: u64, trigger: Trigger) {
+        for (word, bits) in (2 * pair..).zip(halves(bits)) {
+            if bits != 0 {
+                self.accept_word(word, bits, trigger);
             }
         }
     }
@@ -287,15 +294,13 @@ const fn position(vector: u8) -> (u8, u32) {
     (vector >> 5, 1 << (vector & 31))
 }
 
-/// 32-bit word `word` (0–7) of a set in 64-bit words.
-fn half(set: &[u64; 4], word: u8) -> u32 {
-    let pair = set[usize::from(word >> 1 & 3)];
+/// The lower and the upper 32 bits.
+fn halves(pair: u64) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = pair.to_le_bytes();
-    if word & 1 == 0 {
-        u32::from_le_bytes([a, b, c, d])
-    } else {
-        u32::from_le_bytes([e, f, g, h])
-    }
+    [
+        u32::from_le_bytes([a, b, c, d]),
+        u32::from_le_bytes([e, f, g, h]),
+    ]
 }
 
 /// A number below 8 as the number of a word.

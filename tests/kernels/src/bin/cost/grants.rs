@@ -25,7 +25,7 @@ pub(crate) static TESTS: &[Test] = &[
     ),
     row!(
         "evtchn_send_interdomain_with_upcall",
-        NO_BUDGET,
+        Some(900),
         channel(),
         |port| { send_with_upcall(port) }
     ),
@@ -38,7 +38,7 @@ pub(crate) static TESTS: &[Test] = &[
     row!("grant_copy_64", NO_BUDGET, granted(), |pages| copy(
         pages, 64
     )),
-    row!("grant_copy_4k", NO_BUDGET, granted(), |pages| copy(
+    row!("grant_copy_4k", Some(1850), granted(), |pages| copy(
         pages, 4096
     )),
 ];
