@@ -2,10 +2,20 @@
 //!
 //! Source: Xen's manual, "Hotplug scripts"; `/etc/xen/scripts/README`.
 
-use std::process::Command;
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::{Device, Kind};
 use crate::{Error, Paths, Result};
+
+/// How long a script may take: libxl's figure.
+const LIMIT: Duration = Duration::from_secs(40);
 
 /// When a script is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,11 +35,52 @@ pub(super) fn locate(paths: &Paths, script: &str) -> String {
     }
 }
 
-/// Runs a script and waits for it.
+/// Runs a script and waits for it, as long as libxl would.
 ///
 /// # Errors
-/// Where it cannot be run, or says that it failed: with the last line it wrote.
+/// Where it cannot be run, or says that it failed: with the last line it wrote. [`Error::Timeout`] where it does not end;
+/// it is killed then, with all that it started.
 pub(super) fn run(device: &Device, script: &str, moment: Moment) -> Result<()> {
+    run_within(device, script, moment, LIMIT)
+}
+
+fn run_within(device: &Device, script: &str, moment: Moment, limit: Duration) -> Result<()> {
+    let (mut command, what) = command(device, script, moment);
+    let failed = |error: std::io::Error| Error::file(command_name(script), error);
+    // a file and no pipe: what the script leaves running may hold it for ever
+    let said = memfd_create("script", MemfdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+    let mut said = File::from(said);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(said.try_clone().map_err(failed)?)
+        .process_group(0)
+        .spawn()
+        .map_err(failed)?;
+    let Some(status) = wait(&mut child, limit).map_err(failed)? else {
+        return Err(Error::Timeout(format!(
+            "script {what} did not end within {} s and was killed",
+            limit.as_secs()
+        )));
+    };
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "script {what}: {status}: {}",
+        last_line(&mut said)
+            .as_deref()
+            .unwrap_or("it wrote nothing")
+    )))
+}
+
+/// What a script's line begins with.
+fn command_name(script: &str) -> &str {
+    script.split_whitespace().next().unwrap_or(script)
+}
+
+/// The script's command line and environment, and what messages call it.
+fn command(device: &Device, script: &str, moment: Moment) -> (Command, String) {
     let word = match (device.kind, moment) {
         (Kind::Vbd, Moment::Attach) => "add",
         (Kind::Vbd, Moment::Detach) => "remove",
@@ -37,8 +88,8 @@ pub(super) fn run(device: &Device, script: &str, moment: Moment) -> Result<()> {
         (Kind::Vif, Moment::Detach) => "offline",
     };
     // what follows the script's name on its line are its own words
-    let mut words = script.split_whitespace();
-    let program = words.next().unwrap_or(script);
+    let words = script.split_whitespace().skip(1);
+    let program = command_name(script);
     let mut command = Command::new(program);
     command
         .args(words)
@@ -61,22 +112,35 @@ pub(super) fn run(device: &Device, script: &str, moment: Moment) -> Result<()> {
             .env("vif", format!("vif{}.{}", device.frontend, device.devid))
             .env("netdev", "");
     }
-    let output = command
-        .output()
-        .map_err(|error| Error::file(program, error))?;
-    if output.status.success() {
-        return Ok(());
+    (command, format!("{program} {word}"))
+}
+
+/// Waits for a process; `None` where it did not end in time, and was killed with its group.
+fn wait(child: &mut Child, limit: Duration) -> std::io::Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + limit;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= deadline {
+            kill_process_group(Pid::from_child(child), Signal::KILL)?;
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
     }
-    let text = String::from_utf8_lossy(&output.stderr);
-    let last = text
-        .lines()
-        .rev()
-        .find(|line| !line.trim().is_empty())
-        .unwrap_or("it wrote nothing");
-    Err(Error::Refused(format!(
-        "script {program} {word}: {}: {last}",
-        output.status
-    )))
+}
+
+/// The last line of a file that says something.
+fn last_line(file: &mut File) -> Option<String> {
+    let mut text = Vec::new();
+    file.rewind().ok()?;
+    file.read_to_end(&mut text).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let last = text.lines().rev().find(|line| !line.trim().is_empty());
+    last.map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -119,6 +183,39 @@ mod tests {
             failed.starts_with("script /bin/false online: exit status: 1"),
             "{failed}"
         );
+    }
+
+    fn shell(text: &str) -> (tempfile::TempDir, String) {
+        let files = tempfile::tempdir().unwrap();
+        let script = files.path().join("script");
+        std::fs::write(&script, text).unwrap();
+        let words = format!("/bin/sh {}", script.display());
+        (files, words)
+    }
+
+    #[test]
+    fn a_script_that_does_not_end_is_killed_with_what_it_started() {
+        let (files, script) = shell("cd \"${0%/*}\"; (sleep 1; touch late) & sleep 60\n");
+        let limit = Duration::from_millis(100);
+        let error = run_within(&CARD, &script, Moment::Attach, limit).unwrap_err();
+        assert_eq!(
+            error.chain(),
+            "script /bin/sh online did not end within 0 s and was killed"
+        );
+        std::thread::sleep(Duration::from_millis(1500));
+        assert!(!files.path().join("late").exists());
+    }
+
+    #[test]
+    fn what_a_script_leaves_running_is_not_waited_for() {
+        let (_files, script) = shell("sleep 5 & echo no bridge >&2; exit 3\n");
+        let start = Instant::now();
+        let error = run(&CARD, &script, Moment::Attach).unwrap_err();
+        assert_eq!(
+            error.chain(),
+            "script /bin/sh online: exit status: 3: no bridge"
+        );
+        assert!(start.elapsed() < Duration::from_secs(4));
     }
 
     #[test]

@@ -12,8 +12,15 @@ impl Toolstack {
     /// Asks a guest's balloon to go to `kib`, and lets it have no more.
     ///
     /// # Errors
-    /// The hypervisor's, xenstore's.
+    /// [`Error::Refused`] above its maximum, or the hypervisor's, xenstore's.
     pub fn set_memory_target(&self, domid: u16, kib: u64) -> Result<()> {
+        if let Some(max) = self.memory_max(domid)?
+            && kib > max
+        {
+            return Err(Error::Refused(format!(
+                "{kib} KiB is above the domain's maximum of {max} KiB (xl mem-max changes it)"
+            )));
+        }
         // room first where it grows: the guest acts as soon as it sees the target
         self.hyper.set_max_mem(domid, kib + SLACK_KIB)?;
         Ok(self
@@ -26,9 +33,22 @@ impl Toolstack {
     /// # Errors
     /// xenstore's.
     pub fn memory_target(&self, domid: u16) -> Result<Option<u64>> {
+        self.memory_node(domid, "target")
+    }
+
+    /// The most memory that a domain may have, in KiB, where it has a limit: what its configuration allows. The node in
+    /// xenstore tells what it started with, for Linux's sake, and counts where no configuration was kept.
+    fn memory_max(&self, domid: u16) -> Result<Option<u64>> {
+        match self.kept_config(domid)? {
+            Some(config) => Ok(Some(config.max_memory_kib)),
+            None => self.memory_node(domid, "static-max"),
+        }
+    }
+
+    fn memory_node(&self, domid: u16, name: &str) -> Result<Option<u64>> {
         let text = self
             .store
-            .read_string_opt(&format!("{}/memory/target", path(domid)))?;
+            .read_string_opt(&format!("{}/memory/{name}", path(domid)))?;
         Ok(text.and_then(|text| text.trim().parse().ok()))
     }
 

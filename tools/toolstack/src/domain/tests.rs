@@ -109,6 +109,24 @@ fn a_name_belongs_to_one_domain() {
 }
 
 #[test]
+fn more_memory_than_a_domain_may_have_is_refused() {
+    let bench = Bench::new();
+    let mut config = bench.config("web");
+    config.max_memory_kib = 64 << 10;
+    let domid = bench.create(&config).unwrap().domid;
+    bench.ts.set_memory_target(domid, 64 << 10).unwrap();
+    let refused = |kib| bench.ts.set_memory_target(domid, kib).unwrap_err().chain();
+    assert_eq!(
+        refused(65 << 10),
+        "66560 KiB is above the domain's maximum of 65536 KiB (xl mem-max changes it)"
+    );
+    assert_eq!(bench.ts.memory_target(domid).unwrap(), Some(64 << 10));
+    // of one whose configuration was not kept, xenstore tells
+    bench.ts.forget_config(domid, config.uuid).unwrap();
+    assert!(refused(33 << 10).contains("maximum of 32768 KiB"));
+}
+
+#[test]
 fn memory_and_vcpus_are_asked_for_in_xenstore() {
     let bench = Bench::new();
     let domid = named(&bench, "web");
