@@ -90,7 +90,7 @@ pub fn attach(
     let stdin = io::stdin();
     let _raw_here = RawMode::set(stdin.as_fd());
     when_attached()?;
-    let result = shuttle(&tty, escape);
+    let result = shuttle(&tty, stdin.as_fd(), &mut io::stdout(), escape);
     // The shell's prompt starts on a line of its own.
     if io::stdout().is_terminal() {
         output::print("\r\n")?;
@@ -165,21 +165,22 @@ impl Drop for RawMode<'_> {
 }
 
 /// Moves bytes both ways until the escape character or the guest's end.
-fn shuttle(mut tty: &File, escape: u8) -> io::Result<()> {
-    let (stdin, mut stdout) = (io::stdin(), io::stdout());
+fn shuttle(
+    mut tty: &File,
+    stdin: BorrowedFd<'_>,
+    stdout: &mut impl Write,
+    escape: u8,
+) -> io::Result<()> {
     let mut buffer = [0u8; 4096];
     let mut reads_stdin = true;
     loop {
-        let here = if reads_stdin {
-            PollFlags::IN
-        } else {
-            PollFlags::empty()
-        };
         let mut fds = [
             PollFd::new(&tty, PollFlags::IN),
-            PollFd::from_borrowed_fd(stdin.as_fd(), here),
+            PollFd::from_borrowed_fd(stdin, PollFlags::IN),
         ];
-        match poll(&mut fds, None) {
+        // A closed pipe is reported for ever, whatever is asked of it: it is left out.
+        let polled = if reads_stdin { &mut fds } else { &mut fds[..1] };
+        match poll(polled, None) {
             Err(rustix::io::Errno::INTR) => continue,
             result => result?,
         };
@@ -200,9 +201,9 @@ fn shuttle(mut tty: &File, escape: u8) -> io::Result<()> {
                 }
             }
         }
-        if reads_stdin && user.intersects(PollFlags::IN | PollFlags::HUP) {
+        if reads_stdin && user.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
             // Past the buffer of std's stdin: what it holds back would not wake poll.
-            let count = rustix::io::read(stdin.as_fd(), &mut buffer)?;
+            let count = rustix::io::read(stdin, &mut buffer)?;
             let typed = buffer.get(..count).unwrap_or_default();
             match typed.iter().position(|byte| *byte == escape) {
                 Some(at) => {
@@ -218,7 +219,35 @@ fn shuttle(mut tty: &File, escape: u8) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    use rustix::time::{ClockId, clock_gettime};
+
     use super::*;
+
+    fn cpu_time() -> Duration {
+        let now = clock_gettime(ClockId::ThreadCPUTime);
+        Duration::try_from(now).unwrap()
+    }
+
+    #[test]
+    fn a_closed_stdin_costs_no_time_while_the_guest_talks() {
+        let (tty, mut guest) = UnixStream::pair().unwrap();
+        let tty = File::from(OwnedFd::from(tty));
+        let (stdin, writer) = rustix::pipe::pipe().unwrap();
+        drop(writer);
+        let talker = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            guest.write_all(b"login:").unwrap();
+        });
+        let (mut heard, before) = (Vec::new(), cpu_time());
+        shuttle(&tty, stdin.as_fd(), &mut heard, ESCAPE).unwrap();
+        let took = cpu_time() - before;
+        talker.join().unwrap();
+        assert_eq!(heard, b"login:");
+        assert!(took < Duration::from_millis(50), "{took:?}");
+    }
 
     #[test]
     fn the_escape_character_may_be_chosen() {

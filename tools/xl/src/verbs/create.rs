@@ -148,30 +148,69 @@ impl Create {
                 INTERRUPTED,
             ));
         }
+        self.after(context, &created)
+    }
+
+    /// Does what is left when the domain is there. It is there whatever fails now: the rest is done all the same.
+    fn after(&self, context: &Context, created: &Created) -> Outcome {
+        let mut outcome = Ok(());
+        // First: who ends is acted on even where nobody hears what is printed.
+        if !self.no_monitor && !self.foreground {
+            also(&mut outcome, start_monitor(context, created));
+        }
         if self.timings || context.globals.verbose > 0 {
             output::note(timings_text(&created.timings).trim_end());
         }
         if self.json {
-            output::print_json("create", Json::new(&created))?;
-        }
-        if !self.no_monitor && !self.foreground {
-            start_monitor(context, &created)?;
+            also(
+                &mut outcome,
+                output::print_json("create", Json::new(created)),
+            );
         }
         if self.console {
-            let unpause = || {
+            let start = || {
                 if self.paused {
                     Ok(())
                 } else {
-                    Ok(toolstack.unpause(created.domid)?)
+                    Ok(context.toolstack()?.unpause(created.domid)?)
                 }
             };
-            console::attach(context, created.domid, console::ESCAPE, unpause)?;
+            let attach = |start: &mut dyn FnMut() -> Outcome| {
+                console::attach(context, created.domid, console::ESCAPE, start)
+            };
+            also(&mut outcome, attach_then_start(attach, start));
         }
         if self.foreground && !self.no_monitor {
-            return super::monitor::follow(created.domid);
+            also(&mut outcome, super::monitor::follow(created.domid));
         }
-        Ok(())
+        outcome
     }
+}
+
+/// Adds how another part went: the first failure is the outcome, a later one is told.
+fn also(outcome: &mut Outcome, part: Outcome) {
+    match part {
+        Err(failure) if outcome.is_err() => output::note(&failure.text),
+        Err(failure) => *outcome = Err(failure),
+        Ok(()) => {}
+    }
+}
+
+/// Attaches a console, which calls `start` when it is there. Without one, the domain is started all the same: it would
+/// wait for ever.
+fn attach_then_start(
+    attach: impl FnOnce(&mut dyn FnMut() -> Outcome) -> Outcome,
+    start: impl Fn() -> Outcome,
+) -> Outcome {
+    let mut was_called = false;
+    let mut outcome = attach(&mut || {
+        was_called = true;
+        start()
+    });
+    if !was_called {
+        also(&mut outcome, start());
+    }
+    outcome
 }
 
 /// Makes paths independent of this directory: a reboot reads them again from another.
@@ -353,6 +392,8 @@ impl<'a> Json<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     fn words(text: &str) -> Vec<String> {
@@ -430,6 +471,31 @@ mod tests {
             config.disks[0].target.starts_with('/') && config.disks[0].target.ends_with("/d.img")
         );
         assert_eq!(config.disks[1].target, "/dev/vg/lv");
+    }
+
+    #[test]
+    fn a_domain_starts_without_the_console_that_it_was_to_have() {
+        let starts = Cell::new(0);
+        let start = || {
+            starts.set(starts.get() + 1);
+            Ok(())
+        };
+        attach_then_start(|start| start(), start).unwrap();
+        assert_eq!(starts.get(), 1);
+        let no_console = |_: &mut dyn FnMut() -> Outcome| Err(Failure::new("no console"));
+        let failure = attach_then_start(no_console, start).unwrap_err();
+        assert_eq!((starts.get(), failure.text.as_str()), (2, "no console"));
+    }
+
+    #[test]
+    fn the_first_failure_counts_and_the_rest_is_done() {
+        let mut outcome = Ok(());
+        also(&mut outcome, Ok(()));
+        assert!(outcome.is_ok());
+        also(&mut outcome, Err(Failure::with_code("first", 3)));
+        also(&mut outcome, Err(Failure::new("second")));
+        also(&mut outcome, Ok(()));
+        assert_eq!(outcome.unwrap_err().code, 3);
     }
 
     #[test]

@@ -96,11 +96,19 @@ fn free_cpus(context: &Context, physical: &XenSysctlPhysinfo) -> Result<u32, Fai
 }
 
 /// Gives keys and values in xl's order.
-pub fn lines(host: &Host) -> Vec<(&'static str, String)> {
-    let (physical, version) = (&host.physical, &host.version);
+pub fn lines(host: &Host) -> Vec<Line> {
+    let mut lines = machine_lines(host);
+    lines.extend(memory_lines(host));
+    lines.extend(hypervisor_lines(host));
+    lines
+}
+
+/// A key and its value.
+type Line = (&'static str, String);
+
+fn machine_lines(host: &Host) -> Vec<Line> {
+    let physical = &host.physical;
     let [node, release, uname_version, machine] = host.uname.clone();
-    // A page is 4 KiB here.
-    let mib = |pages: u64| (pages >> 8).to_string();
     vec![
         ("host", node),
         ("release", release),
@@ -120,6 +128,14 @@ pub fn lines(host: &Host) -> Vec<(&'static str, String)> {
             physical.hw_cap.map(|word| format!("{word:08x}")).join(":"),
         ),
         ("virt_caps", virt_caps(physical.capabilities)),
+    ]
+}
+
+fn memory_lines(host: &Host) -> Vec<Line> {
+    let physical = &host.physical;
+    // A page is 4 KiB here.
+    let mib = |pages: u64| (pages >> 8).to_string();
+    vec![
         ("total_memory", mib(physical.total_pages)),
         (
             "free_memory",
@@ -132,6 +148,12 @@ pub fn lines(host: &Host) -> Vec<(&'static str, String)> {
         ("sharing_used_memory", "0".to_owned()),
         ("outstanding_claims", mib(physical.outstanding_pages)),
         ("free_cpus", host.free_cpus.to_string()),
+    ]
+}
+
+fn hypervisor_lines(host: &Host) -> Vec<Line> {
+    let version = &host.version;
+    vec![
         ("xen_major", version.major.to_string()),
         ("xen_minor", version.minor.to_string()),
         ("xen_extra", version.extra.clone()),

@@ -6,7 +6,7 @@ use clap::Parser;
 use serde::Serialize;
 use toolstack::config::{self, DomainConfig, ListedDomain, Running};
 use toolstack::domain::DomainInfo;
-use toolstack::{DOM0, Toolstack};
+use toolstack::{DOM0, Error, Toolstack};
 
 use super::sched::scheduler_name;
 use crate::context::{Context, shown_name};
@@ -245,22 +245,29 @@ impl<'a> JsonDomain<'a> {
     }
 }
 
+/// `None` of a domain that ended since it was listed: that is no failure of the others.
+fn unless_gone<T>(result: toolstack::Result<T>) -> Result<Option<T>, Failure> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if matches!(error.root(), Error::NoDomain(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Gives `list -l`'s text: for each domain what it was created from, with what has changed since.
 fn long(toolstack: &Toolstack, domains: &[DomainInfo]) -> Result<String, Failure> {
     let scheduler = toolstack.hyper.scheduler()?;
     let nr_cpus = toolstack.hyper.physinfo()?.max_cpu_id + 1;
-    let configs = domains
-        .iter()
-        .map(|domain| {
-            if domain.domid == DOM0 {
-                Ok(None)
-            } else {
-                toolstack.kept_config(domain.domid)
-            }
-        })
-        .collect::<Result<Vec<Option<DomainConfig>>, _>>()?;
+    let mut found: Vec<(&DomainInfo, Option<DomainConfig>)> = Vec::new();
+    for domain in domains {
+        let config = match domain.domid {
+            DOM0 => Some(None),
+            domid => unless_gone(toolstack.kept_config(domid))?,
+        };
+        found.extend(config.map(|config| (domain, config)));
+    }
     let mut listed = Vec::new();
-    for (domain, config) in domains.iter().zip(&configs) {
+    for (domain, config) in &found {
         let (weight, cap) = toolstack
             .hyper
             .get_sched_params(domain.domid, scheduler)
@@ -285,4 +292,18 @@ fn long(toolstack: &Toolstack, domains: &[DomainInfo]) -> Result<String, Failure
         });
     }
     Ok(config::list_json(&listed, nr_cpus))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_that_ended_meanwhile_is_left_out() {
+        assert_eq!(unless_gone(Ok(7)).unwrap(), Some(7));
+        let gone = Err::<u8, _>(Error::NoDomain("7".into()));
+        assert_eq!(unless_gone(gone).unwrap(), None);
+        let refused = Err::<u8, _>(Error::Refused("no".into()));
+        assert!(unless_gone(refused).is_err());
+    }
 }
