@@ -8,6 +8,7 @@
 //! recipe, undone on failure) → typed hypercalls.
 
 pub mod cli;
+pub mod config_file;
 pub mod context;
 pub mod failure;
 pub mod output;

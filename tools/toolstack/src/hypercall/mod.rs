@@ -5,6 +5,7 @@
 //! and the errno.
 
 mod domctl;
+mod domstate;
 mod event_channel;
 mod hvm;
 mod memory;
@@ -12,13 +13,13 @@ mod sysctl;
 mod version;
 
 use std::fmt;
-
 use std::rc::Rc;
 
 use guest_abi::Errno;
 use xendev::{Arg, Handle, MappedPages, Privcmd};
 
-pub use domctl::{Affinity, CpuPolicy};
+pub use domctl::Affinity;
+pub use domstate::CpuPolicy;
 pub use sysctl::{CpuPoolInfo, HostPolicy, Topology};
 pub use version::VersionInfo;
 

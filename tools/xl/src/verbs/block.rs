@@ -5,8 +5,8 @@ use serde::Serialize;
 use toolstack::config::{DiskConfig, parse_disk, vdev_number};
 use toolstack::devices::{DeviceInfo, Kind};
 
-use super::create::make_disk_absolute;
 use super::network::or_unknown;
+use crate::config_file::make_disk_absolute;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::output;

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 
-use super::create::{ConfigWords, make_absolute};
+use crate::config_file::{ConfigWords, make_absolute};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
 use crate::output;
