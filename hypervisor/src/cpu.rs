@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use hv_core::evtchn::Virq;
 use hv_core::timer::{TimerId, TimerQueue};
@@ -25,11 +25,21 @@ struct Mailbox {
     kicked: AtomicU32,
     /// The time of the vCPU that has the CPU is over.
     is_slice_over: AtomicBool,
-    /// A capped vCPU may run again.
-    is_new_period: AtomicBool,
+    /// What else there is to look at: [`News`].
+    news: AtomicU8,
     /// vCPUs that it is to run from now on.
     arrivals: RankedLock<Vec<Arrival>, { rank::SCHED }>,
     has_arrivals: AtomicBool,
+}
+
+/// What happens rarely, a bit each.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum News {
+    /// A capped vCPU may run again.
+    Period = 1,
+    /// Somebody let go of something of a domain that is kept by such uses only.
+    Zombies = 2,
 }
 
 impl Mailbox {
@@ -38,7 +48,7 @@ impl Mailbox {
             wake: AtomicBool::new(false),
             kicked: AtomicU32::new(0),
             is_slice_over: AtomicBool::new(false),
-            is_new_period: AtomicBool::new(false),
+            news: AtomicU8::new(0),
             arrivals: RankedLock::new(Vec::new()),
             has_arrivals: AtomicBool::new(false),
         }
@@ -109,10 +119,7 @@ pub fn end_slice(cpu: u32) {
 
 /// Lets capped vCPUs run again.
 pub fn begin_period(cpu: u32) {
-    if let Some(mailbox) = mailbox(cpu) {
-        mailbox.is_new_period.store(true, Ordering::Release);
-    }
-    wake(cpu);
+    tell(cpu, News::Period);
 }
 
 /// Gives a CPU another vCPU to run.
@@ -120,6 +127,19 @@ pub fn send(cpu: u32, arrival: Arrival) {
     if let Some(mailbox) = mailbox(cpu) {
         mailbox.arrivals.lock().push(arrival);
         mailbox.has_arrivals.store(true, Ordering::Release);
+    }
+    wake(cpu);
+}
+
+/// Has this CPU look, before it goes on with a guest, whether a zombie is one no longer.
+#[cold]
+pub fn look_at_zombies() {
+    tell(percpu::this().id(), News::Zombies);
+}
+
+fn tell(cpu: u32, news: News) {
+    if let Some(mailbox) = mailbox(cpu) {
+        mailbox.news.fetch_or(news as u8, Ordering::Release);
     }
     wake(cpu);
 }
@@ -295,8 +315,18 @@ impl Pcpu {
     /// True once for each time that capped vCPUs may run again.
     #[must_use]
     pub fn take_new_period(&self) -> bool {
-        let flag = &self.mailbox.is_new_period;
-        flag.load(Ordering::Acquire) && flag.swap(false, Ordering::AcqRel)
+        self.take(News::Period)
+    }
+
+    /// True once for each time that a zombie may be one no longer.
+    #[must_use]
+    pub fn take_zombie_news(&self) -> bool {
+        self.take(News::Zombies)
+    }
+
+    fn take(&self, wanted: News) -> bool {
+        let (news, bit) = (&self.mailbox.news, wanted as u8);
+        news.load(Ordering::Acquire) & bit != 0 && news.fetch_and(!bit, Ordering::AcqRel) & bit != 0
     }
 
     /// True where the time of the vCPU that has the CPU is over.
@@ -360,7 +390,8 @@ impl Pcpu {
         self.owned == 1
     }
 
-    /// True where it has to look at its vCPUs before one of them goes on: another was kicked, is new, or has its turn.
+    /// True where it has to look at its vCPUs before one of them goes on: another was kicked, is new, or has its turn; or at
+    /// the dead.
     #[inline]
     #[must_use]
     pub fn has_business(&self) -> bool {
@@ -368,7 +399,7 @@ impl Pcpu {
         self.is_anybody_kicked()
             || mailbox.has_arrivals.load(Ordering::Acquire)
             || mailbox.is_slice_over.load(Ordering::Acquire)
-            || mailbox.is_new_period.load(Ordering::Acquire)
+            || mailbox.news.load(Ordering::Acquire) != 0
     }
 
     /// True where one of its vCPUs was kicked and has not looked yet.

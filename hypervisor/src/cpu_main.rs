@@ -18,7 +18,7 @@ use hv_hw::irq as device;
 use hv_hw::virt::VcpuHw;
 
 use crate::cpu::Pcpu;
-use crate::domain::{destroy, registry};
+use crate::domain::destroy;
 use crate::vcpu::Runner;
 use crate::vcpu::make::{self, Arrival, MakeHw};
 use crate::vcpu::run::{self, Stop};
@@ -104,9 +104,6 @@ impl<H: VcpuHw> CpuMain<H> {
         if self.pcpu.has_business() {
             self.attend();
         }
-        if registry::is_any_dying() {
-            destroy::reap();
-        }
         let Some(slot) = self.choose() else {
             return Step::Idle;
         };
@@ -120,8 +117,11 @@ impl<H: VcpuHw> CpuMain<H> {
         Step::Ran(id)
     }
 
-    /// The vCPU in each slot that was kicked looks at what was left for it; new ones move in.
+    /// The vCPU in each slot that was kicked looks at what was left for it; new ones move in, and the dead go.
     fn attend(&mut self) {
+        if self.pcpu.take_zombie_news() {
+            destroy::reap();
+        }
         for arrival in self.pcpu.take_arrivals() {
             self.adopt(arrival);
         }

@@ -14,6 +14,8 @@ use hv_core::paging::flush::PendingFlush;
 use hv_hw::sync::{Once, RankedLock, rank};
 use hv_hw::{direct_map, heap};
 
+use crate::domain::zombies;
+
 type Allocator = RankedLock<Buddy<'static, 'static>, { rank::FRAMES }>;
 
 static TABLE: Once<FrameTable<'static>> = Once::new();
@@ -150,6 +152,7 @@ pub fn uncharge_ram(domid: DomId, frames: u64) {
     let frames = u32::try_from(frames).expect("what is given back was charged");
     let before = Account::of(domid).ram.fetch_sub(frames, Ordering::AcqRel);
     assert!(before >= frames, "what is given back was charged");
+    zombies::let_go(domid);
 }
 
 /// Sets the frames that are set aside for one domain, whose present share is `claim`.
@@ -290,6 +293,7 @@ pub fn give_back(freed: Freed) {
         _ => account.ram.fetch_sub(1, Ordering::AcqRel),
     };
     assert!(before > 0, "a domain's frames are on its account");
+    zombies::let_go(domid);
 }
 
 /// Returns frames that were taken and not given to anybody.

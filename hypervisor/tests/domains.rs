@@ -8,11 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{alone, domain, fake, guest_config, known_guest, pcpu};
+use guest_abi::grant_table::GTF_permit_access;
 use hv_core::addr::{Gfn, PageOrder};
 use hv_core::evtchn::{State, Virq};
+use hv_core::grant::{GrantRef, MapRequest, UnmapRequest, Want};
+use hv_core::mem::SharedWords;
 use hv_core::options::Scheduler;
 use hv_core::sched::cap::PERIOD_NS;
 use hv_core::vcpu::VcpuId;
+use hv_hw::direct_map::SharedFrame;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{GuestRegs, SystemRegs, VmExit};
 use hypervisor::cpu;
@@ -85,8 +89,6 @@ fn destroy(domain: Arc<Domain>, main: &mut CpuMain<FakeVcpu>) {
     for _ in 0..10_000 {
         match destroy::step(&domain, &mut hw) {
             Progress::Done => {
-                drop(domain);
-                destroy::reap();
                 return;
             }
             Progress::More => {}
@@ -96,6 +98,11 @@ fn destroy(domain: Arc<Domain>, main: &mut CpuMain<FakeVcpu>) {
         }
     }
     panic!("destruction does not end");
+}
+
+/// True once where the CPU was to look at zombies.
+fn was_to_look() -> bool {
+    pcpu().take_zombie_news()
 }
 
 fn is_known(domain: &Domain) -> bool {
@@ -353,7 +360,56 @@ fn page_that_another_domain_maps_keeps_the_dead_as_a_zombie() {
     drop(zombie);
     let _ = main.step();
     assert!(registry::find(id).is_some());
+    assert!(!was_to_look(), "it costs nobody anything");
+    other.limits.max_pages.store(16, Ordering::Relaxed);
+    space::populate(&other, Gfn::new(9), PageOrder::SIZE_4K).unwrap();
+    space::release(&mut hw, &other, Gfn::new(9)).unwrap();
+    assert!(
+        !was_to_look() && !pcpu().is_woken(),
+        "that page was another's"
+    );
     space::unmap(&mut hw, &other, Gfn::new(5)).unwrap();
+    assert!(pcpu().is_woken(), "the CPU looks before it goes on");
+    let _ = main.step();
+    assert!(registry::find(id).is_none());
+    assert_eq!(memory::charged(id), 0);
+    assert!(!was_to_look());
+    destroy(other, &mut main);
+}
+
+#[test]
+fn grant_in_use_keeps_the_dead_until_it_is_unmapped() {
+    let _alone = alone();
+    let mut main = cpu_with(endless, Scheduler::Credit2);
+    let (other, domain) = (known_guest(), known_guest());
+    let id = domain.id;
+    let mut hw = FakeVcpu::default();
+    domain.limits.max_pages.store(16, Ordering::Relaxed);
+    space::populate(&domain, Gfn::new(1), PageOrder::SIZE_4K).unwrap();
+    let frame = SharedFrame::new(grants::frame(&domain, 0).unwrap()).unwrap();
+    frame.store_u32(4, 1);
+    let flags = u32::from(GTF_permit_access);
+    frame.store_u32(0, flags | u32::from(other.id.get()) << 16);
+    let request = MapRequest {
+        granter: id.get(),
+        reference: GrantRef::new(0),
+        want: Want::Write,
+        gfn: Gfn::new(5),
+    };
+    let handle = grants::map(&mut hw, &other, domain.clone(), &request).unwrap();
+    destroy(domain, &mut main);
+    let _ = main.step();
+    assert!(registry::find(id).is_some());
+    assert!(!was_to_look() && !pcpu().is_woken());
+    let request = UnmapRequest {
+        handle,
+        gfn: Gfn::new(5),
+    };
+    let mut pending = None;
+    let unmapped = grants::unmap(&other, &request, &mut pending).unwrap();
+    let done = grants::flush(&mut hw, &other, pending);
+    unmapped.finish(&done);
+    assert!(pcpu().is_woken(), "the CPU looks before it goes on");
     let _ = main.step();
     assert!(registry::find(id).is_none());
     assert_eq!(memory::charged(id), 0);

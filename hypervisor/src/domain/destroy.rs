@@ -14,7 +14,7 @@ use hv_hw::virt::VcpuHw;
 
 use super::life::{Holds, tell_toolstack};
 use super::teardown::{self, Budget};
-use super::{Domain, grants, registry};
+use super::{Domain, grants, registry, zombies};
 use crate::memory;
 use crate::pinned::Pinned;
 
@@ -76,6 +76,7 @@ pub fn step<H: VcpuHw>(domain: &Domain, hw: &mut H) -> Progress {
     };
     domain.life.lock().death = next;
     if now != Death::Zombie && next == Death::Zombie {
+        zombies::add(domain.id);
         tell_toolstack();
     }
     match next {
@@ -89,7 +90,6 @@ pub fn step<H: VcpuHw>(domain: &Domain, hw: &mut H) -> Progress {
 }
 
 fn begin(domain: &Domain) -> Death {
-    registry::count_dying(true);
     domain.hold(Holds::DYING);
     grants::close(domain);
     teardown::close(domain);
@@ -166,17 +166,18 @@ fn let_go(domain: &Domain) {
         drop(old);
     }
     domain.life.lock().specials.clear();
+    // here already, so that what most domains leave makes no CPU look again
+    let _ = grants::finish(domain);
 }
 
 /// Forgets the domains that are destroyed and of which nobody uses anything any longer.
 pub fn reap() {
-    if !registry::is_any_dying() {
-        return;
-    }
-    for domain in registry::all() {
-        if is_unused(&domain) && registry::remove(domain.id).is_some() {
-            registry::count_dying(false);
-            let id = domain.id;
+    for id in zombies::all() {
+        let Some(domain) = registry::find(id) else {
+            continue;
+        };
+        if is_unused(&domain) && registry::remove(id).is_some() {
+            zombies::remove(id);
             drop(domain);
             info!("{id}: gone");
             tell_toolstack();

@@ -29,7 +29,7 @@ use hv_hw::sync::{RankedLock, rank};
 use hv_hw::virt::VcpuHw;
 
 use super::space::{self, SpaceError};
-use super::{Domain, registry};
+use super::{Domain, registry, zombies};
 use crate::memory;
 
 /// Frames of a grant table where nothing else is asked for: 32768 entries.
@@ -150,6 +150,7 @@ impl InUse {
     fn end(self) {
         space::put_unmapped(self.granted.frame);
         self.granter.grants.table.lock().unpin(self.granted.pin);
+        zombies::let_go(self.granter.id);
     }
 }
 
@@ -267,7 +268,10 @@ impl Unmapped {
         }
         // a domain is known until nothing of its grants is in use
         match registry::find(self.pin.granter()) {
-            Some(granter) => granter.grants.table.lock().unpin_mapped(self.pin, done),
+            Some(granter) => {
+                granter.grants.table.lock().unpin_mapped(self.pin, done);
+                zombies::let_go(granter.id);
+            }
             None => hv_hw::error!("{}: gone before its grants", self.pin.granter()),
         }
     }

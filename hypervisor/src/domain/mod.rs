@@ -22,6 +22,7 @@ pub mod policies;
 pub mod registry;
 pub mod space;
 pub mod teardown;
+pub mod zombies;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;

@@ -2,7 +2,6 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering};
 
 use hv_core::domid::DomId;
 use hv_hw::sync::{RankedLock, rank};
@@ -23,9 +22,6 @@ static DOMAINS: RankedLock<Table, { rank::DOMAIN_REGISTRY }> = RankedLock::new(T
     reserved: Vec::new(),
     last: 0,
 });
-
-/// How many domains are being destroyed.
-static DYING: AtomicU32 = AtomicU32::new(0);
 
 /// A number that nobody else gets. Dropped, it is free again.
 #[derive(Debug)]
@@ -114,19 +110,4 @@ pub fn first_from(raw: u16) -> Option<Arc<Domain>> {
 #[must_use]
 pub fn all() -> Vec<Arc<Domain>> {
     DOMAINS.lock().domains.clone()
-}
-
-/// True while a domain is being destroyed, or kept by uses of its pages.
-#[inline]
-#[must_use]
-pub fn is_any_dying() -> bool {
-    DYING.load(Ordering::Acquire) != 0
-}
-
-pub(super) fn count_dying(is_one_more: bool) {
-    if is_one_more {
-        DYING.fetch_add(1, Ordering::AcqRel);
-    } else {
-        DYING.fetch_sub(1, Ordering::AcqRel);
-    }
 }

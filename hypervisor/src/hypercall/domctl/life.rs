@@ -129,11 +129,7 @@ pub(super) fn another<H: VcpuHw>(call: &Call<'_, H>, op: &Domctl) -> Result<Arc<
 pub(super) fn destroy<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
     let domain = another(call, op)?;
     match destroy::step(&domain, &mut call.runner.hw) {
-        Progress::Done => {
-            drop(domain);
-            destroy::reap();
-            Ok(0)
-        }
+        Progress::Done => Ok(0),
         Progress::More => Err(Stop::Again),
         Progress::WaitForCpus => Err(call.again_after_others()),
     }
@@ -179,7 +175,6 @@ pub(super) fn max_mem(op: &Domctl) -> Answer {
 
 /// DOMCTL_getdomaininfo: of the first domain with that number or a higher one.
 pub(super) fn get_info(op: &mut Domctl) -> Answer {
-    destroy::reap();
     let domain = registry::first_from(op.domid()).ok_or(Errno::ESRCH)?;
     op.reply_domid(domain.id);
     op.reply(&record::describe(&domain));
