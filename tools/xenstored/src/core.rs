@@ -66,6 +66,13 @@ pub(crate) struct Conn {
     pub(crate) outstanding: Rc<Cell<usize>>,
 }
 
+impl Conn {
+    /// Tells whether so much is unread that its requests wait.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.outbox.len() >= 2 * xenstore::wire::XENSTORE_PAYLOAD_MAX
+    }
+}
+
 /// A domain that is served.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Domain {
@@ -177,10 +184,7 @@ impl Core {
 
     /// Tells whether a connection has so much unread that its requests wait.
     pub(crate) fn is_behind(&self, id: ConnId) -> bool {
-        let most = 2 * xenstore::wire::XENSTORE_PAYLOAD_MAX;
-        self.conns
-            .get(&id)
-            .is_none_or(|conn| conn.outbox.len() >= most)
+        self.conns.get(&id).is_none_or(Conn::is_behind)
     }
 
     /// Tells whether a connection's next request may be served, for all that others have not read.

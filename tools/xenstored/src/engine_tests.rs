@@ -307,3 +307,6 @@ proptest! {
         }
     }
 }
+
+#[path = "engine_race_tests.rs"]
+mod races;

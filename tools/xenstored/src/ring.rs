@@ -154,6 +154,12 @@ impl Ring {
         !self.is_broken && self.inbox.has_message()
     }
 
+    /// Tells whether there is something to serve: a whole request, or bytes that came since [`Ring::take`].
+    pub(crate) fn has_more(&self) -> bool {
+        let has_new = || self.load(offset_of!(Page, req_prod)) != self.requests;
+        self.has_request() || !self.is_broken && has_new()
+    }
+
     /// Tells the domain what was taken over; true if that is news.
     pub(crate) fn publish(&mut self) -> bool {
         let is_news = self.published != self.requests;
