@@ -63,7 +63,7 @@ impl Engine {
             engine.core.write_own_nodes();
         }
         if let Some(path) = path {
-            let snapshot = engine.snapshot();
+            let snapshot = snapshot(&engine.core, &engine.rings);
             engine.core.records.clear();
             engine.journal = Some(Journal::create(path, &snapshot).map_err(in_journal)?);
         }
@@ -90,7 +90,7 @@ impl Engine {
 
     /// Puts on record what the round did.
     ///
-    /// A journal that cannot be written is given up with an error in the log: the store goes on without.
+    /// A journal that cannot be written is removed with an error in the log: the store goes on without.
     pub(crate) fn write_journal(&mut self) {
         let Some(journal) = &mut self.journal else {
             self.core.records.clear();
@@ -101,15 +101,13 @@ impl Engine {
         if records.is_empty() {
             return;
         }
-        let mut result = journal.append(&records);
-        if result.is_ok() && journal.is_long() {
-            let mut snapshot = self.core.snapshot();
-            snapshot.extend(ring_states(&self.core, &self.rings));
-            result = journal.compact(&snapshot);
-        }
-        if let Err(error) = result {
+        let (core, rings) = (&self.core, &self.rings);
+        if let Err(error) = journal.write(&records, || snapshot(core, rings)) {
             log::error!("journal: {error}; a restart of this daemon would lose the guests");
-            self.journal = None;
+            // What it holds is no longer so: a restart from it would be worse than one from nothing.
+            if let Some(Err(error)) = self.journal.take().map(Journal::remove) {
+                log::error!("journal: {error}; remove it before this daemon is started again");
+            }
         }
     }
 
@@ -314,12 +312,12 @@ impl Engine {
         let served = self.rings.served.get_mut(&domid)?;
         Some((&mut served.ring, conn))
     }
+}
 
-    fn snapshot(&self) -> Vec<Record> {
-        let mut all = self.core.snapshot();
-        all.extend(ring_states(&self.core, &self.rings));
-        all
-    }
+fn snapshot(core: &Core, rings: &Rings) -> Vec<Record> {
+    let mut all = core.snapshot();
+    all.extend(ring_states(core, rings));
+    all
 }
 
 /// Adds a record for each ring that has moved since the last one.

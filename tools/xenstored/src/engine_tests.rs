@@ -308,5 +308,23 @@ proptest! {
     }
 }
 
+#[test]
+fn a_journal_that_cannot_be_written_is_not_there_for_the_next_daemon() {
+    let (host, directory) = (Host::default(), tempfile::tempdir().unwrap());
+    let path = directory.path().join("journal");
+    let mut engine = start(&host, &path);
+    introduce(&mut engine);
+    // Neither append nor a new file.
+    engine.journal.as_mut().unwrap().fail_appends();
+    std::fs::create_dir(path.with_extension("new")).unwrap();
+    let mut guest = Guest::new(host.page(GUEST));
+    guest.ask(1, Kind::Write, b"data\0v");
+    guest.run(1024);
+    round(&mut engine);
+    guest.run(1024);
+    assert_eq!(guest.heard(), ["1"]);
+    assert!(!path.exists());
+}
+
 #[path = "engine_race_tests.rs"]
 mod races;

@@ -60,11 +60,38 @@ impl Journal {
         })
     }
 
-    /// Appends one frame.
+    /// Puts `records` on file: appended, or all anew from `snapshot` once the file has grown or where that fails.
     ///
     /// # Errors
-    /// The file cannot be written; it is cut back to what it was.
-    pub(crate) fn append(&mut self, records: &[Record]) -> io::Result<()> {
+    /// Neither can be written; the file lacks these records.
+    pub(crate) fn write(
+        &mut self,
+        records: &[Record],
+        snapshot: impl FnOnce() -> Vec<Record>,
+    ) -> io::Result<()> {
+        if let Err(error) = self.append(records) {
+            log::warn!("journal: {error}; it is written anew");
+            return self.compact(&snapshot());
+        }
+        if self.len > self.compact_above
+            && let Err(error) = self.compact(&snapshot())
+        {
+            log::warn!("journal: cannot be shortened: {error}");
+            self.compact_above = limit_for(self.len);
+        }
+        Ok(())
+    }
+
+    /// Gives the journal up: the file is gone.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub(crate) fn remove(self) -> io::Result<()> {
+        fs::remove_file(self.path)
+    }
+
+    /// Appends one frame; where that fails, the file is cut back to what it was.
+    fn append(&mut self, records: &[Record]) -> io::Result<()> {
         let frame = frame(records);
         if let Err(error) = self.file.write_all(&frame) {
             self.file.set_len(self.len)?;
@@ -74,19 +101,18 @@ impl Journal {
         Ok(())
     }
 
-    /// Tells whether it is time for [`Journal::compact`].
-    pub(crate) fn is_long(&self) -> bool {
-        self.len > self.compact_above
-    }
-
-    /// Writes the file anew.
-    ///
-    /// # Errors
-    /// The directory cannot be written; the old file stays in use.
-    pub(crate) fn compact(&mut self, snapshot: &[Record]) -> io::Result<()> {
+    /// Writes the file anew; where that fails, the old one stays in use.
+    fn compact(&mut self, snapshot: &[Record]) -> io::Result<()> {
         let (file, len) = write_new(&self.path, snapshot)?;
         (self.file, self.len, self.compact_above) = (file, len, limit_for(len));
         Ok(())
+    }
+
+    /// Has appends fail from now on, as on a full file system.
+    #[cfg(test)]
+    pub(crate) fn fail_appends(&mut self) {
+        let full = OpenOptions::new().append(true).open("/dev/full");
+        self.file = full.expect("Linux has it");
     }
 }
 
@@ -94,21 +120,28 @@ fn limit_for(len: u64) -> u64 {
     SMALL.max(len.saturating_mul(4))
 }
 
+/// Writes a journal beside the one at `path` and puts it in its place; what was begun does not stay.
 fn write_new(path: &Path, snapshot: &[Record]) -> io::Result<(File, u64)> {
     let new = path.with_extension("new");
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&frame(snapshot));
-    let mut file = OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(&bytes)?;
-    fs::rename(&new, path)?;
-    // Later writes go to the end, wherever a failed one left off.
-    let file_at_end = OpenOptions::new().append(true).open(path)?;
-    Ok((file_at_end, bytes.len() as u64))
+    let written = write_file(&new, &bytes).and_then(|()| {
+        // Later writes go to the end, wherever a failed one left off.
+        let file_at_end = OpenOptions::new().append(true).open(&new)?;
+        fs::rename(&new, path)?;
+        Ok(file_at_end)
+    });
+    if written.is_err() {
+        // It takes room that others lack; that it cannot be removed changes nothing.
+        let _ = fs::remove_file(&new);
+    }
+    Ok((written?, bytes.len() as u64))
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.create(true).write(true).truncate(true).mode(0o600);
+    options.open(path)?.write_all(bytes)
 }
 
 fn frame(records: &[Record]) -> Vec<u8> {
@@ -187,6 +220,31 @@ mod tests {
         journal.compact(&[release(9)]).unwrap();
         journal.append(&[release(10)]).unwrap();
         assert_eq!(Journal::load(&path).unwrap(), [9, 10].map(release));
+    }
+
+    #[test]
+    fn records_that_cannot_be_appended_are_in_a_new_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        let mut journal = Journal::create(&path, &[release(1)]).unwrap();
+        journal.fail_appends();
+        journal
+            .write(&[release(2)], || [1, 2].map(release).to_vec())
+            .unwrap();
+        journal.write(&[release(3)], Vec::new).unwrap();
+        assert_eq!(Journal::load(&path).unwrap(), [1, 2, 3].map(release));
+    }
+
+    #[test]
+    fn a_long_journal_that_cannot_be_shortened_goes_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        let mut journal = Journal::create(&path, &[]).unwrap();
+        journal.compact_above = 0;
+        fs::create_dir(path.with_extension("new")).unwrap();
+        journal.write(&[release(1)], Vec::new).unwrap();
+        journal.write(&[release(2)], Vec::new).unwrap();
+        assert_eq!(Journal::load(&path).unwrap(), [1, 2].map(release));
     }
 
     #[test]
