@@ -5,11 +5,15 @@
 
 use std::{collections::HashSet, rc::Rc};
 
+use indexmap::IndexMap;
 use xenstore::{Domid, Refusal};
 
 use crate::access::Caller;
 use crate::quota::{Limit, Quotas};
-use crate::tree::{Change, Op, Tree, components, parent_path};
+use crate::tree::{Change, Op, Perms, Tree, components, parent_path};
+
+/// Bytes that a path noted in a list costs besides itself.
+const ENTRY_OVERHEAD: usize = 32;
 
 /// A transaction under way.
 #[derive(Debug)]
@@ -18,9 +22,17 @@ pub(crate) struct Transaction {
     tree: Tree,
     touched: HashSet<Rc<str>>,
     ops: Vec<Op>,
-    changes: Vec<Change>,
+    changes: Changes,
+    /// What operations take to keep, with the paths noted for them.
     bytes: usize,
     is_doomed: bool,
+}
+
+/// What watchers will be told: one change for each path, as they want to know what changed, not how often.
+#[derive(Debug, Default)]
+struct Changes {
+    /// By path, and whether only watches of just that path are concerned.
+    all: IndexMap<(Rc<str>, bool), [Perms; 3]>,
 }
 
 /// What a commit did.
@@ -38,7 +50,7 @@ impl Transaction {
             tree: tree.clone(),
             touched: HashSet::new(),
             ops: Vec::new(),
-            changes: Vec::new(),
+            changes: Changes::default(),
             bytes: 0,
             is_doomed: false,
         }
@@ -76,13 +88,13 @@ impl Transaction {
         quotas: &mut Quotas,
         path: &Rc<str>,
     ) -> Result<(), Refusal> {
-        self.touched.insert(Rc::clone(path));
-        let count = self.touched.len().max(self.ops.len() + 1);
-        if quotas.allows(caller.domid, Limit::TransactionNodes, count, path) {
-            Ok(())
-        } else {
-            Err(Refusal::NoSpace)
+        let touched = self.touched.len() + usize::from(!self.touched.contains(path));
+        let count = touched.max(self.ops.len() + 1);
+        if !quotas.allows(caller.domid, Limit::TransactionNodes, count, path) {
+            return Err(Refusal::NoSpace);
         }
+        self.touched.insert(Rc::clone(path));
+        Ok(())
     }
 
     /// Carries out an operation within the transaction.
@@ -91,8 +103,7 @@ impl Transaction {
     /// As [`Tree::apply`].
     pub(crate) fn apply(&mut self, op: Op) -> Result<(), Refusal> {
         self.touch_for(&op);
-        self.tree.apply(&op, &mut self.changes)?;
-        self.bytes += op.size();
+        self.bytes += op.size() + self.changes.apply(&mut self.tree, &op)?;
         self.ops.push(op);
         Ok(())
     }
@@ -121,11 +132,11 @@ impl Transaction {
             return Err(Refusal::Again);
         }
         let mut next = main.clone();
-        self.changes.clear();
+        self.changes = Changes::default();
         for op in &self.ops {
             // What it touches is as it was when this worked, so it works again.
-            next.apply(op, &mut self.changes)
-                .map_err(|_| Refusal::Again)?;
+            let result = self.changes.apply(&mut next, op);
+            result.map_err(|_| Refusal::Again)?;
         }
         let nodes = next.usage(caller.domid).nodes;
         let has_grown = nodes > main.usage(caller.domid).nodes;
@@ -139,7 +150,7 @@ impl Transaction {
     fn committed(self) -> Committed {
         Committed {
             ops: self.ops,
-            changes: merged(self.changes),
+            changes: self.changes.into_vec(),
         }
     }
 
@@ -159,25 +170,62 @@ impl Transaction {
                 if self.tree.get(path).is_none() {
                     let (known, _) = self.tree.nearest_parent(path);
                     let mut end = known.trim_end_matches('/').len();
-                    self.touched.insert(known.into());
+                    self.note(known);
                     for name in components(path.get(end..).unwrap_or_default()) {
                         end += 1 + name.len();
-                        self.touched.extend(path.get(..end).map(Rc::from));
+                        self.note(path.get(..end).unwrap_or_default());
                     }
                 }
-                self.touched.insert(Rc::clone(path));
+                self.note(path);
             }
             Op::Rm { path } => {
-                self.touched.insert(parent_path(path).into());
-                let below = format!("{path}/");
-                let touched = &mut self.touched;
-                touched.insert(Rc::clone(path));
-                self.tree.walk_below(path, &mut |name| {
-                    touched.insert(format!("{below}{name}").into());
-                });
+                self.note(parent_path(path));
+                self.note(path);
+                let mut below = Vec::new();
+                self.tree
+                    .walk_below(path, &mut |name| below.push(format!("{path}/{name}")));
+                below.iter().for_each(|path| self.note(path));
             }
             Op::Forget { .. } => {}
         }
+    }
+
+    /// Notes one node, at its cost.
+    fn note(&mut self, path: &str) {
+        if !self.touched.contains(path) {
+            self.touched.insert(path.into());
+            self.bytes += path.len() + ENTRY_OVERHEAD;
+        }
+    }
+}
+
+impl Changes {
+    /// Carries out `op` and adds what it changed; returns the bytes that this takes.
+    ///
+    /// # Errors
+    /// As [`Tree::apply`].
+    fn apply(&mut self, tree: &mut Tree, op: &Op) -> Result<usize, Refusal> {
+        let (mut new, mut bytes) = (Vec::new(), 0);
+        tree.apply(op, &mut new)?;
+        for change in new {
+            let cost = change.path.len() + ENTRY_OVERHEAD;
+            let known = self
+                .all
+                .insert((change.path, change.is_exact), change.readable_by);
+            bytes += if known.is_none() { cost } else { 0 };
+        }
+        Ok(bytes)
+    }
+
+    /// Returns the changes in the order in which their paths were first changed.
+    fn into_vec(self) -> Vec<Change> {
+        let all = self.all.into_iter();
+        let changes = all.map(|((path, is_exact), readable_by)| Change {
+            path,
+            is_exact,
+            readable_by,
+        });
+        changes.collect()
     }
 }
 
@@ -187,18 +235,6 @@ pub(crate) fn mentioned(ops: &[Op]) -> impl Iterator<Item = Domid> + '_ {
         Op::SetPerms { perms, .. } => perms.iter().map(|perm| perm.domid).collect(),
         _ => Vec::new(),
     })
-}
-
-/// Leaves one change for each path: watchers want to know what changed, not how often.
-fn merged(changes: Vec<Change>) -> Vec<Change> {
-    let mut seen = HashSet::new();
-    let mut kept: Vec<_> = changes
-        .into_iter()
-        .rev()
-        .filter(|change| seen.insert((Rc::clone(&change.path), change.is_exact)))
-        .collect();
-    kept.reverse();
-    kept
 }
 
 #[cfg(test)]

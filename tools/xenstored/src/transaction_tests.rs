@@ -113,6 +113,44 @@ fn the_quota_counts_what_others_made_meanwhile() {
     assert!(guest.find(&main, "/x/1", Need::Read).is_err());
 }
 
+#[test]
+fn what_is_made_and_removed_again_and_again_is_kept_once() {
+    let mut main = Tree::new();
+    for root in ["/data", "/elsewhere"] {
+        act(&mut main, &write(root, ""));
+    }
+    let mut transaction = Transaction::new(&main);
+    let deep = format!("/data{}", "/a".repeat(900));
+    for _ in 0..200 {
+        transaction.apply(write(&deep, "")).unwrap();
+        transaction.apply(rm("/data/a")).unwrap();
+    }
+    // The node and those below /data/a, each alone and with its ancestor.
+    assert!(transaction.changes.all.len() <= 2 * 900);
+    // Paths of 906 bytes on average, noted when touched and when changed; and 400 operations.
+    let bytes = transaction.bytes();
+    assert!((1_600_000..2_400_000).contains(&bytes), "{bytes}");
+    act(&mut main, &write("/elsewhere/x", ""));
+    let told = commit(transaction, &mut main).unwrap().changes;
+    assert!(told.len() <= 2 * 900);
+}
+
+#[test]
+fn what_the_quota_refuses_is_not_kept() {
+    let mut quotas = Quotas::default();
+    quotas.set(Limit::TransactionNodes, 2);
+    let mut transaction = Transaction::new(&Tree::new());
+    let mut touch = |path: &str| transaction.touch(Caller::of(3), &mut quotas, &path.into());
+    for path in ["/1", "/2", "/1"] {
+        assert_eq!(touch(path), Ok(()));
+    }
+    for path in ["/3", "/4", "/5"] {
+        assert_eq!(touch(path), Err(Refusal::NoSpace));
+    }
+    assert_eq!(touch("/2"), Ok(()));
+    assert_eq!(transaction.touched.len(), 2);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Begin(usize),
