@@ -64,6 +64,9 @@ fn run(options: &Options, is_on_stderr: bool) -> Result<(), Box<dyn Error>> {
     if options.daemon {
         background::leave_terminal()?;
     }
+    if let Err(error) = server::raise_file_limit() {
+        log::warn!("the limit of open files stays as it is: {error}");
+    }
     // First: whoever has the sockets is the only xenstored.
     let listeners = server::listen(&options.sockets())?;
     let engine = start_engine(options)?;

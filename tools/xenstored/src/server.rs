@@ -20,6 +20,7 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use xenstore::wire::Inbox;
 
 use crate::core::{ConnId, Link};
@@ -27,6 +28,8 @@ use crate::engine::{Engine, TURN};
 
 /// How often a guest that must wait for others to read is looked at again.
 const RETRY: Duration = Duration::from_millis(250);
+/// How long new clients wait after one could not be accepted: most often there are no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// A local client.
 #[derive(Debug)]
@@ -44,6 +47,8 @@ pub(crate) struct Server {
     /// Clients that have a whole request waiting.
     active: BTreeSet<ConnId>,
     absolved: Instant,
+    /// No client is accepted before.
+    accept_after: Option<Instant>,
 }
 
 /// What `poll` found.
@@ -63,6 +68,7 @@ impl Server {
             clients: BTreeMap::new(),
             active: BTreeSet::new(),
             absolved: Instant::now(),
+            accept_after: None,
         }
     }
 
@@ -104,21 +110,25 @@ impl Server {
         clients.any(|id| !self.engine.core.is_behind(*id)) || self.engine.has_more()
     }
 
-    fn wait(&self, has_more: bool) -> io::Result<Ready> {
+    fn wait(&mut self, has_more: bool) -> io::Result<Ready> {
+        let pause = self.accept_pause();
+        let retry = (!self.engine.rings.active.is_empty()).then_some(RETRY);
         let timeout = if has_more {
             Some(Duration::ZERO)
-        } else if self.engine.rings.active.is_empty() {
-            None
         } else {
-            Some(RETRY)
+            retry.into_iter().chain(pause).min()
         };
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let accepting = match pause {
+            Some(_) => 0,
+            None => self.listeners.len(),
+        };
         let events = self.engine.rings.devices.poll_fd();
         let mut fds: Vec<_> = events
             .iter()
             .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
             .collect();
-        let listeners = self.listeners.iter();
+        let listeners = self.listeners.iter().take(accepting);
         fds.extend(listeners.map(|listener| PollFd::new(listener, PollFlags::IN)));
         let clients = self.clients.iter();
         fds.extend(clients.map(|(id, client)| PollFd::new(&client.stream, self.interest(*id))));
@@ -129,7 +139,7 @@ impl Server {
         }
         let mut found = fds.iter().map(|fd| !fd.revents().is_empty());
         let has_events = events.is_some() && found.next().unwrap_or(false);
-        let mut listeners: Vec<_> = (0..self.listeners.len()).collect();
+        let mut listeners: Vec<_> = (0..accepting).collect();
         listeners.retain(|_| found.next().unwrap_or(false));
         let ids = self.clients.keys().copied();
         let clients = ids.zip(found).filter(|(_, is_ready)| *is_ready);
@@ -167,8 +177,22 @@ impl Server {
                 self.clients.insert(id, Client { stream, inbox });
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => log::error!("cannot accept a client: {error}"),
+            Err(error) => {
+                self.accept_after = Instant::now().checked_add(ACCEPT_PAUSE);
+                if self.engine.core.quotas.may_log(0, "accept") {
+                    log::error!("cannot accept a client: {error}");
+                }
+            }
         }
+    }
+
+    /// Returns how long no client is accepted, if that is so.
+    fn accept_pause(&mut self) -> Option<Duration> {
+        let rest = self.accept_after?.saturating_duration_since(Instant::now());
+        if rest.is_zero() {
+            self.accept_after = None;
+        }
+        self.accept_after.map(|_| rest)
     }
 
     fn read(&mut self, id: ConnId) {
@@ -253,6 +277,19 @@ impl Server {
         self.active.remove(&id);
         self.engine.core.close(id);
     }
+}
+
+/// Lets this process have as many files as it may: each client is one, and so is each guest's ring.
+///
+/// # Errors
+/// The kernel's; then the limit is as it was.
+pub(crate) fn raise_file_limit() -> io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    Ok(setrlimit(Resource::Nofile, raised)?)
 }
 
 /// Listens at each of `paths`, for root alone; paths that lead to one directory count once.

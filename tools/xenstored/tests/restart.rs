@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
+    fs,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -17,7 +19,20 @@ struct Daemon {
 
 impl Daemon {
     fn start(directory: &Path) -> Self {
-        let process = Command::new(env!("CARGO_BIN_EXE_xenstored"))
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_xenstored")), directory)
+    }
+
+    /// Starts it with no more than `most` files open.
+    fn start_with_files(most: u32, directory: &Path) -> Self {
+        let mut shell = Command::new("sh");
+        let line = format!("ulimit -n {most}; exec \"$@\"");
+        shell.args(["-c", &line, "sh", env!("CARGO_BIN_EXE_xenstored")]);
+        shell.arg("--log-file").arg(directory.join("log"));
+        Self::start_by(shell, directory)
+    }
+
+    fn start_by(mut command: Command, directory: &Path) -> Self {
+        let process = command
             .args(["--no-domain-init", "--state-dir"])
             .arg(directory)
             .arg("--socket")
@@ -38,6 +53,14 @@ impl Daemon {
                 Err(_) => thread::sleep(Duration::from_millis(2)),
             }
         }
+    }
+
+    /// Returns the CPU time used so far, in hundredths of a second.
+    fn cpu_time(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
+        let (_, after_name) = stat.rsplit_once(')').unwrap();
+        let fields: Vec<_> = after_name.split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     }
 
     fn kill(mut self) {
@@ -87,6 +110,27 @@ fn a_slow_client_delays_nobody() {
         last = event.path;
     }
     assert_eq!(last, "/n/2999");
+    daemon.kill();
+}
+
+#[test]
+fn clients_over_the_limit_of_files_wait_and_cost_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_with_files(16, directory.path());
+    let store = daemon.connect();
+    let socket = directory.path().join("socket");
+    let crowd: Vec<_> = (0..30).map(|_| UnixStream::connect(&socket)).collect();
+    assert!(crowd.iter().all(Result::is_ok));
+    store.write("/a", "1").unwrap();
+    let before = daemon.cpu_time();
+    thread::sleep(Duration::from_secs(1));
+    let used = daemon.cpu_time() - before;
+    assert!(used < 10, "{used}");
+    assert_eq!(store.read_string("/a").unwrap(), "1");
+    drop(crowd);
+    assert_eq!(daemon.connect().read_string("/a").unwrap(), "1");
+    let log = fs::read_to_string(directory.path().join("log")).unwrap();
+    assert_eq!(log.matches("cannot accept").count(), 1, "{log}");
     daemon.kill();
 }
 
