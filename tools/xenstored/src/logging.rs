@@ -4,7 +4,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
     os::unix::net::UnixDatagram,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
@@ -21,7 +21,41 @@ pub(crate) enum Sink {
     /// A file, appended to.
     File(File),
     /// /dev/log.
-    Syslog(UnixDatagram),
+    Syslog(Syslog),
+}
+
+/// A connection to syslog, at which nothing waits: what a reader that is slow or gone does not take is lost.
+#[derive(Debug)]
+pub(crate) struct Syslog {
+    path: PathBuf,
+    socket: UnixDatagram,
+}
+
+impl Syslog {
+    fn connect(path: &Path) -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        socket.connect(path)?;
+        let path = path.to_owned();
+        Ok(Self { path, socket })
+    }
+
+    /// Sends a line; to another reader if the one that we knew is gone.
+    fn send(&mut self, line: &[u8]) -> io::Result<()> {
+        use io::ErrorKind::{ConnectionRefused, ConnectionReset, NotConnected};
+        match self.socket.send(line) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ConnectionRefused | ConnectionReset | NotConnected
+                ) =>
+            {
+                *self = Self::connect(&self.path)?;
+                self.socket.send(line).map(drop)
+            }
+            result => result.map(drop),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -44,9 +78,7 @@ impl Sink {
     /// # Errors
     /// There is none.
     pub(crate) fn syslog() -> io::Result<Self> {
-        let socket = UnixDatagram::unbound()?;
-        socket.connect("/dev/log")?;
-        Ok(Self::Syslog(socket))
+        Syslog::connect(Path::new("/dev/log")).map(Self::Syslog)
     }
 
     fn write(&mut self, level: Level, text: std::fmt::Arguments<'_>) -> io::Result<()> {
@@ -57,10 +89,10 @@ impl Sink {
                 let line = format!("xenstored[{pid}]: {}: {text}\n", name(level));
                 file.write_all(line.as_bytes())
             }
-            Self::Syslog(socket) => {
+            Self::Syslog(syslog) => {
                 let priority = DAEMON | severity(level);
                 let line = format!("<{priority}>xenstored[{pid}]: {text}");
-                socket.send(line.as_bytes()).map(drop)
+                syslog.send(line.as_bytes())
             }
         }
     }
@@ -108,5 +140,46 @@ const fn severity(level: Level) -> u8 {
         Level::Warn => 4,
         Level::Info => 6,
         Level::Debug | Level::Trace => 7,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn received(reader: &UnixDatagram) -> Vec<String> {
+        reader.set_nonblocking(true).unwrap();
+        let mut buffer = [0; 256];
+        let all =
+            std::iter::from_fn(|| reader.recv(&mut buffer).map(|n| buffer[..n].to_vec()).ok());
+        all.map(|line| String::from_utf8(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_syslog_that_reads_nothing_blocks_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let reader = UnixDatagram::bind(&path).unwrap();
+        let mut sink = Sink::Syslog(Syslog::connect(&path).unwrap());
+        let sent = (0..5000).filter(|n| sink.write(Level::Info, format_args!("{n}")).is_ok());
+        let sent = sent.count();
+        assert!((1..5000).contains(&sent));
+        assert_eq!(received(&reader).len(), sent);
+        sink.write(Level::Warn, format_args!("later")).unwrap();
+        assert!(received(&reader)[0].ends_with("]: later"));
+    }
+
+    #[test]
+    fn a_syslog_that_was_started_anew_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let reader = UnixDatagram::bind(&path).unwrap();
+        let mut sink = Sink::Syslog(Syslog::connect(&path).unwrap());
+        drop(reader);
+        std::fs::remove_file(&path).unwrap();
+        assert!(sink.write(Level::Info, format_args!("lost")).is_err());
+        let reader = UnixDatagram::bind(&path).unwrap();
+        sink.write(Level::Info, format_args!("found")).unwrap();
+        assert!(received(&reader)[0].ends_with("]: found"));
     }
 }
