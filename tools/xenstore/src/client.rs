@@ -26,6 +26,10 @@ pub const SOCKETS: [&str; 2] = ["/run/xenstored/socket", "/var/run/xenstored/soc
 /// The kernel's way to the daemon, in the order of trying.
 pub const DEVICES: [&str; 2] = ["/dev/xen/xenbus", "/proc/xen/xenbus"];
 
+/// How often [`Store::transaction`] tries. Others that work in earnest get on meanwhile, and then it is our turn within a
+/// few attempts; a guest that rewrites a node for ever does not hold us up for longer than seconds.
+pub const MOST_ATTEMPTS: usize = 1000;
+
 /// A connection. Requests block until answered; it may move between threads, but is not shared by them.
 #[derive(Debug)]
 pub struct Store {
@@ -232,24 +236,26 @@ impl Store {
         Transaction::start(self)
     }
 
-    /// Runs `body` in a transaction, anew as long as others interfere. `body` must do nothing that cannot be repeated.
+    /// Runs `body` in a transaction, anew where others interfere, [`MOST_ATTEMPTS`] times. `body` must do nothing that
+    /// cannot be repeated.
     ///
     /// # Errors
-    /// What `body` returns (its changes are dropped), or that the commit was refused for another reason than a conflict.
+    /// What `body` returns (its changes are dropped); that the commit was refused for another reason than a conflict;
+    /// [`Error::Conflicts`] if every attempt met one.
     pub fn transaction<T, E: From<Error>>(
         &self,
         mut body: impl FnMut(&Transaction<'_>) -> std::result::Result<T, E>,
     ) -> std::result::Result<T, E> {
-        loop {
+        for _ in 0..MOST_ATTEMPTS {
             let transaction = self.begin()?;
             let value = body(&transaction)?;
             match transaction.commit() {
                 Ok(()) => return Ok(value),
-                // A conflict means that somebody else got on, so this ends.
                 Err(error) if error.is_again() => {}
                 Err(error) => return Err(error.into()),
             }
         }
+        Err(Error::Conflicts.into())
     }
 
     /// Watches a path and all below. One event comes at once. Special paths: `@introduceDomain`, `@releaseDomain`.

@@ -81,6 +81,23 @@ fn a_transaction_runs_again_after_a_conflict() {
 }
 
 #[test]
+fn a_transaction_that_always_conflicts_is_given_up() {
+    let (store, _server) = served(|m, out| match Kind::from_number(m.kind) {
+        Some(Kind::TransactionStart) => reply(out, &m, b"7\0"),
+        _ => refuse(out, &m, b"EAGAIN\0"),
+    });
+    let mut runs = 0;
+    let result: Result<()> = store.transaction(|_| {
+        runs += 1;
+        Ok(())
+    });
+    let error = result.unwrap_err();
+    assert!(matches!(error, Error::Conflicts));
+    assert!(error.to_string().contains("keeps changing"));
+    assert_eq!(runs, MOST_ATTEMPTS);
+}
+
+#[test]
 fn a_dropped_transaction_is_aborted() {
     let (sender, receiver) = std::sync::mpsc::channel();
     let (store, _server) = served(move |m, out| {

@@ -2,6 +2,7 @@
 
 use std::{fmt, io, path::PathBuf};
 
+use crate::client::MOST_ATTEMPTS;
 use crate::wire::{Kind, Refusal, XENSTORE_PAYLOAD_MAX};
 
 /// This crate's results.
@@ -31,6 +32,8 @@ pub enum Error {
         /// The path that it was asked about.
         subject: String,
     },
+    /// Each attempt at a transaction met a conflict: somebody changes the same nodes all the time.
+    Conflicts,
     /// The connection broke.
     Io(io::Error),
     /// The daemon closed the connection.
@@ -87,6 +90,10 @@ impl fmt::Display for Error {
                 f,
                 "xenstore {} {subject}: longer than {XENSTORE_PAYLOAD_MAX} bytes",
                 kind.name()
+            ),
+            Self::Conflicts => write!(
+                f,
+                "xenstore: {MOST_ATTEMPTS} attempts at a transaction failed, as somebody keeps changing the same nodes"
             ),
             Self::Io(error) => write!(f, "connection to xenstored: {error}"),
             Self::Closed => f.write_str("xenstored closed the connection"),

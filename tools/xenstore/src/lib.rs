@@ -36,7 +36,7 @@ pub mod perm;
 mod transaction;
 pub mod wire;
 
-pub use client::{DEVICES, Ops, SOCKETS, Store, WatchEvent};
+pub use client::{DEVICES, MOST_ATTEMPTS, Ops, SOCKETS, Store, WatchEvent};
 pub use error::{Error, Result};
 pub use perm::{Access, Perm};
 pub use transaction::Transaction;
