@@ -31,13 +31,15 @@
 
 mod client;
 mod error;
+mod ops;
 pub mod path;
 pub mod perm;
 mod transaction;
 pub mod wire;
 
-pub use client::{DEVICES, MOST_ATTEMPTS, Ops, SOCKETS, Store, WatchEvent};
+pub use client::{DEVICES, MOST_ATTEMPTS, SOCKETS, Store, WatchEvent};
 pub use error::{Error, Result};
+pub use ops::Ops;
 pub use perm::{Access, Perm};
 pub use transaction::Transaction;
 pub use wire::{Kind, Refusal};

@@ -1,7 +1,8 @@
 //! Transactions: changes that others see all at once or not at all; dropped, they leave nothing.
 
-use crate::client::{Ops, Store};
+use crate::client::Store;
 use crate::error::{Error, Result};
+use crate::ops::Ops;
 use crate::wire::Kind;
 
 /// A transaction under way; [`Ops`] on it are seen by others only after [`commit`](Self::commit).
