@@ -314,73 +314,93 @@ mod tests {
 
     use super::*;
 
-    fn any_record() -> impl Strategy<Value = Record> {
-        let path = || "(/[ab]){1,3}".prop_map(|path| Rc::<str>::from(path.as_str()));
-        let value = || prop::collection::vec(any::<u8>(), 0..9).prop_map(Rc::<[u8]>::from);
-        let perms = || {
-            let one = ("[nrwb]", any::<u16>()).prop_map(|(letter, domid)| {
-                Perm::parse(format!("{letter}{domid}").as_bytes()).unwrap()
-            });
-            prop::collection::vec(one, 1..4).prop_map(Perms::from)
-        };
-        let domid = any::<u16>;
+    fn any_path() -> impl Strategy<Value = Rc<str>> {
+        "(/[ab]){1,3}".prop_map(|path| Rc::<str>::from(path.as_str()))
+    }
+
+    fn any_bytes() -> impl Strategy<Value = Rc<[u8]>> {
+        prop::collection::vec(any::<u8>(), 0..9).prop_map(Rc::<[u8]>::from)
+    }
+
+    fn any_perms() -> impl Strategy<Value = Perms> {
+        let one = ("[nrwb]", any::<u16>()).prop_map(|(letter, domid)| {
+            Perm::parse(format!("{letter}{domid}").as_bytes()).unwrap()
+        });
+        prop::collection::vec(one, 1..4).prop_map(Perms::from)
+    }
+
+    fn any_op() -> impl Strategy<Value = Op> {
+        let domid = any::<Domid>;
+        let domids = prop::collection::vec(domid(), 0..4).prop_map(Rc::<[Domid]>::from);
         prop_oneof![
-            (path(), value(), domid()).prop_map(|(path, value, creator)| Record::Op(Op::Write {
+            (any_path(), any_bytes(), domid()).prop_map(|(path, value, creator)| Op::Write {
                 path,
                 value,
                 creator
-            })),
-            (path(), domid()).prop_map(|(path, creator)| Record::Op(Op::Mkdir { path, creator })),
-            path().prop_map(|path| Record::Op(Op::Rm { path })),
-            (path(), perms()).prop_map(|(path, perms)| Record::Op(Op::SetPerms { path, perms })),
-            prop::collection::vec(domid(), 0..4).prop_map(|domids| Record::Op(Op::Forget {
-                domids: domids.into()
-            })),
-            (path(), value(), perms()).prop_map(|(path, value, perms)| Record::Node {
-                path,
-                value,
-                perms
             }),
+            (any_path(), domid()).prop_map(|(path, creator)| Op::Mkdir { path, creator }),
+            any_path().prop_map(|path| Op::Rm { path }),
+            (any_path(), any_perms()).prop_map(|(path, perms)| Op::SetPerms { path, perms }),
+            domids.prop_map(|domids| Op::Forget { domids }),
+        ]
+    }
+
+    fn any_watch() -> impl Strategy<Value = Record> {
+        let depth = prop::option::of(0u32..9);
+        let watch = (any::<Domid>(), any_path(), any_bytes(), 0usize..9, depth);
+        watch.prop_map(|(domid, path, token, cut, depth)| Record::Watch {
+            domid,
+            path,
+            token,
+            cut,
+            depth,
+        })
+    }
+
+    fn any_ring() -> impl Strategy<Value = RingState> {
+        let ring = (any::<Domid>(), any::<[u32; 3]>(), any_bytes(), any_bytes());
+        ring.prop_map(
+            |(domid, [requests, sent, end], partial, queued)| RingState {
+                domid,
+                requests,
+                sent,
+                end,
+                partial: partial.to_vec(),
+                queued: queued.to_vec(),
+            },
+        )
+    }
+
+    /// Any record that is a domain and some numbers.
+    fn any_of_domain() -> impl Strategy<Value = Record> {
+        let domid = any::<Domid>;
+        prop_oneof![
             (domid(), any::<u64>(), any::<u32>())
                 .prop_map(|(domid, gfn, port)| Record::Introduce { domid, gfn, port }),
             domid().prop_map(|domid| Record::Release { domid }),
             (domid(), any::<bool>())
                 .prop_map(|(domid, is_shutdown)| Record::Shutdown { domid, is_shutdown }),
             (domid(), domid()).prop_map(|(domid, target)| Record::Target { domid, target }),
-            (
-                domid(),
-                path(),
-                value(),
-                0usize..9,
-                prop::option::of(0u32..9)
-            )
-                .prop_map(|(domid, path, token, cut, depth)| Record::Watch {
-                    domid,
-                    path,
-                    token,
-                    cut,
-                    depth
-                }),
-            (domid(), path(), value()).prop_map(|(domid, path, token)| Record::Unwatch {
-                domid,
-                path,
-                token
-            }),
             domid().prop_map(|domid| Record::Reset { domid }),
             (domid(), any::<u32>()).prop_map(|(domid, tx)| Record::Begin { domid, tx }),
             (domid(), any::<u32>()).prop_map(|(domid, tx)| Record::End { domid, tx }),
-            (domid(), any::<[u32; 3]>(), value(), value()).prop_map(
-                |(domid, [requests, sent, end], partial, queued)| Record::Ring(RingState {
-                    domid,
-                    requests,
-                    sent,
-                    end,
-                    partial: partial.to_vec(),
-                    queued: queued.to_vec(),
-                })
-            ),
-            (path(), perms()).prop_map(|(name, perms)| Record::Special { name, perms }),
-            (path(), any::<usize>()).prop_map(|(name, value)| Record::Quota { name, value }),
+        ]
+    }
+
+    fn any_record() -> impl Strategy<Value = Record> {
+        prop_oneof![
+            5 => any_op().prop_map(Record::Op),
+            7 => any_of_domain(),
+            1 => any_watch(),
+            1 => any_ring().prop_map(Record::Ring),
+            1 => (any_path(), any_bytes(), any_perms())
+                .prop_map(|(path, value, perms)| Record::Node { path, value, perms }),
+            1 => (any::<Domid>(), any_path(), any_bytes())
+                .prop_map(|(domid, path, token)| Record::Unwatch { domid, path, token }),
+            1 => (any_path(), any_perms())
+                .prop_map(|(name, perms)| Record::Special { name, perms }),
+            1 => (any_path(), any::<usize>())
+                .prop_map(|(name, value)| Record::Quota { name, value }),
         ]
     }
 
