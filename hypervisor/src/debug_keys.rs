@@ -70,7 +70,7 @@ fn describe(domain: &Domain) {
         domain.pages(),
         domain.limits.max_pages.load(Ordering::Relaxed),
         memory::charged(domain.id),
-        domain.limits.tables_used(),
+        domain.limits.pool.used(),
         domain.vcpus.len(),
         domain.weight.load(Ordering::Relaxed),
         if domain.is_hardware {

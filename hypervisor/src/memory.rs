@@ -2,7 +2,10 @@
 //!
 //! Frames that leave a domain are scrubbed here before anybody else sees them. Every frame of a domain is on its account
 //! from the moment that it is given until its last use has ended, which may be long after the domain lost it: so a
-//! domain whose [`charged`] is 0 has nothing left. Next: `hv_core::frame` for the rules.
+//! domain whose [`charged`] is 0 has nothing left. What page tables need is set aside: [`pool`]. Next: `hv_core::frame` for
+//! the rules.
+
+pub mod pool;
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -75,16 +78,19 @@ pub fn free() -> &'static Allocator {
         .expect("the frame table is set up before anything asks for frames")
 }
 
-/// How many frames are free.
+/// How many frames are free, less those that are set aside for page tables.
 #[must_use]
 pub fn free_frames() -> u64 {
-    free().lock().free_frames()
+    let free = free().lock();
+    free.free_frames().saturating_sub(pool::set_aside())
 }
 
-/// How many frames are free below 4 GiB.
+/// How many of them are below 4 GiB, at most.
 #[must_use]
 pub fn free_frames_below_4g() -> u64 {
-    free().lock().free_frames_below_4g()
+    let free = free().lock();
+    let all = free.free_frames().saturating_sub(pool::set_aside());
+    free.free_frames_below_4g().min(all)
 }
 
 /// How many frames of RAM the machine has.
@@ -164,8 +170,9 @@ pub fn set_claim(claim: &AtomicU64, frames: u64) -> bool {
     let free = free().lock();
     let own = claim.load(Ordering::Relaxed);
     let others = CLAIMED.load(Ordering::Relaxed).saturating_sub(own);
+    let left = free.free_frames().saturating_sub(pool::set_aside());
     match others.checked_add(frames) {
-        Some(all) if all <= free.free_frames() || frames <= own => {
+        Some(all) if all <= left || frames <= own => {
             CLAIMED.store(all, Ordering::Relaxed);
             claim.store(frames, Ordering::Relaxed);
             true
@@ -187,8 +194,8 @@ pub fn alloc_claimed(order: PageOrder, claim: &AtomicU64) -> Option<CleanFrames>
         let mut free = free().lock();
         let own = claim.load(Ordering::Relaxed);
         let all = CLAIMED.load(Ordering::Relaxed);
-        let needed = all.saturating_sub(own).checked_add(order.frames())?;
-        if needed > free.free_frames() {
+        let kept = all.saturating_sub(own) + pool::set_aside();
+        if kept.checked_add(order.frames())? > free.free_frames() {
             return None;
         }
         let frames = free.alloc(order)?;
@@ -205,8 +212,8 @@ pub fn alloc_claimed(order: PageOrder, claim: &AtomicU64) -> Option<CleanFrames>
 pub fn alloc_exact_clean(range: MfnRange) -> Option<CleanFrames> {
     let frames = {
         let mut free = free().lock();
-        let needed = CLAIMED.load(Ordering::Relaxed).checked_add(range.len())?;
-        if needed > free.free_frames() {
+        let kept = CLAIMED.load(Ordering::Relaxed) + pool::set_aside();
+        if kept.checked_add(range.len())? > free.free_frames() {
             return None;
         }
         free.alloc_exact(range)?
@@ -311,7 +318,7 @@ pub fn free_special(mfn: Mfn) {
     }
 }
 
-/// Frames for page tables, from the machine's free ones. For a domain's, see `space::Limits::tables`.
+/// Frames for page tables, from the machine's free ones. For a domain's, see [`pool`].
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Tables;
 

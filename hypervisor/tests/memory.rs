@@ -532,7 +532,7 @@ fn page_tables_of_a_guest_are_bounded() {
     let populated = (0..4096)
         .take_while(|page| space::populate(&guest, spread(*page), PageOrder::SIZE_4K).is_ok())
         .count();
-    let used = guest.limits.tables_used();
+    let used = guest.limits.pool.used();
     assert!(used <= 1024 + 4096 / 128, "{used} tables");
     assert!(populated > 400 && populated < 1024, "{populated} pages");
     let mut hw = FakeVcpu::default();

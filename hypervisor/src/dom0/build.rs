@@ -72,6 +72,7 @@ pub(super) fn dom0(machine: &Machine) -> Arc<Domain> {
     let count = u16::try_from(vcpus).expect("at most MAX_VCPUS");
     let domain = create::domain(DomId::DOM0, DomainConfig::dom0(count), own);
     let domain = Arc::new(domain.unwrap_or_else(|_| out_of_memory()));
+    placed::set_tables_aside(&domain, layout.pages());
     start(&domain, entry_point, start_info).unwrap_or_else(|_| out_of_memory());
     domain
 }

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use hv_core::addr::{Gfn, Hpa, Mfn, MfnRange};
+use hv_core::addr::{Gfn, Hpa, Mfn, MfnRange, PAGE_SIZE, PageOrder};
 use hv_core::domid::DomId;
 use hv_core::firmware::dom0_acpi;
 use hv_core::firmware::multiboot2::Module;
@@ -12,9 +12,10 @@ use hv_core::image::e820::{E820Kind, E820Map};
 use hv_core::p2m::{P2m, P2mKind, P2mMapping};
 use hv_core::paging::ept::MemoryType;
 use hv_hw::direct_map::{self, DirectTables};
+use hv_hw::info;
 
 use super::kernel::Loaded;
-use crate::domain::create;
+use crate::domain::{Domain, create, space};
 use crate::memory::{self, Tables};
 use crate::start::{Machine, fatal};
 
@@ -137,6 +138,18 @@ fn insert(p2m: &mut P2m, range: MfnRange, kind: P2mKind) {
         Ok(flush) => {
             let _ = flush.completed();
         }
+        Err(_) => out_of_memory(),
+    }
+}
+
+/// Sets frames aside for dom0's page tables: what splits all its `pages` pages of memory, and 2 MiB for devices and others'
+/// pages. Where little was left free, no more than half of it.
+pub(super) fn set_tables_aside(domain: &Domain, pages: u64) {
+    const MORE: u64 = (2 << 20) / PAGE_SIZE;
+    let splitting = pages / PageOrder::SIZE_2M.frames() + pages / PageOrder::SIZE_1G.frames() + 1;
+    let frames = (splitting + MORE).min(memory::free_frames() / 2);
+    match space::set_table_pool(domain, frames) {
+        Ok(()) => info!("dom0: {frames} frames set aside for its page tables"),
         Err(_) => out_of_memory(),
     }
 }

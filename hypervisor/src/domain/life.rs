@@ -56,8 +56,6 @@ pub struct Life {
     pub tsc_mode: u32,
     /// How often it was restored.
     pub tsc_incarnation: u32,
-    /// What a toolstack set aside for its tables, in bytes.
-    pub paging_pool_bytes: u64,
     /// How far its destruction is.
     pub(super) death: super::destroy::Death,
     /// Where in its memory the pages are that it shares with the hypervisor.
@@ -135,7 +133,6 @@ impl Life {
             suspend_port: 0,
             tsc_mode: 0,
             tsc_incarnation: 0,
-            paging_pool_bytes: 0,
             death: super::destroy::Death::None,
             specials: Vec::new(),
         }

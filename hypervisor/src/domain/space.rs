@@ -16,7 +16,7 @@ use hv_hw::direct_map::DirectTables;
 use hv_hw::virt::VcpuHw;
 
 use super::Domain;
-use crate::memory::{self, Tables};
+use crate::memory::{self, pool::TablePool};
 
 /// What bounds a domain's memory.
 #[derive(Debug)]
@@ -25,10 +25,10 @@ pub struct Limits {
     pub max_pages: AtomicU64,
     /// Free frames that are set aside for it: see [`memory::set_claim`].
     pub claim: AtomicU64,
-    /// Frames of page tables that it may have.
+    /// Frames of page tables that it may have, beyond those in its pool.
     pub max_tables: AtomicU64,
-    /// Those that it has.
-    tables: AtomicU64,
+    /// What its page tables can count on, and how many there are.
+    pub pool: TablePool,
     /// Its memory is being taken down: nothing is mapped any longer.
     pub(super) is_closed: AtomicBool,
     /// Teardown has emptied all below this guest frame.
@@ -77,7 +77,7 @@ impl Limits {
             max_pages: AtomicU64::new(max_pages),
             claim: AtomicU64::new(0),
             max_tables: AtomicU64::new(u64::MAX),
-            tables: AtomicU64::new(0),
+            pool: TablePool::new(),
             emptied_to: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
         }
@@ -87,11 +87,6 @@ impl Limits {
     #[must_use]
     pub fn tables(&self) -> DomainTables<'_> {
         DomainTables(self)
-    }
-    /// Frames that its page tables have.
-    #[must_use]
-    pub fn tables_used(&self) -> u64 {
-        self.tables.load(Ordering::Relaxed)
     }
     /// True once the domain's memory is being taken down. Told under the lock of its p2m, it stays true or false as
     /// long as that is held.
@@ -105,22 +100,10 @@ impl Limits {
 impl TableFrames for DomainTables<'_> {
     fn alloc_table(&mut self) -> Option<Mfn> {
         let max = self.0.max_tables.load(Ordering::Relaxed);
-        // the p2m is locked, so nobody else counts meanwhile
-        let used = self.0.tables.load(Ordering::Relaxed);
-        if used >= max {
-            return None;
-        }
-        let table = Tables.alloc_table()?;
-        self.0.tables.store(used + 1, Ordering::Relaxed);
-        Some(table)
+        self.0.pool.alloc(max)
     }
     fn free_table(&mut self, table: Mfn) {
-        Tables.free_table(table);
-        let used = self.0.tables.load(Ordering::Relaxed);
-        // those of a map that was built before its domain were not counted
-        self.0
-            .tables
-            .store(used.saturating_sub(1), Ordering::Relaxed);
+        self.0.pool.give_back(table);
     }
 }
 
@@ -136,6 +119,20 @@ pub fn set_max_pages(domain: &Domain, pages: u64) {
         let tables = BASE.saturating_add(pages / PAGES_PER_TABLE);
         limits.max_tables.store(tables, Ordering::Relaxed);
     }
+}
+
+/// Sets how many frames are set aside for the domain's page tables: see [`memory::pool`].
+///
+/// # Errors
+/// [`SpaceError::OutOfMemory`] where so many are not free, [`SpaceError::Closed`]; nothing has changed then.
+pub fn set_table_pool(domain: &Domain, frames: u64) -> Result<(), SpaceError> {
+    // under the lock, so that a domain that is closed meanwhile keeps none
+    let _p2m = domain.p2m.lock();
+    if domain.limits.is_closed() {
+        return Err(SpaceError::Closed);
+    }
+    let is_set = domain.limits.pool.resize(frames);
+    is_set.then_some(()).ok_or(SpaceError::OutOfMemory)
 }
 
 /// Takes the domain's own RAM at `gfn` away from it.

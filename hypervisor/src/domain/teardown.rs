@@ -36,6 +36,7 @@ pub fn close(domain: &Domain) {
     domain.limits.is_closed.store(true, Ordering::Release);
     drop(p2m);
     let _ = memory::set_claim(&domain.limits.claim, 0);
+    let _ = domain.limits.pool.resize(0);
 }
 
 /// Takes down what a closed domain has mapped, of which none of its vCPUs is running, within `budget`. True once nothing is

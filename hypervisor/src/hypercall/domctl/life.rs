@@ -10,6 +10,7 @@ use guest_abi::domctl::{
 use guest_abi::errno::Errno;
 use guest_abi::sched::{SCHEDOP_remote_shutdown, SHUTDOWN_MAX, SchedRemoteShutdown};
 use guest_abi::xen::XEN_X86_EMU_LAPIC;
+use hv_core::addr::PAGE_SIZE;
 use hv_core::domid::DomId;
 use hv_hw::info;
 use hv_hw::virt::VcpuHw;
@@ -232,16 +233,20 @@ pub(super) fn get_tsc_info(op: &mut Domctl) -> Answer {
     Ok(0)
 }
 
-/// DOMCTL_set_paging_mempool_size: tables come from the machine's free memory, so the size is only noted.
+/// DOMCTL_set_paging_mempool_size: how many bytes of memory are set aside for its page tables.
+///
+/// # Errors
+/// ENOMEM where they are not free, EINVAL for a domain that is being destroyed.
 pub(super) fn set_paging_pool(op: &Domctl) -> Answer {
     let body: XenDomctlPagingMempool = op.body();
-    op.domain()?.life.lock().paging_pool_bytes = body.size;
+    space::set_table_pool(&*op.domain()?, body.size.div_ceil(PAGE_SIZE))?;
     Ok(0)
 }
 
 /// DOMCTL_get_paging_mempool_size.
 pub(super) fn paging_pool(op: &mut Domctl) -> Answer {
-    let size = op.domain()?.life.lock().paging_pool_bytes;
+    let frames = op.domain()?.limits.pool.size();
+    let size = frames.saturating_mul(PAGE_SIZE);
     op.reply(&XenDomctlPagingMempool { size });
     Ok(0)
 }

@@ -11,7 +11,7 @@ use guest_abi::memory::{
 use crate::config::DomainConfig;
 use crate::domain::SLACK_KIB;
 use crate::image::Layout;
-use crate::image::layout::{CONSOLE_GFN, STORE_GFN};
+use crate::image::layout::{CONSOLE_GFN, PAGE, STORE_GFN};
 use crate::{DOM0, Error, Hyper, Result};
 
 /// The sizes of pieces by log2 of their pages, the largest first: 1 GiB, 2 MiB, 4 KiB.
@@ -34,6 +34,10 @@ pub(crate) fn reserve(
     let tables =
         (config.max_memory_kib / 512 + u64::from(config.max_vcpus) * 1024).div_ceil(1024) << 20;
     match hyper.set_paging_mempool(domid, tables) {
+        Err(error) if error.errno == Errno::ENOMEM => {
+            let pages = layout.pages() + tables / PAGE;
+            return Err(shortage(hyper, pages, error.into()));
+        }
         Err(error) if !matches!(error.errno, Errno::ENOSYS | Errno::EOPNOTSUPP) => {
             return Err(error.into());
         }
