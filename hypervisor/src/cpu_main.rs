@@ -29,7 +29,8 @@ pub struct CpuMain<H> {
     pcpu: Pcpu,
     make: MakeHw<H>,
     policy: Box<dyn Policy>,
-    slots: Vec<Option<Slot<H>>>,
+    /// Each in a box, so that no long run of memory is needed for more.
+    slots: Vec<Option<Box<Slot<H>>>>,
     /// The slot whose vCPU is in the CPU's registers.
     loaded: Option<usize>,
     /// The slot whose turn it is.
@@ -108,11 +109,11 @@ impl<H: VcpuHw> CpuMain<H> {
             return Step::Idle;
         };
         self.load(slot);
-        let Some(Some(Slot { id, runner, .. })) = self.slots.get_mut(slot) else {
+        let Some(Some(at)) = self.slots.get_mut(slot) else {
             return Step::Idle;
         };
-        let id = *id;
-        let stop = run::run(runner, &mut self.pcpu);
+        let id = at.id;
+        let stop = run::run(&mut at.runner, &mut self.pcpu);
         self.settle(slot, stop);
         Step::Ran(id)
     }
@@ -146,7 +147,7 @@ impl<H: VcpuHw> CpuMain<H> {
         let id = runner.vcpu().id;
         let weight = runner.domain.weight.load(Ordering::Relaxed);
         self.policy.add(id, weight);
-        let new = Some(Slot {
+        let new = Some(Box::new(Slot {
             id,
             weight,
             cap_percent: 0,
@@ -154,7 +155,7 @@ impl<H: VcpuHw> CpuMain<H> {
             since_ns: 0,
             is_parked: false,
             runner,
-        });
+        }));
         let slot = match self.slots.iter().position(Option::is_none) {
             Some(slot) => {
                 self.slots[slot] = new;
@@ -278,7 +279,7 @@ impl<H: VcpuHw> CpuMain<H> {
         }
         self.must_preempt = false;
         let pick = self.policy.pick(host::now_ns())?;
-        let is_it = |at: &Option<Slot<H>>| at.as_ref().is_some_and(|at| at.id == pick.vcpu);
+        let is_it = |at: &Option<Box<Slot<H>>>| at.as_ref().is_some_and(|at| at.id == pick.vcpu);
         let slot = self.slots.iter().position(is_it)?;
         self.current = Some(slot);
         let at = self.slots.get_mut(slot)?.as_mut()?;

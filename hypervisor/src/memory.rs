@@ -7,7 +7,7 @@
 
 pub mod pool;
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use hv_core::addr::{Mfn, MfnRange, PAGE_SIZE, PageOrder};
 use hv_core::domid::DomId;
@@ -47,8 +47,12 @@ impl Account {
     }
 }
 
-/// Takes the frame table into use, with no frame free yet. Once, at boot.
-pub fn init(table: FrameTable<'static>) {
+/// Bytes of the heap beside the frame table.
+static HEAP_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// Takes the frame table into use, with no frame free yet; the heap has `heap_bytes` beside it. Once, at boot.
+pub fn init(table: FrameTable<'static>, heap_bytes: usize) {
+    HEAP_BYTES.store(heap_bytes, Ordering::Relaxed);
     let table = TABLE.call_once(|| table);
     FREE.call_once(|| RankedLock::new(Buddy::new(table)));
 }
@@ -69,6 +73,12 @@ pub fn heap_has_room() -> bool {
     let (used, size) = heap::usage();
     // on the host there is no such heap
     size == 0 || size.saturating_sub(used) >= RESERVE
+}
+
+/// Bytes of the heap beside the frame table, which guests may fill to a part: see [`crate::domain::share`].
+#[must_use]
+pub fn heap_bytes() -> usize {
+    HEAP_BYTES.load(Ordering::Relaxed)
 }
 
 /// The free frames.

@@ -548,17 +548,17 @@ fn grant_table_grows_in_pieces_and_comes_back() {
     let before = memory::free_frames();
     let number = registry::reserve(None).unwrap();
     let config = DomainConfig {
-        max_grant_frames: 200,
+        max_grant_frames: 80,
         ..guest_config(1)
     };
     let guest = domain(number.id().get(), config);
     registry::add(guest.clone());
     let pieces = (0..10)
-        .take_while(|_| grants::frame(&guest, 199) == Err(NoFrame::NotYet))
+        .take_while(|_| grants::frame(&guest, 79) == Err(NoFrame::NotYet))
         .count();
-    assert_eq!((pieces, guest.grants.size()), (3, (200, 200)));
-    assert_eq!(grants::frame(&guest, 200), Err(NoFrame::Refused));
-    assert_eq!(memory::charged(guest.id), 201);
+    assert_eq!((pieces, guest.grants.size()), (1, (80, 80)));
+    assert_eq!(grants::frame(&guest, 80), Err(NoFrame::Refused));
+    assert_eq!(memory::charged(guest.id), 81);
     let mut hw = FakeVcpu::default();
     while destroy::step(&guest, &mut hw) != Progress::Done {}
     drop(guest);

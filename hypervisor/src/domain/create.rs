@@ -31,6 +31,7 @@ use hv_hw::virt::{Stage2Root, TscView};
 use super::devices::Devices;
 use super::grants::{DEFAULT_GRANT_FRAMES, DEFAULT_MAPTRACK_FRAMES, Grants};
 use super::policies::STAGE2_BITS;
+use super::share::HeapShare;
 use super::space::Limits;
 use super::{Domain, Holds, Life, Policies};
 use crate::host::{self, host};
@@ -189,6 +190,7 @@ pub fn domain(id: DomId, config: DomainConfig, mut own: Belongings) -> Result<Do
         log: GuestLog::new(id),
         debug_line: RankedLock::new(ArrayString::new()),
         limits: Limits::new(own.pages),
+        heap: HeapShare::new(config.is_hardware),
         has_runstate_flag: AtomicBool::new(false),
         weight: AtomicU16::new(DEFAULT_WEIGHT),
         cap: AtomicU16::new(0),

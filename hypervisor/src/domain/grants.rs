@@ -103,13 +103,20 @@ pub fn frame(domain: &Domain, index: u32) -> Result<Mfn, NoFrame> {
 }
 
 fn grow(domain: &Domain, table: &mut GrantTable<SharedFrame>) -> Result<(), NoFrame> {
-    if !memory::heap_has_room() {
+    const BYTES: usize = GrantTable::<SharedFrame>::BYTES_PER_FRAME;
+    if !domain.heap.charge(BYTES) {
         return Err(NoFrame::Refused);
     }
-    let mfn = memory::alloc_special(domain.id).ok_or(NoFrame::Refused)?;
-    let frame = SharedFrame::new(mfn).expect("frames of ours are in the direct map");
-    table.grow(frame).map_err(|(_, frame)| {
-        memory::free_special(frame.mfn());
+    let grown = match memory::alloc_special(domain.id) {
+        Some(mfn) => {
+            let frame = SharedFrame::new(mfn).expect("frames of ours are in the direct map");
+            let grown = table.grow(frame);
+            grown.map_err(|(_, frame)| memory::free_special(frame.mfn()))
+        }
+        None => Err(()),
+    };
+    grown.map_err(|()| {
+        domain.heap.uncharge(BYTES);
         NoFrame::Refused
     })
 }
@@ -193,7 +200,7 @@ pub fn map<H: VcpuHw>(
 fn enter(user: &Domain, gfn: Gfn, pin: Pin, frame: &FrameUse) -> Result<Handle, (SpaceError, Pin)> {
     let kind = pin.want().p2m_kind();
     let mut maptrack = user.grants.maptrack.lock();
-    if maptrack.is_full() && !memory::heap_has_room() {
+    if maptrack.is_full() && !make_room(user, &mut maptrack) {
         return Err((SpaceError::OutOfMemory, pin));
     }
     let handle = maptrack
@@ -210,6 +217,19 @@ fn enter(user: &Domain, gfn: Gfn, pin: Pin, frame: &FrameUse) -> Result<Handle, 
             Err((error, mapping.pin))
         }
     }
+}
+
+/// Makes room for handles; false where there is none for them.
+#[cold]
+fn make_room(user: &Domain, maptrack: &mut Maptrack) -> bool {
+    if !user.heap.charge(Maptrack::BYTES_PER_PIECE) {
+        return false;
+    }
+    let is_made = maptrack.make_room();
+    if !is_made {
+        user.heap.uncharge(Maptrack::BYTES_PER_PIECE);
+    }
+    is_made
 }
 
 /// A mapping that is out of the tables, and maybe in a TLB still.

@@ -4,16 +4,15 @@
 //! crash, leaves everything as it is until the domain is destroyed or resumed. Next: `destroy`.
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use bitflags::bitflags;
 use guest_abi::sched::{SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SHUTDOWN_suspend};
-use hv_core::addr::{Gfn, Mfn};
 use hv_core::domid::DomId;
 use hv_core::evtchn::Virq;
 use hv_core::image::e820::E820Map;
 
+use super::specials::Specials;
 use super::{Domain, HVM_PARAMS, registry};
 use crate::vcpu::Requests;
 
@@ -59,7 +58,7 @@ pub struct Life {
     /// How far its destruction is.
     pub(super) death: super::destroy::Death,
     /// Where in its memory the pages are that it shares with the hypervisor.
-    pub(super) specials: Vec<(Mfn, Gfn)>,
+    pub(super) specials: Specials,
 }
 
 /// Why a domain ended, in Xen's words.
@@ -134,7 +133,7 @@ impl Life {
             tsc_mode: 0,
             tsc_incarnation: 0,
             death: super::destroy::Death::None,
-            specials: Vec::new(),
+            specials: Specials::default(),
         }
     }
 }

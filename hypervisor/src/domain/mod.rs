@@ -20,7 +20,9 @@ pub mod info;
 pub mod life;
 pub mod policies;
 pub mod registry;
+pub mod share;
 pub mod space;
+pub mod specials;
 pub mod teardown;
 pub mod zombies;
 
@@ -30,7 +32,6 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering};
 
 use arrayvec::ArrayString;
 
-use hv_core::addr::{Gfn, Mfn};
 use hv_core::device::ports::PortMap;
 use hv_core::domid::DomId;
 use hv_core::evtchn::{EventChannels, Notify};
@@ -102,6 +103,8 @@ pub struct Domain {
     pub debug_line: RankedLock<ArrayString<DEBUG_LINE>, { rank::VCPU }>,
     /// What bounds its memory.
     pub limits: space::Limits,
+    /// What it has of the hypervisor's heap.
+    pub heap: share::HeapShare,
     /// vm_assist: the run state is written with the update flag.
     pub has_runstate_flag: AtomicBool,
     /// Its share of the CPU relative to others, 1 and up; 256 is the usual.
@@ -188,25 +191,6 @@ impl Domain {
     #[must_use]
     pub fn pages(&self) -> u64 {
         memory::ram_of(self.id)
-    }
-
-    /// Where a page that it shares with the hypervisor is in its memory.
-    #[must_use]
-    pub fn special_place(&self, mfn: Mfn) -> Option<Gfn> {
-        let life = self.life.lock();
-        life.specials
-            .iter()
-            .find(|(special, _)| *special == mfn)
-            .map(|(_, gfn)| *gfn)
-    }
-
-    /// Notes where such a page is now.
-    pub fn set_special_place(&self, mfn: Mfn, gfn: Option<Gfn>) {
-        let mut life = self.life.lock();
-        life.specials.retain(|(special, _)| *special != mfn);
-        if let Some(gfn) = gfn {
-            life.specials.push((mfn, gfn));
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::iter;
 
 use hv_core::domid::DomId;
 use hv_hw::sync::{RankedLock, rank};
@@ -51,11 +52,15 @@ impl Table {
 }
 
 /// Keeps `wanted` for a domain in the making, or where that is `None` the next free number behind the last one given
-/// out, from 1 on. `None` where it is taken, or all are.
+/// out, from 1 on. `None` where it is taken, or all are, or the heap is out.
 #[must_use]
 pub fn reserve(wanted: Option<DomId>) -> Option<Reserved> {
     const NUMBERS: u16 = DomId::FIRST_RESERVED - 1;
     let mut table = DOMAINS.lock();
+    // for it, and for those that have a number already
+    let more = table.reserved.len() + 1;
+    table.domains.try_reserve(more).ok()?;
+    table.reserved.try_reserve(1).ok()?;
     let id = match wanted {
         Some(id) if table.is_free(id) => id,
         Some(_) => return None,
@@ -106,8 +111,12 @@ pub fn first_from(raw: u16) -> Option<Arc<Domain>> {
     table.domains.get(place).cloned()
 }
 
-/// All domains, in ascending order of number.
-#[must_use]
-pub fn all() -> Vec<Arc<Domain>> {
-    DOMAINS.lock().domains.clone()
+/// All domains, in ascending order of number: each as it is when its turn comes.
+pub fn all() -> impl Iterator<Item = Arc<Domain>> {
+    let mut next = Some(0);
+    iter::from_fn(move || {
+        let domain = first_from(next?)?;
+        next = domain.id.get().checked_add(1);
+        Some(domain)
+    })
 }

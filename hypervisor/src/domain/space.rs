@@ -338,6 +338,7 @@ pub fn map_special<H: VcpuHw>(
     if old == Some(gfn) {
         return Ok(());
     }
+    domain.make_special_room()?;
     vacate(hw, domain, gfn)?;
     if let Some(old) = old {
         unmap(hw, domain, old)?;

@@ -13,12 +13,13 @@ use guest_abi::event_channel::{
 use guest_abi::xen::DOMID_SELF;
 use hv_core::addr::Gfn;
 use hv_core::domid::DomId;
-use hv_core::evtchn::{Delivery, Error, PeerClosed, Port, Sent, State, Virq};
+use hv_core::evtchn::{Delivery, Error, EventChannels, PeerClosed, Port, Sent, State, Virq};
 use hv_hw::virt::VcpuHw;
 
 use super::guest::pin;
 use super::{Answer, Call, Stop, caller};
 use crate::domain::{Domain, registry};
+use crate::pinned::Pinned;
 
 /// Bits of an event word that name a port.
 const LINK_BITS: u8 = EVTCHN_FIFO_LINK_BITS.to_le_bytes()[0];
@@ -147,7 +148,7 @@ fn alloc_unbound<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: EvtchnAllocUnbound = call.runner.copy_in(call.pointer(1))?;
     let domain = caller::target(call.runner, arg.dom)?;
     let remote = domid(call, arg.remote_dom)?;
-    let port = domain.events.lock().alloc_unbound(remote)?;
+    let port = with_room(&domain, &mut domain.events.lock())?.alloc_unbound(remote)?;
     arg.port = port.get();
     give_port(call, &domain, port, &arg)
 }
@@ -158,7 +159,7 @@ fn bind_interdomain<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let remote_port = Port::new(arg.remote_port);
     let own = call.runner.domain.clone();
     let (port, notify) = if remote == own.id {
-        own.events.lock().bind_loopback(remote_port)?
+        with_room(&own, &mut own.events.lock())?.bind_loopback(remote_port)?
     } else {
         let other = registry::find(remote).ok_or(Errno::ESRCH)?;
         bind_with(&own, &other, remote_port)?
@@ -177,11 +178,11 @@ fn bind_with(
     if own.id < other.id {
         let mut events = own.events.lock();
         let mut remote = other.events.lock_second();
-        Ok(events.bind_interdomain(&mut remote, remote_port)?)
+        Ok(with_room(own, &mut events)?.bind_interdomain(&mut remote, remote_port)?)
     } else {
         let mut remote = other.events.lock();
         let mut events = own.events.lock_second();
-        Ok(events.bind_interdomain(&mut remote, remote_port)?)
+        Ok(with_room(own, &mut events)?.bind_interdomain(&mut remote, remote_port)?)
     }
 }
 
@@ -193,7 +194,7 @@ fn bind_virq<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
         return Err(Errno::EINVAL.into());
     }
     let domain = call.runner.domain.clone();
-    let port = domain.events.lock().bind_virq(virq, vcpu)?;
+    let port = with_room(&domain, &mut domain.events.lock())?.bind_virq(virq, vcpu)?;
     arg.port = port.get();
     give_port(call, &domain, port, &arg)
 }
@@ -202,9 +203,27 @@ fn bind_ipi<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: EvtchnBindIpi = call.runner.copy_in(call.pointer(1))?;
     let vcpu = vcpu_index(arg.vcpu)?;
     let domain = call.runner.domain.clone();
-    let port = domain.events.lock().bind_ipi(vcpu)?;
+    let port = with_room(&domain, &mut domain.events.lock())?.bind_ipi(vcpu)?;
     arg.port = port.get();
     give_port(call, &domain, port, &arg)
+}
+
+/// The event channels of `domain`, with room for one more port where it may have that much of the heap.
+fn with_room<'a>(
+    domain: &Domain,
+    events: &'a mut EventChannels<Pinned>,
+) -> Result<&'a mut EventChannels<Pinned>, Stop> {
+    let bytes = events.lacks_bytes();
+    if bytes > 0 {
+        if !domain.heap.charge(bytes) {
+            return Err(Errno::ENOMEM.into());
+        }
+        if let Err(error) = events.make_room() {
+            domain.heap.uncharge(bytes);
+            return Err(error.into());
+        }
+    }
+    Ok(events)
 }
 
 /// Tells the caller its new port, and takes it back where that fails.
@@ -273,7 +292,13 @@ fn set_priority<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
 fn reset<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: EvtchnReset = call.runner.copy_in(call.pointer(1))?;
     let domain = caller::target(call.runner, arg.dom)?;
-    let reset = domain.events.lock().reset(RESET_BATCH);
+    let (reset, freed) = {
+        let mut events = domain.events.lock();
+        let before = events.port_bytes();
+        let reset = events.reset(RESET_BATCH);
+        (reset, before - events.port_bytes())
+    };
+    domain.heap.uncharge(freed);
     for closed in reset.closed {
         disconnect(&domain, closed);
     }

@@ -12,6 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::translations::{Record, Translations};
 use crate::domain::Domain;
+use crate::memory;
 use crate::pinned::Pinned;
 use crate::vcpu::Runner;
 
@@ -291,5 +292,8 @@ pub fn pin(domain: &Domain, gfn: Gfn) -> Result<Pinned, Errno> {
         .lookup(&DirectTables, gfn)
         .filter(|entry| entry.kind.is_own_ram());
     let mfn = entry.ok_or(Errno::EINVAL)?.mfn;
+    if !memory::heap_has_room() {
+        return Err(Errno::ENOMEM);
+    }
     Pinned::new(mfn, domain.id).ok_or(Errno::EINVAL)
 }

@@ -101,8 +101,9 @@ pub(super) fn init(image: &ImageLayout, loaded: &BootInformation) -> Result<Memo
         return Err(MemoryProblem::TooLittle(pages));
     }
     let modules = move_modules(&ram, image, &loaded.modules)?;
-    let (heap, loan) = give_heap(&ram, image, &modules, pages)?;
-    make_allocator(&ram, &busy(image, &modules, &[heap, loan]))?;
+    let heap_pages = (pages / HEAP_PART).clamp(LEAST_HEAP_PAGES, MOST_HEAP_PAGES);
+    let (heap, loan) = give_heap(&ram, image, &modules, heap_pages)?;
+    make_allocator(&ram, &busy(image, &modules, &[heap, loan]), heap_pages)?;
     map_all(image, &loaded.memory)?;
     free_high(&ram, &busy(image, &modules, &[heap, loan]))?;
     info!(
@@ -186,7 +187,7 @@ fn move_modules(
     Ok(modules)
 }
 
-/// Gives the heap its memory, with room for the frame table, and sets memory below it aside for the kernel's unpacking.
+/// Gives the heap its memory, `pages` pages and room for the frame table, and sets memory below it aside for the kernel's unpacking.
 fn give_heap(
     ram: &[MfnRange],
     image: &ImageLayout,
@@ -195,7 +196,7 @@ fn give_heap(
 ) -> Result<(MfnRange, MfnRange), MemoryProblem> {
     let records = FrameTable::records_needed(ram) * size_of::<FrameInfo>();
     let table_pages = (records as u64).div_ceil(PAGE_SIZE) + 1;
-    let size = (pages / HEAP_PART).clamp(LEAST_HEAP_PAGES, MOST_HEAP_PAGES) + table_pages;
+    let size = pages + table_pages;
     let taken = busy(image, modules, &[]);
     let end = Mfn::containing(BOOT_MAP_END);
     let hole = LOAN_PAGES
@@ -209,7 +210,11 @@ fn give_heap(
 }
 
 /// Makes the frame table and frees the RAM that the boot code's page tables reach, less the first MiB.
-fn make_allocator(ram: &[MfnRange], busy: &[MfnRange]) -> Result<(), MemoryProblem> {
+fn make_allocator(
+    ram: &[MfnRange],
+    busy: &[MfnRange],
+    heap_pages: u64,
+) -> Result<(), MemoryProblem> {
     let count = FrameTable::records_needed(ram);
     let mut records = Vec::new();
     records
@@ -217,7 +222,8 @@ fn make_allocator(ram: &[MfnRange], busy: &[MfnRange]) -> Result<(), MemoryProbl
         .map_err(|_| MemoryProblem::NoRoom(memory_pages(count), "the frame table"))?;
     records.resize_with(count, FrameInfo::default);
     let table = FrameTable::new(records.leak(), ram).map_err(|_| MemoryProblem::TooManyRanges)?;
-    memory::init(table);
+    let heap_bytes = usize::try_from(heap_pages * PAGE_SIZE).unwrap_or(usize::MAX);
+    memory::init(table, heap_bytes);
     let reachable = MfnRange::new(Mfn::containing(LOW_END), Mfn::containing(BOOT_MAP_END));
     free_within(ram, busy, reachable)
 }

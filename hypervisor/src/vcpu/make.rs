@@ -22,6 +22,7 @@ use crate::cpu::{self, Pcpu};
 use crate::domain::{Domain, Policies};
 use crate::host::host;
 use crate::hypercall::guest::Memo;
+use crate::memory;
 
 /// A vCPU on its way to the CPU that is to run it.
 pub struct Arrival {
@@ -44,6 +45,10 @@ pub fn spawn(domain: &Arc<Domain>, index: usize) -> Result<(), Errno> {
     let vcpu = domain.vcpus.get(index).ok_or(Errno::EINVAL)?;
     if vcpu.is_made() {
         return Ok(());
+    }
+    // its CPU allocates as well, when it moves in, and cannot refuse then
+    if !memory::heap_has_room() {
+        return Err(Errno::ENOMEM);
     }
     let parts = VcpuParts::alloc().ok_or(Errno::ENOMEM)?;
     domain.runners.fetch_add(1, Ordering::AcqRel);

@@ -28,6 +28,8 @@ use hypervisor::vcpu::parts::VcpuParts;
 use hypervisor::vcpu::{Activity, Runner};
 
 pub(crate) const TSC_KHZ: u32 = 2_000_000;
+/// Of a machine with 512 MiB.
+pub(crate) const HEAP_BYTES: usize = 8 << 20;
 /// Where a fake vCPU's next instruction is, and how long that is.
 pub(crate) const RIP: u64 = 0x1000;
 pub(crate) const LENGTH: u64 = 3;
@@ -46,7 +48,8 @@ pub(crate) fn prepare() {
         let ram = MfnRange::new(Mfn::new(0x100), Mfn::new(0x4000));
         let records = (0..FrameTable::records_needed(&[ram])).map(|_| FrameInfo::default());
         let records: &'static [FrameInfo] = Vec::leak(records.collect());
-        memory::init(FrameTable::new(records, &[ram]).unwrap_or_else(|_| panic!("one range")));
+        let table = FrameTable::new(records, &[ram]).unwrap_or_else(|_| panic!("one range"));
+        memory::init(table, HEAP_BYTES);
         assert!(memory::free().lock().add_free(ram).is_ok());
         hv_hw::time::set_start(hv_hw::insn::rdtsc());
         hv_hw::time::set_tsc_khz(u64::from(TSC_KHZ));

@@ -2,7 +2,7 @@
 //!
 //! Nothing here raises events but one: a port just bound to another domain starts pending. Next: `mod.rs`, sending.
 
-use super::ports::State;
+use super::ports::{CHUNK_BYTES, State};
 use super::{Abi, Error, EventChannels, Notify, Peer, PeerClosed, Port, Virq, fifo, two_level};
 use crate::domid::DomId;
 use crate::mem::SharedWords;
@@ -150,6 +150,30 @@ impl<F: SharedWords + Clone> EventChannels<F> {
         }
     }
 
+    /// Bytes of the heap that the next port takes which is opened: 0, or [`EventChannels::make_room`] takes so many.
+    #[must_use]
+    pub fn lacks_bytes(&self) -> usize {
+        if self.ports.is_full(self.last_port()) {
+            CHUNK_BYTES
+        } else {
+            0
+        }
+    }
+
+    /// Makes room for the next port.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`].
+    pub fn make_room(&mut self) -> Result<(), Error> {
+        self.ports.make_room()
+    }
+
+    /// Bytes of the heap that ports have.
+    #[must_use]
+    pub fn port_bytes(&self) -> usize {
+        self.ports.bytes()
+    }
+
     fn open(&mut self, state: State, vcpu: u16) -> Result<Port, Error> {
         if self.is_sealed {
             return Err(Error::Sealed);
@@ -157,12 +181,17 @@ impl<F: SharedWords + Clone> EventChannels<F> {
         if self.next_reset != 1 {
             return Err(Error::BeingReset);
         }
+        let last = self.last_port();
+        self.ports.alloc(state, vcpu, last)
+    }
+
+    /// The highest port that may be opened.
+    fn last_port(&self) -> u32 {
         let ports = match self.abi {
             Abi::TwoLevel => two_level::PORTS,
             Abi::Fifo(_) => fifo::PORTS,
         };
-        let max_port = self.max_port.min(ports - 1);
-        self.ports.alloc(state, vcpu, max_port)
+        self.max_port.min(ports - 1)
     }
 
     fn check_waits_for(&self, port: Port, domid: DomId) -> Result<(), Error> {

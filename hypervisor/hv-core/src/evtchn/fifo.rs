@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::mem::offset_of;
 
 use guest_abi::event_channel::{
-    EVTCHN_FIFO_BUSY, EVTCHN_FIFO_EVENT_WORDS_PER_PAGE as WORDS_PER_PAGE, EVTCHN_FIFO_LINK_BITS,
+    EVTCHN_FIFO_BUSY, EVTCHN_FIFO_EVENT_WORDS_PER_PAGE, EVTCHN_FIFO_LINK_BITS,
     EVTCHN_FIFO_LINK_MASK as LINK, EVTCHN_FIFO_LINKED, EVTCHN_FIFO_MASKED,
     EVTCHN_FIFO_MAX_EVENT_ARRAY_PAGES, EVTCHN_FIFO_MAX_QUEUES, EVTCHN_FIFO_NR_CHANNELS,
     EVTCHN_FIFO_PENDING, EvtchnFifoControlBlock,
@@ -20,6 +20,8 @@ use super::{Error, Port, Raised};
 use crate::addr::PAGE_BYTES;
 use crate::mem::SharedWords;
 
+/// Event words in a page.
+pub(super) const WORDS_PER_PAGE: u32 = EVTCHN_FIFO_EVENT_WORDS_PER_PAGE;
 /// Ports there are.
 pub(super) const PORTS: u32 = EVTCHN_FIFO_NR_CHANNELS;
 /// Bits of a word that name a port.
@@ -55,13 +57,16 @@ struct Control<F> {
 
 impl<F: SharedWords> Fifo<F> {
     /// No pages yet, for `vcpus` vCPUs.
-    pub(super) fn new(vcpus: usize) -> Self {
+    pub(super) fn new(vcpus: usize) -> Result<Self, Error> {
         let mut controls = Vec::new();
+        controls
+            .try_reserve_exact(vcpus)
+            .map_err(|_| Error::NoMemory)?;
         controls.resize_with(vcpus, || None);
-        Self {
+        Ok(Self {
             words: Vec::new(),
             controls,
-        }
+        })
     }
 
     /// True where a control block may start at byte `offset` of a page.

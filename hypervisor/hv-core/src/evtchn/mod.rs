@@ -21,6 +21,8 @@ mod types;
 
 use alloc::vec::Vec;
 
+use arrayvec::ArrayVec;
+
 use crate::domid::DomId;
 use crate::mem::SharedWords;
 use crate::vcpu::time::PvClock;
@@ -30,7 +32,7 @@ use ports::{Channel, Ports};
 
 pub use ports::State;
 pub use types::{
-    Delivery, Error, Notify, Peer, PeerClosed, Port, Reset, Sent, Status, VIRQS, Virq,
+    Delivery, Error, Notify, Peer, PeerClosed, Port, RESET_PEERS, Reset, Sent, Status, VIRQS, Virq,
 };
 
 /// What `EVTCHNOP_init_control` answers: bits of an event word that name a port.
@@ -249,12 +251,12 @@ impl<F: SharedWords + Clone> EventChannels<F> {
     ///
     /// # Errors
     /// [`Error::NoSuchVcpu`]; [`Error::BadArgument`] where the vCPU has one already, or `offset` is not 8-aligned or too
-    /// near the frame's end.
+    /// near the frame's end; [`Error::NoMemory`].
     pub fn init_control(&mut self, vcpu: u16, frame: F, offset: u32) -> Result<(), Error> {
         if let Abi::Fifo(fifo) = &mut self.abi {
             return fifo.init_control(vcpu, frame, offset);
         }
-        let mut fifo = Fifo::new(self.vcpus.len());
+        let mut fifo = Fifo::new(self.vcpus.len())?;
         fifo.init_control(vcpu, frame, offset)?;
         for port in (1..self.ports.end()).map(Port::new) {
             let is_pending = two_level::is_pending(&self.shared_info, port);
@@ -275,8 +277,11 @@ impl<F: SharedWords + Clone> EventChannels<F> {
         let Abi::Fifo(fifo) = &mut self.abi else {
             return Err(Error::NotFifo);
         };
-        let ports = fifo.add_page(page)?;
         let mut notifies = Vec::new();
+        notifies
+            .try_reserve_exact(fifo::WORDS_PER_PAGE as usize)
+            .map_err(|_| Error::NoMemory)?;
+        let ports = fifo.add_page(page)?;
         for port in ports.map(Port::new) {
             let is_early = self
                 .ports
@@ -315,20 +320,20 @@ impl<F: SharedWords + Clone> EventChannels<F> {
         self.next_reset = 1;
     }
 
-    /// Closes all ports, at most `limit` of them a call, and at the end goes back to the 2-level ABI. For
+    /// Closes all ports, at most `limit` of them and [`RESET_PEERS`] with a peer a call, and at the end goes back to the 2-level ABI. For
     /// `EVTCHNOP_reset` and for a domain's end. No port opens before it is done: it would be forgotten with its peer bound
     /// to it. Who calls in between, whether it began the reset or not, takes it further.
     pub fn reset(&mut self, limit: u32) -> Reset {
-        let mut closed = Vec::new();
+        let mut closed = ArrayVec::new();
         let end = self.ports.end();
         let stop = end.min(self.next_reset.saturating_add(limit));
-        for port in (self.next_reset..stop).map(Port::new) {
-            if let Ok(Some(peer)) = self.close(port) {
+        while self.next_reset < stop && !closed.is_full() {
+            if let Ok(Some(peer)) = self.close(Port::new(self.next_reset)) {
                 closed.push(peer);
             }
+            self.next_reset += 1;
         }
-        self.next_reset = stop;
-        let is_done = stop == end;
+        let is_done = self.next_reset == end;
         if is_done {
             self.ports.forget_all();
             self.abi = Abi::TwoLevel;

@@ -10,6 +10,8 @@ use super::{Error, Peer, Port, Virq};
 use crate::domid::DomId;
 
 const PORTS_PER_CHUNK: u32 = 256;
+/// Bytes of the heap that a chunk takes.
+pub(super) const CHUNK_BYTES: usize = PORTS_PER_CHUNK as usize * size_of::<Channel>();
 
 /// What a port is bound to; numbers as in `public/event_channel.h, EVTCHNOP_status`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -167,6 +169,22 @@ impl Ports {
     /// Starts over with an empty table; every port must be closed.
     pub(super) fn forget_all(&mut self) {
         *self = Self::new();
+    }
+
+    /// True where the next port to be opened, not above `max_port`, is in no chunk yet.
+    pub(super) fn is_full(&self, max_port: u32) -> bool {
+        let (chunk, _) = place(Port::new(self.fresh));
+        self.first_free == 0 && self.fresh <= max_port && chunk >= self.chunks.len()
+    }
+
+    /// Makes the chunk of the next port to be opened.
+    pub(super) fn make_room(&mut self) -> Result<(), Error> {
+        self.grow_to(Port::new(self.fresh))
+    }
+
+    /// Bytes of all chunks.
+    pub(super) fn bytes(&self) -> usize {
+        self.chunks.len() * CHUNK_BYTES
     }
 
     fn grow_to(&mut self, port: Port) -> Result<(), Error> {

@@ -2,7 +2,7 @@
 //!
 //! The consequences are `must_use`: each names somebody who would otherwise wait for ever. They are made in `mod.rs`.
 
-use alloc::vec::Vec;
+use arrayvec::ArrayVec;
 use core::fmt;
 
 use guest_abi::xen;
@@ -138,12 +138,15 @@ pub struct PeerClosed {
     pub from: Peer,
 }
 
+/// Peers that one call of [`EventChannels::reset`](super::EventChannels::reset) tells of.
+pub const RESET_PEERS: usize = 64;
+
 /// How far [`EventChannels::reset`](super::EventChannels::reset) came.
 #[must_use = "peers are to be told, and the reset may not be complete"]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Reset {
     /// The peers of the ports closed.
-    pub closed: Vec<PeerClosed>,
+    pub closed: ArrayVec<PeerClosed, RESET_PEERS>,
     /// All ports are closed and the domain is back to the 2-level ABI; else call again.
     pub is_done: bool,
 }

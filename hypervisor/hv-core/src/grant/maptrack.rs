@@ -54,6 +54,9 @@ impl Handle {
 }
 
 impl Maptrack {
+    /// Bytes of the heap that [`Maptrack::make_room`] takes.
+    pub const BYTES_PER_PIECE: usize = PER_CHUNK * size_of::<Slot>();
+
     /// No mapping yet, and room for `limit` of them (rounded up to pieces of 128).
     #[must_use]
     pub const fn new(limit: u32) -> Self {
@@ -71,7 +74,7 @@ impl Maptrack {
         self.used
     }
 
-    /// True where the next [`Maptrack::insert`] makes room, from the heap.
+    /// True where the next [`Maptrack::insert`] has to [make room](Maptrack::make_room).
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.free.is_none()
@@ -82,7 +85,7 @@ impl Maptrack {
     /// # Errors
     /// [`GrantError::NoSpace`] where the domain has all it may have or the heap is out; the mapping comes back.
     pub fn insert(&mut self, mapping: Mapping) -> Result<Handle, (GrantError, Mapping)> {
-        if self.free.is_none() && !self.add_chunk() {
+        if self.free.is_none() && !self.make_room() {
             return Err((GrantError::NoSpace, mapping));
         }
         let handle = self.free.expect("room was made");
@@ -145,8 +148,8 @@ impl Maptrack {
         self.chunks.get(number / PER_CHUNK)?.get(number % PER_CHUNK)
     }
 
-    /// Makes room; false where there may be no more or the heap is out.
-    fn add_chunk(&mut self) -> bool {
+    /// Makes room for 128 mappings more, from the heap; false where there may be no more or the heap is out.
+    pub fn make_room(&mut self) -> bool {
         let count = self.chunks.len() * PER_CHUNK;
         let Ok(first) = u32::try_from(count) else {
             return false;

@@ -93,6 +93,9 @@ impl Pin {
 }
 
 impl<F: SharedWords> GrantTable<F> {
+    /// Bytes of the heap that [`GrantTable::grow`] takes.
+    pub const BYTES_PER_FRAME: usize = ENTRIES_PER_FRAME * size_of::<Active>();
+
     /// The table of `domid`, without frames, to grow to at most `max_frames`.
     #[must_use]
     pub const fn new(domid: DomId, max_frames: u32) -> Self {

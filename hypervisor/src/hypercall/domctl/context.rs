@@ -25,6 +25,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::{Answer, Call, Domctl, Stop, life};
 use crate::domain::{Domain, Policies};
 use crate::host::host;
+use crate::memory;
 use crate::vcpu::Vcpu;
 use crate::vcpu::state::VcpuState;
 
@@ -233,12 +234,16 @@ fn check_header(header: &HvmSaveHeader) -> Result<(), Stop> {
 /// The states of the vCPUs that `is_wanted` picks, from their CPUs.
 ///
 /// # Errors
-/// [`Stop::Again`] until all have answered; what is there stays in the vCPUs' boxes.
+/// [`Stop::Again`] until all have answered; what is there stays in the vCPUs' boxes. ENOMEM.
 fn hold<'a, H: VcpuHw>(
     call: &mut Call<'_, H>,
     domain: &'a Domain,
     is_wanted: impl Fn(&Vcpu) -> bool,
 ) -> Result<Vec<Held<'a>>, Stop> {
+    // the CPUs that answer cannot refuse
+    if !memory::heap_has_room() {
+        return Err(Errno::ENOMEM.into());
+    }
     let made = domain.vcpus.iter().filter(|vcpu| vcpu.is_made());
     let mut all = Vec::new();
     all.try_reserve_exact(domain.vcpus.len())

@@ -10,6 +10,7 @@ use zerocopy::FromZeros;
 
 use super::{Answer, Call, Domctl, Stop, life};
 use crate::domain::Domain;
+use crate::memory;
 use crate::vcpu::Vcpu;
 use crate::vcpu::state::VcpuState;
 
@@ -23,7 +24,7 @@ const GS: usize = 5;
 /// DOMCTL_getvcpucontext.
 ///
 /// # Errors
-/// EINVAL for a vCPU that there is not, EFAULT.
+/// EINVAL for a vCPU that there is not, ENOMEM, EFAULT.
 pub(super) fn get<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
     let body: XenDomctlVcpucontext = op.body();
     let domain = life::another(call, op)?;
@@ -38,7 +39,7 @@ pub(super) fn get<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
 ///
 /// # Errors
 /// EINVAL for a vCPU that there is not, and for RFLAGS that none has; EBUSY unless the domain stands still, EOPNOTSUPP for
-/// other registers that are to change, EFAULT.
+/// other registers that are to change, ENOMEM, EFAULT.
 pub(super) fn set<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
     let body: XenDomctlVcpucontext = op.body();
     let domain = life::another(call, op)?;
@@ -80,10 +81,11 @@ pub(super) fn set<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
     Ok(0)
 }
 
-/// The vCPU, of a domain that is not dying.
+/// The vCPU, of a domain that is not dying, where there is room for its state.
 fn made(domain: &Domain, number: u32) -> Result<&Vcpu, Stop> {
     let vcpu = domain.vcpu(number).filter(|vcpu| vcpu.is_made());
     match vcpu {
+        _ if !memory::heap_has_room() => Err(Errno::ENOMEM.into()),
         Some(vcpu) if !domain.is_dying() => Ok(vcpu),
         _ => Err(Errno::EINVAL.into()),
     }

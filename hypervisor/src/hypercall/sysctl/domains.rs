@@ -15,11 +15,8 @@ pub(super) fn list<H: VcpuHw>(
     call: &mut Call<'_, H>,
     arg: &mut XenSysctlGetdomaininfolist,
 ) -> Answer {
-    let mut domains = registry::all();
-    domains.retain(|domain| domain.id.get() >= arg.first_domain);
-    domains.sort_by_key(|domain| domain.id);
     let mut told = 0;
-    for domain in domains {
+    for domain in registry::all().filter(|domain| domain.id.get() >= arg.first_domain) {
         if told == arg.max_domains {
             break;
         }

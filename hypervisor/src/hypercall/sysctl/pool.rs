@@ -45,7 +45,7 @@ pub(super) fn cpupool<H: VcpuHw>(call: &mut Call<'_, H>, arg: &mut XenSysctlCpup
         XEN_SYSCTL_CPUPOOL_OP_INFO if arg.cpupool_id == POOL => {
             arg.cpupool_id = POOL;
             arg.sched_id = scheduler_id();
-            arg.n_dom = u32::try_from(registry::all().len()).unwrap_or(u32::MAX);
+            arg.n_dom = u32::try_from(registry::all().count()).unwrap_or(u32::MAX);
             put_cpus(call, &arg.cpumap, cpu::online())
         }
         XEN_SYSCTL_CPUPOOL_OP_INFO => Err(Errno::ENOENT.into()),

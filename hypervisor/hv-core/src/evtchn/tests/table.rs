@@ -314,3 +314,37 @@ fn dying_domain_binds_nothing_and_closes_what_an_unfinished_reset_left() {
         "a dying peer"
     );
 }
+
+#[test]
+fn reset_tells_of_so_many_peers_a_call_and_goes_on() {
+    let mut near = Channels::new(domid(1), TestFrame::new(), 1, ALL_PORTS);
+    let mut far = Channels::new(domid(2), TestFrame::new(), 1, ALL_PORTS);
+    for _ in 0..RESET_PEERS + 10 {
+        let waits = far.alloc_unbound(domid(1)).expect("a free port");
+        assert!(near.bind_interdomain(&mut far, waits).is_ok());
+    }
+    let first = near.reset(1000);
+    assert_eq!((first.closed.len(), first.is_done), (RESET_PEERS, false));
+    let second = near.reset(1000);
+    assert_eq!((second.closed.len(), second.is_done), (10, true));
+}
+
+#[test]
+fn room_is_made_before_a_port_needs_it() {
+    let mut channels = Channels::new(domid(1), TestFrame::new(), 1, ALL_PORTS);
+    let mut made = 0;
+    for _ in 0..600 {
+        let lacks = channels.lacks_bytes();
+        if lacks > 0 {
+            channels.make_room().expect("the test has a heap");
+            made += lacks;
+        }
+        assert_eq!(channels.lacks_bytes(), 0);
+        channels.alloc_unbound(domid(2)).expect("a free port");
+        assert_eq!(channels.port_bytes(), made);
+    }
+    channels.set_max_port(600);
+    assert_eq!(channels.lacks_bytes(), 0, "no port may follow");
+    assert!(channels.reset(1000).is_done);
+    assert_eq!(channels.port_bytes(), 0);
+}
