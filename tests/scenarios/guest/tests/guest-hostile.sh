@@ -10,6 +10,16 @@ goes_on() {
     took=$(($(cut -d. -f1 /proc/uptime) - begun))
     [ $took -le 20 ] || fail "$1: dom0 took $took s for a moment's work"
 }
+# One that asks for what only a toolstack may.
+tiny_guest asks none <<'EOF'
+kernel = "/guests/kernels/abi-tests.elf"
+extra = "test=toolstack_calls_are_not_for_guests"
+EOF
+sed -i '/domu.elf\|mode=none/d' /tmp/asks.cfg
+create asks
+await 20 is_gone asks || fail "the guest that asks is $(state asks)"
+xl dmesg | grep -q 'test toolstack_calls_are_not_for_guests: Success' ||
+    fail "a toolstack's calls from a guest: $(xl dmesg | grep 'test toolstack_calls' | tail -n 1)"
 # Those that end by themselves, kept so that their state can be seen.
 for mode in crash triple-fault; do
     tiny_guest bad $mode <<'EOF'

@@ -26,6 +26,8 @@ xl vcpu-list web | grep -qE "^web +$id +0 +[0-9-]+ +[-rb]{3} +[0-9.]+ +" || fail
 xl uptime web | grep -qE "^web +$id +" || fail "xl uptime: $(xl uptime web)"
 xl sysrq web h || fail "xl sysrq ended with $?"
 on_guest web 60 'HELP :' 'dmesg | grep -i sysrq' || fail "the guest has not seen the sysrq"
+xl trigger web nmi || fail "xl trigger ended with $?"
+on_guest web 60 'NMI received' 'dmesg | grep -i nmi' || fail "the guest has not seen the NMI"
 xl list -l web >/tmp/out || fail "xl list -l ended with $?"
 grep -q '^    {$' /tmp/out || fail "xl list -l has another layout"
 xl reboot web || fail "xl reboot ended with $?"
