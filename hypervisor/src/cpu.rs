@@ -6,11 +6,11 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use hv_core::evtchn::Virq;
 use hv_core::timer::{TimerId, TimerQueue};
-use hv_hw::insn;
 use hv_hw::irq::local;
 use hv_hw::irq::{timer, vectors};
 use hv_hw::percpu::{self, IrqsOff, MAX_CPUS};
 use hv_hw::sync::{RankedLock, rank};
+use hv_hw::time;
 
 use crate::domain::Domain;
 use crate::host;
@@ -294,7 +294,7 @@ impl Pcpu {
             Some(ns) => {
                 let ticks = hv_hw::time::ns_to_ticks(ns);
                 self.timers
-                    .set(self.slice, insn::rdtsc().saturating_add(ticks));
+                    .set(self.slice, time::now().saturating_add(ticks));
             }
             None => {
                 self.timers.cancel(self.slice);
@@ -356,7 +356,7 @@ impl Pcpu {
     /// Tells the owners of all timers that have expired.
     pub fn expire_timers(&mut self) {
         self.armed = None;
-        while let Some(key) = self.timers.expire(insn::rdtsc()) {
+        while let Some(key) = self.timers.expire(time::now()) {
             match key.kind {
                 TimerKind::Slice => {
                     end_slice(self.id);

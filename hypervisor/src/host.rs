@@ -9,8 +9,8 @@ use hv_core::msr::HostMsrs;
 use hv_core::options::Options;
 use hv_core::vcpu::time::ClockScale;
 use hv_hw::sync::Once;
+use hv_hw::time;
 use hv_hw::virt::vtx::{Caps, ExtendedState};
-use hv_hw::{insn, time};
 
 /// Facts that do not change after boot.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ pub fn clock() -> ClockScale {
 /// System time: ns since the hypervisor started.
 #[must_use]
 pub fn now_ns() -> u64 {
-    ns_at(insn::rdtsc())
+    ns_at(time::now())
 }
 
 /// System time when the TSC was `tsc`.

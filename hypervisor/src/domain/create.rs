@@ -23,8 +23,8 @@ use hv_core::vcpu::VcpuId;
 use hv_core::vcpu::time::PvClock;
 use hv_hw::console::log::GuestLog;
 use hv_hw::direct_map::SharedFrame;
-use hv_hw::insn;
 use hv_hw::sync::{Once, RankedLock};
+use hv_hw::time;
 use hv_hw::virt::vtx::IoBitmap;
 use hv_hw::virt::{Stage2Root, TscView};
 
@@ -262,7 +262,7 @@ fn vcpus(id: DomId, config: &DomainConfig) -> Result<(Vec<OwnFrame>, Vec<Arc<Vcp
 
 /// The guest's TSC starts at 0 now, its system time is the machine's.
 fn time() -> (TscView, PvClock) {
-    let now = insn::rdtsc();
+    let now = time::now();
     let tsc = TscView {
         offset: now.wrapping_neg(),
     };

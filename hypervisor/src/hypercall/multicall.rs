@@ -8,8 +8,8 @@ use core::mem::offset_of;
 use guest_abi::errno::Errno;
 use guest_abi::xen::{__HYPERVISOR_multicall, MulticallEntry};
 use hv_core::addr::Gva;
+use hv_hw::time;
 use hv_hw::virt::VcpuHw;
-use hv_hw::{insn, time};
 
 use super::{ARGUMENTS, Answer, Call, Stop, dispatch};
 use crate::vcpu::Activity;
@@ -26,7 +26,7 @@ const RESULT: u64 = offset_of!(MulticallEntry, result) as u64;
 #[inline(never)]
 pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let (array, count) = (call.pointer(0), call.arg(1));
-    let begin_tsc = insn::rdtsc();
+    let begin_tsc = time::now();
     let mut done = 0;
     while done < count {
         let at = call.runner.element::<MulticallEntry>(array, done)?;
@@ -51,7 +51,7 @@ fn is_to_stop<H: VcpuHw>(call: &Call<'_, H>) -> bool {
 }
 
 fn is_late(begin_tsc: u64) -> bool {
-    time::ticks_to_ns(insn::rdtsc().saturating_sub(begin_tsc)) >= BATCH_NS
+    time::ticks_to_ns(time::now().saturating_sub(begin_tsc)) >= BATCH_NS
 }
 
 /// Leaves the rest of the array for the next execution.

@@ -14,7 +14,7 @@ use hv_core::addr::{Gfn, Gva, PAGE_BYTES, PAGE_SIZE};
 use hv_core::evtchn::Virq;
 use hv_core::vcpu::runstate::RunstateArea;
 use hv_core::vcpu::vcpu_info;
-use hv_hw::insn;
+use hv_hw::time;
 use hv_hw::virt::VcpuHw;
 
 use super::guest::pin;
@@ -104,7 +104,7 @@ fn set_singleshot<H: VcpuHw>(call: &mut Call<'_, H>, number: u32) -> Answer {
 /// A time that has passed is delivered before the call returns.
 fn arm<H: VcpuHw>(call: &mut Call<'_, H>, ns: u64) {
     let deadline = host::tsc_at(ns);
-    if deadline <= insn::rdtsc() {
+    if deadline <= time::now() {
         call.pcpu.cancel_timer(call.runner.singleshot);
         let number = call.runner.number();
         call.runner.domain.raise_virq(number, Virq::TIMER);

@@ -443,7 +443,7 @@ impl<H: VcpuHw> Runner<H> {
     /// Its domain's TSC now, which its APIC's timer counts by, whatever the guest writes into its own.
     #[must_use]
     pub fn domain_tsc(&self) -> u64 {
-        hv_hw::insn::rdtsc().wrapping_add(self.domain.tsc.offset)
+        hv_hw::time::now().wrapping_add(self.domain.tsc.offset)
     }
 
     /// Its TSC now.
@@ -468,7 +468,7 @@ impl<H: VcpuHw> Runner<H> {
     /// The host's TSC when the domain's is `tsc`: now where that has passed, never where it is past the host's last.
     #[must_use]
     pub fn host_tsc(&self, tsc: u64) -> u64 {
-        let now = hv_hw::insn::rdtsc();
+        let now = hv_hw::time::now();
         let guest_now = now.wrapping_add(self.domain.tsc.offset);
         now.saturating_add(tsc.saturating_sub(guest_now))
     }

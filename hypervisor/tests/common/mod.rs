@@ -51,7 +51,7 @@ pub(crate) fn prepare() {
         let table = FrameTable::new(records, &[ram]).unwrap_or_else(|_| panic!("one range"));
         memory::init(table, HEAP_BYTES);
         assert!(memory::free().lock().add_free(ram).is_ok());
-        hv_hw::time::set_start(hv_hw::insn::rdtsc());
+        hv_hw::time::set_start(hv_hw::time::now());
         hv_hw::time::set_tsc_khz(u64::from(TSC_KHZ));
         host::init(host());
         create::prepare();

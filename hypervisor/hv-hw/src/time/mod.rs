@@ -2,14 +2,14 @@
 //! nanoseconds by the scale of guests' clocks, so that their time and ours agree to the tick.
 
 pub mod calibrate;
+#[cfg(not(target_os = "none"))]
+pub mod hosted;
 pub mod rtc;
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hv_core::vcpu::time::ClockScale;
-
-use crate::insn;
 
 /// The TSC when the hypervisor was entered: zero of the uptime.
 static START: AtomicU64 = AtomicU64::new(0);
@@ -46,11 +46,15 @@ pub fn tsc_khz() -> u64 {
 }
 
 /// The TSC now.
+#[cfg(target_os = "none")]
 #[inline]
 #[must_use]
 pub fn now() -> u64 {
-    insn::rdtsc()
+    crate::insn::rdtsc()
 }
+
+#[cfg(not(target_os = "none"))]
+pub use hosted::now;
 
 /// The TSC when the hypervisor was entered.
 #[must_use]

@@ -278,7 +278,7 @@ fn put(stream: &mut Stream, typecode: u16, domain: &Domain, held: &Held<'_>) -> 
     match (typecode, &state.lapic) {
         // one that is down has none: who loads it leaves it down
         (HVM_SAVE_CODE_CPU, _) if state.is_up => {
-            let tsc = hv_hw::insn::rdtsc().wrapping_add(domain.tsc.offset);
+            let tsc = hv_hw::time::now().wrapping_add(domain.tsc.offset);
             put(state.cpu_record(tsc).as_bytes())
         }
         (HVM_SAVE_CODE_LAPIC, Some((lapic, _))) => put(lapic.as_bytes()),

@@ -222,7 +222,7 @@ pub(super) fn get_tsc_info(op: &mut Domctl) -> Answer {
         let life = domain.life.lock();
         (life.tsc_mode, life.tsc_incarnation)
     };
-    let guest_tsc = hv_hw::insn::rdtsc().wrapping_add(domain.tsc.offset);
+    let guest_tsc = hv_hw::time::now().wrapping_add(domain.tsc.offset);
     op.reply(&XenDomctlTscInfo {
         tsc_mode,
         gtsc_khz: host::host().tsc_khz,
