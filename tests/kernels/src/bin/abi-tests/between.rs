@@ -258,7 +258,7 @@ fn claims() -> Verdict {
     );
     check_eq!(claim(2), refused(Errno::EINVAL), "what it has already");
     check_eq!(claim(0), 0, "ending a claim that there is not");
-    let raised = crate::domain::domctl(
+    let raised = crate::domctl::domctl(
         guest_abi::domctl::XEN_DOMCTL_max_mem,
         domid,
         guest_abi::domctl::XenDomctlMaxMem { max_memkb: 64 },

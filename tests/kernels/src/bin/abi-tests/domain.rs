@@ -25,8 +25,9 @@ use guest_abi::xen::{
 use guest_rt::hypercall::{self, memory as call, refused};
 use guest_rt::memory::{PAGE_SIZE, spare_range};
 use guest_rt::{Stop, Test, Verdict, check, check_eq, event, insn, probe, skip};
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromZeros, IntoBytes};
 
+use crate::domctl::domctl;
 use crate::toolstack::sysctl;
 
 pub(crate) static TESTS: &[Test] = &[
@@ -92,27 +93,6 @@ fn need_dom0() -> Verdict {
         skip!("not dom0");
     }
     Ok(())
-}
-
-/// domctl of a domain with `body` at the start of its union; the result, the domid and the body that came back.
-pub(crate) fn domctl<T: IntoBytes + FromBytes + Immutable + Copy>(
-    cmd: u32,
-    domain: u16,
-    body: T,
-) -> (i64, u16, T) {
-    let mut op = XenDomctl {
-        cmd,
-        interface_version: XEN_DOMCTL_INTERFACE_VERSION,
-        domain,
-        _pad: [0; 3],
-        u: [0; 16],
-    };
-    if body.write_to_prefix(op.u.as_mut_bytes()).is_err() {
-        return (0, 0, body);
-    }
-    let result = hypercall::with_only(__HYPERVISOR_domctl, &mut op);
-    let back = T::read_from_prefix(op.u.as_bytes()).map_or(body, |(back, _)| back);
-    (result, op.domain, back)
 }
 
 fn other_version() -> Verdict {
