@@ -243,7 +243,12 @@ fn grant_table() -> Verdict {
     let Some(at) = memory::spare_range() else {
         skip!("no spare RAM")
     };
-    let gpfn = (at >> 12) + 8;
+    let most = first_version()?;
+    add_grant_frames((at >> 12) + 8, most)
+}
+
+/// Sets version 1, and says how many frames the table may have.
+fn first_version() -> Result<u32, Stop> {
     let mut version = GnttabSetVersion { version: 1 };
     let call = |op: u32, arg: u64| hypercall::with_array(__HYPERVISOR_grant_table_op, op, arg, 1);
     check_eq!(
@@ -266,20 +271,24 @@ fn grant_table() -> Verdict {
         "at most {} frames",
         size.max_nr_frames
     );
-    let add = |idx| {
-        let space = XENMAPSPACE_grant_table;
+    Ok(size.max_nr_frames)
+}
+
+/// Maps the table's first frame at `gpfn` and at the next, of at most `most`, and puts RAM back where it was first.
+fn add_grant_frames(gpfn: u64, most: u32) -> Verdict {
+    let add = |idx, gpfn| {
         let arg = XenAddToPhysmap {
             domid: DOMID_SELF,
             size: 0,
-            space,
+            space: XENMAPSPACE_grant_table,
             idx,
             gpfn,
         };
         hypercall::memory(XENMEM_add_to_physmap, arg).0
     };
-    check_eq!(add(0), 0, "add_to_physmap of frame 0");
+    check_eq!(add(0, gpfn), 0, "add_to_physmap of frame 0");
     check!(
-        add(u64::from(size.max_nr_frames) + 1000) < 0,
+        add(u64::from(most) + 1000, gpfn) < 0,
         "add_to_physmap of a frame past the maximum"
     );
     check_eq!(
@@ -287,19 +296,7 @@ fn grant_table() -> Verdict {
         Ok(0),
         "flags of entry 0"
     );
-    // moves the frame on, and puts RAM back where it was
-    let arg = XenAddToPhysmap {
-        domid: DOMID_SELF,
-        size: 0,
-        space: XENMAPSPACE_grant_table,
-        idx: 0,
-        gpfn: gpfn + 1,
-    };
-    check_eq!(
-        hypercall::memory(XENMEM_add_to_physmap, arg).0,
-        0,
-        "add_to_physmap elsewhere"
-    );
+    check_eq!(add(0, gpfn + 1), 0, "add_to_physmap elsewhere");
     let arg = XenMemoryReservation {
         extent_start: &raw const gpfn as u64,
         nr_extents: 1,

@@ -109,44 +109,47 @@ const BAD_POINTERS: [u64; 5] = [
     0xFEE0_0000,
 ];
 
+/// Calls with a pointer in the second argument: number, sub-operation, name.
+const POINTER_CALLS: [(u64, u32, &str); 9] = [
+    (
+        __HYPERVISOR_event_channel_op,
+        EVTCHNOP_send,
+        "event_channel_op send",
+    ),
+    (
+        __HYPERVISOR_event_channel_op,
+        EVTCHNOP_status,
+        "event_channel_op status",
+    ),
+    (
+        __HYPERVISOR_xen_version,
+        XENVER_get_features,
+        "xen_version get_features",
+    ),
+    (
+        __HYPERVISOR_xen_version,
+        XENVER_extraversion,
+        "xen_version extraversion",
+    ),
+    (
+        __HYPERVISOR_memory_op,
+        XENMEM_add_to_physmap,
+        "memory_op add_to_physmap",
+    ),
+    (__HYPERVISOR_sched_op, 2, "sched_op shutdown"),
+    (__HYPERVISOR_sched_op, 3, "sched_op poll"),
+    (__HYPERVISOR_hvm_op, HVMOP_get_param, "hvm_op get_param"),
+    (
+        __HYPERVISOR_hvm_op,
+        HVMOP_set_evtchn_upcall_vector,
+        "hvm_op set_evtchn_upcall_vector",
+    ),
+];
+
 fn bad_pointers() -> Verdict {
     need_hypervisor()?;
     for pointer in BAD_POINTERS {
-        for (number, op, name) in [
-            (
-                __HYPERVISOR_event_channel_op,
-                EVTCHNOP_send,
-                "event_channel_op send",
-            ),
-            (
-                __HYPERVISOR_event_channel_op,
-                EVTCHNOP_status,
-                "event_channel_op status",
-            ),
-            (
-                __HYPERVISOR_xen_version,
-                XENVER_get_features,
-                "xen_version get_features",
-            ),
-            (
-                __HYPERVISOR_xen_version,
-                XENVER_extraversion,
-                "xen_version extraversion",
-            ),
-            (
-                __HYPERVISOR_memory_op,
-                XENMEM_add_to_physmap,
-                "memory_op add_to_physmap",
-            ),
-            (__HYPERVISOR_sched_op, 2, "sched_op shutdown"),
-            (__HYPERVISOR_sched_op, 3, "sched_op poll"),
-            (__HYPERVISOR_hvm_op, HVMOP_get_param, "hvm_op get_param"),
-            (
-                __HYPERVISOR_hvm_op,
-                HVMOP_set_evtchn_upcall_vector,
-                "hvm_op set_evtchn_upcall_vector",
-            ),
-        ] {
+        for (number, op, name) in POINTER_CALLS {
             check_eq!(
                 plain(number, [u64::from(op), pointer]),
                 no(EFAULT),
