@@ -131,61 +131,83 @@ impl StoreState {
         let path = words.first().cloned().unwrap_or_default();
         let ok = Ok(b"OK\0".to_vec());
         match kind {
-            Kind::TransactionStart => {
-                self.last_transaction += 1;
-                let open = Open {
-                    tree: self.tree.clone(),
-                    conflicts: false,
-                };
-                self.transactions.insert(self.last_transaction, open);
-                return Ok(format!("{}\0", self.last_transaction).into_bytes());
-            }
-            Kind::TransactionEnd => {
-                let Open { tree, conflicts } = self.transactions.remove(&message.tx_id).unwrap();
-                if path == "T" && conflicts {
-                    return Err(Refusal::Again);
-                }
-                if path == "T" {
-                    let old = std::mem::replace(&mut self.tree, tree);
-                    let now = &self.tree;
-                    let changed: Vec<String> = now
-                        .iter()
-                        .filter(|(path, value)| old.get(*path) != Some(value))
-                        .map(|(path, _)| path.clone())
-                        .chain(old.keys().filter(|path| !now.contains_key(*path)).cloned())
-                        .collect();
-                    for path in changed {
-                        self.changed(&path, events);
-                    }
-                }
-                return ok;
-            }
-            Kind::Introduce => {
-                return self
-                    .introduced
-                    .insert(path.parse().unwrap())
-                    .then_some(b"OK\0".to_vec())
-                    .ok_or(Refusal::from_name(b"EEXIST").unwrap());
-            }
+            Kind::TransactionStart => Ok(self.start_transaction()),
+            Kind::TransactionEnd => self
+                .end_transaction(message.tx_id, path == "T", events)
+                .and(ok),
+            Kind::Introduce => self
+                .introduced
+                .insert(path.parse().unwrap())
+                .then_some(b"OK\0".to_vec())
+                .ok_or(Refusal::from_name(b"EEXIST").unwrap()),
             Kind::Release => {
-                return if self.introduced.remove(&path.parse().unwrap()) {
+                if self.introduced.remove(&path.parse().unwrap()) {
                     ok
                 } else {
                     Err(Refusal::NotFound)
-                };
+                }
             }
             Kind::Watch => {
                 self.watches.push((path.clone(), words[1].clone()));
                 events.push((path, words[1].clone()));
-                return ok;
+                ok
             }
             Kind::Unwatch => {
                 self.watches
                     .retain(|watch| *watch != (path.clone(), words[1].clone()));
-                return ok;
+                ok
             }
-            _ => {}
+            _ => self.act_on_tree(kind, message, &path, events),
         }
+    }
+
+    /// Its number, as the reply has it.
+    fn start_transaction(&mut self) -> Vec<u8> {
+        self.last_transaction += 1;
+        let open = Open {
+            tree: self.tree.clone(),
+            conflicts: false,
+        };
+        self.transactions.insert(self.last_transaction, open);
+        format!("{}\0", self.last_transaction).into_bytes()
+    }
+
+    /// Forgets the transaction; where `commits`, its tree becomes everybody's, unless there was a conflict.
+    fn end_transaction(
+        &mut self,
+        id: u32,
+        commits: bool,
+        events: &mut Vec<(String, String)>,
+    ) -> Result<(), Refusal> {
+        let Open { tree, conflicts } = self.transactions.remove(&id).unwrap();
+        if !commits {
+            return Ok(());
+        }
+        if conflicts {
+            return Err(Refusal::Again);
+        }
+        let old = std::mem::replace(&mut self.tree, tree);
+        let now = &self.tree;
+        let changed: Vec<String> = now
+            .iter()
+            .filter(|(path, value)| old.get(*path) != Some(value))
+            .map(|(path, _)| path.clone())
+            .chain(old.keys().filter(|path| !now.contains_key(*path)).cloned())
+            .collect();
+        for path in changed {
+            self.changed(&path, events);
+        }
+        Ok(())
+    }
+
+    /// Requests about a node, in a transaction or outside.
+    fn act_on_tree(
+        &mut self,
+        kind: Kind,
+        message: &Message,
+        path: &str,
+        events: &mut Vec<(String, String)>,
+    ) -> Result<Vec<u8>, Refusal> {
         let tree = match message.tx_id {
             0 => &mut self.tree,
             id => {
@@ -194,9 +216,9 @@ impl StoreState {
                 &mut open.tree
             }
         };
-        let reply = on_tree(tree, kind, &path, &message.payload)?;
+        let reply = on_tree(tree, kind, path, &message.payload)?;
         if message.tx_id == 0 && matches!(kind, Kind::Write | Kind::Rm | Kind::Mkdir) {
-            self.changed(&path, events);
+            self.changed(path, events);
         }
         Ok(reply)
     }
