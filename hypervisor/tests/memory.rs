@@ -8,7 +8,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use common::{alone, domain, guest_config, known_guest};
+use common::{alone, domain, known_guest};
 use guest_abi::grant_table::{GTF_permit_access, GTF_reading, GTF_readonly, GTF_writing};
 use hv_core::addr::{Gfn, Mfn, PageOrder};
 use hv_core::grant::{
@@ -20,7 +20,6 @@ use hv_hw::direct_map::{self, DirectTables, SharedFrame};
 use hv_hw::virt::fake::FakeVcpu;
 use hypervisor::domain::create::DomainConfig;
 use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::domain::grants::NoFrame;
 use hypervisor::domain::space::{self, SpaceError};
 use hypervisor::domain::teardown::{self, Budget};
 use hypervisor::domain::{Domain, grants, registry};
@@ -485,83 +484,4 @@ proptest! {
         }
         world.end_all()?;
     }
-}
-
-#[test]
-fn claimed_frames_are_kept_for_whoever_claimed_them() {
-    let _alone = alone();
-    let (first, second) = (known_guest(), known_guest());
-    for guest in [&first, &second] {
-        space::set_max_pages(guest, 1 << 20);
-    }
-    // a table each for what is mapped below
-    for (guest, gfn) in [(&first, RAM), (&second, RAM)] {
-        space::populate(guest, at(gfn), PageOrder::SIZE_4K).unwrap();
-    }
-    let free = memory::free_frames();
-    assert!(!memory::set_claim(&first.limits.claim, free + 1));
-    assert!(memory::set_claim(&first.limits.claim, free - 2));
-    assert!(!memory::set_claim(&second.limits.claim, 3));
-    let populate = |guest: &Domain, gfn| space::populate(guest, at(gfn), PageOrder::SIZE_4K);
-    assert_eq!(populate(&second, RAM + 1), Ok(()));
-    assert_eq!(populate(&second, RAM + 2), Ok(()));
-    assert_eq!(populate(&second, RAM + 3), Err(SpaceError::OutOfMemory));
-    assert_eq!(second.pages(), 3);
-    for page in 1..10 {
-        assert_eq!(populate(&first, RAM + page), Ok(()));
-    }
-    assert_eq!(memory::claimed_frames(), free - 11);
-    assert!(memory::set_claim(&first.limits.claim, 0));
-    assert_eq!(memory::claimed_frames(), 0);
-    assert_eq!(populate(&second, RAM + 3), Ok(()));
-    let mut hw = FakeVcpu::default();
-    for guest in [first, second] {
-        assert!(memory::set_claim(&guest.limits.claim, 5));
-        while destroy::step(&guest, &mut hw) != Progress::Done {}
-    }
-    assert_eq!(memory::claimed_frames(), 0);
-}
-
-#[test]
-fn page_tables_of_a_guest_are_bounded() {
-    let _alone = alone();
-    let before = memory::free_frames();
-    let guest = known_guest();
-    space::set_max_pages(&guest, 4096);
-    let spread = |page: u64| at((page + 1) << 18);
-    let populated = (0..4096)
-        .take_while(|page| space::populate(&guest, spread(*page), PageOrder::SIZE_4K).is_ok())
-        .count();
-    let used = guest.limits.pool.used();
-    assert!(used <= 1024 + 4096 / 128, "{used} tables");
-    assert!(populated > 400 && populated < 1024, "{populated} pages");
-    let mut hw = FakeVcpu::default();
-    while destroy::step(&guest, &mut hw) != Progress::Done {}
-    drop(guest);
-    destroy::reap();
-    assert_eq!(memory::free_frames(), before);
-}
-
-#[test]
-fn grant_table_grows_in_pieces_and_comes_back() {
-    let _alone = alone();
-    let before = memory::free_frames();
-    let number = registry::reserve(None).unwrap();
-    let config = DomainConfig {
-        max_grant_frames: 80,
-        ..guest_config(1)
-    };
-    let guest = domain(number.id().get(), config);
-    registry::add(guest.clone());
-    let pieces = (0..10)
-        .take_while(|_| grants::frame(&guest, 79) == Err(NoFrame::NotYet))
-        .count();
-    assert_eq!((pieces, guest.grants.size()), (1, (80, 80)));
-    assert_eq!(grants::frame(&guest, 80), Err(NoFrame::Refused));
-    assert_eq!(memory::charged(guest.id), 81);
-    let mut hw = FakeVcpu::default();
-    while destroy::step(&guest, &mut hw) != Progress::Done {}
-    drop(guest);
-    destroy::reap();
-    assert_eq!(memory::free_frames(), before);
 }
