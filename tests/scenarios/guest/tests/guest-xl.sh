@@ -58,7 +58,7 @@ for list in block-list network-list; do
     [ "$(wc -l </tmp/out)" = 1 ] || fail "xl $list shows $(tail -n 1 /tmp/out)"
 done
 denies "a bad trigger" 'Invalid trigger "bogus"' xl trigger small bogus
-denies "a button that is not there" 'power' xl trigger small power
+denies "a button that is not there" 'has no power button' xl trigger small power
 denies save 'not supported' xl save small /tmp/saved
 denies migrate 'not supported' xl migrate small elsewhere
 denies pci-list 'not supported' xl pci-list small

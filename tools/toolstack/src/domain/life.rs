@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use guest_abi::Errno;
 use guest_abi::domctl::*;
 use guest_abi::hvm::params::HVM_PARAM_CALLBACK_IRQ;
 use xenstore::Ops;
@@ -52,6 +53,18 @@ pub enum Button {
     Power,
     /// Sleep.
     Sleep,
+}
+
+impl Button {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nmi => "NMI",
+            Self::Reset => "reset",
+            Self::Init => "INIT",
+            Self::Power => "power",
+            Self::Sleep => "sleep",
+        }
+    }
 }
 
 impl Toolstack {
@@ -119,7 +132,7 @@ impl Toolstack {
     /// Presses a button of a domain's machine.
     ///
     /// # Errors
-    /// The hypervisor's: a PVH domain has no power button.
+    /// [`Error::Refused`] for a button that the domain has not, as PVH domains have none; the hypervisor's.
     pub fn press(&self, domid: u16, button: Button, vcpu: u32) -> Result<()> {
         let trigger = match button {
             Button::Nmi => XEN_DOMCTL_SENDTRIGGER_NMI,
@@ -128,7 +141,17 @@ impl Toolstack {
             Button::Power => XEN_DOMCTL_SENDTRIGGER_POWER,
             Button::Sleep => XEN_DOMCTL_SENDTRIGGER_SLEEP,
         };
-        Ok(self.hyper.send_trigger(domid, trigger, vcpu)?)
+        match self.hyper.send_trigger(domid, trigger, vcpu) {
+            Err(error) if matches!(error.errno, Errno::ENOSYS | Errno::EOPNOTSUPP) => {
+                let text = format!(
+                    "domain {domid} has no {} button, being PVH; `xl shutdown` and `xl reboot` ask its kernel instead, \
+                     `xl destroy` asks nobody",
+                    button.name()
+                );
+                Err(Error::Refused(text))
+            }
+            sent => Ok(sent?),
+        }
     }
 
     /// Sends a magic SysRq key to a Linux guest.
