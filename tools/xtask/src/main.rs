@@ -50,7 +50,7 @@ enum Verb {
     Build(build::Args),
     /// Make target/hematite/hematite.iso: GRUB, the hypervisor, Debian's kernel, an initramfs with a shell
     Image(image::Args),
-    /// Set up, build, make the image, boot it, and connect this terminal to dom0's console (Ctrl-] quits)
+    /// Set up, build, make the image, boot it, and connect this terminal to dom0's console (Ctrl-] twice quits)
     ///
     /// Ctrl-a three times switches the input to the hypervisor (then h lists its debug keys) and back.
     /// For scripts: --headless --until TEXT --timeout S ends with 0 when TEXT was seen.

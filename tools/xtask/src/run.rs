@@ -55,8 +55,30 @@ pub(crate) struct Args {
     pub(crate) image: image::Args,
 }
 
-/// Ctrl-]: leaves the console and ends the machine.
+/// Ctrl-]: once it leaves a guest's console in dom0, as the machine sees it; twice it ends the machine.
 const QUIT: u8 = 0x1d;
+
+/// How soon the second one has to come.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Looks for the key that quits.
+#[derive(Default)]
+struct QuitKey {
+    last: Option<Instant>,
+}
+
+impl QuitKey {
+    /// How much of what was typed at `now` goes to the machine, and whether it is to end then.
+    fn typed(&mut self, keys: &[u8], now: Instant) -> (usize, bool) {
+        for (index, _) in keys.iter().enumerate().filter(|(_, key)| **key == QUIT) {
+            let before = self.last.replace(now);
+            if before.is_some_and(|before| now.duration_since(before) <= AGAIN) {
+                return (index, true);
+            }
+        }
+        (keys.len(), false)
+    }
+}
 
 /// Sets up, builds, boots, and bridges the terminal until the user quits, the text is seen, or the machine ends.
 ///
@@ -175,7 +197,7 @@ fn show(bytes: &[u8]) {
 fn interact(args: &Args, machine: &Machine, log: &Path) -> Result<()> {
     if std::io::stdin().is_terminal() {
         eprintln!(
-            "  Ctrl-] quits; Ctrl-a three times switches the input to the hypervisor and back\r"
+            "  Ctrl-] twice quits; Ctrl-a three times switches the input to the hypervisor and back\r"
         );
     }
     let mut running = Running::start(machine, log, show)?;
@@ -185,12 +207,11 @@ fn interact(args: &Args, machine: &Machine, log: &Path) -> Result<()> {
     let theirs = Arc::clone(&quit);
     thread::spawn(move || {
         let mut keys = [0; 256];
+        let mut quit_key = QuitKey::default();
         while let Ok(n @ 1..) = std::io::stdin().lock().read(&mut keys) {
-            let typed = &keys[..n];
-            let (send, is_quit) = match typed.iter().position(|&key| key == QUIT) {
-                Some(at) => (&typed[..at], true),
-                None => (typed, false),
-            };
+            let typed = keys.get(..n).unwrap_or_default();
+            let (count, is_quit) = quit_key.typed(typed, Instant::now());
+            let send = typed.get(..count).unwrap_or_default();
             if writer.write_all(send).is_err() {
                 return;
             }
@@ -250,5 +271,23 @@ impl Drop for RawTerminal {
         if self.is_raw {
             let _ = crossterm::terminal::disable_raw_mode();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_ctrl_bracket_is_the_machines_and_two_quit() {
+        let begun = Instant::now();
+        let mut key = QuitKey::default();
+        assert_eq!(key.typed(b"ls\x1d", begun), (3, false));
+        assert_eq!(key.typed(b"\x1d", begun + 3 * AGAIN), (1, false));
+        assert_eq!(
+            key.typed(b"a\x1db", begun + 3 * AGAIN + AGAIN / 2),
+            (1, true)
+        );
+        assert_eq!(QuitKey::default().typed(b"\x1d\x1d", begun), (1, true));
     }
 }
