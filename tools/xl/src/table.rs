@@ -178,7 +178,7 @@ pub const VERBS: &[Entry] = &[
     Entry::unserved("cd-eject", DEVICE),
     Entry::unserved(
         "button-press",
-        "PVH guests have no buttons; see xl trigger and xl shutdown",
+        "PVH guests have no buttons; see xl shutdown and xl reboot",
     ),
     Entry::unserved("sharing", "guests share no pages here"),
     Entry::unserved(
