@@ -4,8 +4,6 @@
 //! two nobody else may look. What needs that takes a [`Lock`] as proof. Looking on and destroying need none.
 
 use std::fs::File;
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
@@ -35,13 +33,8 @@ impl Toolstack {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory).map_err(failed)?;
         }
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            // who can open it can hold it
-            .mode(0o600)
-            .open(path)
-            .map_err(failed)?;
+        // who can open it can hold it
+        let file = private_file::append(path).map_err(failed)?;
         let since = Instant::now();
         while since.elapsed() < PATIENCE {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {

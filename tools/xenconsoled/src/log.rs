@@ -1,6 +1,6 @@
 //! Log files that stay small: at its limit a file is renamed to NAME.1, that one to NAME.2, and so on.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -101,7 +101,7 @@ impl Log {
 }
 
 fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
+    private_file::append(path)
 }
 
 fn ignore_missing(result: io::Result<()>) -> io::Result<()> {

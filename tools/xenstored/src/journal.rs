@@ -8,7 +8,6 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -139,9 +138,7 @@ fn write_new(path: &Path, snapshot: &[Record]) -> io::Result<(File, u64)> {
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.create(true).write(true).truncate(true).mode(0o600);
-    options.open(path)?.write_all(bytes)
+    private_file::create(path)?.write_all(bytes)
 }
 
 fn frame(records: &[Record]) -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! Where messages go: stderr, a file, or syslog.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Write},
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
@@ -69,7 +69,7 @@ impl Sink {
     /// # Errors
     /// It cannot be written.
     pub(crate) fn file(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().append(true).create(true).open(path)?;
+        let file = private_file::append(path)?;
         Ok(Self::File(file))
     }
 

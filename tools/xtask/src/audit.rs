@@ -1,5 +1,5 @@
-//! The rules of the house that no lint checks: where unsafe code may be, where naked functions may be, and that the
-//! route cards point somewhere.
+//! The rules of the house that no lint checks: where unsafe code may be, where naked functions may be, who makes files
+//! that others may read, and that the route cards point somewhere.
 //!
 //! Files are read as tokens, so words in comments and strings do not count, and those inside macros do.
 
@@ -18,6 +18,15 @@ const SOURCES: [&str; 5] = ["boot", "guest-abi", "hypervisor", "tests", "tools"]
 /// Where a function may be naked: `forbid(unsafe_code)` does not catch them.
 const NAKED: [&str; 3] = ["boot/", "hypervisor/hv-hw/", "tests/guest-rt/"];
 
+/// Who may make files by other means than the crate `private-file`, and which: others may read those.
+const PUBLIC_FILES: [(&str, &str); 5] = [
+    ("tools/private-file/", "it is the means"),
+    ("tools/xtask/", "what is built, and the logs of tests"),
+    ("tools/xl/src/bin/xl-docs.rs", "manual pages"),
+    ("tools/xenconsoled/src/background.rs", "the process id"),
+    ("tools/xenstored/src/main.rs", "the process id"),
+];
+
 /// The README that has the ledger, and the lines around it.
 const LEDGER_FILE: &str = "hypervisor/README.md";
 const LEDGER_BEGIN: &str = "<!-- unsafe ledger: begin (cargo xtask ci --write-ledger) -->";
@@ -31,6 +40,8 @@ struct Source {
     blocks: usize,
     others: usize,
     has_naked: bool,
+    /// Makes files outside its tests.
+    makes_files: bool,
     lines: usize,
 }
 
@@ -44,6 +55,7 @@ pub(crate) fn run(write_ledger: bool) -> Result<()> {
     for source in &sources {
         breaches.extend(unsafe_breaches(source));
         breaches.extend(route_breaches(source));
+        breaches.extend(file_breach(source));
     }
     let ledger = ledger(&sources);
     println!("{ledger}");
@@ -104,8 +116,10 @@ impl Source {
             blocks: 0,
             others: 0,
             has_naked: false,
+            makes_files: false,
             lines: text.lines().filter(is_code).count(),
         };
+        source.makes_files = makes_files(tokens.clone());
         source.count(tokens);
         Ok(source)
     }
@@ -158,6 +172,44 @@ fn unsafe_breaches(source: &Source) -> Vec<String> {
         ));
     }
     breaches
+}
+
+/// Says whether code outside `#[cfg(test)]` makes files: `File::create…`, `fs::write`, or `create(true)` of options.
+fn makes_files(tokens: TokenStream) -> bool {
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    let word = |at: usize| tokens.get(at).map(ToString::to_string).unwrap_or_default();
+    let is_call = |at: usize| match (word(at).as_str(), word(at + 3).as_str()) {
+        ("File", "create" | "create_new") | ("fs", "write" | "copy") => word(at + 1) == ":",
+        (".", _) => {
+            matches!(word(at + 1).as_str(), "create" | "create_new") && word(at + 2) == "(true)"
+        }
+        _ => false,
+    };
+    let mut is_test = false;
+    for (at, token) in tokens.iter().enumerate() {
+        match token {
+            TokenTree::Group(group) if group.to_string() == "[cfg (test)]" => is_test = true,
+            TokenTree::Group(group) if group.delimiter() == Delimiter::Brace && is_test => {
+                is_test = false;
+            }
+            TokenTree::Group(group) if makes_files(group.stream()) => return true,
+            _ if !is_test && is_call(at) => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
+/// Checks that what a tool writes down of guests is for its owner alone.
+fn file_breach(source: &Source) -> Option<String> {
+    let path = &source.path;
+    let is_tests = path.contains("/tests") || path.contains("/testing/") || path.contains("_tests");
+    let may = PUBLIC_FILES.iter().any(|(room, _)| path.starts_with(room));
+    (source.makes_files && path.starts_with("tools/") && !is_tests && !may).then(|| {
+        format!(
+            "{path}: makes a file that others may read: use private_file, or say why in the audit"
+        )
+    })
 }
 
 /// Checks the paths of a route card: the backticked words with a slash after a header line that begins with "Route".
@@ -317,6 +369,31 @@ mod tests {
             1
         );
         assert!(unsafe_breaches(&source("hypervisor/hv-hw/src/a.rs", text)).is_empty());
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_is_a_breach() {
+        let breach = |path: &str, text: &str| file_breach(&source(path, text));
+        for call in [
+            "File::create(p)",
+            "std::fs::write(p, b)",
+            "OpenOptions::new().append(true).create(true).open(p)",
+        ] {
+            let text = format!("fn f() {{ if x {{ {call}?; }} }}");
+            assert!(breach("tools/a/src/b.rs", &text).is_some(), "{call}");
+            assert!(breach("tools/a/src/tests.rs", &text).is_none());
+            assert!(breach("tools/xtask/src/b.rs", &text).is_none());
+            let test = format!("fn f() {{}} #[cfg(test)] mod tests {{ {text} }}");
+            assert!(breach("tools/a/src/b.rs", &test).is_none(), "{call}");
+        }
+        let own = "fn f() { File::open(p)?; private_file::create(p)?; }";
+        assert!(breach("tools/a/src/b.rs", own).is_none());
+    }
+
+    #[test]
+    fn no_tool_makes_files_that_others_may_read() {
+        let breaches: Vec<_> = sources().unwrap().iter().filter_map(file_breach).collect();
+        assert_eq!(breaches, [] as [String; 0]);
     }
 
     #[test]

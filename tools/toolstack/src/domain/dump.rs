@@ -50,7 +50,7 @@ impl Toolstack {
             std::fs::create_dir_all(directory).map_err(failed)?;
         }
         let registers = self.all_registers(domid)?;
-        let mut out = File::create(file).map_err(failed)?;
+        let mut out = private_file::create(file).map_err(failed)?;
         let names: String = SECTIONS.iter().map(|name| format!("{name}\0")).collect();
         let strings = EHDR + SHDR * SECTIONS.len() as u64;
         let notes = (strings + names.len() as u64).next_multiple_of(8);

@@ -28,7 +28,7 @@ impl Toolstack {
         std::fs::create_dir_all(&self.paths.userdata)
             .map_err(|error| Error::file(&self.paths.userdata, error))?;
         let new = path.with_extension("new");
-        let written = std::fs::File::create(&new).and_then(|mut file| file.write_all(&text));
+        let written = private_file::create(&new).and_then(|mut file| file.write_all(&text));
         written
             .and_then(|()| std::fs::rename(&new, &path))
             .map_err(failed)
@@ -63,5 +63,21 @@ impl Toolstack {
             }
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use crate::testing::Bench;
+
+    #[test]
+    fn what_a_domain_is_made_of_is_for_its_owner_to_read() {
+        let bench = Bench::new();
+        let created = bench.create(&bench.config("web")).unwrap();
+        let path = bench.ts.kept_path(created.domid, created.config.uuid);
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 }

@@ -11,7 +11,6 @@
 mod clock;
 
 use std::ffi::OsStr;
-use std::fs::OpenOptions;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -52,11 +51,7 @@ pub fn spawn(program: &Path, arguments: &[&OsStr], log: &Path) -> Result<u32> {
     if let Some(directory) = log.parent() {
         std::fs::create_dir_all(directory).map_err(|error| Error::file(directory, error))?;
     }
-    let output = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(log)
-        .map_err(|error| Error::file(log, error))?;
+    let output = private_file::append(log).map_err(|error| Error::file(log, error))?;
     let errors = output
         .try_clone()
         .map_err(|error| Error::file(log, error))?;
