@@ -9,12 +9,15 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// Longer than anyone waits, and short enough to be added to any time.
-pub const FOREVER: Duration = Duration::from_secs(365 * 86400);
+use crate::clock::{Clock, Limit};
+
+/// How often somebody who waits looks at the clock: it may run slower than the host's, never faster than by the number of
+/// the emulator's threads.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What waiting for a text ended with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +37,10 @@ pub struct Console {
     shared: Arc<Shared>,
     writer: TcpStream,
     log: PathBuf,
+    /// What limits are counted by.
+    clock: Clock,
+    /// When something had come last, on that clock.
+    last_byte: Duration,
     /// Everything before this was looked at by an earlier wait.
     cursor: usize,
 }
@@ -45,18 +52,21 @@ struct Shared {
 
 struct State {
     text: Vec<u8>,
-    last_byte: Instant,
+    /// Whether something came since the last look at the clock.
+    has_news: bool,
     is_closed: bool,
 }
 
 impl Console {
-    /// Starts reading `stream` into memory and into the file `log`; `tap` is handed each piece as it comes.
+    /// Starts reading `stream` into memory and into the file `log`; `tap` is handed each piece as it comes. Silence is
+    /// counted by `clock`.
     ///
     /// # Errors
     /// The log cannot be written, or the stream not be cloned.
     pub fn start(
         stream: TcpStream,
         log: &Path,
+        clock: Clock,
         mut tap: impl FnMut(&[u8]) + Send + 'static,
     ) -> Result<Self> {
         let mut file =
@@ -66,7 +76,7 @@ impl Console {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 text: Vec::new(),
-                last_byte: Instant::now(),
+                has_news: true,
                 is_closed: false,
             }),
             changed: Condvar::new(),
@@ -80,7 +90,7 @@ impl Console {
                 tap(bytes);
                 let mut state = theirs.lock();
                 state.text.extend_from_slice(bytes);
-                state.last_byte = Instant::now();
+                state.has_news = true;
                 drop(state);
                 theirs.changed.notify_all();
             }
@@ -91,6 +101,8 @@ impl Console {
             shared,
             writer: stream,
             log: log.to_owned(),
+            clock,
+            last_byte: clock.now(),
             cursor: 0,
         })
     }
@@ -113,9 +125,9 @@ impl Console {
         Ok(self.writer.try_clone()?)
     }
 
-    /// Waits until one of `texts` was printed after what earlier waits found, `until` is reached, or nothing came for
-    /// `silence`. Returns the line that has the first of them.
-    pub fn wait_for(&mut self, texts: &[&str], until: Instant, silence: Duration) -> Seen {
+    /// Waits until one of `texts` was printed after what earlier waits found, or until `limit` is reached. Returns the
+    /// line that has the first of them.
+    pub fn wait_for(&mut self, texts: &[&str], limit: Limit) -> Seen {
         let mut state = self.shared.lock();
         let mut looked_at = self.cursor;
         loop {
@@ -126,17 +138,17 @@ impl Console {
             // A text may begin in what has come already and end in what has not.
             let longest = texts.iter().map(|t| t.len()).max().unwrap_or(0);
             looked_at = self.cursor.max(state.text.len().saturating_sub(longest));
-            let now = Instant::now();
-            let silent_at = state.last_byte + silence;
+            if std::mem::take(&mut state.has_news) {
+                self.last_byte = self.clock.now();
+            }
             if state.is_closed {
                 return Seen::Closed;
-            } else if now >= until {
+            } else if limit.is_reached() {
                 return Seen::TimedOut;
-            } else if now >= silent_at {
+            } else if self.clock.now() >= self.last_byte.saturating_add(limit.silence) {
                 return Seen::Silent;
             }
-            let pause = until.min(silent_at) - now;
-            let waited = self.shared.changed.wait_timeout(state, pause);
+            let waited = self.shared.changed.wait_timeout(state, LOOK);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -144,7 +156,7 @@ impl Console {
     /// Waits until the line under the cursor's end is complete, at most `for_at_most`.
     pub fn finish_line(&mut self, for_at_most: Duration) -> String {
         let start = self.cursor;
-        let _ = self.wait_for(&["\n"], Instant::now() + for_at_most, for_at_most);
+        let _ = self.wait_for(&["\n"], self.clock.after(for_at_most));
         let state = self.shared.lock();
         line_around(&state.text, start.saturating_sub(1))
     }
@@ -161,6 +173,12 @@ impl Console {
         let text = self.text();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(n)..].join("\n")
+    }
+
+    /// Returns what limits are counted by: the emulator's work.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.clock
     }
 
     /// Returns the file that has everything.
@@ -217,28 +235,26 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let machine = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (ours, _) = listener.accept().unwrap();
-        let console = Console::start(ours, &dir.path().join("log"), |_| {}).unwrap();
+        let console = Console::start(ours, &dir.path().join("log"), Clock::wall(), |_| {}).unwrap();
         (console, machine, dir)
     }
 
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_secs(5)
+    fn soon() -> Limit {
+        Clock::wall().after(LONG)
     }
 
-    const LONG: Duration = Duration::from_secs(5);
+    /// Longer than any host takes for a few bytes.
+    const LONG: Duration = Duration::from_secs(60);
 
     #[test]
     fn a_text_split_over_two_pieces_is_found() {
         let (mut console, mut machine, _dir) = pair();
         machine.write_all(b"one\ntw").unwrap();
-        assert_eq!(
-            console.wait_for(&["tw"], soon(), LONG),
-            Seen::Found("tw".into())
-        );
+        assert_eq!(console.wait_for(&["tw"], soon()), Seen::Found("tw".into()));
         machine.write_all(b"o thr").unwrap();
         machine.write_all(b"ee\n").unwrap();
         assert_eq!(
-            console.wait_for(&["three\n"], soon(), LONG),
+            console.wait_for(&["three\n"], soon()),
             Seen::Found("two three".into())
         );
     }
@@ -248,21 +264,21 @@ mod tests {
         let (mut console, mut machine, _dir) = pair();
         machine.write_all(b"again\n").unwrap();
         assert!(matches!(
-            console.wait_for(&["again"], soon(), LONG),
+            console.wait_for(&["again"], soon()),
             Seen::Found(_)
         ));
-        let short = Instant::now() + Duration::from_millis(20);
-        assert_eq!(console.wait_for(&["again"], short, LONG), Seen::TimedOut);
+        let short = Clock::wall().after(Duration::from_millis(20));
+        assert_eq!(console.wait_for(&["again"], short), Seen::TimedOut);
     }
 
     #[test]
     fn silence_and_the_end_are_told_apart() {
         let (mut console, machine, _dir) = pair();
         assert_eq!(
-            console.wait_for(&["x"], soon(), Duration::from_millis(20)),
+            console.wait_for(&["x"], Clock::wall().limit(LONG, Duration::from_millis(20))),
             Seen::Silent
         );
         drop(machine);
-        assert_eq!(console.wait_for(&["x"], soon(), LONG), Seen::Closed);
+        assert_eq!(console.wait_for(&["x"], soon()), Seen::Closed);
     }
 }

@@ -6,6 +6,7 @@
 //! Read [`machine`] for what can be started, [`console`] for how it is talked to, [`scenario`] for what a test is.
 
 pub mod bochs;
+pub mod clock;
 pub mod console;
 pub mod machine;
 pub mod parallel;
@@ -16,6 +17,7 @@ pub mod scenario;
 pub mod server;
 pub mod verdict;
 
+pub use clock::{Clock, Limit};
 pub use console::{Console, Seen};
 pub use machine::{Emulator, Machine, Network};
 pub use running::Running;

@@ -28,7 +28,7 @@ pub fn socket(work: &Path) -> PathBuf {
 pub fn screen_text(work: &Path) -> Result<String> {
     let stream =
         UnixStream::connect(socket(work)).context("QEMU's machine protocol does not answer")?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(120)))?;
     let mut answers = BufReader::new(stream.try_clone()?);
     let mut greeting = String::new();
     answers.read_line(&mut greeting)?;

@@ -6,10 +6,11 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::clock::{Clock, Limit};
 use crate::console::Console;
 use crate::machine::{Emulator, Machine};
 use crate::{bochs, qemu};
@@ -21,7 +22,7 @@ pub struct Running {
     pub console: Console,
 }
 
-/// How long an emulator may take to open its serial line.
+/// How long an emulator may take to open its serial line, in time of its own.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Running {
@@ -50,10 +51,11 @@ impl Running {
             .stderr(out)
             .spawn()
             .with_context(|| format!("cannot start {}", machine.program.display()))?;
-        match accept(&listener, &mut child) {
+        let clock = Clock::of_process(child.id());
+        match accept(&listener, &mut child, clock.after(CONNECT_TIMEOUT)) {
             Ok(stream) => Ok(Self {
                 child,
-                console: Console::start(stream, log, tap)?,
+                console: Console::start(stream, log, clock, tap)?,
             }),
             Err(error) => {
                 let _ = child.kill();
@@ -71,10 +73,16 @@ impl Running {
         self.child.try_wait().is_ok_and(|status| status.is_some())
     }
 
-    /// Waits for the emulator to end by itself, at most until `until`; says whether it did.
-    pub fn wait_for_end(&mut self, until: Instant) -> bool {
+    /// Returns a limit in the machine's own time: see [`Clock`].
+    #[must_use]
+    pub fn limit(&self, duration: Duration, silence: Duration) -> Limit {
+        self.console.clock().limit(duration, silence)
+    }
+
+    /// Waits for the emulator to end by itself, at most until `limit`; says whether it did.
+    pub fn wait_for_end(&mut self, limit: Limit) -> bool {
         while !self.has_ended() {
-            if Instant::now() >= until {
+            if limit.is_reached() {
                 return false;
             }
             thread::sleep(Duration::from_millis(20));
@@ -90,8 +98,7 @@ impl Drop for Running {
     }
 }
 
-fn accept(listener: &TcpListener, child: &mut Child) -> Result<TcpStream> {
-    let until = Instant::now() + CONNECT_TIMEOUT;
+fn accept(listener: &TcpListener, child: &mut Child, limit: Limit) -> Result<TcpStream> {
     loop {
         match listener.accept() {
             Ok((stream, _)) => {
@@ -104,7 +111,7 @@ fn accept(listener: &TcpListener, child: &mut Child) -> Result<TcpStream> {
         if let Some(status) = child.try_wait()? {
             bail!("the emulator ended at once ({status})");
         }
-        if Instant::now() >= until {
+        if limit.is_reached() {
             bail!("the emulator did not open its serial line");
         }
         thread::sleep(Duration::from_millis(5));

@@ -4,10 +4,9 @@
 //! `boot: WHAT ticks=N` for each step, N counted from the multiboot entry; the kernel's own clock gives the way from
 //! its first instruction to init.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use harness::console::FOREVER;
 use harness::machine::DEFAULT_BOCHS_CPU;
 use harness::{Emulator, Machine, Network, Running, Seen, bochs};
 
@@ -30,7 +29,7 @@ pub(crate) enum Bench {
 /// What the kernel prints when it starts init.
 const INIT: &str = "Run /init as init process";
 
-/// A boot may take this long on a loaded host.
+/// A boot may take this long, in time of the emulator's own.
 const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Measures, and prints a table.
@@ -64,8 +63,8 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     };
     std::fs::create_dir_all(paths::logs())?;
     let mut running = Running::start(&machine, &paths::logs().join("bench-boot.log"), |_| {})?;
-    let until = Instant::now() + TIMEOUT;
-    match running.console.wait_for(&[INIT], until, FOREVER) {
+    let clock = running.console.clock();
+    match running.console.wait_for(&[INIT], clock.after(TIMEOUT)) {
         Seen::Found(_) => {}
         other => bail!(
             "dom0 did not reach init: {other:?}; see {}",
@@ -75,11 +74,8 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     let init_line = running.console.finish_line(Duration::from_secs(5));
     // The debug key for exits, after Ctrl-a three times; its last line is the sum.
     running.console.send(b"\x01\x01\x01x")?;
-    let seen = running.console.wait_for(
-        &["exits total="],
-        Instant::now() + Duration::from_secs(30),
-        FOREVER,
-    );
+    let limit = clock.after(Duration::from_secs(30));
+    let seen = running.console.wait_for(&["exits total="], limit);
     running.console.finish_line(Duration::from_secs(2));
     let text = running.console.text();
     print_boot(&text, &init_line)?;

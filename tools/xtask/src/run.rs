@@ -8,9 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use harness::console::FOREVER;
+use harness::clock::FOREVER;
 use harness::machine::DEFAULT_BOCHS_CPU;
-use harness::{Emulator, Machine, Network, Running, Seen, qemu};
+use harness::{Clock, Emulator, Limit, Machine, Network, Running, Seen, qemu};
 
 use crate::{bochs_build, image, paths, setup};
 
@@ -150,9 +150,9 @@ fn machine(args: &Args, emulator: Emulator, program: PathBuf, iso: PathBuf) -> M
 /// Waits for `--until` (or the machine's end), printing the console as it comes.
 fn watch(args: &Args, machine: &Machine, log: &Path) -> Result<()> {
     let mut running = Running::start(machine, log, show)?;
-    let until = deadline(args);
+    let limit = limit(args);
     let text = wanted(args);
-    match running.console.wait_for(&[text], until, FOREVER) {
+    match running.console.wait_for(&[text], limit) {
         Seen::Found(_) => {
             // The tap prints the rest of the line as it comes.
             running.console.finish_line(Duration::from_millis(500));
@@ -183,8 +183,9 @@ fn waited_for(args: &Args) -> String {
     }
 }
 
-fn deadline(args: &Args) -> Instant {
-    Instant::now() + args.timeout.map_or(FOREVER, Duration::from_secs)
+/// Returns the user's limit, which is in the user's time.
+fn limit(args: &Args) -> Limit {
+    Clock::wall().after(args.timeout.map_or(FOREVER, Duration::from_secs))
 }
 
 fn show(bytes: &[u8]) {
@@ -228,12 +229,12 @@ fn interact(args: &Args, machine: &Machine, log: &Path) -> Result<()> {
 }
 
 fn until_end(args: &Args, running: &mut Running, quit: &AtomicBool) -> Result<()> {
-    let until = deadline(args);
+    let limit = limit(args);
     let text = wanted(args);
     loop {
         // Short waits, so that the key that quits is seen soon.
-        let slice = Instant::now() + Duration::from_millis(50);
-        match running.console.wait_for(&[text], slice.min(until), FOREVER) {
+        let slice = limit.within(Duration::from_millis(50));
+        match running.console.wait_for(&[text], slice) {
             Seen::Found(_) => return Ok(()),
             Seen::Closed if text != NEVER => {
                 bail!("the machine ended before {}", waited_for(args))
@@ -244,7 +245,7 @@ fn until_end(args: &Args, running: &mut Running, quit: &AtomicBool) -> Result<()
         if quit.load(Ordering::Relaxed) {
             return Ok(());
         }
-        if Instant::now() >= until {
+        if limit.is_reached() {
             bail!("the time was over before {}", waited_for(args));
         }
     }

@@ -36,7 +36,7 @@ pub(crate) struct Args {
     /// Machines at a time
     #[arg(long, default_value_t = 2)]
     pub(crate) machines: usize,
-    /// Multiplies every time limit, for a loaded or slow host
+    /// Multiplies every time limit (they count the emulator's own CPU time), for a slow host
     #[arg(long, default_value_t = 1)]
     pub(crate) patience: u32,
     /// Run the Linux scenarios without the hypervisor, to check the scripts themselves

@@ -1,6 +1,6 @@
 //! How many exits a scenario causes: asked of the hypervisor by debug key, while a script waits.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::job::{SWITCH_INPUT, fault};
 use crate::console::Seen;
@@ -16,13 +16,12 @@ pub(super) struct ExitSample {
 
 /// Presses the debug key x, reads its summary, and lets the script go on.
 pub(super) fn ask_for_exits(running: &mut Running) -> Option<ExitSample> {
-    let until = Instant::now() + Duration::from_secs(20);
-    let silence = Duration::from_secs(20);
+    let limit = running.console.clock().after(Duration::from_secs(20));
     running
         .console
         .send(&[SWITCH_INPUT, b"x", SWITCH_INPUT].concat())
         .ok()?;
-    let Seen::Found(_) = running.console.wait_for(&["exits total="], until, silence) else {
+    let Seen::Found(_) = running.console.wait_for(&["exits total="], limit) else {
         return None;
     };
     let sample = exit_sample(&running.console.finish_line(Duration::from_secs(2)))?;

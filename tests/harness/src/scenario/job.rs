@@ -39,9 +39,9 @@ pub struct Job {
     pub machine: Machine,
     /// What it must show.
     pub goal: Goal,
-    /// When it has failed.
+    /// When it has failed, in time of the machine's own: see [`Clock`](crate::clock::Clock).
     pub timeout: Duration,
-    /// How long it may print nothing.
+    /// How long it may print nothing, in the same time.
     pub silence: Duration,
     /// See [`exits_per_second_below`](super::Scenario::exits_per_second_below).
     pub exits_per_second_below: Option<u64>,
@@ -138,12 +138,12 @@ fn judge(job: &Job, running: &mut Running) -> Vec<Verdict> {
 }
 
 fn judge_scripts(job: &Job, scripts: &[String], running: &mut Running) -> Vec<Verdict> {
-    let until = Instant::now() + job.timeout;
+    let limit = running.limit(job.timeout, job.silence);
     let mut rates = Vec::new();
     let problem = loop {
         let mut texts = vec![END, COUNT_EXITS];
         texts.extend(FATAL);
-        match running.console.wait_for(&texts, until, job.silence) {
+        match running.console.wait_for(&texts, limit) {
             Seen::Found(line) if line.contains(END) => break None,
             Seen::Found(line) if line.contains(COUNT_EXITS) => match ask_for_exits(running) {
                 Some(sample) => rates.push(sample),
@@ -173,10 +173,10 @@ fn judge_scripts(job: &Job, scripts: &[String], running: &mut Running) -> Vec<Ve
 }
 
 fn judge_kernel(job: &Job, running: &mut Running) -> Vec<Verdict> {
-    let until = Instant::now() + job.timeout;
+    let limit = running.limit(job.timeout, job.silence);
     let mut texts = vec![verdict::DONE];
     texts.extend(FATAL);
-    let seen = running.console.wait_for(&texts, until, job.silence);
+    let seen = running.console.wait_for(&texts, limit);
     let mut verdicts = verdict::of_kernel(&running.console.text());
     match seen {
         Seen::Found(line) if line.contains(verdict::DONE) => {
@@ -197,7 +197,7 @@ fn judge_kernel(job: &Job, running: &mut Running) -> Vec<Verdict> {
 }
 
 fn judge_line(job: &Job, words: &[String], running: &mut Running) -> Verdict {
-    let until = Instant::now() + job.timeout;
+    let limit = running.limit(job.timeout, job.silence);
     let Some(first) = words.first() else {
         return fault(
             &job.name,
@@ -206,10 +206,7 @@ fn judge_line(job: &Job, words: &[String], running: &mut Running) -> Verdict {
         );
     };
     loop {
-        match running
-            .console
-            .wait_for(&[first, HALTED], until, job.silence)
-        {
+        match running.console.wait_for(&[first, HALTED], limit) {
             Seen::Found(line) if line.trim() == HALTED => {
                 return fault(
                     &job.name,
@@ -255,13 +252,13 @@ fn judge_session(
     goes_on: bool,
     running: &mut Running,
 ) -> Verdict {
-    let until = Instant::now() + job.timeout;
+    let limit = running.limit(job.timeout, job.silence);
     for (text, answer) in steps {
         let mut texts = vec![text.as_str()];
         texts.extend(FATAL);
         // Where there is nothing to wait for, the answer follows the one before.
         if !text.is_empty() {
-            match running.console.wait_for(&texts, until, job.silence) {
+            match running.console.wait_for(&texts, limit) {
                 Seen::Found(line) if !FATAL.iter().any(|fatal| line.contains(fatal)) => {}
                 other => {
                     let text = format!("{text:?} did not come: {}", why(running, other));
@@ -283,7 +280,7 @@ fn judge_session(
             TestResult::Success,
             format!("{} answers", steps.len()),
         )
-    } else if running.wait_for_end(until.min(Instant::now() + job.silence)) {
+    } else if running.wait_for_end(limit.within(job.silence)) {
         fault(
             &job.name,
             TestResult::Success,
@@ -321,9 +318,7 @@ fn ask_for_dump(running: &mut Running) {
         if running.console.send(key).is_err() {
             return;
         }
-        let pause = Duration::from_secs(2);
-        let _ = running
-            .console
-            .wait_for(&["\u{0}"], Instant::now() + pause, pause);
+        let pause = running.console.clock().after(Duration::from_secs(2));
+        let _ = running.console.wait_for(&["\u{0}"], pause);
     }
 }
