@@ -3,7 +3,6 @@
 //! Source: Xen's `conswitch` and debug keys; the keys are listed in `debug_keys`.
 
 use alloc::collections::VecDeque;
-use core::sync::atomic::{AtomicBool, Ordering};
 
 use hv_core::evtchn::Virq;
 use hv_hw::console as device;
@@ -18,8 +17,6 @@ use hv_core::domid::DomId;
 const SWITCHES: u8 = 3;
 /// Bytes kept for a dom0 that does not read.
 const INPUT_BYTES: usize = 4096;
-/// The longest line of a guest that is kept together in the log.
-const LINE_BYTES: usize = 120;
 
 struct Input {
     for_dom0: VecDeque<u8>,
@@ -32,8 +29,6 @@ static INPUT: RankedLock<Input, { rank::SCHED }> = RankedLock::new(Input {
     switches: 0,
     is_ours: false,
 });
-/// The last thing printed was dom0's, and not a whole line.
-static IN_LINE: AtomicBool = AtomicBool::new(false);
 
 /// Something was typed.
 pub fn typed() {
@@ -110,7 +105,6 @@ pub fn guest_output(domain: &Domain, text: &[u8]) {
     if !domain.is_hardware {
         return guest_debug(domain, text);
     }
-    IN_LINE.store(text.last() != Some(&b'\n'), Ordering::Relaxed);
     device::write(text);
 }
 
@@ -124,7 +118,7 @@ pub fn guest_debug(domain: &Domain, text: &[u8]) {
                 line.clear();
             }
             b' '..=b'~' | b'\t' => {
-                if line.len() == LINE_BYTES {
+                if line.is_full() {
                     domain.log.words(&line);
                     line.clear();
                 }

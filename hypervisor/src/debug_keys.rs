@@ -4,6 +4,7 @@ use core::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use hv_core::evtchn::{Port, Status};
+use hv_core::vcpu::VcpuId;
 use hv_core::vcpu::runstate::RunState;
 use hv_hw::{console, info};
 
@@ -46,6 +47,13 @@ fn registers() {
         for vcpu in &domain.vcpus {
             vcpu.request(Requests::DUMP);
         }
+    }
+}
+
+/// Prints the state of a vCPU, when a CPU has come to answer [`registers`].
+pub(crate) fn show_registers(of: VcpuId, text: &str) {
+    for line in text.lines() {
+        info!("{of}: {line}");
     }
 }
 

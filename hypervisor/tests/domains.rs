@@ -411,7 +411,7 @@ fn grant_in_use_keeps_the_dead_until_it_is_unmapped() {
     let mut pending = None;
     let unmapped = grants::unmap(&other, &request, &mut pending).unwrap();
     let done = grants::flush(&mut hw, &other, pending);
-    unmapped.finish(&done);
+    unmapped.finish(&other, &done);
     assert!(pcpu().is_woken(), "the CPU looks before it goes on");
     let _ = main.step();
     assert!(registry::find(id).is_none());

@@ -358,7 +358,7 @@ impl World {
         let unmapped = grants::unmap(&mapper, &request, &mut pending).unwrap();
         prop_assert!(pending.as_ref().is_some_and(|flush| flush.is_needed()));
         let done = grants::flush(&mut self.hw, &mapper, pending);
-        unmapped.finish(&done);
+        unmapped.finish(&mapper, &done);
         let again = grants::unmap(&mapper, &request, &mut None).err();
         prop_assert_eq!(again, Some(GrantError::BadHandle));
         self.seen.remove(&(user, place));

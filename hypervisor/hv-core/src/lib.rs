@@ -22,6 +22,7 @@ pub mod grant;
 pub mod image;
 mod index_heap;
 mod le;
+pub mod log_budget;
 pub mod mem;
 pub mod msr;
 pub mod options;

@@ -9,7 +9,7 @@ use core::mem;
 use core::sync::atomic::Ordering;
 
 use hv_core::evtchn::{EventChannels, PeerClosed};
-use hv_hw::info;
+use hv_hw::domain_log;
 use hv_hw::virt::VcpuHw;
 
 use super::life::{Holds, tell_toolstack};
@@ -178,8 +178,8 @@ pub fn reap() {
         };
         if is_unused(&domain) && registry::remove(id).is_some() {
             zombies::remove(id);
+            domain_log!(domain.log, Info, "{id}: gone");
             drop(domain);
-            info!("{id}: gone");
             tell_toolstack();
         }
     }

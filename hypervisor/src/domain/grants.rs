@@ -25,6 +25,7 @@ use hv_core::grant::{
 use hv_core::p2m::{P2m, P2mKind, P2mMapping};
 use hv_core::paging::flush::{FlushDone, PendingFlush};
 use hv_hw::direct_map::{self, DirectTables, SharedFrame};
+use hv_hw::domain_log;
 use hv_hw::sync::{RankedLock, rank};
 use hv_hw::virt::VcpuHw;
 
@@ -260,7 +261,9 @@ pub fn unmap(
         entry.mfn
     });
     if mfn.is_none() {
-        hv_hw::error!(
+        domain_log!(
+            user.log,
+            Error,
             "{}: granted page at {} was not mapped",
             user.id,
             mapping.gfn
@@ -279,8 +282,8 @@ pub fn flush<H: VcpuHw>(hw: &mut H, user: &Domain, pending: Option<PendingFlush>
 }
 
 impl Unmapped {
-    /// Lets the page and the granter's entry go.
-    pub fn finish(self, done: &FlushDone) {
+    /// Lets the page and the granter's entry go, `user` being who had mapped it.
+    pub fn finish(self, user: &Domain, done: &FlushDone) {
         if let Some(mfn) = self.mfn
             && let Some(freed) = memory::table().put_mapped(mfn, done)
         {
@@ -292,7 +295,13 @@ impl Unmapped {
                 granter.grants.table.lock().unpin_mapped(self.pin, done);
                 zombies::let_go(granter.id);
             }
-            None => hv_hw::error!("{}: gone before its grants", self.pin.granter()),
+            None => domain_log!(
+                user.log,
+                Error,
+                "{}: gone before what {} has mapped of it",
+                self.pin.granter(),
+                user.id
+            ),
         }
     }
 }
@@ -408,7 +417,7 @@ fn release_mapping<H: VcpuHw>(hw: &mut H, domain: &Domain, request: &UnmapReques
     // somebody else may have unmapped it since
     if let Ok(unmapped) = unmap(domain, request, &mut pending) {
         let done = flush(hw, domain, pending);
-        unmapped.finish(&done);
+        unmapped.finish(domain, &done);
     }
 }
 

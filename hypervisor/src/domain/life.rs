@@ -11,6 +11,7 @@ use guest_abi::sched::{SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SHUTD
 use hv_core::domid::DomId;
 use hv_core::evtchn::Virq;
 use hv_core::image::e820::E820Map;
+use hv_hw::domain_log;
 
 use super::specials::Specials;
 use super::{Domain, HVM_PARAMS, registry};
@@ -238,7 +239,7 @@ impl Domain {
             }
             core::hint::spin_loop();
         }
-        hv_hw::error!("{}: a vCPU does not stop", self.id);
+        domain_log!(self.log, Error, "{}: a vCPU does not stop", self.id);
     }
 
     /// Ends the domain: its vCPUs stop at their next exit, and the toolstack hears of it. The first reason stays.

@@ -8,7 +8,7 @@ use guest_abi::sched::{
 };
 use hv_core::addr::Gva;
 use hv_core::evtchn::Port;
-use hv_hw::info;
+use hv_hw::domain_log;
 use hv_hw::virt::VcpuHw;
 
 use super::{Answer, Call};
@@ -95,7 +95,8 @@ fn shutdown<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
         return Err(Errno::EINVAL.into());
     }
     let why = Ended::from_reason(arg.reason);
-    info!("{}: shutdown, {why:?}", call.runner.domain.id);
+    let domain = &call.runner.domain;
+    domain_log!(domain.log, Info, "{}: shutdown, {why:?}", domain.id);
     call.runner.domain.end(why);
     call.next = Next::Yield;
     Ok(0)

@@ -179,7 +179,7 @@ fn answer_requests<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
         live_or_not(runner, pcpu);
     }
     if requests.contains(Requests::DUMP) {
-        exit::dump(runner);
+        exit::show_state(runner);
     }
 }
 

@@ -1,16 +1,21 @@
-//! Messages with a level and a time: `error!`, `warn!`, `info!`, `debug!`, and `guest_log!` for what a guest can trigger.
+//! Messages with a level and a time: `error!`, `warn!`, `info!` for what the hypervisor says by itself, and for what a
+//! domain causes, by its [`GuestLog`], `guest_log!` and `domain_log!`.
 //!
 //! A line is `[    0.123456] text`, the time in seconds since the hypervisor was entered (before the TSC's frequency is known,
 //! in ticks). `loglvl` and `guest_loglvl` say what is shown; messages above the first of an option's two levels pass a limit
-//! of [`BURST`] lines a second. Each guest has limits of its own ([`GuestLog`]): none can have another's lines held back.
+//! of [`BURST`] lines a second. What domains cause is bounded in bytes a second as well, for each and for all together,
+//! whatever its level ([`hv_core::log_budget`]); `cargo xtask ci` checks that code which guests drive uses nothing else.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use hv_core::domid::DomId;
+use hv_core::log_budget::Bucket;
 use hv_core::options::{LogLevel, LogThresholds};
 
-use crate::{console, time};
+use crate::console::{self, Charge};
+use crate::sync::{RankedLock, rank};
+use crate::time;
 
 /// Lines a second that pass the rate limit.
 pub const BURST: u32 = 10;
@@ -38,39 +43,140 @@ pub fn set_levels(host: LogThresholds, guest: LogThresholds) {
 
 /// Prints a message of the hypervisor. Called through the macros.
 pub fn message(level: LogLevel, text: fmt::Arguments<'_>) {
-    HOST.message(level, text, &LIMIT, None);
+    let at = time::Stamp::now();
+    let suppressed = match HOST.shown(level) {
+        Shown::Always => 0,
+        Shown::Limited => match LIMIT.pass(time::uptime_ns()) {
+            Some(suppressed) => suppressed,
+            None => return,
+        },
+        Shown::Never => return,
+    };
+    if suppressed > 0 {
+        let text = format_args!("{suppressed} messages suppressed");
+        let level = LogLevel::Warning;
+        console::write_fmt(format_args!("{}\n", Line { at, level, text }));
+    }
+    console::write_fmt(format_args!("{}\n", Line { at, level, text }));
 }
 
-/// What a guest prints and what is said of it, each at a rate of its own, so that a guest that keeps breaking rules can still
-/// be read.
+/// What a domain prints and what is said of it. Each kind has a rate of its own, so that a guest that keeps breaking
+/// rules can still be read, and its end be seen.
 #[derive(Debug)]
 pub struct GuestLog {
     of: DomId,
-    words: RateLimit,
-    deeds: RateLimit,
+    voices: RankedLock<Voices, { rank::LOG }>,
+}
+
+#[derive(Debug)]
+struct Voices {
+    words: Voice,
+    deeds: Voice,
+    life: Voice,
+    /// Messages that nobody has been told of yet.
+    suppressed: u32,
+}
+
+#[derive(Debug)]
+struct Voice {
+    limit: RateLimit,
+    bytes: Bucket,
 }
 
 impl GuestLog {
     /// For a domain that has not printed anything.
     #[must_use]
-    pub const fn new(of: DomId) -> Self {
+    pub fn new(of: DomId) -> Self {
+        let voice = || Voice {
+            limit: RateLimit::new(),
+            bytes: Bucket::of_newborn(time::uptime_ns()),
+        };
         Self {
             of,
-            words: RateLimit::new(),
-            deeds: RateLimit::new(),
+            voices: RankedLock::new(Voices {
+                words: voice(),
+                deeds: voice(),
+                life: voice(),
+                suppressed: 0,
+            }),
         }
     }
 
-    /// Prints a line of the guest's own, at level Info.
+    /// Prints a line of the guest's own, at level Info of `guest_loglvl`.
     pub fn words(&self, line: &str) {
         let text = format_args!("{}: {line}", self.of);
-        GUEST.message(LogLevel::Info, text, &self.words, Some(self.of));
+        let shown = GUEST.shown(LogLevel::Info);
+        self.say(shown, |voices| &mut voices.words, (LogLevel::Info, text));
     }
 
-    /// Prints what the guest did. Called through [`crate::guest_log`].
+    /// Prints what the guest did, by `guest_loglvl`. Called through [`crate::guest_log`].
     pub fn deed(&self, level: LogLevel, text: fmt::Arguments<'_>) {
-        GUEST.message(level, text, &self.deeds, Some(self.of));
+        let shown = GUEST.shown(level);
+        self.say(shown, |voices| &mut voices.deeds, (level, text));
     }
+
+    /// Prints what became of the domain, by `loglvl`. Called through [`crate::domain_log`].
+    pub fn life(&self, level: LogLevel, text: fmt::Arguments<'_>) {
+        let shown = HOST.shown(level);
+        self.say(shown, |voices| &mut voices.life, (level, text));
+    }
+
+    /// Prints the registers of `vcpu`, which dies, by `loglvl` at level Info: all of `text`, or a line that says why not.
+    pub fn dump(&self, vcpu: &dyn fmt::Display, text: &str) {
+        if matches!(HOST.shown(LogLevel::Info), Shown::Never) {
+            return;
+        }
+        let at = time::Stamp::now();
+        let lines = Dump { at, vcpu, text };
+        let now_ns = time::uptime_ns();
+        if !console::write_for_guest(format_args!("{lines}"), Charge::Dump, now_ns) {
+            let why = format_args!("{vcpu}: its registers are left out, since guests fill the log");
+            self.life(LogLevel::Info, why);
+        }
+    }
+
+    /// Prints `line` where the limits of the voice allow; what they do not is counted, and the count told before the next
+    /// line that passes.
+    fn say(
+        &self,
+        shown: Shown,
+        voice: fn(&mut Voices) -> &mut Voice,
+        (level, text): (LogLevel, fmt::Arguments<'_>),
+    ) {
+        if matches!(shown, Shown::Never) {
+            return;
+        }
+        let now_ns = time::uptime_ns();
+        let mut voices = self.voices.lock();
+        let suppressed = voices.suppressed;
+        let Voice { limit, bytes } = voice(&mut voices);
+        let passes = matches!(shown, Shown::Always) || limit.pass(now_ns).is_some();
+        let lines = Lines {
+            of: self.of,
+            suppressed,
+            line: Line {
+                at: time::Stamp::now(),
+                level,
+                text,
+            },
+        };
+        let is_printed = passes
+            && console::write_for_guest(format_args!("{lines}"), Charge::Voice(bytes), now_ns);
+        voices.suppressed = if is_printed {
+            0
+        } else {
+            suppressed.saturating_add(1)
+        };
+    }
+}
+
+/// Whether messages of a level are shown.
+#[derive(Clone, Copy)]
+enum Shown {
+    Always,
+    /// [`BURST`] lines a second.
+    Limited,
+    Never,
 }
 
 impl Thresholds {
@@ -80,32 +186,14 @@ impl Thresholds {
         self.limited
             .store(levels.limited.map_or(0, number), Ordering::Relaxed);
     }
-    fn message(
-        &self,
-        level: LogLevel,
-        text: fmt::Arguments<'_>,
-        limit: &RateLimit,
-        of: Option<DomId>,
-    ) {
-        let level_number = number(level);
-        if level_number <= self.always.load(Ordering::Relaxed) {
-            line(level, text);
-        } else if level_number <= self.limited.load(Ordering::Relaxed)
-            && let Some(suppressed) = limit.pass(time::uptime_ns())
-        {
-            if suppressed > 0 {
-                match of {
-                    Some(of) => line(
-                        LogLevel::Warning,
-                        format_args!("{of}: {suppressed} messages suppressed"),
-                    ),
-                    None => line(
-                        LogLevel::Warning,
-                        format_args!("{suppressed} messages suppressed"),
-                    ),
-                }
-            }
-            line(level, text);
+    fn shown(&self, level: LogLevel) -> Shown {
+        let level = number(level);
+        if level <= self.always.load(Ordering::Relaxed) {
+            Shown::Always
+        } else if level <= self.limited.load(Ordering::Relaxed) {
+            Shown::Limited
+        } else {
+            Shown::Never
         }
     }
 }
@@ -119,14 +207,62 @@ fn number(level: LogLevel) -> u8 {
     }
 }
 
-fn line(level: LogLevel, text: fmt::Arguments<'_>) {
-    let prefix = match level {
-        LogLevel::Error => "error: ",
-        LogLevel::Warning => "warning: ",
-        LogLevel::Info => "",
-        LogLevel::Debug => "debug: ",
-    };
-    console::write_fmt(format_args!("{} {prefix}{text}\n", time::Stamp::now()));
+/// A message as it is printed, without the end of its line.
+#[derive(Clone, Copy)]
+struct Line<'a> {
+    at: time::Stamp,
+    level: LogLevel,
+    text: fmt::Arguments<'a>,
+}
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let prefix = match self.level {
+            LogLevel::Error => "error: ",
+            LogLevel::Warning => "warning: ",
+            LogLevel::Info => "",
+            LogLevel::Debug => "debug: ",
+        };
+        write!(out, "{} {prefix}{}", self.at, self.text)
+    }
+}
+
+/// A message of a domain, after how many were held back before it.
+struct Lines<'a> {
+    of: DomId,
+    suppressed: u32,
+    line: Line<'a>,
+}
+
+impl fmt::Display for Lines<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.suppressed > 0 {
+            let text = format_args!("{}: {} messages suppressed", self.of, self.suppressed);
+            let level = LogLevel::Warning;
+            let at = self.line.at;
+            writeln!(out, "{}", Line { at, level, text })?;
+        }
+        writeln!(out, "{}", self.line)
+    }
+}
+
+/// The registers of a vCPU, a message a line.
+struct Dump<'a> {
+    at: time::Stamp,
+    vcpu: &'a dyn fmt::Display,
+    text: &'a str,
+}
+
+impl fmt::Display for Dump<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, vcpu, text } = *self;
+        for line in text.lines() {
+            let text = format_args!("{vcpu}: {line}");
+            let level = LogLevel::Info;
+            writeln!(out, "{}", Line { at, level, text })?;
+        }
+        Ok(())
+    }
 }
 
 static LIMIT: RateLimit = RateLimit::new();
@@ -162,35 +298,39 @@ impl RateLimit {
     }
 }
 
-/// Logs that a domain died or the host is degraded.
+/// Logs that the host is degraded. Not for what a guest can trigger, like the next two.
 #[macro_export]
 macro_rules! error {
     ($($arg:tt)*) => { $crate::console::log::message($crate::console::log::Level::Error, format_args!($($arg)*)) };
 }
 
-/// Logs that somebody misbehaved and we coped. Use [`crate::guest_log`] where that somebody is a guest.
+/// Logs that the machine or its configuration is not as it should be, and we coped.
 #[macro_export]
 macro_rules! warn {
     ($($arg:tt)*) => { $crate::console::log::message($crate::console::log::Level::Warning, format_args!($($arg)*)) };
 }
 
-/// Logs a milestone of boot or of a domain's life.
+/// Logs a milestone of boot, or what the user of the console asked for.
 #[macro_export]
 macro_rules! info {
     ($($arg:tt)*) => { $crate::console::log::message($crate::console::log::Level::Info, format_args!($($arg)*)) };
 }
 
-/// Logs a request's details.
-#[macro_export]
-macro_rules! debug {
-    ($($arg:tt)*) => { $crate::console::log::message($crate::console::log::Level::Debug, format_args!($($arg)*)) };
-}
-
-/// Logs, at the rate of the guest's [`GuestLog`], what it triggered: `guest_log!(domain.log, Warning, "{}: …", vcpu.id)`.
+/// Logs what a guest did, shown by `guest_loglvl`, within the limits of its [`GuestLog`]:
+/// `guest_log!(domain.log, Warning, "{}: …", vcpu.id)`.
 #[macro_export]
 macro_rules! guest_log {
     ($log:expr, $level:ident, $($arg:tt)*) => {
         $log.deed($crate::console::log::Level::$level, format_args!($($arg)*))
+    };
+}
+
+/// Logs what became of a domain, shown by `loglvl`, within the limits of its [`GuestLog`]:
+/// `domain_log!(domain.log, Info, "{}: …", domain.id)`.
+#[macro_export]
+macro_rules! domain_log {
+    ($log:expr, $level:ident, $($arg:tt)*) => {
+        $log.life($crate::console::log::Level::$level, format_args!($($arg)*))
     };
 }
 

@@ -2,7 +2,9 @@
 //!
 //! Printing is asynchronous: at 115200 baud a byte takes 87 µs, so text goes to a ring, and the UART's interrupt (or any
 //! call here) moves it on 16 bytes at a time. With `sync_console`, and once the host is dying, each byte is waited for.
-//! All text is kept in a second ring for those who ask later. Next: [`log`] for the macros that everybody uses.
+//! All text is kept in a second ring for those who ask later. What guests cause to be printed never waits for room: it has a
+//! budget in bytes a second ([`hv_core::log_budget`]), and a line for which the ring has no room is left out. Next: [`log`]
+//! for the macros that everybody uses.
 
 mod history;
 pub mod log;
@@ -13,6 +15,7 @@ mod vga;
 use alloc::vec::Vec;
 use core::fmt;
 
+use hv_core::log_budget::{Bucket, Common};
 use hv_core::options::Serial;
 
 use crate::sync::{RankedLock, rank};
@@ -37,6 +40,8 @@ struct Console {
     rx: Ring<[u8; RX_BYTES]>,
     history: History,
     is_sync: bool,
+    /// What guests may still have printed.
+    guests: Common,
 }
 
 static CONSOLE: RankedLock<Console, { rank::CONSOLE }> = RankedLock::new(Console {
@@ -46,6 +51,7 @@ static CONSOLE: RankedLock<Console, { rank::CONSOLE }> = RankedLock::new(Console
     rx: Ring::new(),
     history: History::new(),
     is_sync: false,
+    guests: Common::new(),
 });
 
 /// Prints to the serial port of `settings` from now on, or to none.
@@ -53,6 +59,9 @@ pub fn use_serial(settings: Option<&Serial>) {
     let mut console = CONSOLE.lock();
     console.drain();
     console.port = settings.and_then(SerialPort::open);
+    if let Some(baud) = console.port.as_ref().map(SerialPort::baud) {
+        console.guests.set_baud(baud);
+    }
 }
 
 /// True where a serial port answers.
@@ -202,7 +211,52 @@ pub(crate) fn write_fmt(text: fmt::Arguments<'_>) {
     console.pump();
 }
 
+/// To whom a text that a guest caused is charged.
+pub(crate) enum Charge<'a> {
+    /// To a voice of the guest, and to all guests.
+    Voice(&'a mut Bucket),
+    /// To all guests: the registers of one that dies.
+    Dump,
+}
+
+/// Prints a formatted text that a guest caused in one piece, or not at all: where there is no budget for it at `now_ns`, or
+/// no room in the ring. With `sync_console` the transmitter is waited for, as the user asked. Returns whether it was printed.
+pub(crate) fn write_for_guest(text: fmt::Arguments<'_>, charge: Charge<'_>, now_ns: u64) -> bool {
+    let mut size = Size(0);
+    let _never_fails = fmt::write(&mut size, text);
+    let mut console = CONSOLE.lock();
+    console.pump();
+    if !console.has_room(size.0) {
+        return false;
+    }
+    let bytes = u32::try_from(size.0).unwrap_or(u32::MAX);
+    let is_admitted = match charge {
+        Charge::Voice(voice) => console.guests.admit(voice, bytes, now_ns),
+        Charge::Dump => console.guests.admit_dump(bytes, now_ns),
+    };
+    if is_admitted {
+        let _never_fails = fmt::write(&mut *console, text);
+        console.pump();
+    }
+    is_admitted
+}
+
+/// Counts the bytes that a text has on the line.
+struct Size(usize);
+
+impl fmt::Write for Size {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let line_ends = text.bytes().filter(|byte| *byte == b'\n').count();
+        self.0 = self.0.saturating_add(text.len()).saturating_add(line_ends);
+        Ok(())
+    }
+}
+
 impl Console {
+    /// True where `bytes` can be queued, or need not be.
+    fn has_room(&self, bytes: usize) -> bool {
+        self.port.is_none() || self.is_sync || bytes <= self.tx.room()
+    }
     /// Prints and keeps `bytes`.
     fn put(&mut self, bytes: &[u8]) {
         for &byte in bytes {
@@ -283,5 +337,17 @@ impl fmt::Write for Raw {
             self.0.send_waiting(byte);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_counted_with_the_carriage_returns_that_the_port_gets() {
+        let mut size = Size(0);
+        fmt::write(&mut size, format_args!("{} lines\n{}\n", 2, "ok")).expect("a count takes all");
+        assert_eq!(size.0, "2 lines\r\nok\r\n".len());
     }
 }

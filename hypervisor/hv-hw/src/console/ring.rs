@@ -62,6 +62,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ring<B> {
     pub(super) const fn is_empty(&self) -> bool {
         self.len == 0
     }
+    /// How many bytes it has room for.
+    pub(super) fn room(&self) -> usize {
+        self.size() - self.len
+    }
     /// Appends `byte`; false, and nothing done, where the ring is full.
     pub(super) fn push(&mut self, byte: u8) -> bool {
         if self.len == self.size() {
@@ -162,6 +166,7 @@ mod tests {
         for byte in *b"abc" {
             assert!(ring.push(byte));
         }
+        assert_eq!(ring.room(), 0);
         assert!(!ring.push(b'd'));
         ring.push_over(b'd');
         assert_eq!(ring.pop(), Some(b'b'));

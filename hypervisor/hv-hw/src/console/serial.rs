@@ -19,6 +19,7 @@ pub(super) struct SerialPort {
     wants_tx_interrupt: bool,
     /// True once interrupts are used at all.
     has_interrupt: bool,
+    baud: u32,
 }
 
 impl SerialPort {
@@ -35,7 +36,12 @@ impl SerialPort {
             uart,
             wants_tx_interrupt: false,
             has_interrupt: false,
+            baud,
         })
+    }
+    /// How fast it sends, in bits a second.
+    pub(super) const fn baud(&self) -> u32 {
+        self.baud
     }
     /// From now on the port raises its interrupt for received bytes, and for an empty transmitter when asked.
     pub(super) fn enable_interrupt(&mut self) {

@@ -31,5 +31,7 @@ pub const HOST_PAGING: u8 = 110;
 pub const HEAP: u8 = 120;
 /// Paired index and data ports (RTC, PCI configuration).
 pub const PORTS: u8 = 130;
+/// How much of the log a domain has filled.
+pub const LOG: u8 = 135;
 /// The console: everything may log.
 pub const CONSOLE: u8 = 140;

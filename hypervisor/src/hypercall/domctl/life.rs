@@ -12,7 +12,7 @@ use guest_abi::sched::{SCHEDOP_remote_shutdown, SHUTDOWN_MAX, SchedRemoteShutdow
 use guest_abi::xen::XEN_X86_EMU_LAPIC;
 use hv_core::addr::PAGE_SIZE;
 use hv_core::domid::DomId;
-use hv_hw::info;
+use hv_hw::domain_log;
 use hv_hw::virt::VcpuHw;
 
 use super::{Answer, Call, Domctl, Stop};
@@ -65,8 +65,9 @@ pub(super) fn create(op: &mut Domctl) -> Answer {
     let domain = create::domain(number.id(), config, Belongings::none()?)?;
     let domain = Arc::new(domain);
     wallclock::tell(&domain);
-    registry::add(domain);
-    info!("{}: created, {} vCPUs", number.id(), config.vcpus);
+    registry::add(domain.clone());
+    let (id, vcpus) = (domain.id, domain.vcpus.len());
+    domain_log!(domain.log, Info, "{id}: created, {vcpus} vCPUs");
     op.reply_domid(number.id());
     Ok(0)
 }

@@ -36,7 +36,7 @@ pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let runner = &mut *call.runner;
     let done = grants::flush(&mut runner.hw, &runner.domain, pending);
     for unmapped in unmapped {
-        unmapped.finish(&done);
+        unmapped.finish(&runner.domain, &done);
     }
     taken?;
     array.done::<GnttabUnmapGrantRef, H>(call)

@@ -3,7 +3,7 @@
 use hv_core::addr::{Gpa, Gva};
 use hv_core::emulate::{CodeSize, CpuView, Gprs, MmioInsn, SegmentBases};
 use hv_core::walk;
-use hv_hw::guest_log;
+use hv_hw::domain_log;
 use hv_hw::virt::{SEGMENT_CS, Stage2Access, Stage2Fault, VcpuHw};
 
 use super::{Next, Runner, die, io, stage2};
@@ -24,7 +24,7 @@ pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> N
     let Some(instruction) = (!is_code_or_walk).then(|| decode(runner)).flatten() else {
         let id = runner.vcpu().id;
         let rip = runner.hw.rip();
-        guest_log!(
+        domain_log!(
             runner.domain.log,
             Error,
             "{id}: access to {} by an instruction at {rip:#x} that is not emulated",

@@ -9,14 +9,14 @@ mod msr;
 mod stage2;
 
 use alloc::string::String;
+use hv_hw::domain_log;
 use hv_hw::virt::{Event, VcpuHw, VmExit, Window};
-use hv_hw::{error, info};
 
 use super::run::{Next, raise};
 use super::{Activity, Runner};
 use crate::cpu::Pcpu;
 use crate::domain::Ended;
-use crate::{hypercall, irq};
+use crate::{debug_keys, hypercall, irq};
 
 pub use counts::Counts;
 
@@ -120,32 +120,39 @@ fn cache_flush<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
 
 /// A triple fault ends the domain.
 pub fn triple_fault<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
-    error!("{}: triple fault", runner.vcpu().id);
+    let id = runner.vcpu().id;
+    domain_log!(runner.domain.log, Error, "{id}: triple fault");
     die(runner)
 }
 
 fn broken<H: VcpuHw>(runner: &mut Runner<H>, reason: u32, qualification: u64) -> Next {
     let id = runner.vcpu().id;
-    error!("{id}: unexpected VM exit {reason:#x}, qualification {qualification:#x}");
+    domain_log!(
+        runner.domain.log,
+        Error,
+        "{id}: unexpected VM exit {reason:#x}, qualification {qualification:#x}"
+    );
     die(runner)
 }
 
 /// Ends the domain as crashed, with its state in the log.
 pub fn die<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
-    dump(runner);
+    let vcpu = runner.vcpu().id;
+    runner.domain.log.dump(&vcpu, &state(runner));
     runner.domain.end(Ended::Crash);
     Next::Resume
 }
 
-/// Writes the vCPU's state to the log.
-pub fn dump<H: VcpuHw>(runner: &mut Runner<H>) {
+/// Answers the debug key that asks for registers.
+pub(super) fn show_state<H: VcpuHw>(runner: &Runner<H>) {
+    debug_keys::show_registers(runner.vcpu().id, &state(runner));
+}
+
+/// The vCPU's state as text, in lines.
+fn state<H: VcpuHw>(runner: &Runner<H>) -> String {
     let mut text = String::new();
-    if runner.hw.dump(&mut text).is_ok() {
-        let id = runner.vcpu().id;
-        for line in text.lines() {
-            info!("{id}: {line}");
-        }
-    }
+    let _never_fails = runner.hw.dump(&mut text);
+    text
 }
 
 /// Steps over the instruction and goes on.

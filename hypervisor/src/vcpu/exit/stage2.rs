@@ -5,7 +5,7 @@ use hv_core::addr::{Gfn, Gpa, Mfn, MfnRange};
 use hv_core::p2m::{P2m, P2mError};
 use hv_hw::direct_map::DirectTables;
 use hv_hw::virt::{Stage2Access, Stage2Fault, VcpuHw};
-use hv_hw::{guest_log, sync::RankedGuard, sync::rank};
+use hv_hw::{domain_log, guest_log, sync::RankedGuard, sync::rank};
 
 use super::{Next, Runner, die, mmio};
 use crate::host;
@@ -26,7 +26,9 @@ pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> N
         Answer::Retry => Next::Resume,
         Answer::Emulate => mmio::handle(runner, fault),
         Answer::OutOfMemory => {
-            hv_hw::error!(
+            domain_log!(
+                runner.domain.log,
+                Error,
                 "{}: no memory left for its second-stage tables",
                 runner.domain.id
             );
