@@ -8,7 +8,7 @@ use std::rc::Rc;
 use xenstore::{Access, Domid, Perm, Refusal, path};
 
 use crate::quota::{Limit, Quotas};
-use crate::tree::{Node, Op, PERM_SIZE, Tree, cost, parent_path};
+use crate::tree::{Node, Op, PERM_SIZE, Tree, Usage, cost, parent_path};
 
 /// On whose behalf a request is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +105,7 @@ impl Caller {
         }
     }
 
-    /// Decides on a write: the operation to carry out.
+    /// Decides on a write: the operation to carry out. `used` is what is charged to this caller so far.
     ///
     /// # Errors
     /// EACCES, or ENOSPC or ENOMEM above a quota.
@@ -113,6 +113,7 @@ impl Caller {
         self,
         tree: &Tree,
         quotas: &mut Quotas,
+        used: Usage,
         path: &Rc<str>,
         value: &[u8],
     ) -> Result<Op, Refusal> {
@@ -120,17 +121,12 @@ impl Caller {
         let size = value.len() + perms * PERM_SIZE;
         self.check(quotas, Limit::NodeSize, size, path)?;
         if owner == self.domid {
-            self.check(
-                quotas,
-                Limit::Nodes,
-                tree.usage(owner).nodes + new_nodes,
-                path,
-            )?;
+            self.check(quotas, Limit::Nodes, used.nodes + new_nodes, path)?;
             let made = new_nodes.saturating_sub(1) * cost(path, b"", perms);
             let after = cost(path, value, perms) + made;
             // A node that shrinks is never refused, whatever the rest of the account.
             if after > before {
-                let bytes = tree.usage(owner).bytes + after - before;
+                let bytes = used.bytes + after - before;
                 self.check(quotas, Limit::Memory, bytes, path)?;
             }
         }
@@ -149,6 +145,7 @@ impl Caller {
         self,
         tree: &Tree,
         quotas: &mut Quotas,
+        used: Usage,
         path: &Rc<str>,
     ) -> Result<Option<Op>, Refusal> {
         match self.find(tree, path, Need::Write) {
@@ -156,7 +153,7 @@ impl Caller {
             Err(Refusal::NotFound) => {}
             Err(refusal) => return Err(refusal),
         }
-        self.write(tree, quotas, path, b"")?;
+        self.write(tree, quotas, used, path, b"")?;
         Ok(Some(Op::Mkdir {
             path: Rc::clone(path),
             creator: self.domid,
@@ -326,7 +323,13 @@ mod tests {
     fn a_guest_keeps_what_it_owns_and_cannot_take_what_it_does_not() {
         let (mut tree, mut quotas) = (tree(), Quotas::default());
         let op = GUEST
-            .write(&tree, &mut quotas, &"/shared/own".into(), b"")
+            .write(
+                &tree,
+                &mut quotas,
+                tree.usage(3),
+                &"/shared/own".into(),
+                b"",
+            )
             .unwrap();
         apply(&mut tree, &op);
         let mut set =
@@ -345,23 +348,41 @@ mod tests {
     fn quotas_count_every_node_that_a_write_makes() {
         let (mut tree, mut quotas) = (tree(), Quotas::default());
         quotas.set(Limit::Nodes, 3);
-        let refused = GUEST.write(&tree, &mut quotas, &"/shared/a/b/c/d".into(), b"");
+        let refused = GUEST.write(
+            &tree,
+            &mut quotas,
+            tree.usage(3),
+            &"/shared/a/b/c/d".into(),
+            b"",
+        );
         assert_eq!(refused, Err(Refusal::NoSpace));
         let op = GUEST
-            .write(&tree, &mut quotas, &"/shared/a/b/c".into(), b"")
+            .write(
+                &tree,
+                &mut quotas,
+                tree.usage(3),
+                &"/shared/a/b/c".into(),
+                b"",
+            )
             .unwrap();
         apply(&mut tree, &op);
         assert!(
             GUEST
-                .write(&tree, &mut quotas, &"/shared/a/b".into(), b"new value")
+                .write(
+                    &tree,
+                    &mut quotas,
+                    tree.usage(3),
+                    &"/shared/a/b".into(),
+                    b"new value"
+                )
                 .is_ok()
         );
         assert_eq!(
-            GUEST.mkdir(&tree, &mut quotas, &"/shared/a/b".into()),
+            GUEST.mkdir(&tree, &mut quotas, tree.usage(3), &"/shared/a/b".into()),
             Ok(None)
         );
         assert_eq!(
-            GUEST.mkdir(&tree, &mut quotas, &"/shared/x".into()),
+            GUEST.mkdir(&tree, &mut quotas, tree.usage(3), &"/shared/x".into()),
             Err(Refusal::NoSpace)
         );
     }
@@ -371,7 +392,7 @@ mod tests {
         let (mut tree, mut quotas) = (tree(), Quotas::default());
         let big = vec![0; 2048];
         let write = |tree: &Tree, quotas: &mut Quotas, value: &[u8]| {
-            GUEST.write(tree, quotas, &"/shared/n".into(), value)
+            GUEST.write(tree, quotas, tree.usage(3), &"/shared/n".into(), value)
         };
         assert_eq!(write(&tree, &mut quotas, &big), Err(Refusal::NoSpace));
         let op = write(&tree, &mut quotas, &big[..1000]).unwrap();

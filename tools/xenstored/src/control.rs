@@ -11,7 +11,6 @@ use crate::core::Core;
 use crate::quota::{Limit, Quotas};
 use crate::record::Record;
 use crate::request::number;
-use crate::transaction::Transaction;
 
 /// Commands, with what may follow them.
 const COMMANDS: [(&str, &str); 6] = [
@@ -68,14 +67,13 @@ impl Core {
         let conn = self.conns.get(&domain.conn).ok_or(Refusal::NotFound)?;
         let usage = self.tree.usage(domid);
         let watches = self.watches.usage(domain.conn);
-        let pending: usize = conn.transactions.values().map(Transaction::bytes).sum();
         let mut text = format!("Domain {domid}:\n");
         for (name, value) in [
             ("nodes", usage.nodes),
             ("watches", watches.nodes),
-            ("transactions", conn.transactions.len()),
+            ("transactions", self.transactions.of(domain.conn).count()),
             ("outstanding", conn.outstanding.get()),
-            ("memory", usage.bytes + watches.bytes + pending),
+            ("memory", self.charged(domain.conn)),
         ] {
             // Writing to a string does not fail.
             let _ = writeln!(text, "{name:<16}: {value:>8}");

@@ -8,7 +8,7 @@ use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet, HashMap},
     rc::Rc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use xenstore::{Domid, Perm, Refusal, path, wire::Message};
@@ -17,7 +17,8 @@ use crate::access::{Caller, Need};
 use crate::outbox::{Cause, Outbox};
 use crate::quota::{Limit, Quotas};
 use crate::record::Record;
-use crate::transaction::{Transaction, mentioned};
+use crate::transaction::mentioned;
+use crate::transactions::Transactions;
 use crate::tree::{Change, Op, Perms, Tree};
 pub(crate) use crate::watch::ConnId;
 use crate::watch::Watches;
@@ -61,7 +62,6 @@ pub(crate) struct Conn {
     pub(crate) outbox: Outbox,
     /// Left too much unread: to be disconnected.
     pub(crate) is_hopeless: bool,
-    pub(crate) transactions: BTreeMap<u32, Transaction>,
     pub(crate) last_tx: u32,
     pub(crate) outstanding: Rc<Cell<usize>>,
 }
@@ -90,6 +90,7 @@ pub(crate) struct Core {
     pub(crate) tree: Tree,
     pub(crate) quotas: Quotas,
     pub(crate) watches: Watches,
+    pub(crate) transactions: Transactions,
     pub(crate) conns: HashMap<ConnId, Conn>,
     pub(crate) domains: BTreeMap<Domid, Domain>,
     /// Who may hear of special events.
@@ -112,6 +113,7 @@ impl Core {
             tree: Tree::new(),
             quotas,
             watches: Watches::default(),
+            transactions: Transactions::default(),
             conns: HashMap::new(),
             domains: BTreeMap::new(),
             special: BTreeMap::from(special),
@@ -151,7 +153,6 @@ impl Core {
             link,
             outbox: Outbox::default(),
             is_hopeless: false,
-            transactions: BTreeMap::new(),
             last_tx: 0,
             outstanding: Rc::default(),
         };
@@ -162,6 +163,7 @@ impl Core {
     /// Removes a connection with its watches and transactions.
     pub(crate) fn close(&mut self, id: ConnId) {
         self.watches.remove_all(id);
+        self.transactions.remove_all(id);
         self.conns.remove(&id);
     }
 
@@ -197,8 +199,9 @@ impl Core {
         self.quotas.allows(domid, Limit::Outstanding, wanted, why)
     }
 
-    /// Stops blaming guests for events that have waited too long to be read.
+    /// Stops blaming guests for events that have waited too long to be read, and ends what is under way for too long.
     pub(crate) fn absolve(&mut self, now: Instant) {
+        self.expire(now);
         for conn in self.conns.values_mut() {
             if conn.outbox.absolve(now) {
                 let domid = conn.caller.domid;
@@ -304,9 +307,9 @@ impl Core {
                 Rc::from([Perm::none(0)])
             };
         }
+        // They may hold the dead domain's rights in their copies.
+        self.transactions.doom_all();
         for conn in self.conns.values_mut() {
-            // They may hold the dead domain's rights in their copies.
-            conn.transactions.values_mut().for_each(Transaction::doom);
             conn.caller.target = conn.caller.target.filter(|target| !is_gone(target));
         }
         self.tell(None);
@@ -315,10 +318,10 @@ impl Core {
     /// Drops a connection's watches and transactions.
     pub(crate) fn reset(&mut self, id: ConnId) {
         self.watches.remove_all(id);
-        let Some(conn) = self.conns.get_mut(&id) else {
+        self.transactions.remove_all(id);
+        let Some(conn) = self.conns.get(&id) else {
             return;
         };
-        conn.transactions.clear();
         if conn.link == Link::Ring {
             let domid = conn.caller.domid;
             self.records.push(Record::Reset { domid });
@@ -331,9 +334,76 @@ impl Core {
     /// As [`Tree::apply`].
     pub(crate) fn apply(&mut self, op: Op) -> Result<(), Refusal> {
         self.tree.apply(&op, &mut self.told)?;
+        self.settle();
         self.note(std::slice::from_ref(&op));
         self.records.push(Record::Op(op));
         Ok(())
+    }
+
+    /// Has transactions pay for what they alone keep, now that the tree has changed; who would keep too much, keeps less.
+    pub(crate) fn settle(&mut self) {
+        let shed = self.tree.take_shed();
+        if shed.is_empty() {
+            return;
+        }
+        for id in self.transactions.charge(&shed) {
+            self.relieve(id);
+        }
+    }
+
+    /// Brings a connection's transactions to the present, or gives them up, until it keeps no more than its quota.
+    ///
+    /// dom0's nodes are free; of the past, its connections keep no more than a guest may.
+    fn relieve(&mut self, id: ConnId) {
+        let Some(caller) = self.conns.get(&id).map(|conn| conn.caller) else {
+            return;
+        };
+        let most = self.quotas.get(Limit::Memory);
+        let why = "the tree has changed too much since its transactions began";
+        loop {
+            let kept = if caller.is_privileged() {
+                self.transactions.past(id)
+            } else {
+                self.charged(id)
+            };
+            if kept <= most {
+                return;
+            }
+            self.quotas.allows(caller.domid, Limit::Memory, kept, why);
+            if !self.transactions.relieve(id, &self.tree, most / 16) {
+                return;
+            }
+        }
+    }
+
+    /// Gives up transactions that are under way for too long: what they keep shall not be kept for ever.
+    fn expire(&mut self, now: Instant) {
+        let most = self.quotas.get(Limit::TransactionAge);
+        let most_time = Duration::from_secs(u64::try_from(most).unwrap_or(u64::MAX));
+        for (id, tx) in self.transactions.older_than(most_time, now) {
+            let domid = self.conns.get(&id).map_or(0, |conn| conn.caller.domid);
+            let why = "a transaction under way is given up";
+            if !(self.quotas).allows(domid, Limit::TransactionAge, most.saturating_add(1), why) {
+                self.transactions.give_up(id, tx);
+            }
+        }
+    }
+
+    /// Returns what a connection uses: the nodes of its domain, and all that it is charged for in bytes.
+    pub(crate) fn charged(&self, id: ConnId) -> usize {
+        let domid = self.conns.get(&id).map(|conn| conn.caller.domid);
+        let nodes = domid.map_or(0, |domid| self.tree.usage(domid).bytes);
+        nodes + self.charged_besides(id)
+    }
+
+    /// Returns what a guest is charged for besides its nodes, in bytes: watches, and what its transactions keep.
+    pub(crate) fn charged_besides(&self, id: ConnId) -> usize {
+        match self.conns.get(&id) {
+            Some(conn) if !conn.caller.is_privileged() => {
+                self.watches.usage(id).bytes + self.transactions.bytes(id)
+            }
+            _ => 0,
+        }
     }
 
     /// Notes the domains that operations name.

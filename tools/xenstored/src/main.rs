@@ -24,6 +24,7 @@ mod ring;
 mod rings;
 mod server;
 mod transaction;
+mod transactions;
 mod tree;
 mod watch;
 

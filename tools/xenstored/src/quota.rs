@@ -20,6 +20,7 @@ pub(crate) enum Limit {
     Transactions,
     Outstanding,
     TransactionNodes,
+    TransactionAge,
     Memory,
     NodeSize,
     PathMax,
@@ -27,7 +28,7 @@ pub(crate) enum Limit {
 }
 
 /// Name, default and meaning of each limit, in the order in which they are printed.
-const LIMITS: [(Limit, &str, usize, &str); 9] = [
+const LIMITS: [(Limit, &str, usize, &str); 10] = [
     (Limit::Nodes, "nodes", 1000, "nodes per domain"),
     (Limit::Watches, "watches", 128, "watches per domain"),
     (
@@ -49,10 +50,16 @@ const LIMITS: [(Limit, &str, usize, &str); 9] = [
         "nodes touched by a transaction",
     ),
     (
+        Limit::TransactionAge,
+        "transaction-age",
+        60,
+        "seconds that a transaction may be under way",
+    ),
+    (
         Limit::Memory,
         "memory",
         2_621_440,
-        "bytes per domain of nodes and watches",
+        "bytes per domain of nodes, watches and transactions",
     ),
     (
         Limit::NodeSize,

@@ -3,7 +3,7 @@
 //! Payloads are described in Xen's `docs/misc/xenstore.txt`. What comes from a guest is believed in nothing: missing
 //! strings, extra bytes and unknown numbers are EINVAL.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Instant};
 
 use xenstore::{Access, Domid, Kind, Perm, Refusal, path, wire};
 
@@ -12,7 +12,7 @@ use crate::core::{ConnId, Core, Link, Machine, absolute_watch};
 use crate::quota::{Limit, Quotas};
 use crate::record::Record;
 use crate::transaction::Transaction;
-use crate::tree::{Node, Op, Tree};
+use crate::tree::{Node, Op, Tree, Usage};
 
 /// `DOMID_SELF` of `public/xen.h`.
 const DOMID_SELF: u32 = 0x7FF0;
@@ -42,7 +42,7 @@ impl Core {
             Kind::GetPerms => self.get_perms(id, tx, payload),
             Kind::Write => self.write(id, tx, payload),
             Kind::Mkdir => self.change(id, tx, one(payload)?, Caller::mkdir),
-            Kind::Rm => self.change(id, tx, one(payload)?, |caller, tree, _, path| {
+            Kind::Rm => self.change(id, tx, one(payload)?, |caller, tree, _, _, path| {
                 caller.rm(tree, path)
             }),
             Kind::SetPerms => self.set_perms(id, tx, payload),
@@ -78,17 +78,35 @@ impl Core {
     }
 
     fn find(&mut self, id: ConnId, tx: u32, sent: &[u8]) -> Result<&Node, Refusal> {
-        let conn = self.conns.get_mut(&id).ok_or(Refusal::Invalid)?;
-        let caller = conn.caller;
+        let caller = self.conns.get(&id).ok_or(Refusal::Invalid)?.caller;
         let path = caller.absolute(sent, &mut self.quotas)?;
         let tree = if tx == 0 {
             &self.tree
         } else {
-            let transaction = conn.transactions.get_mut(&tx).ok_or(Refusal::NotFound)?;
-            transaction.touch(caller, &mut self.quotas, &path)?;
-            transaction.tree()
+            self.touch(id, tx, caller, &path)?;
+            let transaction = self.transactions.get(id, tx);
+            transaction.ok_or(Refusal::NotFound)?.tree(&self.tree)
         };
         caller.find(tree, &path, Need::Read)
+    }
+
+    /// Notes that a transaction looks at a node, if the caller may have that kept.
+    fn touch(
+        &mut self,
+        id: ConnId,
+        tx: u32,
+        caller: Caller,
+        path: &Rc<str>,
+    ) -> Result<(), Refusal> {
+        let used = self.charged(id);
+        let transaction = self.transactions.get_mut(id, tx);
+        let transaction = transaction.ok_or(Refusal::NotFound)?;
+        let cost = transaction.cost_of_touch(path);
+        let quotas = &mut self.quotas;
+        if cost > 0 && !quotas.allows(caller.domid, Limit::Memory, used + cost, path) {
+            return Err(Refusal::NoMemory);
+        }
+        transaction.touch(caller, quotas, path)
     }
 
     /// Changes the node at `sent` as `decide` says, in the tree or in a transaction.
@@ -97,26 +115,33 @@ impl Core {
         id: ConnId,
         tx: u32,
         sent: &[u8],
-        decide: impl FnOnce(Caller, &Tree, &mut Quotas, &Rc<str>) -> Result<Option<Op>, Refusal>,
+        decide: impl FnOnce(Caller, &Tree, &mut Quotas, Usage, &Rc<str>) -> Result<Option<Op>, Refusal>,
     ) -> Reply {
-        let conn = self.conns.get_mut(&id).ok_or(Refusal::Invalid)?;
-        let caller = conn.caller;
+        let caller = self.conns.get(&id).ok_or(Refusal::Invalid)?.caller;
         let path = caller.absolute(sent, &mut self.quotas)?;
         if tx == 0 {
-            if let Some(op) = decide(caller, &self.tree, &mut self.quotas, &path)? {
+            let mut used = self.tree.usage(caller.domid);
+            used.bytes += self.charged_besides(id);
+            if let Some(op) = decide(caller, &self.tree, &mut self.quotas, used, &path)? {
                 self.apply(op)?;
             }
             return done();
         }
-        let pending: usize = conn.transactions.values().map(Transaction::bytes).sum();
-        let transaction = conn.transactions.get_mut(&tx).ok_or(Refusal::NotFound)?;
-        transaction.touch(caller, &mut self.quotas, &path)?;
-        if let Some(op) = decide(caller, transaction.tree(), &mut self.quotas, &path)? {
-            let total = self.tree.usage(caller.domid).bytes + pending + op.size();
-            if !self
-                .quotas
-                .allows(caller.domid, Limit::Memory, total, &path)
-            {
+        self.touch(id, tx, caller, &path)?;
+        let (total, main) = (self.charged(id), &self.tree);
+        let transaction = self.transactions.get_mut(id, tx);
+        let transaction = transaction.ok_or(Refusal::NotFound)?;
+        if transaction.is_given_up() {
+            // What it has made before is gone, so nothing can be told of rights; it cannot succeed in any case.
+            return done();
+        }
+        let (tree, used) = (
+            transaction.tree(main),
+            transaction.usage(main, caller.domid),
+        );
+        if let Some(op) = decide(caller, tree, &mut self.quotas, used, &path)? {
+            let total = total + op.size();
+            if !(self.quotas).allows(caller.domid, Limit::Memory, total, &path) {
                 return Err(Refusal::NoMemory);
             }
             transaction.apply(op)?;
@@ -126,8 +151,8 @@ impl Core {
 
     fn write(&mut self, id: ConnId, tx: u32, payload: &[u8]) -> Reply {
         let (path, value) = split(payload)?;
-        self.change(id, tx, path, |caller, tree, quotas, path| {
-            caller.write(tree, quotas, path, value).map(Some)
+        self.change(id, tx, path, |caller, tree, quotas, used, path| {
+            caller.write(tree, quotas, used, path, value).map(Some)
         })
     }
 
@@ -178,7 +203,7 @@ impl Core {
         if path::is_special(path) {
             return self.set_special(id, path, &perms);
         }
-        self.change(id, tx, path, |caller, tree, quotas, path| {
+        self.change(id, tx, path, |caller, tree, quotas, _, path| {
             caller.set_perms(tree, quotas, path, &perms).map(Some)
         })
     }
@@ -208,10 +233,9 @@ impl Core {
         let conn = self.conns.get(&id).ok_or(Refusal::Invalid)?;
         let (caller, link) = (conn.caller, conn.link);
         let (path, cut) = watched(caller, sent, &mut self.quotas)?;
-        let (count, bytes) = self.watching(id);
-        let (count, cost) = (count + 1, bytes + path.len() + token.len());
+        let count = self.watches.usage(id).nodes + 1;
+        let total = self.charged(id) + path.len() + token.len();
         let quotas = &mut self.quotas;
-        let total = cost + self.tree.usage(caller.domid).bytes;
         if !quotas.allows(caller.domid, Limit::Watches, count, &path) {
             return Err(Refusal::TooBig);
         }
@@ -231,17 +255,6 @@ impl Core {
             });
         }
         done()
-    }
-
-    /// Returns how many watches a guest has and what they cost; dom0's are not counted.
-    fn watching(&self, id: ConnId) -> (usize, usize) {
-        match self.conns.get(&id) {
-            Some(conn) if !conn.caller.is_privileged() => {
-                let own = self.watches.usage(id);
-                (own.nodes, own.bytes)
-            }
-            _ => (0, 0),
-        }
     }
 
     fn unwatch(&mut self, id: ConnId, payload: &[u8]) -> Reply {
@@ -269,19 +282,20 @@ impl Core {
         if tx != 0 {
             return Err(Refusal::Busy);
         }
-        let (domid, count) = (conn.caller.domid, conn.transactions.len() + 1);
+        let (domid, count) = (conn.caller.domid, self.transactions.of(id).count() + 1);
         let quotas = &mut self.quotas;
         if !quotas.allows(domid, Limit::Transactions, count, "a transaction") {
             return Err(Refusal::NoSpace);
         }
         loop {
             conn.last_tx = conn.last_tx.checked_add(1).unwrap_or(1);
-            if !conn.transactions.contains_key(&conn.last_tx) {
+            if self.transactions.get(id, conn.last_tx).is_none() {
                 break;
             }
         }
         let tx = conn.last_tx;
-        conn.transactions.insert(tx, Transaction::new(&self.tree));
+        let transaction = Transaction::new(&self.tree, Instant::now());
+        self.transactions.insert(id, tx, transaction);
         if conn.link == Link::Ring {
             self.records.push(Record::Begin { domid, tx });
         }
@@ -294,15 +308,19 @@ impl Core {
             b"F" => false,
             _ => return Err(Refusal::Invalid),
         };
-        let conn = self.conns.get_mut(&id).ok_or(Refusal::Invalid)?;
+        let conn = self.conns.get(&id).ok_or(Refusal::Invalid)?;
         let (caller, link) = (conn.caller, conn.link);
-        let transaction = conn.transactions.remove(&tx).ok_or(Refusal::NotFound)?;
+        let transaction = self.transactions.remove(id, tx);
+        let transaction = transaction.ok_or(Refusal::NotFound)?;
         if link == Link::Ring {
             let domid = caller.domid;
             self.records.push(Record::End { domid, tx });
         }
         if is_commit {
-            let committed = transaction.commit(&mut self.tree, caller, &mut self.quotas)?;
+            let besides = self.charged_besides(id);
+            let (main, quotas) = (&mut self.tree, &mut self.quotas);
+            let committed = transaction.commit(main, caller, quotas, besides)?;
+            self.settle();
             self.note(&committed.ops);
             self.told.extend(committed.changes);
             self.records
@@ -442,3 +460,7 @@ fn perms_of(
 #[cfg(test)]
 #[path = "request_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "memory_tests.rs"]
+mod memory_tests;

@@ -1,6 +1,6 @@
 //! Requests against a whole store, without wires.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use proptest::prelude::*;
 use xenstore::wire::{Inbox, Message};
@@ -28,14 +28,14 @@ impl Machine for Guests {
     }
 }
 
-struct Store {
-    core: Core,
+pub(super) struct Store {
+    pub(super) core: Core,
     guests: Guests,
     dom0: ConnId,
 }
 
 impl Store {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut core = Core::new(Quotas::default());
         let dom0 = core.open(0, Link::Socket);
         core.write_own_nodes();
@@ -44,7 +44,7 @@ impl Store {
     }
 
     /// Introduces a guest with a home that it may write to.
-    fn guest(&mut self, domid: Domid) -> ConnId {
+    pub(super) fn guest(&mut self, domid: Domid) -> ConnId {
         let home = path::of_domain(domid);
         self.ok(self.dom0, Kind::Mkdir, format!("{home}\0"));
         self.ok(self.dom0, Kind::SetPerms, format!("{home}\0n{domid}\0"));
@@ -52,7 +52,13 @@ impl Store {
         self.core.domains[&domid].conn
     }
 
-    fn ask_in(&mut self, tx: u32, id: ConnId, kind: Kind, payload: impl AsRef<[u8]>) -> Reply {
+    pub(super) fn ask_in(
+        &mut self,
+        tx: u32,
+        id: ConnId,
+        kind: Kind,
+        payload: impl AsRef<[u8]>,
+    ) -> Reply {
         let message = Message {
             kind: kind.number(),
             req_id: 9,
@@ -75,11 +81,11 @@ impl Store {
         Ok(reply.payload)
     }
 
-    fn ask(&mut self, id: ConnId, kind: Kind, payload: impl AsRef<[u8]>) -> Reply {
+    pub(super) fn ask(&mut self, id: ConnId, kind: Kind, payload: impl AsRef<[u8]>) -> Reply {
         self.ask_in(0, id, kind, payload)
     }
 
-    fn ok(&mut self, id: ConnId, kind: Kind, payload: impl AsRef<[u8]>) -> String {
+    pub(super) fn ok(&mut self, id: ConnId, kind: Kind, payload: impl AsRef<[u8]>) -> String {
         let reply = self.ask(id, kind, payload).unwrap();
         String::from_utf8(reply).unwrap().replace('\0', "|")
     }
@@ -383,6 +389,78 @@ fn a_transaction_cannot_grow_without_bound() {
     store.ok(dom0, Kind::Control, "quota\0set\0memory\x0015000\0");
     while write(&mut store).is_ok() {}
     assert_eq!(write(&mut store), Err(Refusal::NoMemory));
+}
+
+/// Writes (or writes again) as much as a guest may have, in each of some guests.
+fn storm(store: &mut Store, guests: &[ConnId]) {
+    for guest in guests {
+        for n in 0..800 {
+            let payload = [format!("n{n}\0").as_bytes(), &[b'x'; 2000]].concat();
+            store.ask(*guest, Kind::Write, payload).unwrap();
+        }
+    }
+}
+
+#[test]
+fn others_may_write_as_they_like_while_a_transaction_is_open() {
+    let mut store = Store::new();
+    let (dom0, guest) = (store.dom0, store.guest(3));
+    let others = [store.guest(4), store.guest(5), store.guest(6)];
+    storm(&mut store, &others);
+    for id in [dom0, guest] {
+        store.ok(id, Kind::TransactionStart, "\0");
+        store.ask_in(1, id, Kind::Write, "a\x00before").unwrap();
+    }
+    storm(&mut store, &others);
+    for id in [dom0, guest] {
+        let kept = store.core.transactions.bytes(id);
+        assert!(kept <= store.core.quotas.get(Limit::Memory), "{kept}");
+        assert_eq!(
+            store.ask_in(1, id, Kind::Read, "a\0"),
+            Ok(b"before".to_vec())
+        );
+        store.ask_in(1, id, Kind::TransactionEnd, "T\0").unwrap();
+    }
+    assert_eq!(store.ok(guest, Kind::Read, "a\0"), "before");
+}
+
+#[test]
+fn a_transaction_that_cannot_be_brought_to_the_present_is_repeated_not_broken() {
+    let mut store = Store::new();
+    let guest = store.guest(3);
+    let others = [store.guest(4), store.guest(5)];
+    storm(&mut store, &others);
+    store.ok(guest, Kind::TransactionStart, "\0");
+    store.ask_in(1, guest, Kind::Mkdir, "new\0").unwrap();
+    // What it depends on is no longer so.
+    store.ok(guest, Kind::Write, "new/elsewhere\0");
+    storm(&mut store, &others);
+    assert_eq!(store.core.transactions.bytes(guest), 0);
+    // Its owner, who knows nothing of that, finds no contradiction to what it did before.
+    for (kind, payload) in [(Kind::SetPerms, "new\0n3\0"), (Kind::Rm, "new/x/y\0")] {
+        store.ask_in(1, guest, kind, payload).unwrap();
+    }
+    let end = store.ask_in(1, guest, Kind::TransactionEnd, "T\0");
+    assert_eq!(end, Err(Refusal::Again));
+    assert_eq!(store.ok(guest, Kind::GetPerms, "new\0"), "n3|");
+}
+
+#[test]
+fn a_guests_transaction_is_given_up_after_a_minute_and_dom0s_is_not() {
+    let mut store = Store::new();
+    let (dom0, guest) = (store.dom0, store.guest(3));
+    for id in [dom0, guest] {
+        store.ok(id, Kind::TransactionStart, "\0");
+        store.ask_in(1, id, Kind::Write, "a\0x").unwrap();
+    }
+    let now = Instant::now();
+    store.core.absolve(now + Duration::from_secs(59));
+    assert!(store.core.transactions.bytes(guest) > 0);
+    store.core.absolve(now + Duration::from_secs(62));
+    assert_eq!(store.core.transactions.bytes(guest), 0);
+    for (id, result) in [(guest, Err(Refusal::Again)), (dom0, Ok(b"OK\0".to_vec()))] {
+        assert_eq!(store.ask_in(1, id, Kind::TransactionEnd, "T\0"), result);
+    }
 }
 
 #[test]

@@ -100,8 +100,8 @@ impl Core {
                 depth: watch.depth,
             });
         }
-        let open = conn.transactions.keys();
-        all.extend(open.map(|&tx| Record::Begin { domid, tx }));
+        let open = self.transactions.of(domain.conn);
+        all.extend(open.map(|(tx, _)| Record::Begin { domid, tx }));
     }
 
     fn replay_ring(&mut self, ring: RingState) {
@@ -154,15 +154,17 @@ impl Core {
                 }
             }
             Record::Begin { domid, tx } => {
-                let doomed = Transaction::doomed(&self.tree);
                 if let Some(conn) = self.conn_of(domid) {
                     conn.last_tx = conn.last_tx.max(tx);
-                    conn.transactions.insert(tx, doomed);
+                }
+                if let Some(id) = self.domains.get(&domid).map(|domain| domain.conn) {
+                    let transaction = Transaction::given_up();
+                    self.transactions.insert(id, tx, transaction);
                 }
             }
             Record::End { domid, tx } => {
-                if let Some(conn) = self.conn_of(domid) {
-                    conn.transactions.remove(&tx);
+                if let Some(id) = self.domains.get(&domid).map(|domain| domain.conn) {
+                    self.transactions.remove(id, tx);
                 }
             }
             _ => {}

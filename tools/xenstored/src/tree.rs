@@ -1,7 +1,8 @@
 //! The tree of nodes: values, permissions, children in the order of their making.
 //!
-//! Nodes are shared: a clone of a [`Tree`] costs two reference counts, and a change copies only the nodes on its way,
-//! and only while somebody else holds them. So a transaction's snapshot is a clone, and so is the attempt to commit it.
+//! Nodes are shared: a [`Tree::snapshot`] costs one reference count, and a change copies only the nodes on its way, and
+//! only while somebody else holds them. So a transaction works on a snapshot, and so does the attempt to commit it. What
+//! is left behind by such a copy is reported as [`Shed`], so that it can be charged to who keeps it.
 //! Rights and quotas are asked one floor up ([`crate::access`]); here an [`Op`] is carried out.
 
 use std::{collections::HashMap, rc::Rc};
@@ -14,8 +15,15 @@ pub(crate) type Perms = Rc<[Perm]>;
 
 /// Bytes that a node costs besides its path, value and permissions.
 const NODE_OVERHEAD: usize = 32;
+/// Bytes that an operation costs besides what it carries.
+const OP_OVERHEAD: usize = 128;
 /// Bytes that a permission costs.
 pub(crate) const PERM_SIZE: usize = 8;
+/// Bytes that a copy of a node takes besides its value and permissions: the node, its entry with its parent, and what
+/// the allocator adds to each of its parts.
+const COPY_OVERHEAD: usize = 256;
+/// Bytes that each child takes in the list of a copy.
+const CHILD_SIZE: usize = 64;
 
 /// One node.
 #[derive(Clone, Debug)]
@@ -24,6 +32,8 @@ pub(crate) struct Node {
     pub(crate) perms: Perms,
     /// Changes with value, permissions and the list of children; unique in the tree's life.
     pub(crate) generation: u64,
+    /// The tree's generation when this copy of the node was made.
+    born: u64,
     pub(crate) children: IndexMap<Rc<str>, Rc<Node>>,
 }
 
@@ -32,6 +42,22 @@ impl Node {
     pub(crate) fn owner(&self) -> Domid {
         self.perms.first().map_or(0, |perm| perm.domid)
     }
+
+    /// Returns what this copy of the node takes, as who keeps it is charged.
+    fn shed(&self) -> Shed {
+        let own = self.value.len() + self.perms.len() * PERM_SIZE;
+        let bytes = COPY_OVERHEAD + own + self.children.len() * CHILD_SIZE;
+        let born = self.born;
+        Shed { born, bytes }
+    }
+}
+
+/// A copy of a node that a tree has given up, and that a snapshot still holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shed {
+    /// Snapshots of this generation and later ones hold it.
+    pub(crate) born: u64,
+    pub(crate) bytes: usize,
 }
 
 /// What a domain's nodes use.
@@ -41,12 +67,31 @@ pub(crate) struct Usage {
     pub(crate) bytes: usize,
 }
 
+impl Usage {
+    fn plus(self, change: Sum) -> Self {
+        Self {
+            nodes: self.nodes.saturating_add_signed(change.nodes),
+            bytes: self.bytes.saturating_add_signed(change.bytes),
+        }
+    }
+}
+
+/// What was charged to an owner, and discharged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sum {
+    nodes: isize,
+    bytes: isize,
+}
+
 /// The tree, with the use of each owner.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Tree {
     root: Rc<Node>,
-    usage: Rc<HashMap<Domid, Usage>>,
+    /// What each owner's nodes use; in a snapshot, what has changed of that since it was taken.
+    usage: HashMap<Domid, Sum>,
     generation: u64,
+    /// What changes have left to snapshots, since it was last taken.
+    shed: Vec<Shed>,
 }
 
 /// A change to the tree. It says all that is needed to repeat it, in a transaction's commit and after a restart.
@@ -77,7 +122,7 @@ impl Op {
             Self::SetPerms { path, perms } => path.len() + perms.len() * PERM_SIZE,
             Self::Forget { domids } => domids.len() * size_of::<Domid>(),
         };
-        own + NODE_OVERHEAD
+        own + OP_OVERHEAD
     }
 }
 
@@ -98,15 +143,41 @@ impl Tree {
             value: Rc::from([]),
             perms: Rc::from([Perm::none(0)]),
             generation: 0,
+            born: 0,
             children: IndexMap::new(),
         });
         let mut tree = Self {
             root,
-            usage: Rc::default(),
+            usage: HashMap::new(),
             generation: 0,
+            shed: Vec::new(),
         };
         tree.charge(0, 1, isize_of(cost("/", b"", 1)));
         tree
+    }
+
+    /// Makes a tree that starts as this one is, and goes its own way.
+    pub(crate) fn snapshot(&self) -> Self {
+        Self {
+            root: Rc::clone(&self.root),
+            usage: HashMap::new(),
+            generation: self.generation,
+            shed: Vec::new(),
+        }
+    }
+
+    /// Becomes what `next`, a snapshot of this very state, was made into.
+    pub(crate) fn adopt(&mut self, next: Self) {
+        (self.root, self.generation) = (next.root, next.generation);
+        self.shed.extend(next.shed);
+        for (owner, change) in next.usage {
+            self.charge(owner, change.nodes, change.bytes);
+        }
+    }
+
+    /// Takes the report of what was left to snapshots since the last one.
+    pub(crate) fn take_shed(&mut self) -> Vec<Shed> {
+        std::mem::take(&mut self.shed)
     }
 
     /// Returns a number that grows with each change.
@@ -138,12 +209,20 @@ impl Tree {
 
     /// Returns what the nodes of a domain use.
     pub(crate) fn usage(&self, domid: Domid) -> Usage {
-        self.usage.get(&domid).copied().unwrap_or_default()
+        let sum = self.usage.get(&domid).copied().unwrap_or_default();
+        Usage::default().plus(sum)
+    }
+
+    /// Returns what the nodes of a domain use in this snapshot of `main`, by what `main` is now.
+    pub(crate) fn usage_above(&self, main: &Self, domid: Domid) -> Usage {
+        let change = self.usage.get(&domid).copied().unwrap_or_default();
+        main.usage(domid).plus(change)
     }
 
     /// Lists the domains that own nodes.
     pub(crate) fn owners(&self) -> impl Iterator<Item = (Domid, Usage)> + '_ {
-        self.usage.iter().map(|(domid, usage)| (*domid, *usage))
+        let all = self.usage.iter();
+        all.map(|(domid, sum)| (*domid, Usage::default().plus(*sum)))
     }
 
     /// Carries out `op` and appends what watchers may be told.
@@ -232,7 +311,7 @@ impl Tree {
         let mut end = 0;
         for name in components(path) {
             end += 1 + name.len();
-            let this = Rc::make_mut(node);
+            let this = own(node, generation, &mut self.shed);
             if end > known {
                 this.generation = generation;
                 made.push(end);
@@ -242,7 +321,7 @@ impl Tree {
                 .entry(Rc::from(name))
                 .or_insert_with(|| Rc::new(empty_node(&perms, generation)));
         }
-        Rc::make_mut(node).value = Rc::clone(value);
+        own(node, generation, &mut self.shed).value = Rc::clone(value);
         for end in made {
             let is_last = end == path.len();
             let value = if is_last { value.len() } else { 0 };
@@ -276,6 +355,7 @@ impl Tree {
         let own = Rc::clone(&node.perms);
         changes.push(change(path, false, [own.clone(), own, perms]));
         self.discharge(&node, path);
+        shed_all(&node, false, &mut self.shed);
         gone_below(&node, path, changes);
         Ok(())
     }
@@ -326,9 +406,11 @@ impl Tree {
 
     /// Finds a node to change it, copying what others share on the way.
     fn get_mut(&mut self, path: &str) -> Option<&mut Node> {
-        let root = Rc::make_mut(&mut self.root);
+        let (generation, shed) = (self.generation, &mut self.shed);
+        let root = own(&mut self.root, generation, shed);
         components(path).try_fold(root, |node, name| {
-            node.children.get_mut(name).map(Rc::make_mut)
+            let child = node.children.get_mut(name)?;
+            Some(own(child, generation, shed))
         })
     }
 
@@ -350,12 +432,11 @@ impl Tree {
     }
 
     fn charge(&mut self, owner: Domid, nodes: isize, bytes: isize) {
-        let all = Rc::make_mut(&mut self.usage);
-        let usage = all.entry(owner).or_default();
-        usage.nodes = usage.nodes.saturating_add_signed(nodes);
-        usage.bytes = usage.bytes.saturating_add_signed(bytes);
-        if usage.nodes == 0 {
-            all.remove(&owner);
+        let sum = self.usage.entry(owner).or_default();
+        sum.nodes = sum.nodes.saturating_add(nodes);
+        sum.bytes = sum.bytes.saturating_add(bytes);
+        if *sum == Sum::default() {
+            self.usage.remove(&owner);
         }
     }
 }
@@ -392,7 +473,32 @@ fn empty_node(perms: &Perms, generation: u64) -> Node {
         value: Rc::from([]),
         perms: Rc::clone(perms),
         generation,
+        born: generation,
         children: IndexMap::new(),
+    }
+}
+
+/// Makes a node ours alone, to change it; reports the copy that others go on holding.
+fn own<'n>(node: &'n mut Rc<Node>, generation: u64, shed: &mut Vec<Shed>) -> &'n mut Node {
+    let is_shared = Rc::strong_count(node) > 1;
+    if is_shared {
+        shed.push(node.shed());
+    }
+    let this = Rc::make_mut(node);
+    if is_shared {
+        this.born = generation;
+    }
+    this
+}
+
+/// Reports what others hold of a removed node and all below; `is_held`: they hold what it hung on.
+fn shed_all(node: &Rc<Node>, is_held: bool, shed: &mut Vec<Shed>) {
+    let is_held = is_held || Rc::strong_count(node) > 1;
+    if is_held {
+        shed.push(node.shed());
+    }
+    for child in node.children.values() {
+        shed_all(child, is_held, shed);
     }
 }
 

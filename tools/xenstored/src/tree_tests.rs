@@ -92,7 +92,7 @@ fn a_dead_domain_leaves_neither_nodes_nor_rights() {
 fn a_clone_does_not_see_later_changes() {
     let mut tree = Tree::new();
     run(&mut tree, &write("/a/b", b"old", 0));
-    let snapshot = tree.clone();
+    let snapshot = tree.snapshot();
     run(&mut tree, &write("/a/b", b"new", 0));
     run(&mut tree, &write("/a/c", b"", 0));
     assert_eq!(&*snapshot.get("/a/b").unwrap().value, b"old");
