@@ -292,13 +292,21 @@ impl Pcpu {
         self.mailbox.is_slice_over.store(false, Ordering::Release);
         match slice_ns {
             Some(ns) => {
-                let ticks = hv_hw::time::ns_to_ticks(ns);
-                self.timers
-                    .set(self.slice, time::now().saturating_add(ticks));
+                let deadline = time::now().saturating_add(time::ns_to_ticks(ns));
+                self.timers.set(self.slice, deadline);
             }
             None => {
                 self.timers.cancel(self.slice);
             }
+        }
+    }
+
+    /// Takes the CPU from the vCPU that has it in so many ns, where that is not done before.
+    pub fn shorten_slice(&mut self, ns: u64) {
+        let deadline = time::now().saturating_add(time::ns_to_ticks(ns));
+        let due = self.timers.deadline(self.slice);
+        if due.is_none_or(|due| deadline < due) {
+            self.timers.set(self.slice, deadline);
         }
     }
 

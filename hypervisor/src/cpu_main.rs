@@ -8,10 +8,10 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use hv_core::options::Scheduler;
-use hv_core::sched::Policy;
 use hv_core::sched::cap::Cap;
 use hv_core::sched::credit2::Credit2;
 use hv_core::sched::round_robin::RoundRobin;
+use hv_core::sched::{MakeRoom, Policy, Unit};
 use hv_core::vcpu::VcpuId;
 use hv_core::vcpu::runstate::RunState;
 use hv_hw::irq as device;
@@ -29,7 +29,7 @@ pub struct CpuMain<H> {
     pcpu: Pcpu,
     make: MakeHw<H>,
     policy: Box<dyn Policy>,
-    /// Each in a box, so that no long run of memory is needed for more.
+    /// Each in a box, so that no long run of memory is needed for more. The policy knows a vCPU by the number of its slot.
     slots: Vec<Option<Box<Slot<H>>>>,
     /// The slot whose vCPU is in the CPU's registers.
     loaded: Option<usize>,
@@ -146,7 +146,6 @@ impl<H: VcpuHw> CpuMain<H> {
         let runner = make::runner(arrival, &mut self.pcpu, self.make);
         let id = runner.vcpu().id;
         let weight = runner.domain.weight.load(Ordering::Relaxed);
-        self.policy.add(id, weight);
         let new = Some(Box::new(Slot {
             id,
             weight,
@@ -166,6 +165,7 @@ impl<H: VcpuHw> CpuMain<H> {
                 self.slots.len() - 1
             }
         };
+        self.policy.add(Unit(slot), weight);
         self.load(slot);
         if let Some(Some(at)) = self.slots.get_mut(slot) {
             at.runner.begin();
@@ -196,7 +196,7 @@ impl<H: VcpuHw> CpuMain<H> {
         } else if self.current != Some(slot) {
             self.enqueue(slot);
         } else if at.is_retuned() {
-            self.take_off(slot, |policy, id, now| policy.block(id, now));
+            self.take_off(slot, |policy, unit, now| policy.block(unit, now));
             self.enqueue(slot);
         }
     }
@@ -206,13 +206,12 @@ impl<H: VcpuHw> CpuMain<H> {
         let Some(Some(at)) = self.slots.get_mut(slot) else {
             return;
         };
+        let now = host::now_ns();
         let weight = at.runner.domain.weight.load(Ordering::Relaxed);
         if weight != at.weight {
             at.weight = weight;
-            self.policy.remove(at.id);
-            self.policy.add(at.id, weight);
+            self.policy.set_weight(Unit(slot), weight, now);
         }
-        let now = host::now_ns();
         let percent = at.runner.domain.cap.load(Ordering::Relaxed);
         if percent != at.cap_percent {
             at.cap_percent = percent;
@@ -223,11 +222,15 @@ impl<H: VcpuHw> CpuMain<H> {
             self.pcpu.set_period_end(at.cap.next_period_ns());
             return;
         }
-        let makes_room = self.policy.wake(at.id, now);
+        let room = self.policy.wake(Unit(slot), now);
         if !self.pcpu.runs_one() {
             at.runner.account(RunState::Runnable);
         }
-        self.must_preempt |= makes_room.is_some();
+        match room {
+            None => {}
+            Some(MakeRoom { after_ns: 0, .. }) => self.must_preempt = true,
+            Some(MakeRoom { after_ns, .. }) => self.pcpu.shorten_slice(after_ns),
+        }
     }
 
     /// Lets vCPUs run again whose caps allow it.
@@ -265,7 +268,7 @@ impl<H: VcpuHw> CpuMain<H> {
         {
             shutdown::dom0_ended(why);
         }
-        self.policy.block(at.id, host::now_ns());
+        self.policy.block(Unit(slot), host::now_ns());
         at.runner.account(at.runner.waiting_state());
     }
 
@@ -275,12 +278,11 @@ impl<H: VcpuHw> CpuMain<H> {
             if !self.must_preempt && !self.pcpu.is_slice_over() {
                 return Some(slot);
             }
-            self.take_off(slot, |policy, id, now| policy.preempt(id, now));
+            self.take_off(slot, |policy, unit, now| policy.preempt(unit, now));
         }
         self.must_preempt = false;
         let pick = self.policy.pick(host::now_ns())?;
-        let is_it = |at: &Option<Box<Slot<H>>>| at.as_ref().is_some_and(|at| at.id == pick.vcpu);
-        let slot = self.slots.iter().position(is_it)?;
+        let Unit(slot) = pick.unit;
         self.current = Some(slot);
         let at = self.slots.get_mut(slot)?.as_mut()?;
         at.runner.account(RunState::Running);
@@ -296,7 +298,7 @@ impl<H: VcpuHw> CpuMain<H> {
     }
 
     /// A vCPU has lost the CPU, and can run on.
-    fn take_off(&mut self, slot: usize, how: fn(&mut dyn Policy, VcpuId, u64)) {
+    fn take_off(&mut self, slot: usize, how: fn(&mut dyn Policy, Unit, u64)) {
         self.charge(slot);
         let Some(Some(at)) = self.slots.get_mut(slot) else {
             return;
@@ -304,10 +306,10 @@ impl<H: VcpuHw> CpuMain<H> {
         at.runner.account(RunState::Runnable);
         if at.cap.left_ns(host::now_ns()) == Some(0) {
             at.is_parked = true;
-            self.policy.block(at.id, host::now_ns());
+            self.policy.block(Unit(slot), host::now_ns());
             self.pcpu.set_period_end(at.cap.next_period_ns());
         } else {
-            how(&mut *self.policy, at.id, host::now_ns());
+            how(&mut *self.policy, Unit(slot), host::now_ns());
         }
     }
 
@@ -322,7 +324,7 @@ impl<H: VcpuHw> CpuMain<H> {
         } else if !runner.can_run() {
             self.put_aside(slot);
         } else if stop == Stop::Yield {
-            self.take_off(slot, |policy, id, now| policy.yield_now(id, now));
+            self.take_off(slot, |policy, unit, now| policy.yield_now(unit, now));
         }
     }
 
@@ -357,7 +359,7 @@ impl<H: VcpuHw> CpuMain<H> {
         let Some(at) = self.slots.get_mut(slot).and_then(Option::take) else {
             return;
         };
-        self.policy.remove(at.id);
+        self.policy.remove(Unit(slot), host::now_ns());
         let domain = at.runner.domain.clone();
         at.runner.account(RunState::Offline);
         at.runner.vcpu().set_gone();

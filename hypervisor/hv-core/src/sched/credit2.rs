@@ -1,144 +1,295 @@
-//! Shares by weight: credits burn while a vCPU runs, the faster the lighter it is, and whoever has most runs next.
+//! Shares by weight, in virtual time: it passes for a vCPU while that runs, the faster the lighter it is, and whoever is
+//! furthest behind runs next.
 //!
-//! The idea is that of Xen's second credit scheduler. Credits are ns of CPU time of the heaviest vCPU. When even the
-//! first in line has none left, all get a refill, up to `REFILL_NS`: sleeping saves up no more than that, so a vCPU
-//! that wakes is served soon but cannot starve the others.
+//! The name, the weights and the rate limit are those of Xen's second credit scheduler, whose tools find here what they
+//! know; a credit is a lag behind the others. There is no refill, and no debt: how far a vCPU is behind the weighted mean of
+//! those that can run is bounded, so that sleep saves up little, as is how far it is ahead when it joins them. One that
+//! runs alone is that mean; where several CPUs give a vCPU more than its weight would, the others that have not used theirs
+//! follow it by that bound, and it owes no more than they have saved.
+//!
+//! Each operation is O(log n) in the queued vCPUs, and linear in the CPUs that pick here.
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use core::cmp::Reverse;
 
-use super::{Pick, Policy};
+use super::{MakeRoom, Pick, Policy, Unit};
 use crate::index_heap::IndexHeap;
-use crate::vcpu::VcpuId;
 
-/// What a refill gives, and the most that a vCPU can have.
-const REFILL_NS: i64 = 10_000_000;
-/// How far a vCPU may run behind the next in line before they change places: fewer switches, coarser shares.
-const GRAIN_NS: i64 = 2_000_000;
+/// How far a vCPU may be ahead of or behind the mean, in ns of its own CPU time.
+const MAX_LAG_NS: i128 = 10_000_000;
+/// How far a vCPU may run ahead of the next in line before they change places: fewer switches, coarser shares.
+const GRAIN_NS: u64 = 2_000_000;
 const MIN_TIMESLICE_NS: u64 = 500_000;
-const MAX_TIMESLICE_NS: u64 = 10_000_000;
+/// The longest turn while another waits, unless the rate limit is above it.
+pub const MAX_TIMESLICE_NS: u64 = 10_000_000;
+/// Virtual time that a vCPU of weight 1 takes a ns; others take that by their weight. The finer, the truer are shares.
+const RATE_OF_ONE: u32 = 1 << 24;
 
-/// First in the queue: most credit; among equals, the longest there.
-type Rank = (Reverse<i64>, u64);
+/// First in the queue: least virtual time; among equals, the longest there.
+type Rank = (i128, u64);
 
 /// The run queue.
 pub struct Credit2 {
-    slots: BTreeMap<VcpuId, usize>,
-    /// By slot; `None` where the vCPU was removed.
+    /// By unit; `None` where there is none.
     entities: Vec<Option<Entity>>,
     queue: IndexHeap<Rank>,
-    /// Slots that physical CPUs have picked.
+    /// Units that physical CPUs have picked.
     running: Vec<usize>,
-    max_weight: u16,
+    /// One that yielded, until the next in line has been picked.
+    standing_back: Option<usize>,
+    mean: Mean,
+    rate_limit_ns: u64,
     next_arrival: u64,
 }
 
 #[derive(Clone, Copy)]
 struct Entity {
-    vcpu: VcpuId,
     weight: u16,
-    credit_ns: i64,
+    /// Its virtual time: i128 as it never wraps, not in a century at weight 1.
+    vtime: i128,
     activity: Activity,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Activity {
     Blocked,
+    /// In the queue, or standing back from it.
     Queued,
     Running {
-        /// Credits are burnt up to then.
+        /// Its virtual time is that of then.
         since_ns: u64,
+        /// When it got the CPU.
+        start_ns: u64,
         /// No timer ends its turn.
         is_open_ended: bool,
     },
 }
 
+impl Entity {
+    fn is_runnable(&self) -> bool {
+        self.activity != Activity::Blocked
+    }
+
+    /// Virtual time in `ns` of its CPU time.
+    fn vtime_in(&self, ns: i128) -> i128 {
+        ns * i128::from(RATE_OF_ONE / u32::from(self.weight))
+    }
+
+    /// Its CPU time in ns until its virtual time is `vtime`; 0 where it is past that.
+    fn ns_until(&self, vtime: i128) -> u64 {
+        let lead = (vtime - self.vtime).max(0) * i128::from(self.weight);
+        u64::try_from(lead / i128::from(RATE_OF_ONE)).unwrap_or(u64::MAX)
+    }
+}
+
+/// The mean virtual time of the vCPUs that can run, by weight.
+#[derive(Clone, Copy)]
+struct Mean {
+    /// A virtual time near it, which keeps the sum small.
+    base: i128,
+    /// Σ weight · (virtual time − base).
+    sum: i128,
+    weights: i128,
+}
+
+impl Mean {
+    /// The mean; with nobody there, what it was last.
+    fn get(&mut self) -> i128 {
+        if self.weights > 0 {
+            let step = self.sum / self.weights;
+            self.base += step;
+            self.sum -= step * self.weights;
+        }
+        self.base
+    }
+
+    fn join(&mut self, entity: &Entity) {
+        let weight = i128::from(entity.weight);
+        self.sum += weight * (entity.vtime - self.base);
+        self.weights += weight;
+    }
+
+    fn leave(&mut self, entity: &Entity) {
+        let weight = i128::from(entity.weight);
+        self.weights -= weight;
+        if self.weights == 0 {
+            self.base = entity.vtime;
+            self.sum = 0;
+        } else {
+            self.sum -= weight * (entity.vtime - self.base);
+        }
+    }
+}
+
 impl Credit2 {
-    /// No vCPUs.
+    /// No vCPUs, and no rate limit.
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            slots: BTreeMap::new(),
             entities: Vec::new(),
             queue: IndexHeap::new(),
             running: Vec::new(),
-            max_weight: 1,
+            standing_back: None,
+            mean: Mean {
+                base: 0,
+                sum: 0,
+                weights: 0,
+            },
+            rate_limit_ns: 0,
             next_arrival: 0,
         }
     }
 
-    fn find(&mut self, vcpu: VcpuId) -> Option<(usize, &mut Entity)> {
-        let slot = *self.slots.get(&vcpu)?;
-        Some((slot, self.entities.get_mut(slot)?.as_mut()?))
+    fn get(&self, slot: usize) -> Option<Entity> {
+        *self.entities.get(slot)?
     }
 
-    /// Burns the credits of a running vCPU up to now.
-    fn settle(&mut self, slot: usize, now_ns: u64) {
-        let max_weight = self.max_weight;
-        if let Some(Some(entity)) = self.entities.get_mut(slot)
-            && let Activity::Running { since_ns, .. } = &mut entity.activity
-        {
-            let ran_ns = now_ns.saturating_sub(*since_ns);
-            *since_ns = now_ns.max(*since_ns);
-            let burnt = u128::from(ran_ns) * u128::from(max_weight) / u128::from(entity.weight);
-            let burnt = i64::try_from(burnt).unwrap_or(i64::MAX);
-            entity.credit_ns = entity.credit_ns.saturating_sub(burnt);
+    /// Changes an entity; the mean goes along where it is in that.
+    fn change(&mut self, slot: usize, change: impl FnOnce(&mut Entity)) {
+        let Some(Some(entity)) = self.entities.get_mut(slot) else {
+            return;
+        };
+        if entity.is_runnable() {
+            self.mean.leave(entity);
+        }
+        change(entity);
+        if entity.is_runnable() {
+            self.mean.join(entity);
         }
     }
 
+    /// Moves the virtual times of the running vCPUs up to now.
+    fn settle(&mut self, now_ns: u64) {
+        for index in 0..self.running.len() {
+            self.change(self.running[index], |entity| {
+                let Activity::Running { since_ns, .. } = &mut entity.activity else {
+                    return;
+                };
+                let ran_ns = now_ns.saturating_sub(*since_ns);
+                *since_ns = now_ns.max(*since_ns);
+                entity.vtime += entity.vtime_in(i128::from(ran_ns));
+            });
+        }
+        self.catch_up();
+    }
+
+    /// Forgets by how much more than [`MAX_LAG_NS`] running vCPUs are behind the mean: all the time they cannot get more than
+    /// the CPU that they have. To bound those ahead instead would lose the order between them.
+    fn catch_up(&mut self) {
+        let mut mean = self.mean.get();
+        loop {
+            // the mean with those in it that are too far behind, each at the bound below it
+            let mut rest = self.mean;
+            for entity in self.too_far_behind(mean) {
+                rest.leave(&entity);
+                rest.sum -= i128::from(entity.weight) * entity.vtime_in(MAX_LAG_NS);
+            }
+            let next = rest.get();
+            if next <= mean {
+                break;
+            }
+            mean = next;
+        }
+        for index in 0..self.running.len() {
+            self.change(self.running[index], |entity| {
+                entity.vtime = entity.vtime.max(mean - entity.vtime_in(MAX_LAG_NS));
+            });
+        }
+    }
+
+    /// The running vCPUs that are more than [`MAX_LAG_NS`] behind `mean`.
+    fn too_far_behind(&self, mean: i128) -> impl Iterator<Item = Entity> {
+        let running = self.running.iter().filter_map(|slot| self.get(*slot));
+        running.filter(move |entity| entity.vtime < mean - entity.vtime_in(MAX_LAG_NS))
+    }
+
+    /// Forgets by how much more than [`MAX_LAG_NS`] a vCPU is ahead of the mean or behind it.
+    fn bound(&mut self, slot: usize) {
+        let mean = self.mean.get();
+        self.change(slot, |entity| {
+            let most = entity.vtime_in(MAX_LAG_NS);
+            entity.vtime = entity.vtime.clamp(mean - most, mean + most);
+        });
+    }
+
     fn enqueue(&mut self, slot: usize) {
-        let arrival = self.next_arrival;
-        if let Some(Some(entity)) = self.entities.get_mut(slot) {
-            entity.activity = Activity::Queued;
-            self.queue.set(slot, (Reverse(entity.credit_ns), arrival));
+        self.change(slot, |entity| entity.activity = Activity::Queued);
+        if let Some(entity) = self.get(slot) {
+            self.queue.set(slot, (entity.vtime, self.next_arrival));
             self.next_arrival += 1;
         }
     }
 
-    /// Takes a running vCPU off its CPU. `None` where it was not running.
-    fn take_off_cpu(&mut self, vcpu: VcpuId, now_ns: u64) -> Option<usize> {
-        let (slot, entity) = self.find(vcpu)?;
-        if !matches!(entity.activity, Activity::Running { .. }) {
-            return None;
+    /// Takes a running vCPU off its CPU. False where it was not running.
+    fn take_off_cpu(&mut self, slot: usize, now_ns: u64) -> bool {
+        let is_running = self
+            .get(slot)
+            .is_some_and(|entity| matches!(entity.activity, Activity::Running { .. }));
+        if is_running {
+            self.settle(now_ns);
+            self.running.retain(|running| *running != slot);
         }
-        self.settle(slot, now_ns);
-        self.running.retain(|running| *running != slot);
-        Some(slot)
+        is_running
     }
 
-    /// Gives all vCPUs as many refills as the first in line needs to have credit again.
-    fn refill(&mut self, now_ns: u64) {
-        let Some(((Reverse(best), _), _)) = self.queue.first() else {
-            return;
-        };
-        for index in 0..self.running.len() {
-            self.settle(self.running[index], now_ns);
-        }
-        let refills = best.saturating_neg().max(0) / REFILL_NS + 1;
-        let gain = refills.saturating_mul(REFILL_NS);
-        for (slot, entity) in self.entities.iter_mut().enumerate() {
-            let Some(entity) = entity else { continue };
-            entity.credit_ns = entity.credit_ns.saturating_add(gain).min(REFILL_NS);
-            if let Some((_, arrival)) = self.queue.key(slot) {
-                self.queue.set(slot, (Reverse(entity.credit_ns), arrival));
-            }
+    /// Takes a queued vCPU out of the queue.
+    fn unqueue(&mut self, slot: usize) {
+        self.queue.remove(slot);
+        if self.standing_back == Some(slot) {
+            self.standing_back = None;
         }
     }
 
-    /// How long the vCPU runs until it is [`GRAIN_NS`] behind the next in line; `None` without a next.
+    /// One that stood back is in line again.
+    fn line_up(&mut self) {
+        if let Some(slot) = self.standing_back.take() {
+            self.enqueue(slot);
+        }
+    }
+
+    /// How long a vCPU runs until it is [`GRAIN_NS`] ahead of the next in line. `None` where it is the only one that can run:
+    /// of the turns on several CPUs one at most has no end, so that it is known whom to tell when another vCPU wakes.
     fn timeslice(&self, entity: &Entity) -> Option<u64> {
-        let ((Reverse(next_credit), _), _) = self.queue.first()?;
-        let lead = entity.credit_ns.saturating_sub(next_credit).max(0);
-        let lead = u128::from(lead.saturating_add(GRAIN_NS).unsigned_abs());
-        let slice = lead * u128::from(entity.weight) / u128::from(self.max_weight);
-        let slice = u64::try_from(slice).unwrap_or(u64::MAX);
-        Some(slice.clamp(MIN_TIMESLICE_NS, MAX_TIMESLICE_NS))
+        let slice = match self.queue.first() {
+            Some(((next, _), _)) => entity.ns_until(next).saturating_add(GRAIN_NS),
+            None if self.running.len() > 1 => MAX_TIMESLICE_NS,
+            None => return None,
+        };
+        let least = MIN_TIMESLICE_NS.max(self.rate_limit_ns);
+        Some(slice.clamp(least, MAX_TIMESLICE_NS.max(least)))
     }
 
-    fn weigh(&mut self) {
-        let weights = self.entities.iter().flatten().map(|entity| entity.weight);
-        self.max_weight = weights.max().unwrap_or(1);
+    /// Which running vCPU makes room, and when, for one in the queue whose virtual time is `vtime`.
+    fn make_room(&self, vtime: i128, now_ns: u64) -> Option<MakeRoom> {
+        let rank = |slot: &usize| {
+            let Entity {
+                activity, vtime, ..
+            } = self.get(*slot)?;
+            let Activity::Running { is_open_ended, .. } = activity else {
+                return None;
+            };
+            Some((is_open_ended, vtime, *slot))
+        };
+        let (_, _, slot) = self.running.iter().filter_map(rank).max()?;
+        let entity = self.get(slot)?;
+        let Activity::Running {
+            start_ns,
+            is_open_ended,
+            ..
+        } = entity.activity
+        else {
+            return None;
+        };
+        let after_ns = if entity.vtime > vtime {
+            let ran_ns = now_ns.saturating_sub(start_ns);
+            self.rate_limit_ns.saturating_sub(ran_ns)
+        } else if is_open_ended {
+            // it got no end as nobody waited; now somebody does
+            self.timeslice(&entity)?
+        } else {
+            return None;
+        };
+        let unit = Unit(slot);
+        Some(MakeRoom { unit, after_ns })
     }
 }
 
@@ -149,116 +300,104 @@ impl Default for Credit2 {
 }
 
 impl Policy for Credit2 {
-    fn add(&mut self, vcpu: VcpuId, weight: u16) {
-        if self.slots.contains_key(&vcpu) {
+    fn add(&mut self, Unit(slot): Unit, weight: u16) {
+        if self.get(slot).is_some() {
             return;
         }
-        let entity = Entity {
-            vcpu,
+        if slot >= self.entities.len() {
+            self.entities.resize(slot + 1, None);
+            self.queue.grow(slot + 1);
+            self.running.reserve(slot + 1 - self.running.len());
+        }
+        self.entities[slot] = Some(Entity {
             weight: weight.max(1),
-            credit_ns: REFILL_NS,
+            vtime: self.mean.get(),
             activity: Activity::Blocked,
-        };
-        let slot = match self.entities.iter().position(Option::is_none) {
-            Some(slot) => slot,
-            None => {
-                self.entities.push(None);
-                self.entities.len() - 1
-            }
-        };
-        self.entities[slot] = Some(entity);
-        self.slots.insert(vcpu, slot);
-        self.queue.grow(self.entities.len());
-        self.running
-            .reserve(self.entities.len() - self.running.len());
-        self.weigh();
+        });
     }
 
-    fn remove(&mut self, vcpu: VcpuId) {
-        if let Some(slot) = self.slots.remove(&vcpu) {
-            self.queue.remove(slot);
-            self.running.retain(|running| *running != slot);
-            self.entities[slot] = None;
-            self.weigh();
+    fn remove(&mut self, unit: Unit, now_ns: u64) {
+        self.block(unit, now_ns);
+        let Unit(slot) = unit;
+        if let Some(entity) = self.entities.get_mut(slot) {
+            *entity = None;
         }
     }
 
-    fn wake(&mut self, vcpu: VcpuId, now_ns: u64) -> Option<VcpuId> {
-        let (slot, entity) = self.find(vcpu)?;
-        if entity.activity != Activity::Blocked {
+    fn set_weight(&mut self, Unit(slot): Unit, weight: u16, now_ns: u64) {
+        self.settle(now_ns);
+        self.change(slot, |entity| entity.weight = weight.max(1));
+        self.bound(slot);
+        if let (Some(entity), Some((_, arrival))) = (self.get(slot), self.queue.key(slot)) {
+            self.queue.set(slot, (entity.vtime, arrival));
+        }
+    }
+
+    fn set_rate_limit(&mut self, ns: u64) {
+        self.rate_limit_ns = ns;
+    }
+
+    fn wake(&mut self, Unit(slot): Unit, now_ns: u64) -> Option<MakeRoom> {
+        if self.get(slot)?.is_runnable() {
             return None;
         }
-        let credit_ns = entity.credit_ns;
+        self.settle(now_ns);
+        self.bound(slot);
         self.enqueue(slot);
-        for index in 0..self.running.len() {
-            self.settle(self.running[index], now_ns);
-        }
-        let running = self.running.iter();
-        let poorest = running
-            .filter_map(|slot| self.entities.get(*slot)?.as_ref())
-            .min_by_key(|entity| entity.credit_ns)?;
-        // A turn without an end got none as nobody waited; now somebody does.
-        let is_open_ended = matches!(
-            poorest.activity,
-            Activity::Running {
-                is_open_ended: true,
-                ..
-            }
-        );
-        (is_open_ended || poorest.credit_ns < credit_ns).then_some(poorest.vcpu)
+        let vtime = self.get(slot)?.vtime;
+        self.make_room(vtime, now_ns)
     }
 
-    fn block(&mut self, vcpu: VcpuId, now_ns: u64) {
-        let Some((slot, entity)) = self.find(vcpu) else {
-            return;
-        };
-        if entity.activity == Activity::Queued {
-            self.queue.remove(slot);
-        } else {
-            self.take_off_cpu(vcpu, now_ns);
+    fn block(&mut self, Unit(slot): Unit, now_ns: u64) {
+        if !self.take_off_cpu(slot, now_ns) {
+            self.unqueue(slot);
         }
-        if let Some((_, entity)) = self.find(vcpu) {
-            entity.activity = Activity::Blocked;
+        self.change(slot, |entity| entity.activity = Activity::Blocked);
+    }
+
+    fn yield_now(&mut self, Unit(slot): Unit, now_ns: u64) {
+        if self.take_off_cpu(slot, now_ns) {
+            self.line_up();
+            self.change(slot, |entity| entity.activity = Activity::Queued);
+            self.standing_back = Some(slot);
         }
     }
 
-    fn yield_now(&mut self, vcpu: VcpuId, now_ns: u64) {
-        let Some(slot) = self.take_off_cpu(vcpu, now_ns) else {
-            return;
-        };
-        if let Some(((Reverse(next_credit), _), _)) = self.queue.first()
-            && let Some(Some(entity)) = self.entities.get_mut(slot)
-        {
-            // What it gives up it gets back with the next refill, if not above the others.
-            entity.credit_ns = entity.credit_ns.min(next_credit);
-        }
-        self.enqueue(slot);
-    }
-
-    fn preempt(&mut self, vcpu: VcpuId, now_ns: u64) {
-        if let Some(slot) = self.take_off_cpu(vcpu, now_ns) {
+    fn preempt(&mut self, Unit(slot): Unit, now_ns: u64) {
+        if self.take_off_cpu(slot, now_ns) {
             self.enqueue(slot);
         }
     }
 
+    fn charge(&mut self, Unit(slot): Unit, ns: u64) {
+        let mean = self.mean.get();
+        self.change(slot, |entity| {
+            let most = mean + entity.vtime_in(MAX_LAG_NS);
+            let charged = entity.vtime + entity.vtime_in(i128::from(ns));
+            entity.vtime = charged.min(most).max(entity.vtime);
+        });
+        if let (Some(entity), Some((_, arrival))) = (self.get(slot), self.queue.key(slot)) {
+            self.queue.set(slot, (entity.vtime, arrival));
+        }
+    }
+
     fn pick(&mut self, now_ns: u64) -> Option<Pick> {
-        let ((Reverse(best), _), _) = self.queue.first()?;
-        if best <= 0 {
-            self.refill(now_ns);
+        if self.queue.first().is_none() {
+            self.line_up();
         }
         let (_, slot) = self.queue.first()?;
         self.queue.remove(slot);
+        self.line_up();
         self.running.push(slot);
-        let entity = *self.entities.get(slot)?.as_ref()?;
-        let timeslice_ns = self.timeslice(&entity);
-        let activity = Activity::Running {
-            since_ns: now_ns,
-            is_open_ended: timeslice_ns.is_none(),
-        };
-        self.entities[slot] = Some(Entity { activity, ..entity });
-        Some(Pick {
-            vcpu: entity.vcpu,
-            timeslice_ns,
-        })
+        let timeslice_ns = self.timeslice(&self.get(slot)?);
+        self.change(slot, |entity| {
+            entity.activity = Activity::Running {
+                since_ns: now_ns,
+                start_ns: now_ns,
+                is_open_ended: timeslice_ns.is_none(),
+            };
+        });
+        let unit = Unit(slot);
+        Some(Pick { unit, timeslice_ns })
     }
 }

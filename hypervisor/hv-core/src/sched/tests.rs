@@ -1,46 +1,44 @@
-//! Both policies under the same random life, and the shares that Credit2 promises.
+//! Both policies under the same random life.
 
 use std::collections::BTreeMap;
-use std::vec::Vec;
+use std::vec;
 
 use proptest::prelude::*;
 
 use super::credit2::Credit2;
 use super::round_robin::RoundRobin;
-use super::{Pick, Policy};
-use crate::domid::DomId;
-use crate::vcpu::VcpuId;
+use super::{MakeRoom, Pick, Policy, Unit};
+
+mod shares;
+mod simulator;
 
 const MS: u64 = 1_000_000;
 
-fn vcpu(index: u16) -> VcpuId {
-    VcpuId {
-        domid: DomId::DOM0,
-        index,
-    }
-}
-
 #[derive(Clone, Debug)]
 enum Op {
-    Add(u16, u16),
-    Remove(u16),
-    Wake(u16),
-    Block(u16),
-    Yield(u16),
-    Preempt(u16),
+    Add(usize, u16),
+    Remove(usize),
+    SetWeight(usize, u16),
+    Wake(usize),
+    Block(usize),
+    Yield(usize),
+    Preempt(usize),
+    Charge(usize, u64),
     Pick,
     Pass(u64),
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let id = 0..6u16;
+    let id = 0..6usize;
     prop_oneof![
         (id.clone(), any::<u16>()).prop_map(|(id, weight)| Op::Add(id, weight)),
+        (id.clone(), any::<u16>()).prop_map(|(id, weight)| Op::SetWeight(id, weight)),
         id.clone().prop_map(Op::Remove),
         id.clone().prop_map(Op::Wake),
         id.clone().prop_map(Op::Wake),
         id.clone().prop_map(Op::Block),
         id.clone().prop_map(Op::Yield),
+        (id.clone(), any::<u64>()).prop_map(|(id, ns)| Op::Charge(id, ns)),
         id.prop_map(Op::Preempt),
         Just(Op::Pick),
         Just(Op::Pick),
@@ -52,12 +50,14 @@ fn op() -> impl Strategy<Value = Op> {
 /// number of vCPUs in each state is what must agree, and operations name the vCPU by its role.
 fn apply(policy: &mut impl Policy, op: &Op, now_ns: u64) {
     match *op {
-        Op::Add(id, weight) => policy.add(vcpu(id), weight),
-        Op::Remove(id) => policy.remove(vcpu(id)),
+        Op::Add(id, weight) => policy.add(Unit(id), weight),
+        Op::Remove(id) => policy.remove(Unit(id), now_ns),
+        Op::SetWeight(id, weight) => policy.set_weight(Unit(id), weight, now_ns),
         Op::Wake(id) => {
-            let _ = policy.wake(vcpu(id), now_ns);
+            let _ = policy.wake(Unit(id), now_ns);
         }
-        Op::Block(id) => policy.block(vcpu(id), now_ns),
+        Op::Block(id) => policy.block(Unit(id), now_ns),
+        Op::Charge(id, ns) => policy.charge(Unit(id), ns),
         Op::Yield(_) | Op::Preempt(_) | Op::Pick | Op::Pass(_) => {}
     }
 }
@@ -70,23 +70,24 @@ proptest! {
         let (mut credit2, mut oracle) = (Credit2::new(), RoundRobin::new());
         let mut ready = BTreeMap::new();
         let mut now_ns = 0;
-        let (mut ours, mut theirs): (Option<VcpuId>, Option<VcpuId>) = (None, None);
+        let (mut ours, mut theirs): (Option<Unit>, Option<Unit>) = (None, None);
         for op in &ops {
             apply(&mut credit2, op, now_ns);
             apply(&mut oracle, op, now_ns);
             match *op {
-                Op::Add(id, _) => { ready.entry(vcpu(id)).or_insert(false); }
-                Op::Remove(id) => { ready.remove(&vcpu(id)); }
-                Op::Wake(id) => { ready.entry(vcpu(id)).and_modify(|is_ready| *is_ready = true); }
-                Op::Block(id) => { ready.entry(vcpu(id)).and_modify(|is_ready| *is_ready = false); }
-                Op::Yield(id) => credit2.yield_now(vcpu(id), now_ns),
-                Op::Preempt(id) => credit2.preempt(vcpu(id), now_ns),
+                Op::Add(id, _) => { ready.entry(Unit(id)).or_insert(false); }
+                Op::Remove(id) => { ready.remove(&Unit(id)); }
+                Op::Wake(id) => { ready.entry(Unit(id)).and_modify(|is_ready| *is_ready = true); }
+                Op::Block(id) => { ready.entry(Unit(id)).and_modify(|is_ready| *is_ready = false); }
+                Op::Yield(id) => credit2.yield_now(Unit(id), now_ns),
+                Op::Preempt(id) => credit2.preempt(Unit(id), now_ns),
                 Op::Pass(ns) => now_ns += ns,
+                Op::SetWeight(..) | Op::Charge(..) => {}
                 Op::Pick => {
                     if let Some(running) = ours { credit2.preempt(running, now_ns); }
                     if let Some(running) = theirs { oracle.preempt(running, now_ns); }
-                    ours = credit2.pick(now_ns).map(|pick| pick.vcpu);
-                    theirs = oracle.pick(now_ns).map(|pick| pick.vcpu);
+                    ours = credit2.pick(now_ns).map(|pick| pick.unit);
+                    theirs = oracle.pick(now_ns).map(|pick| pick.unit);
                     prop_assert_eq!(ours.is_some(), theirs.is_some());
                     prop_assert_eq!(ours.is_some(), ready.values().any(|is_ready| *is_ready));
                     if let Some(picked) = ours {
@@ -96,113 +97,97 @@ proptest! {
             }
         }
     }
+}
 
-    /// CPU hogs get time in proportion to their weights, on one CPU, within the few ms that slices are long.
-    #[test]
-    fn hogs_share_by_weight(weights in prop::collection::vec(16u16..1024, 2..6)) {
-        let mut policy = Credit2::new();
-        for (index, weight) in (0u16..).zip(&weights) {
-            policy.add(vcpu(index), *weight);
-            let _ = policy.wake(vcpu(index), 0);
-        }
-        let ran = run(&mut policy, 20_000 * MS);
-        let total: u64 = ran.values().sum();
-        let sum: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
-        for (index, weight) in (0u16..).zip(&weights) {
-            let due = total * u64::from(*weight) / sum;
-            let got = ran.get(&vcpu(index)).copied().unwrap_or(0);
-            prop_assert!(got.abs_diff(due) <= 100 * MS, "{index}: got {got} of {due}, {weights:?}");
-        }
+/// A policy with so many vCPUs of weight 256, all queued.
+fn queued(count: usize) -> Credit2 {
+    let mut policy = Credit2::new();
+    for index in 0..count {
+        policy.add(Unit(index), 256);
+        assert_eq!(policy.wake(Unit(index), 0), None);
     }
-
-    /// A vCPU that sleeps most of the time runs as soon as it wakes, and hogs lose no more than it uses.
-    #[test]
-    fn a_sleeper_is_served_at_once_and_takes_no_more_than_its_use(naps_ms in 20u64..200, use_ms in 1u64..3) {
-        let mut policy = Credit2::new();
-        policy.add(vcpu(0), 256);
-        policy.add(vcpu(1), 256);
-        let _ = policy.wake(vcpu(0), 0);
-        let mut now_ns = 0;
-        for _ in 0..50 {
-            let hog = run_from(&mut policy, now_ns, naps_ms * MS);
-            prop_assert_eq!(hog.get(&vcpu(0)).copied(), Some(naps_ms * MS));
-            now_ns += naps_ms * MS;
-            let Pick { vcpu: hog, .. } = policy.pick(now_ns).expect("the hog is ready");
-            prop_assert_eq!(policy.wake(vcpu(1), now_ns), Some(hog));
-            policy.preempt(hog, now_ns);
-            let first = policy.pick(now_ns).expect("two are ready");
-            prop_assert_eq!(first.vcpu, vcpu(1));
-            now_ns += use_ms * MS;
-            policy.block(vcpu(1), now_ns);
-        }
-    }
+    policy
 }
 
 #[test]
 fn a_vcpu_that_yields_lets_the_next_one_go_first() {
-    let mut policy = Credit2::new();
-    for index in 0..2 {
-        policy.add(vcpu(index), 256);
-        assert_eq!(policy.wake(vcpu(index), 0), None);
-    }
+    let mut policy = queued(2);
     let mut last = None;
     for _ in 0..100 {
-        let Pick { vcpu, .. } = policy.pick(0).expect("both are ready");
-        assert_ne!(Some(vcpu), last);
-        policy.yield_now(vcpu, 0);
-        last = Some(vcpu);
+        let Pick { unit, .. } = policy.pick(0).expect("both are ready");
+        assert_ne!(Some(unit), last);
+        policy.yield_now(unit, 0);
+        last = Some(unit);
     }
 }
 
+/// What a sleeper has saved is still there after a yield.
 #[test]
-fn a_vcpu_alone_has_no_timeslice_and_makes_room_when_another_wakes() {
-    let mut policy = Credit2::new();
-    policy.add(vcpu(0), 256);
-    policy.add(vcpu(1), 1);
-    assert_eq!(policy.wake(vcpu(0), 0), None);
-    let pick = policy.pick(0).expect("one is ready");
-    assert_eq!(pick.timeslice_ns, None);
-    assert_eq!(policy.wake(vcpu(1), MS), Some(vcpu(0)));
-    policy.preempt(vcpu(0), MS);
-    assert!(
-        policy
-            .pick(MS)
-            .expect("both are ready")
-            .timeslice_ns
-            .is_some()
-    );
+fn a_vcpu_that_yields_gives_up_this_turn_and_nothing_else() {
+    let mut policy = queued(1);
+    policy.add(Unit(1), 256);
+    let hog = policy.pick(0).expect("one is ready").unit;
+    let sleeper = Unit(1);
+    assert!(policy.wake(sleeper, 100 * MS).is_some());
+    policy.preempt(hog, 100 * MS);
+    assert_eq!(policy.pick(100 * MS).expect("two").unit, sleeper);
+    policy.yield_now(sleeper, 100 * MS);
+    assert_eq!(policy.pick(100 * MS).expect("two").unit, hog);
+    policy.preempt(hog, 101 * MS);
+    let again = policy.pick(101 * MS).expect("two");
+    assert_eq!(again.unit, sleeper);
+    assert_eq!(again.timeslice_ns, Some(10 * MS));
+}
+
+#[test]
+fn a_vcpu_alone_that_yields_goes_on() {
+    let mut policy = queued(1);
+    let Pick { unit, .. } = policy.pick(0).expect("one is ready");
+    policy.yield_now(unit, 0);
+    let again = policy.pick(0).expect("it is still");
+    assert_eq!((again.unit, again.timeslice_ns), (unit, None));
+}
+
+#[test]
+fn a_vcpu_alone_has_no_timeslice_until_another_wakes() {
+    let mut policy = queued(1);
+    policy.add(Unit(1), 1);
+    let Pick { unit, timeslice_ns } = policy.pick(0).expect("one is ready");
+    assert_eq!(timeslice_ns, None);
+    let room = policy.wake(Unit(1), MS);
+    assert_eq!(room, Some(MakeRoom { unit, after_ns: 0 }));
+    policy.preempt(unit, MS);
+    assert!(policy.pick(MS).expect("both").timeslice_ns.is_some());
 }
 
 #[test]
 fn two_cpus_never_pick_the_same_vcpu() {
-    let mut policy = Credit2::new();
-    for index in 0..3 {
-        policy.add(vcpu(index), 256);
-        assert_eq!(policy.wake(vcpu(index), 0), None);
-    }
-    let picked: Vec<_> = (0..4)
-        .map(|_| policy.pick(0).map(|pick| pick.vcpu))
-        .collect();
-    assert_eq!(picked, [Some(vcpu(0)), Some(vcpu(1)), Some(vcpu(2)), None]);
+    let mut policy = queued(3);
+    let picked = [(); 4].map(|()| policy.pick(0).map(|pick| pick.unit));
+    assert_eq!(picked, [Some(Unit(0)), Some(Unit(1)), Some(Unit(2)), None]);
 }
 
-fn run(policy: &mut impl Policy, for_ns: u64) -> BTreeMap<VcpuId, u64> {
-    run_from(policy, 0, for_ns)
-}
-
-/// Runs one CPU from `start_ns`; returns how long each vCPU had it.
-fn run_from(policy: &mut impl Policy, start_ns: u64, for_ns: u64) -> BTreeMap<VcpuId, u64> {
-    let mut ran = BTreeMap::new();
-    let mut now_ns = start_ns;
-    let end_ns = start_ns + for_ns;
-    while now_ns < end_ns {
-        let Some(pick) = policy.pick(now_ns) else {
-            break;
-        };
-        let slice = pick.timeslice_ns.unwrap_or(for_ns).min(end_ns - now_ns);
-        now_ns += slice;
-        *ran.entry(pick.vcpu).or_default() += slice;
-        policy.preempt(pick.vcpu, now_ns);
+/// Who wakes all the time does not make the CPU switch all the time.
+#[test]
+fn a_running_vcpu_is_not_preempted_within_the_rate_limit() {
+    for limit_ns in [0, MS, 5 * MS] {
+        let mut policy = queued(1);
+        policy.add(Unit(1), 256);
+        policy.set_rate_limit(limit_ns);
+        let hog = policy.pick(0).expect("one is ready").unit;
+        for ran_ns in [MS / 4, MS / 2, 3 * MS] {
+            let room = policy.wake(Unit(1), ran_ns);
+            let after_ns = limit_ns.saturating_sub(ran_ns);
+            let due = MakeRoom {
+                unit: hog,
+                after_ns,
+            };
+            assert_eq!(room, Some(due), "{limit_ns} {ran_ns}");
+            policy.block(Unit(1), ran_ns);
+        }
+        assert!(policy.wake(Unit(1), 20 * MS).is_some());
+        policy.preempt(hog, 20 * MS);
+        let slice_ns = policy.pick(20 * MS).and_then(|pick| pick.timeslice_ns);
+        assert!(slice_ns >= Some(limit_ns));
     }
-    ran
 }
