@@ -1,7 +1,9 @@
 //! Size and offsets of every struct here, checked when the crate is compiled against what a C compiler makes of the
 //! headers of release 4.17 (x86-64). There is nothing to call.
+//!
+//! `same` lists those that are alike on i386, `wide` those that have another layout there, in [`crate::compat`].
 
-macro_rules! layout {
+macro_rules! wide {
     ($($ty:path: $size:literal { $($field:ident @ $offset:literal),* $(,)? })*) => {
         $(const _: () = {
             assert!(size_of::<$ty>() == $size, concat!("size of ", stringify!($ty)));
@@ -13,7 +15,42 @@ macro_rules! layout {
     };
 }
 
-layout! {
+macro_rules! same {
+    ($($ty:path: $size:literal { $($fields:tt)* })*) => {
+        wide! { $($ty: $size { $($fields)* })* }
+        crate::compat::same!($($ty),*);
+    };
+}
+
+wide! {
+    crate::grant_table::GnttabSetupTable: 24 { dom @ 0, nr_frames @ 4, status @ 8, frame_list @ 16 }
+    crate::grant_table::GnttabCopyPtr: 16 { u @ 0, domid @ 8, offset @ 10 }
+    crate::grant_table::GnttabCopy: 40 { source @ 0, dest @ 16, len @ 32, flags @ 34, status @ 36 }
+    crate::memory::XenMemoryReservation: 32 {
+        extent_start @ 0, nr_extents @ 8, extent_order @ 16, mem_flags @ 20, domid @ 24,
+    }
+    crate::memory::XenAddToPhysmap: 24 { domid @ 0, size @ 2, space @ 4, idx @ 8, gpfn @ 16 }
+    crate::memory::XenAddToPhysmapBatch: 32 {
+        domid @ 0, space @ 2, size @ 4, foreign_domid @ 6, idxs @ 8, gpfns @ 16, errs @ 24,
+    }
+    crate::memory::XenRemoveFromPhysmap: 16 { domid @ 0, gpfn @ 8 }
+    crate::memory::XenMemoryMap: 16 { nr_entries @ 0, buffer @ 8 }
+    crate::memory::XenForeignMemoryMap: 24 { domid @ 0, map @ 8 }
+    crate::memory::XenPodTarget: 40 {
+        target_pages @ 0, tot_pages @ 8, pod_cache_pages @ 16, pod_entries @ 24, domid @ 32,
+    }
+    crate::memory::XenMemAcquireResource: 32 {
+        domid @ 0, type_ @ 2, id @ 4, nr_frames @ 8, pad @ 12, frame @ 16, frame_list @ 24,
+    }
+    crate::sched::SchedPoll: 24 { ports @ 0, nr_ports @ 8, timeout @ 16 }
+    crate::vcpu::VcpuRunstateInfo: 48 { state @ 0, state_entry_time @ 8, time @ 16 }
+    crate::vcpu::VcpuRegisterMemoryArea: 8 { addr @ 0 }
+    crate::vcpu::VcpuSetSingleshotTimer: 16 { timeout_abs_ns @ 0, flags @ 8 }
+    crate::version::XenPlatformParameters: 8 { virt_start @ 0 }
+    crate::xen::MulticallEntry: 64 { op @ 0, result @ 8, args @ 16 }
+}
+
+same! {
     crate::arch_x86::xen::CpuUserRegs: 200 {
         gprs @ 0, error_code @ 120, entry_vector @ 124, rip @ 128, cs @ 136, saved_upcall_mask @ 140, rflags @ 144,
         rsp @ 152, selectors @ 160,
@@ -105,9 +142,6 @@ layout! {
     }
     crate::grant_table::GnttabUnmapGrantRef: 24 { host_addr @ 0, dev_bus_addr @ 8, handle @ 16, status @ 20 }
     crate::grant_table::GnttabUnmapAndReplace: 24 { host_addr @ 0, new_addr @ 8, handle @ 16, status @ 20 }
-    crate::grant_table::GnttabSetupTable: 24 { dom @ 0, nr_frames @ 4, status @ 8, frame_list @ 16 }
-    crate::grant_table::GnttabCopyPtr: 16 { u @ 0, domid @ 8, offset @ 10 }
-    crate::grant_table::GnttabCopy: 40 { source @ 0, dest @ 16, len @ 32, flags @ 34, status @ 36 }
     crate::grant_table::GnttabQuerySize: 16 { dom @ 0, nr_frames @ 4, max_nr_frames @ 8, status @ 12 }
     crate::grant_table::GnttabSetVersion: 4 { version @ 0 }
     crate::grant_table::GnttabGetVersion: 8 { dom @ 0, version @ 4 }
@@ -133,23 +167,7 @@ layout! {
         req @ 0, rsp @ 1024, req_cons @ 2048, req_prod @ 2052, rsp_cons @ 2056, rsp_prod @ 2060,
         server_features @ 2064, connection @ 2068, error @ 2072,
     }
-    crate::memory::XenMemoryReservation: 32 {
-        extent_start @ 0, nr_extents @ 8, extent_order @ 16, mem_flags @ 20, domid @ 24,
-    }
-    crate::memory::XenAddToPhysmap: 24 { domid @ 0, size @ 2, space @ 4, idx @ 8, gpfn @ 16 }
-    crate::memory::XenAddToPhysmapBatch: 32 {
-        domid @ 0, space @ 2, size @ 4, foreign_domid @ 6, idxs @ 8, gpfns @ 16, errs @ 24,
-    }
-    crate::memory::XenRemoveFromPhysmap: 16 { domid @ 0, gpfn @ 8 }
-    crate::memory::XenMemoryMap: 16 { nr_entries @ 0, buffer @ 8 }
-    crate::memory::XenForeignMemoryMap: 24 { domid @ 0, map @ 8 }
     crate::memory::E820Entry: 20 { addr @ 0, size @ 8, type_ @ 16 }
-    crate::memory::XenPodTarget: 40 {
-        target_pages @ 0, tot_pages @ 8, pod_cache_pages @ 16, pod_entries @ 24, domid @ 32,
-    }
-    crate::memory::XenMemAcquireResource: 32 {
-        domid @ 0, type_ @ 2, id @ 4, nr_frames @ 8, pad @ 12, frame @ 16, frame_list @ 24,
-    }
     crate::memory::XenReservedDeviceMemoryMap: 24 { flags @ 0, nr_entries @ 4, buffer @ 8, dev @ 16 }
     crate::physdev::PhysdevManagePci: 2 { bus @ 0, devfn @ 1 }
     crate::physdev::PhysdevSetupGsi: 8 { gsi @ 0, triggering @ 4, polarity @ 5 }
@@ -163,7 +181,6 @@ layout! {
     crate::platform::XenpfFirmwareInfo: 8 { type_ @ 0, index @ 4 }
     crate::platform::XenpfPcpuinfo: 20 { xen_cpuid @ 0, max_present @ 4, flags @ 8, apic_id @ 12, acpi_id @ 16 }
     crate::sched::SchedShutdown: 4 { reason @ 0 }
-    crate::sched::SchedPoll: 24 { ports @ 0, nr_ports @ 8, timeout @ 16 }
     crate::sched::SchedRemoteShutdown: 8 { domain_id @ 0, reason @ 4 }
     crate::sched::SchedWatchdog: 8 { id @ 0, timeout @ 4 }
     crate::sched::SchedPinOverride: 4 { pcpu @ 0 }
@@ -192,14 +209,10 @@ layout! {
     crate::sysctl::XenSysctlPcitopoinfo: 24 { num_devs @ 0, devs @ 8, nodes @ 16 }
     crate::sysctl::XenSysctlCpuFeatureset: 16 { index @ 0, nr_features @ 4, features @ 8 }
     crate::sysctl::XenSysctlCpuPolicy: 32 { index @ 0, nr_leaves @ 4, nr_msrs @ 8, leaves @ 16, msrs @ 24 }
-    crate::vcpu::VcpuRunstateInfo: 48 { state @ 0, state_entry_time @ 8, time @ 16 }
-    crate::vcpu::VcpuRegisterMemoryArea: 8 { addr @ 0 }
     crate::vcpu::VcpuSetPeriodicTimer: 8 { period_ns @ 0 }
-    crate::vcpu::VcpuSetSingleshotTimer: 16 { timeout_abs_ns @ 0, flags @ 8 }
     crate::vcpu::VcpuRegisterVcpuInfo: 16 { mfn @ 0, offset @ 8, rsvd @ 12 }
     crate::vcpu::VcpuGetPhysid: 8 { phys_id @ 0 }
     crate::version::XenCompileInfo: 144 { compiler @ 0, compile_by @ 64, compile_domain @ 80, compile_date @ 112 }
-    crate::version::XenPlatformParameters: 8 { virt_start @ 0 }
     crate::version::XenFeatureInfo: 8 { submap_idx @ 0, submap @ 4 }
     crate::version::XenBuildId: 4 { len @ 0 }
     crate::xen::VcpuTimeInfo: 32 {
@@ -213,7 +226,6 @@ layout! {
         wc_sec_hi @ 3084, arch @ 3088,
     }
     crate::xen::XenctlBitmap: 16 { bitmap @ 0, nr_bits @ 8 }
-    crate::xen::MulticallEntry: 64 { op @ 0, result @ 8, args @ 16 }
     crate::xen::Dom0VgaConsoleInfo: 16 {
         video_type @ 0, font_height @ 4, cursor_x @ 6, cursor_y @ 8, rows @ 10, columns @ 12,
     }

@@ -12,6 +12,7 @@
 )]
 
 pub mod arch_x86;
+pub mod compat;
 pub mod domctl;
 pub mod elfnote;
 pub mod errno;

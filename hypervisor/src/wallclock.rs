@@ -20,7 +20,7 @@ pub(crate) fn set(seconds: u64, nanoseconds: u32, system_time_ns: u64) -> Option
     Some(())
 }
 
-/// Tells a domain, with its offset.
+/// Tells a domain, with its offset, where its kernel looks.
 pub(crate) fn tell(domain: &Domain) {
     let offset = domain.life.lock().time_offset_s;
     let clock = *CLOCK.lock();
@@ -28,5 +28,6 @@ pub(crate) fn tell(domain: &Domain) {
         seconds: clock.seconds.saturating_add_signed(offset),
         ..clock
     };
-    own.write(&domain.shared_info);
+    let width = domain.events.lock().width();
+    own.write(width, &domain.shared_info);
 }

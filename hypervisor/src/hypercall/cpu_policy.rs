@@ -1,5 +1,6 @@
 //! CPU policies in the caller's memory: what sysctl and domctl have in common.
 
+use guest_abi::compat::Compat;
 use guest_abi::domctl::{XenCpuidLeaf, XenMsrEntry};
 use guest_abi::errno::Errno;
 use hv_core::addr::Gva;
@@ -78,7 +79,7 @@ pub(super) fn put_msrs<H: VcpuHw>(
     put(call, array, room, msrs.iter().copied(), most)
 }
 
-fn put<T: zerocopy::IntoBytes + zerocopy::Immutable, H: VcpuHw>(
+fn put<T: Compat, H: VcpuHw>(
     call: &Call<'_, H>,
     array: u64,
     room: u32,

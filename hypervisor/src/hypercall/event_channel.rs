@@ -1,5 +1,6 @@
 //! `event_channel_op`. Source: `public/event_channel.h`.
 
+use guest_abi::compat::Compat;
 use guest_abi::errno::Errno;
 use guest_abi::event_channel::{
     EVTCHN_FIFO_LINK_BITS, EVTCHNOP_alloc_unbound, EVTCHNOP_bind_interdomain, EVTCHNOP_bind_ipi,
@@ -227,7 +228,7 @@ fn with_room<'a>(
 }
 
 /// Tells the caller its new port, and takes it back where that fails.
-fn give_port<H: VcpuHw, T: zerocopy::IntoBytes + zerocopy::Immutable>(
+fn give_port<H: VcpuHw, T: Compat>(
     call: &Call<'_, H>,
     domain: &Domain,
     port: Port,

@@ -1,5 +1,6 @@
 //! The guest's memory, copied in once and out once.
 
+use guest_abi::compat::{Compat, Width};
 use guest_abi::errno::Errno;
 use hv_core::addr::{Gfn, Gpa, Gva, PAGE_BYTES};
 use hv_core::mem::{GuestMem, NotRam};
@@ -8,7 +9,7 @@ use hv_core::walk::{self, Access};
 use hv_hw::direct_map::{DirectTables, SharedFrame, SharedWord};
 use hv_hw::sync::{RankedGuard, rank};
 use hv_hw::virt::VcpuHw;
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::translations::{Record, Translations};
 use crate::domain::Domain;
@@ -134,12 +135,27 @@ impl GuestMem for DomainMemory<'_> {
 }
 
 impl<H: VcpuHw> Runner<H> {
-    /// Copies a structure in from the guest's linear address space.
+    /// Copies a structure in from the guest's linear address space, in the layout of the caller's width.
     ///
     /// # Errors
     /// EFAULT.
     #[inline]
-    pub fn copy_in<T: FromBytes + IntoBytes>(&self, from: Gva) -> Result<T, Errno> {
+    pub fn copy_in<T: Compat>(&self, from: Gva) -> Result<T, Errno> {
+        if T::IS_SAME || self.width == Width::Bits64 {
+            self.copy_plain_in(from)
+        } else {
+            self.copy_narrow_in(from)
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn copy_narrow_in<T: Compat>(&self, from: Gva) -> Result<T, Errno> {
+        self.copy_plain_in(from).map(T::widen)
+    }
+
+    #[inline]
+    fn copy_plain_in<T: FromBytes + IntoBytes>(&self, from: Gva) -> Result<T, Errno> {
         let mut value = T::new_zeroed();
         self.copy_bytes_in(from, value.as_mut_bytes())?;
         Ok(value)
@@ -150,21 +166,48 @@ impl<H: VcpuHw> Runner<H> {
     /// # Errors
     /// EFAULT.
     #[inline]
-    pub fn copy_in_all<T: FromBytes + IntoBytes>(
-        &self,
-        from: Gva,
-        to: &mut [T],
-    ) -> Result<(), Errno> {
-        self.copy_bytes_in(from, to.as_mut_bytes())
+    pub fn copy_in_all<T: Compat>(&self, from: Gva, to: &mut [T]) -> Result<(), Errno> {
+        if T::IS_SAME || self.width == Width::Bits64 {
+            return self.copy_bytes_in(from, to.as_mut_bytes());
+        }
+        for (index, value) in (0..).zip(to) {
+            *value = self.copy_narrow_in(self.element::<T>(from, index)?)?;
+        }
+        Ok(())
     }
 
-    /// Copies a structure out.
+    /// Copies a structure out, in the layout of the caller's width.
     ///
     /// # Errors
     /// EFAULT.
     #[inline]
-    pub fn copy_out<T: IntoBytes + Immutable>(&self, to: Gva, value: &T) -> Result<(), Errno> {
-        self.copy_bytes_out(to, value.as_bytes())
+    pub fn copy_out<T: Compat>(&self, to: Gva, value: &T) -> Result<(), Errno> {
+        if T::IS_SAME || self.width == Width::Bits64 {
+            self.copy_bytes_out(to, value.as_bytes())
+        } else {
+            self.copy_narrow_out(to, value)
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn copy_narrow_out<T: Compat>(&self, to: Gva, value: &T) -> Result<(), Errno> {
+        self.copy_bytes_out(to, value.narrow().as_bytes())
+    }
+
+    /// Copies several structures out, one behind the other.
+    ///
+    /// # Errors
+    /// EFAULT.
+    #[inline]
+    pub fn copy_out_all<T: Compat>(&self, to: Gva, values: &[T]) -> Result<(), Errno> {
+        if T::IS_SAME || self.width == Width::Bits64 {
+            return self.copy_bytes_out(to, values.as_bytes());
+        }
+        for (index, value) in (0..).zip(values) {
+            self.copy_narrow_out(self.element::<T>(to, index)?, value)?;
+        }
+        Ok(())
     }
 
     /// Copies bytes in, each read once.
@@ -263,8 +306,8 @@ impl<H: VcpuHw> Runner<H> {
     ///
     /// # Errors
     /// EFAULT where it lies past the end of the address space.
-    pub fn element<T>(&self, base: Gva, index: u64) -> Result<Gva, Errno> {
-        let size = size_of::<T>() as u64;
+    pub fn element<T: Compat>(&self, base: Gva, index: u64) -> Result<Gva, Errno> {
+        let size = T::bytes(self.width) as u64;
         index
             .checked_mul(size)
             .and_then(|offset| base.checked_add(offset))

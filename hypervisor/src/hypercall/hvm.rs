@@ -80,6 +80,9 @@ fn set_param<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     if arg.index == HVM_PARAM_CALLBACK_IRQ {
         let vector = callback_vector(arg.value)?;
         domain.callback_vector.store(vector, Ordering::Release);
+        if domain.id == call.runner.domain.id {
+            call.runner.latch_width();
+        }
     }
     let mut life = domain.life.lock();
     let is_once = matches!(

@@ -9,7 +9,8 @@
 //! - hypervisor/src/vcpu/mod.rs (kick), back to hypervisor/src/vcpu/run.rs
 //!
 //! A handler returns what goes to RAX, a refusal, or [`Stop::Again`]: then the guest executes the same instruction again,
-//! with its arguments moved on, after whatever else was due. No other register of the guest's changes.
+//! with its arguments moved on, after whatever else was due. No other register of the guest's changes. A caller in 32-bit
+//! code comes in by `narrow`; structures are copied in its layout by [`guest`].
 
 mod bitmap;
 pub mod caller;
@@ -22,6 +23,7 @@ pub mod guest;
 mod hvm;
 mod memory;
 mod multicall;
+mod narrow;
 pub mod page;
 mod physdev;
 mod platform;
@@ -75,7 +77,7 @@ pub struct Call<'a, H> {
     pub next: Next,
 }
 
-/// Where the arguments are: RDI, RSI, RDX, R10, R8.
+/// Where the arguments are: RDI, RSI, RDX, R10, R8; [`narrow`] puts those of a 32-bit caller there.
 const ARGUMENTS: [usize; 5] = [7, 6, 2, 10, 8];
 
 impl<H: VcpuHw> Call<'_, H> {
@@ -112,6 +114,9 @@ pub fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
     if runner.hw.cpl() != 0 {
         finish(runner, Errno::EPERM.to_rax());
         return Next::Resume;
+    }
+    if !runner.hw.is_64_bit() {
+        return narrow::handle(runner, pcpu);
     }
     let number = runner.hw.read_regs().rax();
     let mut call = Call {

@@ -5,6 +5,7 @@
 
 use core::mem::offset_of;
 
+use guest_abi::compat::{CompatMulticallEntry, Width, XenUlong};
 use guest_abi::errno::Errno;
 use guest_abi::xen::{__HYPERVISOR_multicall, MulticallEntry};
 use hv_core::addr::Gva;
@@ -19,8 +20,14 @@ use crate::vcpu::run::Next;
 const BATCH: u64 = 32;
 /// No entry is begun later than this after the first: each may do as much as a hypercall of its own.
 const BATCH_NS: u64 = 100_000;
+
 /// Where an entry's result is.
-const RESULT: u64 = offset_of!(MulticallEntry, result) as u64;
+const fn result_offset(width: Width) -> u64 {
+    match width {
+        Width::Bits64 => offset_of!(MulticallEntry, result) as u64,
+        Width::Bits32 => offset_of!(CompatMulticallEntry, result) as u64,
+    }
+}
 
 /// Serves it: the array in the first argument, its length in the second.
 #[inline(never)]
@@ -38,8 +45,9 @@ pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
             call.runner.copy_out(at, &entry)?;
             return Err(come_again(call, at, count - done));
         }
-        let result = at.checked_add(RESULT).ok_or(Errno::EFAULT)?;
-        call.runner.copy_out(result, &entry.result)?;
+        let result = at.checked_add(result_offset(call.runner.width));
+        let result = result.ok_or(Errno::EFAULT)?;
+        call.runner.copy_out(result, &XenUlong(entry.result))?;
         done += 1;
     }
     Ok(0)

@@ -2,6 +2,7 @@
 //!
 //! dom0 drives lines through its I/O APIC and messages through configuration space, so most of this only tells.
 
+use guest_abi::compat::Compat;
 use guest_abi::errno::Errno;
 use guest_abi::physdev::{
     PHYSDEVOP_manage_pci_add, PHYSDEVOP_manage_pci_add_ext, PHYSDEVOP_manage_pci_remove,
@@ -10,7 +11,6 @@ use guest_abi::physdev::{
     PhysdevPciMmcfgReserved, PhysdevSetupGsi,
 };
 use hv_hw::virt::VcpuHw;
-use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Answer, Call};
 
@@ -29,7 +29,7 @@ pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
 }
 
 /// Takes note of something that needs no action: devices are dom0's already, lines are bound by their I/O APIC entry.
-fn told<T: FromBytes + IntoBytes, H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+fn told<T: Compat, H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     call.runner.copy_in::<T>(call.pointer(1))?;
     Ok(0)
 }

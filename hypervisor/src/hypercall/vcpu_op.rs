@@ -2,6 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
+use guest_abi::compat::Width;
 use guest_abi::errno::Errno;
 use guest_abi::vcpu::{
     VCPU_SSHOTTMR_future, VCPUOP_down, VCPUOP_get_physid, VCPUOP_get_runstate_info, VCPUOP_is_up,
@@ -64,10 +65,14 @@ fn handle_rare<H: VcpuHw>(call: &mut Call<'_, H>, number: u32) -> Answer {
     }
 }
 
-/// `set_timer_op`: the time in the first argument, 0 to stop.
+/// `set_timer_op`: the time in the first argument, of a 32-bit caller in the first two; 0 to stop.
 #[inline(never)]
 pub(super) fn set_timer_op<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    match call.arg(0) {
+    let time = match call.runner.width {
+        Width::Bits64 => call.arg(0),
+        Width::Bits32 => call.arg(1) << 32 | call.arg(0),
+    };
+    match time {
         0 => call.pcpu.cancel_timer(call.runner.singleshot),
         ns => arm(call, ns),
     }
@@ -144,7 +149,9 @@ fn register_runstate<H: VcpuHw>(call: &mut Call<'_, H>, number: u32) -> Answer {
         return Ok(0);
     }
     let first = call.runner.locate(Gva::new(arg.addr))?;
-    let crosses = RunstateArea::crosses(first.page_offset());
+    // in the layout of what else it shares, as Xen writes it
+    let width = domain.events.lock().width();
+    let crosses = RunstateArea::crosses(width, first.page_offset());
     let second = if crosses {
         let next_page = Gva::new(arg.addr)
             .align_down(PAGE_SIZE)
@@ -153,7 +160,7 @@ fn register_runstate<H: VcpuHw>(call: &mut Call<'_, H>, number: u32) -> Answer {
     } else {
         None
     };
-    let area = RunstateArea::new(first, second).ok_or(Errno::EFAULT)?;
+    let area = RunstateArea::new(width, first, second).ok_or(Errno::EFAULT)?;
     let first_frame = pin(&domain, Gfn::containing(first))?;
     let second_frame = second
         .map(|gpa| pin(&domain, Gfn::containing(gpa)))
@@ -187,8 +194,7 @@ fn register_time<H: VcpuHw>(call: &mut Call<'_, H>, number: u32) -> Answer {
 
 fn get_runstate<H: VcpuHw>(call: &mut Call<'_, H>, number: u32) -> Answer {
     let state = vcpu(call, number).account.lock().state();
-    call.runner
-        .copy_bytes_out(call.pointer(2), &state.to_bytes())?;
+    call.runner.copy_out(call.pointer(2), &state.info())?;
     Ok(0)
 }
 

@@ -4,6 +4,7 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
+use guest_abi::compat::Width;
 use guest_abi::errno::Errno;
 use hv_core::addr::Gpa;
 use hv_core::device::lapic::{Lapic, LapicConfig};
@@ -86,6 +87,7 @@ pub fn runner<H: VcpuHw>(arrival: Arrival, pcpu: &mut Pcpu, make: MakeHw<H>) -> 
     Runner {
         lapic: Lapic::new(page, lapic_config),
         hw,
+        width: Width::default(),
         memo: Memo::new(domain.shared_info),
         domain,
         vcpu,

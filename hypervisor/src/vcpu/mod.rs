@@ -15,6 +15,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use bitflags::bitflags;
+use guest_abi::compat::Width;
 use hv_core::cpuid::VcpuView;
 use hv_core::device::lapic::Lapic;
 use hv_core::device::posted::{PostNotify, PostedInterrupts};
@@ -362,6 +363,8 @@ pub struct Runner<H> {
     pub apic_timer: TimerId,
     /// The end of a poll.
     pub poll_timer: TimerId,
+    /// How wide the registers of the hypercall's caller are, while one is served.
+    pub width: Width,
     /// What it remembers of its domain's memory.
     pub memo: Memo,
     /// Ports that SCHEDOP_poll waits for.
@@ -412,6 +415,18 @@ impl<H: VcpuHw> Runner<H> {
     #[must_use]
     pub fn timers(&self) -> [TimerId; 3] {
         [self.singleshot, self.apic_timer, self.poll_timer]
+    }
+
+    /// Has the domain's shared memory in the layout of the code that runs: at what drivers do first, and again after a
+    /// kernel has started another. Source: Xen's `arch/x86/hvm/hvm.c, hvm_latch_shinfo_size`.
+    pub fn latch_width(&self) {
+        let width = if self.hw.is_64_bit() {
+            Width::Bits64
+        } else {
+            Width::Bits32
+        };
+        self.domain.events.lock().set_width(width);
+        crate::wallclock::tell(&self.domain);
     }
 
     /// What CPUID depends on.

@@ -18,6 +18,7 @@ use hv_hw::direct_map::{DirectTables, SharedFrame};
 use hv_hw::percpu::IrqsOff;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::vtx::{Caps, ExtendedState, Switches};
+use hv_hw::virt::{SEGMENT_CS, SEGMENT_LONG};
 use hypervisor::cpu::Pcpu;
 use hypervisor::domain::create::{self, Belongings, DomainConfig};
 use hypervisor::domain::{Domain, Policies, registry};
@@ -151,9 +152,12 @@ pub(crate) fn pcpu() -> Pcpu {
     Pcpu::new(IrqsOff::for_tests()).without_timer()
 }
 
-/// A vCPU without hardware, in kernel mode with interrupts off.
+/// A vCPU without hardware, in 64-bit kernel mode with interrupts off.
 pub(crate) fn fake(_: &Domain, _: usize, _: &VcpuParts, _: &Policies) -> FakeVcpu {
+    const EFER_LMA: u64 = 1 << 10;
     let mut hw = FakeVcpu::default();
+    hw.system.efer = EFER_LMA;
+    hw.system.segments[SEGMENT_CS].access = SEGMENT_LONG;
     hw.instruction_length = LENGTH;
     hw.system.rip = RIP;
     hw.system.rflags = 2;

@@ -131,7 +131,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
             State::Ipi | State::Unbound { .. } | State::Closed => None,
         };
         match &self.abi {
-            Abi::TwoLevel => two_level::clear_pending(&self.shared_info, port),
+            Abi::TwoLevel => two_level::clear_pending((&self.shared_info, self.width), port),
             Abi::Fifo(fifo) => fifo.clear_pending(port),
         }
         self.ports.free(port);
@@ -188,7 +188,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
     /// The highest port that may be opened.
     fn last_port(&self) -> u32 {
         let ports = match self.abi {
-            Abi::TwoLevel => two_level::PORTS,
+            Abi::TwoLevel => two_level::ports(self.width),
             Abi::Fifo(_) => fifo::PORTS,
         };
         self.max_port.min(ports - 1)

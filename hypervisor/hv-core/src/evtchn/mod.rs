@@ -22,6 +22,7 @@ mod types;
 use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
+use guest_abi::compat::Width;
 
 use crate::domid::DomId;
 use crate::mem::SharedWords;
@@ -42,6 +43,8 @@ pub const FIFO_LINK_BITS: u32 = fifo::LINK_BITS;
 pub struct EventChannels<F> {
     domid: DomId,
     shared_info: F,
+    /// The layout of what the domain shares with us.
+    width: Width,
     vcpus: Vec<Vcpu<F>>,
     ports: Ports,
     /// The highest port the domain may have.
@@ -95,6 +98,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
         Self {
             domid,
             shared_info,
+            width: Width::Bits64,
             vcpus,
             ports: Ports::new(),
             max_port,
@@ -109,6 +113,17 @@ impl<F: SharedWords + Clone> EventChannels<F> {
         self.max_port = max_port;
     }
 
+    /// The layout of what the domain shares with the hypervisor.
+    #[must_use]
+    pub fn width(&self) -> Width {
+        self.width
+    }
+
+    /// Sets it. Bits stay where they are: a guest chooses before it has ports, or after a kernel that used others has gone.
+    pub fn set_width(&mut self, width: Width) {
+        self.width = width;
+    }
+
     /// What the port is bound to, open or closed.
     ///
     /// # Errors
@@ -119,7 +134,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
         }
         let channel = self.ports.get(port).ok_or(Error::BadPort)?;
         let is_masked = match &self.abi {
-            Abi::TwoLevel => two_level::is_masked(&self.shared_info, port),
+            Abi::TwoLevel => two_level::is_masked((&self.shared_info, self.width), port),
             Abi::Fifo(fifo) => fifo.is_masked(port),
         };
         Ok(Status {
@@ -138,7 +153,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
         let channel = self.ports.open_mut(port)?;
         match channel.state {
             State::Ipi => {
-                let words = (&self.shared_info, &self.vcpus[..]);
+                let words = (&self.shared_info, self.width, &self.vcpus[..]);
                 Ok(Sent::Here(raise(words, &mut self.abi, port, channel)))
             }
             State::Interdomain(to) if to.domid == self.domid => {
@@ -185,7 +200,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
         let vcpu = self.vcpus.get(usize::from(channel.queue.vcpu));
         let info = vcpu.and_then(|vcpu| vcpu.info.as_ref());
         let raised = match &mut self.abi {
-            Abi::TwoLevel => two_level::unmask(&self.shared_info, info, port),
+            Abi::TwoLevel => two_level::unmask((&self.shared_info, self.width), info, port),
             Abi::Fifo(fifo) => fifo.unmask(port, channel),
         };
         Ok(notify(port, channel, info, raised))
@@ -200,7 +215,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
             .is_some_and(|channel| channel.is_pending_early);
         is_early
             || match &self.abi {
-                Abi::TwoLevel => two_level::is_pending(&self.shared_info, port),
+                Abi::TwoLevel => two_level::is_pending((&self.shared_info, self.width), port),
                 Abi::Fifo(fifo) => fifo.is_pending(port),
             }
     }
@@ -224,7 +239,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
             return Err(Error::BadArgument);
         }
         let info = VcpuInfo::new(frame, offset).ok_or(Error::BadArgument)?;
-        info.take_over(slot.info.as_ref());
+        info.take_over(self.width, slot.info.as_ref());
         slot.info = Some(info);
         slot.is_info_registered = true;
         Ok(Notify {
@@ -258,11 +273,12 @@ impl<F: SharedWords + Clone> EventChannels<F> {
         }
         let mut fifo = Fifo::new(self.vcpus.len())?;
         fifo.init_control(vcpu, frame, offset)?;
+        let shared = (&self.shared_info, self.width);
         for port in (1..self.ports.end()).map(Port::new) {
-            let is_pending = two_level::is_pending(&self.shared_info, port);
+            let is_pending = two_level::is_pending(shared, port);
             if let Ok(channel) = self.ports.open_mut(port) {
                 channel.is_pending_early = is_pending;
-                two_level::clear_pending(&self.shared_info, port);
+                two_level::clear_pending(shared, port);
             }
         }
         self.abi = Abi::Fifo(fifo);
@@ -356,7 +372,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
         let Ok(channel) = self.ports.open_mut(port) else {
             return Notify::NOTHING;
         };
-        let words = (&self.shared_info, &self.vcpus[..]);
+        let words = (&self.shared_info, self.width, &self.vcpus[..]);
         raise(words, &mut self.abi, port, channel)
     }
 
@@ -368,7 +384,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
 /// Marks an open port pending, in the words that the guest sees.
 #[inline(always)]
 fn raise<F: SharedWords + Clone>(
-    (shared_info, vcpus): (&F, &[Vcpu<F>]),
+    (shared_info, width, vcpus): (&F, Width, &[Vcpu<F>]),
     abi: &mut Abi<F>,
     port: Port,
     channel: &mut Channel,
@@ -376,10 +392,10 @@ fn raise<F: SharedWords + Clone>(
     let number = usize::from(channel.queue.vcpu);
     let info = || vcpus.get(number).and_then(|vcpu| vcpu.info.as_ref());
     let raised = match abi {
-        Abi::TwoLevel => match two_level::mark_pending(shared_info, port) {
+        Abi::TwoLevel => match two_level::mark_pending((shared_info, width), port) {
             // the most frequent case: the guest knows already
             None => return Notify::NOTHING,
-            Some(marked) => two_level::tell(marked, info()),
+            Some(marked) => two_level::tell(width, marked, info()),
         },
         Abi::Fifo(fifo) => fifo.set_pending(port, channel),
     };

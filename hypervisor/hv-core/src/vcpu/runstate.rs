@@ -1,20 +1,20 @@
 //! Where a vCPU's time went: running, runnable (stolen from it), blocked, offline.
 //!
-//! The guest registers an area of 48 bytes that is rewritten at every change. It is 8-aligned per-CPU data and may
+//! The guest registers an area of 48 bytes (44 of a 32-bit guest) that is rewritten at every change. It is per-CPU data and may
 //! straddle two pages, so the bytes are handed out in ordered pieces and the caller writes them where they belong.
 //! Source: `public/vcpu.h, struct vcpu_runstate_info`.
 
 use core::mem::offset_of;
 
+use arrayvec::ArrayVec;
+use guest_abi::compat::{Compat, CompatVcpuRunstateInfo, Width};
 use guest_abi::vcpu::{VcpuRunstateInfo, XEN_RUNSTATE_UPDATE as UPDATE};
+use zerocopy::IntoBytes;
 
 use crate::addr::{Gpa, PAGE_BYTES};
 
-/// Bytes of the guest's area.
+/// Bytes of the guest's area at most.
 pub const RUNSTATE_BYTES: usize = size_of::<VcpuRunstateInfo>();
-
-const ENTRY_TIME: usize = offset_of!(VcpuRunstateInfo, state_entry_time);
-const TIMES: usize = offset_of!(VcpuRunstateInfo, time);
 
 /// What a vCPU is doing; the values are the ABI's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,14 +74,13 @@ impl Runstate {
 
     /// The record as the guest reads it. Bit 63 of the entry time is clear.
     #[must_use]
-    pub fn to_bytes(&self) -> [u8; RUNSTATE_BYTES] {
-        let mut bytes = [0; RUNSTATE_BYTES];
-        bytes[0] = self.state as u8;
-        bytes[ENTRY_TIME..TIMES].copy_from_slice(&self.entry_bytes(0));
-        for (to, time) in bytes[TIMES..].chunks_exact_mut(8).zip(self.times_ns) {
-            to.copy_from_slice(&time.to_le_bytes());
+    pub fn info(&self) -> VcpuRunstateInfo {
+        VcpuRunstateInfo {
+            state: i32::from(self.state as u8),
+            _pad: 0,
+            state_entry_time: self.entry_ns & !UPDATE,
+            time: self.times_ns,
         }
-        bytes
     }
 
     /// Calls `write(gpa, bytes)` for each store that updates the guest's area, in the order to make them in. With
@@ -93,20 +92,39 @@ impl Runstate {
         has_update_flag: bool,
         mut write: impl FnMut(Gpa, &[u8]),
     ) {
-        let mut bytes = self.to_bytes();
+        let info = self.info();
         if !has_update_flag {
-            area.split(0, &bytes, &mut write);
+            area.split(0, &bytes(area.width, info), &mut write);
             return;
         }
-        let flagged = self.entry_bytes(UPDATE);
-        area.split(ENTRY_TIME, &flagged, &mut write);
-        bytes[ENTRY_TIME..TIMES].copy_from_slice(&flagged);
-        area.split(0, &bytes, &mut write);
-        area.split(ENTRY_TIME, &self.entry_bytes(0), &mut write);
+        let flagged = info.state_entry_time | UPDATE;
+        let entry_time = entry_time(area.width);
+        area.split(entry_time, &flagged.to_le_bytes(), &mut write);
+        let under_flag = VcpuRunstateInfo {
+            state_entry_time: flagged,
+            ..info
+        };
+        area.split(0, &bytes(area.width, under_flag), &mut write);
+        let entry = info.state_entry_time.to_le_bytes();
+        area.split(entry_time, &entry, &mut write);
     }
+}
 
-    fn entry_bytes(&self, flag: u64) -> [u8; 8] {
-        (self.entry_ns & !UPDATE | flag).to_le_bytes()
+/// The record as a guest of this width has it.
+fn bytes(width: Width, info: VcpuRunstateInfo) -> ArrayVec<u8, RUNSTATE_BYTES> {
+    let mut bytes = ArrayVec::new();
+    match width {
+        Width::Bits64 => bytes.extend(info.as_bytes().iter().copied()),
+        Width::Bits32 => bytes.extend(info.narrow().as_bytes().iter().copied()),
+    }
+    bytes
+}
+
+/// Where the entry time is in it.
+const fn entry_time(width: Width) -> usize {
+    match width {
+        Width::Bits64 => offset_of!(VcpuRunstateInfo, state_entry_time),
+        Width::Bits32 => offset_of!(CompatVcpuRunstateInfo, state_entry_time),
     }
 }
 
@@ -114,6 +132,7 @@ impl Runstate {
 /// that do not map it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RunstateArea {
+    width: Width,
     first: Gpa,
     second_page: Option<Gpa>,
 }
@@ -122,14 +141,16 @@ impl RunstateArea {
     /// The area at `first`, which goes on at the start of the page `second_page` where it crosses the end of its page.
     /// `None` where it crosses and there is no such page.
     #[must_use]
-    pub fn new(first: Gpa, second_page: Option<Gpa>) -> Option<Self> {
-        if !Self::crosses(first.page_offset()) {
+    pub fn new(width: Width, first: Gpa, second_page: Option<Gpa>) -> Option<Self> {
+        if !Self::crosses(width, first.page_offset()) {
             return Some(Self {
+                width,
                 first,
                 second_page: None,
             });
         }
         second_page.map(|second| Self {
+            width,
             first,
             second_page: Some(second),
         })
@@ -137,8 +158,8 @@ impl RunstateArea {
 
     /// True where an area at byte `offset` of a page goes on in the next one: both need translating.
     #[must_use]
-    pub fn crosses(offset: usize) -> bool {
-        offset > PAGE_BYTES - RUNSTATE_BYTES
+    pub fn crosses(width: Width, offset: usize) -> bool {
+        offset > PAGE_BYTES - VcpuRunstateInfo::bytes(width)
     }
 
     /// Calls `write` for `bytes` at `offset` of the area, in one piece or two.
@@ -194,37 +215,41 @@ mod tests {
                 model[state] += ns;
                 state = next;
                 account.change(STATES[next], now);
-                let bytes = account.to_bytes();
-                prop_assert_eq!(usize::from(bytes[0]), next);
-                prop_assert_eq!(word(&bytes, 8), now);
+                let wide = bytes(Width::Bits64, account.info());
+                let narrow = bytes(Width::Bits32, account.info());
+                prop_assert_eq!((wide.len(), narrow.len()), (48, 44));
+                prop_assert_eq!([wide[0], narrow[0]].map(usize::from), [next; 2]);
+                prop_assert_eq!([word(&wide, 8), word(&narrow, 4)], [now; 2]);
                 for (index, time) in model.iter().enumerate() {
-                    prop_assert_eq!(word(&bytes, 16 + index * 8), *time);
+                    prop_assert_eq!(word(&wide, 16 + index * 8), *time);
+                    prop_assert_eq!(word(&narrow, 12 + index * 8), *time);
                     prop_assert_eq!(account.time_in(STATES[index], now), *time);
                 }
                 prop_assert_eq!(model.iter().sum::<u64>(), now - start);
             }
         }
 
-        /// Wherever the area is, its 48 bytes end up in it and nowhere else; a reader in between sees the flag.
+        /// Wherever the area is, its bytes end up in it and nowhere else; a reader in between sees the flag.
         #[test]
-        fn the_record_lands_in_its_area_under_the_flag(slot in 0..512usize, has_update_flag: bool) {
-            let first = Gpa::new(0x5000 + slot as u64 * 8);
-            let area = RunstateArea::new(first, Some(Gpa::new(0x9000))).expect("there is a second page");
+        fn the_record_lands_in_its_area_under_the_flag(slot in 0..1024usize, is_narrow: bool, has_update_flag: bool) {
+            let first = Gpa::new(0x5000 + slot as u64 * 4);
+            let (width, top_of_entry) = if is_narrow { (Width::Bits32, 11) } else { (Width::Bits64, 15) };
+            let area = RunstateArea::new(width, first, Some(Gpa::new(0x9000))).expect("there is a second page");
             let mut account = Runstate::new(RunState::Running, 5);
             account.change(RunState::Runnable, 12);
             let mut memory = vec![0u8; 0xA000];
             let mut flags = Vec::new();
             let place = |offset: usize| {
-                let linear = slot * 8 + offset;
+                let linear = slot * 4 + offset;
                 if linear < 4096 { 0x5000 + linear } else { 0x9000 + linear - 4096 }
             };
             account.write(&area, has_update_flag, |gpa, bytes| {
                 let at = usize::try_from(gpa.as_u64()).expect("small");
                 memory[at..at + bytes.len()].copy_from_slice(bytes);
-                flags.push(memory[place(15)] >> 7);
+                flags.push(memory[place(top_of_entry)] >> 7);
             });
             let mut expected = vec![0u8; 0xA000];
-            for (offset, byte) in account.to_bytes().into_iter().enumerate() {
+            for (offset, byte) in bytes(width, account.info()).into_iter().enumerate() {
                 expected[place(offset)] = byte;
             }
             prop_assert_eq!(memory, expected);
@@ -243,7 +268,10 @@ mod tests {
 
     #[test]
     fn an_area_across_two_pages_needs_both() {
-        assert_eq!(RunstateArea::new(Gpa::new(0x1FD8), None), None);
-        assert!(RunstateArea::new(Gpa::new(0x1FD0), None).is_some());
+        let area = |width, at| RunstateArea::new(width, Gpa::new(at), None);
+        assert_eq!(area(Width::Bits64, 0x1FD4), None);
+        assert!(area(Width::Bits64, 0x1FD0).is_some());
+        assert_eq!(area(Width::Bits32, 0x1FD8), None);
+        assert!(area(Width::Bits32, 0x1FD4).is_some());
     }
 }

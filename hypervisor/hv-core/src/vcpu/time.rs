@@ -6,6 +6,7 @@
 
 use core::mem::offset_of;
 
+use guest_abi::compat::{Width, shared_info as narrow};
 use guest_abi::xen::{
     self, SHARED_INFO_WC_NSEC, SHARED_INFO_WC_SEC, SHARED_INFO_WC_SEC_HI, SHARED_INFO_WC_VERSION,
     VcpuTimeInfo,
@@ -189,12 +190,26 @@ impl WallClock {
     }
 
     /// Writes it into a shared info frame; its version is odd meanwhile.
-    pub fn write(&self, shared_info: &impl SharedWords) {
+    pub fn write(&self, width: Width, shared_info: &impl SharedWords) {
+        let [version, sec, nsec, sec_hi] = match width {
+            Width::Bits64 => [
+                SHARED_INFO_WC_VERSION,
+                SHARED_INFO_WC_SEC,
+                SHARED_INFO_WC_NSEC,
+                SHARED_INFO_WC_SEC_HI,
+            ],
+            Width::Bits32 => [
+                narrow::WC_VERSION,
+                narrow::WC_SEC,
+                narrow::WC_NSEC,
+                narrow::WC_SEC_HI,
+            ],
+        };
         let [low, high] = halves(self.seconds);
-        versioned(shared_info, SHARED_INFO_WC_VERSION, || {
-            shared_info.store_u32(SHARED_INFO_WC_SEC, low);
-            shared_info.store_u32(SHARED_INFO_WC_NSEC, self.nanoseconds);
-            shared_info.store_u32(SHARED_INFO_WC_SEC_HI, high);
+        versioned(shared_info, version, || {
+            shared_info.store_u32(sec, low);
+            shared_info.store_u32(nsec, self.nanoseconds);
+            shared_info.store_u32(sec_hi, high);
         });
     }
 }
@@ -292,12 +307,14 @@ mod tests {
                     let start = u128::from(clock.seconds) * 1_000_000_000 + u128::from(clock.nanoseconds);
                     prop_assert_eq!(start + u128::from(system_time_ns), now);
                     prop_assert!(clock.nanoseconds < 1_000_000_000);
-                    let frame = TestFrame::new();
-                    clock.write(&frame);
-                    prop_assert_eq!(frame.load_u32(3072), 2);
-                    let written = u64::from(frame.load_u32(3084)) << 32 | u64::from(frame.load_u32(3076));
-                    prop_assert_eq!(written, clock.seconds);
-                    prop_assert_eq!(frame.load_u32(3080), clock.nanoseconds);
+                    for (width, version, high) in [(Width::Bits64, 3072, 3084), (Width::Bits32, 2304, 2340)] {
+                        let frame = TestFrame::new();
+                        clock.write(width, &frame);
+                        prop_assert_eq!(frame.load_u32(version), 2);
+                        let written = u64::from(frame.load_u32(high)) << 32 | u64::from(frame.load_u32(version + 4));
+                        prop_assert_eq!(written, clock.seconds);
+                        prop_assert_eq!(frame.load_u32(version + 8), clock.nanoseconds);
+                    }
                 }
                 None => prop_assert!(now < u128::from(system_time_ns)),
             }

@@ -1,10 +1,12 @@
 //! The 64 bytes a vCPU shares with us (`public/xen.h, struct vcpu_info`): upcall flag, selector of pending words, time.
 //!
 //! The first 32 vCPUs start with theirs in the shared info frame; the guest may move each once, to anywhere in its memory
-//! (`VCPUOP_register_vcpu_info`). The owner of the current place is `evtchn::EventChannels`.
+//! (`VCPUOP_register_vcpu_info`). The owner of the current place is `evtchn::EventChannels`. Of a 32-bit guest's only the
+//! selector is in another place.
 
 use core::mem::offset_of;
 
+use guest_abi::compat::{Width, shared_info};
 use guest_abi::xen;
 
 use super::time::PvClock;
@@ -19,6 +21,7 @@ pub const LEGACY_VCPUS: usize = xen::XEN_LEGACY_MAX_VCPUS;
 const UPCALL_PENDING: usize = xen::VCPU_INFO_UPCALL_PENDING;
 const UPCALL_MASK: usize = offset_of!(xen::VcpuInfo, evtchn_upcall_mask);
 const PENDING_SEL: usize = xen::VCPU_INFO_PENDING_SEL;
+const NARROW_SEL: usize = shared_info::VCPU_INFO_PENDING_SEL;
 const ARCH: usize = offset_of!(xen::VcpuInfo, cr2);
 const TIME: usize = xen::VCPU_INFO_TIME;
 
@@ -65,16 +68,25 @@ impl<F: SharedWords> VcpuInfo<F> {
         self.frame.swap_u8(self.offset + UPCALL_PENDING, 1) == 0
     }
 
-    /// Marks the word `word` (below 64) of the pending bits as worth a look. True where it was not.
+    /// Marks the word of pending bits that holds `port`'s as worth a look. True where it was not.
     #[must_use]
-    pub fn select(&self, word: usize) -> bool {
-        let bit = 1 << (word % 64);
-        self.frame.fetch_or_u64(self.offset + PENDING_SEL, bit) & bit == 0
+    #[inline]
+    pub fn select(&self, width: Width, port: u32) -> bool {
+        match width {
+            Width::Bits64 => {
+                let bit = 1 << (port / 64 % 64);
+                self.frame.fetch_or_u64(self.offset + PENDING_SEL, bit) & bit == 0
+            }
+            Width::Bits32 => {
+                let bit = 1 << (port / 32 % 32);
+                self.frame.fetch_or_u32(self.offset + NARROW_SEL, bit) & bit == 0
+            }
+        }
     }
 
     /// Takes over from `old` what the guest may rely on, then makes the guest look at everything once: an event that
     /// came in at the old place while the vCPU moved must not be lost.
-    pub fn take_over(&self, old: Option<&Self>) {
+    pub fn take_over(&self, width: Width, old: Option<&Self>) {
         if let Some(old) = old {
             let mask = old.frame.load_u8(old.offset + UPCALL_MASK);
             self.frame.store_u8(self.offset + UPCALL_MASK, mask);
@@ -87,7 +99,10 @@ impl<F: SharedWords> VcpuInfo<F> {
                 self.frame.store_u64(self.offset + ARCH + index * 8, *word);
             }
         }
-        self.frame.store_u64(self.offset + PENDING_SEL, u64::MAX);
+        match width {
+            Width::Bits64 => self.frame.store_u64(self.offset + PENDING_SEL, u64::MAX),
+            Width::Bits32 => self.frame.store_u32(self.offset + NARROW_SEL, u32::MAX),
+        }
         self.frame.store_u8(self.offset + UPCALL_PENDING, 1);
     }
 

@@ -44,6 +44,8 @@ pub trait VcpuHw {
     fn set_rflags(&mut self, rflags: u64);
     /// The current privilege level, 0 to 3.
     fn cpl(&self) -> u8;
+    /// True in 64-bit code; false in all other, of compatibility mode too.
+    fn is_64_bit(&self) -> bool;
     /// Control registers, EFER, segments and tables: all of them, for creation and dumps.
     fn system(&self) -> SystemRegs;
     /// Sets all of them.
@@ -278,6 +280,8 @@ pub const SEGMENT_SS: usize = 2;
 pub const SEGMENT_LDTR: usize = 6;
 /// Index of TR in [`SystemRegs::segments`].
 pub const SEGMENT_TR: usize = 7;
+/// [`Segment::access`] of CS: 64-bit code, in long mode.
+pub const SEGMENT_LONG: u32 = 1 << 13;
 /// [`Segment::access`]: the register holds no segment.
 pub const SEGMENT_UNUSABLE: u32 = 1 << 16;
 

@@ -1,9 +1,9 @@
 //! The array that an operation works through.
 
+use guest_abi::compat::Compat;
 use guest_abi::errno::Errno;
 use hv_core::addr::Gva;
 use hv_hw::virt::VcpuHw;
-use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::super::{Answer, low};
 use super::{Call, Stop};
@@ -36,14 +36,11 @@ impl Array {
 
     /// Copies the elements that are done now in, some at a time; has `serve` answer each; and copies them out again.
     #[inline]
-    pub(super) fn each<T, H: VcpuHw>(
+    pub(super) fn each<T: Compat, H: VcpuHw>(
         self,
         call: &mut Call<'_, H>,
         mut serve: impl FnMut(&mut Call<'_, H>, &mut T),
-    ) -> Result<(), Errno>
-    where
-        T: FromBytes + IntoBytes + Immutable + Copy,
-    {
+    ) -> Result<(), Errno> {
         if self.now == 1 {
             let mut element: T = call.runner.copy_in(self.base)?;
             serve(call, &mut element);
@@ -59,19 +56,19 @@ impl Array {
             for element in &mut *part {
                 serve(call, element);
             }
-            call.runner.copy_bytes_out(at, part.as_bytes())?;
+            call.runner.copy_out_all(at, part)?;
             index += count;
         }
         Ok(())
     }
 
     /// Where element `index` is.
-    fn at<T, H: VcpuHw>(self, call: &Call<'_, H>, index: u32) -> Result<Gva, Errno> {
+    fn at<T: Compat, H: VcpuHw>(self, call: &Call<'_, H>, index: u32) -> Result<Gva, Errno> {
         call.runner.element::<T>(self.base, u64::from(index))
     }
 
     /// All is done, or the guest comes again for the rest.
-    pub(super) fn done<T, H: VcpuHw>(self, call: &mut Call<'_, H>) -> Answer {
+    pub(super) fn done<T: Compat, H: VcpuHw>(self, call: &mut Call<'_, H>) -> Answer {
         if self.now == self.count {
             return Ok(0);
         }

@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 
+use guest_abi::compat::XenUlong;
 use guest_abi::errno::Errno;
 use guest_abi::grant_table::{
     GNTST_bad_domain, GNTST_general_error, GNTST_okay, GNTST_permission_denied, GnttabGetVersion,
@@ -67,8 +68,8 @@ fn list_frames<H: VcpuHw>(
         };
         let place = domain.special_place(mfn).map_or(u64::MAX, Gfn::as_u64);
         let list = Gva::new(arg.frame_list);
-        let to = call.runner.element::<u64>(list, u64::from(index))?;
-        call.runner.copy_out(to, &place)?;
+        let to = call.runner.element::<XenUlong>(list, u64::from(index))?;
+        call.runner.copy_out(to, &XenUlong(place))?;
     }
     Ok(GNTST_okay)
 }

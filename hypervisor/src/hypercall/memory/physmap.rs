@@ -1,5 +1,6 @@
 //! Pages of other kinds than RAM, and of other domains, in a domain's address space.
 
+use guest_abi::compat::XenUlong;
 use guest_abi::errno::Errno;
 use guest_abi::memory::{
     XENMAPIDX_grant_table_status, XENMAPSPACE_gmfn_foreign, XENMAPSPACE_grant_table,
@@ -54,9 +55,9 @@ pub(super) fn add_batch<H: VcpuHw>(call: &mut Call<'_, H>, done: u64) -> Answer 
     }
     let stop = size.min(done + BATCH);
     for index in done..stop {
-        let at = |base| call.runner.element::<u64>(Gva::new(base), index);
-        let source: u64 = call.runner.copy_in(at(arg.idxs)?)?;
-        let gfn: u64 = call.runner.copy_in(at(arg.gpfns)?)?;
+        let at = |base| call.runner.element::<XenUlong>(Gva::new(base), index);
+        let XenUlong(source) = call.runner.copy_in(at(arg.idxs)?)?;
+        let XenUlong(gfn) = call.runner.copy_in(at(arg.gpfns)?)?;
         let error = match add_one(call, &domain, &arg, (source, Gfn::new(gfn))) {
             Ok(()) => 0,
             Err(Stop::Refused(errno)) => errno.to_i32(),

@@ -4,6 +4,7 @@ use core::sync::atomic::Ordering;
 
 use alloc::sync::Arc;
 
+use guest_abi::compat::{Width, XenUlong};
 use guest_abi::errno::Errno;
 use guest_abi::memory::{
     MEMOP_EXTENT_SHIFT, XENMEMF_populate_on_demand, XenMemoryReservation, XenPodTarget,
@@ -48,7 +49,7 @@ fn extents<H: VcpuHw>(
     if arg.mem_flags & XENMEMF_populate_on_demand != 0 {
         return Err(Errno::EOPNOTSUPP.into());
     }
-    if done > arg.nr_extents || arg.nr_extents > u64::MAX >> MEMOP_EXTENT_SHIFT {
+    if done > arg.nr_extents || arg.nr_extents > most_extents(call.runner.width) {
         return Err(Errno::EINVAL.into());
     }
     let order = u8::try_from(arg.extent_order).ok().and_then(PageOrder::new);
@@ -61,14 +62,16 @@ fn extents<H: VcpuHw>(
     let stop = arg.nr_extents.min(done + batch);
     let mut at = done;
     while at < stop {
-        let mut gfns = [0u64; CHUNK];
+        let mut gfns = [XenUlong(0); CHUNK];
         let count = usize::try_from(stop - at).map_or(CHUNK, |left| left.min(CHUNK));
-        let from = call.runner.element::<u64>(Gva::new(arg.extent_start), at)?;
+        let from = call
+            .runner
+            .element::<XenUlong>(Gva::new(arg.extent_start), at)?;
         if call.runner.copy_in_all(from, &mut gfns[..count]).is_err() {
             return Ok(at);
         }
         for gfn in &gfns[..count] {
-            let gfn = Gfn::new(*gfn);
+            let gfn = Gfn::new(gfn.0);
             if !gfn.is_aligned(order) || !serve(call, &domain, gfn, order) {
                 return Ok(at);
             }
@@ -79,6 +82,14 @@ fn extents<H: VcpuHw>(
         return Ok(stop);
     }
     Err(again(call, stop))
+}
+
+/// As many as the register can count that says where a call goes on.
+fn most_extents(width: Width) -> u64 {
+    match width {
+        Width::Bits64 => u64::MAX >> MEMOP_EXTENT_SHIFT,
+        Width::Bits32 => u64::from(u32::MAX >> MEMOP_EXTENT_SHIFT),
+    }
 }
 
 /// XENMEM_current_reservation: pages that the domain has.

@@ -1,5 +1,6 @@
 //! XENMEM_acquire_resource: a domain's grant table in the memory of its toolstack, which fills its first entries.
 
+use guest_abi::compat::XenUlong;
 use guest_abi::errno::Errno;
 use guest_abi::memory::{
     XENMEM_resource_grant_table, XENMEM_resource_grant_table_id_shared, XenMemAcquireResource,
@@ -59,8 +60,8 @@ fn map<H: VcpuHw>(
     for index in done..stop {
         let at = call
             .runner
-            .element::<u64>(Gva::new(arg.frame_list), index)?;
-        let gfn: u64 = call.runner.copy_in(at)?;
+            .element::<XenUlong>(Gva::new(arg.frame_list), index)?;
+        let XenUlong(gfn) = call.runner.copy_in(at)?;
         map_frame(call, domain, arg.frame + index, Gfn::new(gfn))?;
     }
     if stop < count {

@@ -17,6 +17,7 @@ mod domains;
 mod host;
 mod pool;
 
+use guest_abi::compat::Compat;
 use guest_abi::errno::Errno;
 use guest_abi::sysctl::{
     XEN_SYSCTL_INTERFACE_VERSION, XEN_SYSCTL_availheap, XEN_SYSCTL_cpupool_op,
@@ -87,7 +88,7 @@ where
 ///
 /// # Errors
 /// EFAULT.
-fn put<T: IntoBytes + Immutable, H: VcpuHw>(
+fn put<T: Compat, H: VcpuHw>(
     call: &Call<'_, H>,
     array: u64,
     index: u32,

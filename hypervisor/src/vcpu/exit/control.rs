@@ -3,7 +3,7 @@
 use hv_core::addr::Gpa;
 use hv_core::mem::GuestMem;
 use hv_core::walk::pdpte_is_valid;
-use hv_hw::virt::{ControlRegister, Event, SEGMENT_CS, VcpuHw};
+use hv_hw::virt::{ControlRegister, Event, VcpuHw};
 
 use super::{Next, Runner, done};
 use crate::hypercall::guest::DomainMemory;
@@ -21,7 +21,6 @@ const CR4_PCIDE: u64 = 1 << 17;
 const CR3_PCID: u64 = 0xFFF;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
-const CS_LONG: u32 = 1 << 13;
 
 /// Carries out the write, or raises #GP as the CPU would have.
 pub(super) fn write<H: VcpuHw>(
@@ -89,9 +88,7 @@ fn is_cr0_valid<H: VcpuHw>(runner: &Runner<H>, value: u64) -> bool {
 /// Neither 64-bit code nor one with PCIDs can switch paging off.
 fn may_leave_paging<H: VcpuHw>(runner: &Runner<H>) -> bool {
     let regs = runner.hw.paging();
-    let is_64_bit =
-        regs.efer & EFER_LMA != 0 && runner.hw.system().segments[SEGMENT_CS].access & CS_LONG != 0;
-    regs.cr0 & CR0_PG == 0 || !(is_64_bit || regs.cr4 & CR4_PCIDE != 0)
+    regs.cr0 & CR0_PG == 0 || !(runner.hw.is_64_bit() || regs.cr4 & CR4_PCIDE != 0)
 }
 
 /// SDM vol. 3A, "Control Registers"; the CPU checks only writes that do not exit.

@@ -12,9 +12,7 @@ use crate::irq;
 
 /// Longest instruction, in bytes.
 const MAX_INSTRUCTION: usize = 15;
-const CS_LONG: u32 = 1 << 13;
 const CS_BIG: u32 = 1 << 14;
-const EFER_LMA: u64 = 1 << 10;
 
 /// Emulates the access that faulted.
 pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> Next {
@@ -63,7 +61,7 @@ fn registers<H: VcpuHw>(runner: &mut Runner<H>) -> Gprs {
 fn decode<H: VcpuHw>(runner: &mut Runner<H>) -> Option<MmioInsn> {
     let system = runner.hw.system();
     let code = system.segments[SEGMENT_CS];
-    let code_size = if system.efer & EFER_LMA != 0 && code.access & CS_LONG != 0 {
+    let code_size = if runner.hw.is_64_bit() {
         CodeSize::Bits64
     } else if code.access & CS_BIG != 0 {
         CodeSize::Bits32

@@ -106,7 +106,10 @@ fn write_backed<H: VcpuHw>(
             apic::apply(runner, pcpu, effect);
         }
         BackedMsr::SpecCtrl => runner.hw.set_msr(VcpuMsr::SpecCtrl, value),
-        BackedMsr::HypercallPage => page::fill(&runner.domain, Gpa::new(value))?,
+        BackedMsr::HypercallPage => {
+            page::fill(&runner.domain, Gpa::new(value))?;
+            runner.latch_width();
+        }
     }
     Some(())
 }

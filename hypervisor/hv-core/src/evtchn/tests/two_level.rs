@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::vec::Vec;
 
+use guest_abi::compat::Width;
 use proptest::prelude::*;
 
 use super::*;
@@ -10,6 +11,7 @@ use crate::vcpu::time::ClockScale;
 
 const PENDING: usize = 2048;
 const MASK: usize = 2560;
+const NARROW_MASK: usize = 2176;
 const PORTS: u32 = 150;
 
 #[derive(Clone, Debug)]
@@ -38,6 +40,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// The guest's side, which follows the registered places, and what it believes.
 struct Guest {
+    width: Width,
     shared_info: TestFrame,
     infos: Vec<(TestFrame, usize)>,
     pending: BTreeSet<u32>,
@@ -50,17 +53,44 @@ impl Guest {
         let (frame, at) = &self.infos[usize::from(vcpu)];
         let mut seen = Vec::new();
         while frame.swap_u8(*at, 0) != 0 {
-            let selected = frame.fetch_and_u64(at + 8, 0);
-            for word in (0..64).filter(|word| selected & 1 << word != 0) {
-                let mask = self.shared_info.load_u64(MASK + word * 8);
-                let pending = self.shared_info.load_u64(PENDING + word * 8) & !mask;
-                self.shared_info.fetch_and_u64(PENDING + word * 8, !pending);
-                let bits = (0..64u32).filter(|bit| pending & 1 << bit != 0);
-                let word = u32::try_from(word).expect("below 64");
-                seen.extend(bits.map(|bit| word * 64 + bit));
+            match self.width {
+                Width::Bits64 => {
+                    let selected = frame.fetch_and_u64(at + 8, 0);
+                    for word in (0..64).filter(|word| selected & 1 << word != 0) {
+                        let mask = self.shared_info.load_u64(MASK + word * 8);
+                        let pending = self.shared_info.load_u64(PENDING + word * 8) & !mask;
+                        self.shared_info.fetch_and_u64(PENDING + word * 8, !pending);
+                        let bits = (0..64).filter(|bit| pending & 1 << bit != 0);
+                        seen.extend(bits.map(|bit| word * 64 + bit));
+                    }
+                }
+                Width::Bits32 => {
+                    let selected = frame.fetch_and_u32(at + 4, 0);
+                    for word in (0..32).filter(|word| selected & 1 << word != 0) {
+                        let mask = self.shared_info.load_u32(NARROW_MASK + word * 4);
+                        let pending = self.shared_info.load_u32(PENDING + word * 4) & !mask;
+                        self.shared_info.fetch_and_u32(PENDING + word * 4, !pending);
+                        let bits = (0..32).filter(|bit| pending & 1 << bit != 0);
+                        seen.extend(bits.map(|bit| word * 32 + bit));
+                    }
+                }
             }
         }
-        seen
+        let port = |bit: usize| u32::try_from(bit).expect("below 4096");
+        seen.into_iter().map(port).collect()
+    }
+
+    fn mask(&self, port: u32) {
+        match self.width {
+            Width::Bits64 => {
+                let (word, bit) = ((port / 64) as usize, 1 << (port % 64));
+                self.shared_info.fetch_or_u64(MASK + word * 8, bit);
+            }
+            Width::Bits32 => {
+                let (word, bit) = ((port / 32) as usize, 1 << (port % 32));
+                self.shared_info.fetch_or_u32(NARROW_MASK + word * 4, bit);
+            }
+        }
     }
 }
 
@@ -68,12 +98,15 @@ proptest! {
     /// Every event sent to an unmasked port is seen by a consumer, and by one that was told to look; a masked one
     /// waits until the port is unmasked. Pollers are told exactly of new events.
     #[test]
-    fn each_event_is_seen_once(ops in prop::collection::vec(op(), 0..200)) {
+    fn each_event_is_seen_once(is_narrow: bool, ops in prop::collection::vec(op(), 0..200)) {
         let shared_info = TestFrame::new();
+        let width = if is_narrow { Width::Bits32 } else { Width::Bits64 };
         let mut channels = Channels::new(DOM, shared_info.clone(), VCPUS, ALL_PORTS);
+        channels.set_width(width);
         // Odd ports raise even ones and the other way round.
         while loopback(&mut channels).0.get() < PORTS {}
         let mut guest = Guest {
+            width,
             infos: (0..usize::from(VCPUS)).map(|vcpu| (shared_info.clone(), vcpu * 64)).collect(),
             shared_info,
             pending: BTreeSet::new(),
@@ -92,8 +125,7 @@ proptest! {
                     notify
                 }
                 Op::Mask(port) => {
-                    let (word, bit) = ((port / 64) as usize, 1 << (port % 64));
-                    guest.shared_info.fetch_or_u64(MASK + word * 8, bit);
+                    guest.mask(port);
                     guest.masked.insert(port);
                     Notify::NOTHING
                 }
@@ -150,6 +182,19 @@ fn send_to_masked_port_sets_pending_without_upcall_and_unmask_tells_of_it() {
     let unmasked = channels.unmask(port).expect("open");
     assert_eq!((unmasked.upcall, unmasked.wake_pollers_of), (Some(0), None));
     assert_eq!(channels.unmask(port), Ok(Notify::NOTHING));
+}
+
+#[test]
+fn guest_of_32_bits_has_a_quarter_of_the_ports() {
+    for (width, ports) in [(Width::Bits64, 4096), (Width::Bits32, 1024)] {
+        let mut channels = Channels::new(DOM, TestFrame::new(), 1, ALL_PORTS);
+        channels.set_width(width);
+        let opened = core::iter::from_fn(|| {
+            channels.make_room().expect("the heap has room");
+            channels.bind_ipi(0).ok()
+        });
+        assert_eq!(opened.count(), ports - 1);
+    }
 }
 
 #[test]

@@ -45,8 +45,8 @@ pub use setup::VcpuConfig;
 pub use switch::ExtendedState;
 
 use super::{
-    ApicAssist, ControlRegister, Event, GuestRegs, PagingRegs, Stage2Root, SwitchedRegs,
-    SystemRegs, TscView, VcpuHw, VcpuMsr, VmExit, Window,
+    ApicAssist, ControlRegister, Event, GuestRegs, PagingRegs, SEGMENT_LONG, Stage2Root,
+    SwitchedRegs, SystemRegs, TscView, VcpuHw, VcpuMsr, VmExit, Window,
 };
 use crate::percpu::IrqsOff;
 use fields::{Field, Primary, Secondary};
@@ -261,6 +261,15 @@ impl VcpuHw for VtxVcpu {
     fn cpl(&self) -> u8 {
         let access = self.current().read32(Field::GuestSsAccess);
         ((access >> 5) & 3).to_le_bytes()[0]
+    }
+
+    #[inline(always)]
+    fn is_64_bit(&self) -> bool {
+        const EFER_LMA: u64 = 1 << 10;
+        let vmcs = self.current();
+        // outside long mode the bit means nothing
+        vmcs.read32(Field::GuestCsAccess) & SEGMENT_LONG != 0
+            && vmcs.read(Field::GuestEfer) & EFER_LMA != 0
     }
 
     fn system(&self) -> SystemRegs {

@@ -1,0 +1,48 @@
+//! Hypercalls of 32-bit code, in compatibility mode or outside long mode: arguments in EBX, ECX, EDX, ESI, EDI.
+//!
+//! They are put where those of 64-bit code are while the hypercall is served, so that handlers know of one place only;
+//! [`Runner::width`] says how the caller lays its structures out. Source: Xen's `arch/x86/hvm/hypercall.c`.
+
+use guest_abi::compat::Width;
+use hv_hw::virt::VcpuHw;
+
+use super::{ARGUMENTS, Call, Stop, dispatch, finish, low};
+use crate::cpu::Pcpu;
+use crate::vcpu::Runner;
+use crate::vcpu::run::Next;
+
+/// Where the arguments are: EBX, ECX, EDX, ESI, EDI.
+const NARROW_ARGUMENTS: [usize; 5] = [3, 1, 2, 6, 7];
+
+/// Serves the hypercall that 32-bit code made.
+#[cold]
+#[inline(never)]
+pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
+    let outer = *runner.hw.read_regs();
+    let regs = runner.hw.regs();
+    for (place, from) in ARGUMENTS.into_iter().zip(NARROW_ARGUMENTS) {
+        regs.gpr[place] = u64::from(low(outer.gpr[from]));
+    }
+    runner.width = Width::Bits32;
+    let mut call = Call {
+        runner,
+        pcpu,
+        next: Next::Resume,
+    };
+    let answer = dispatch(&mut call, u64::from(low(outer.rax())));
+    let (runner, next) = (call.runner, call.next);
+    runner.width = Width::Bits64;
+    let regs = runner.hw.regs();
+    let moved_on = ARGUMENTS.map(|place| u64::from(low(regs.gpr[place])));
+    *regs = outer;
+    match answer {
+        Ok(result) => finish(runner, u64::from(low(result))),
+        Err(Stop::Refused(errno)) => finish(runner, u64::from(low(errno.to_rax()))),
+        Err(Stop::Again) => {
+            for (place, value) in NARROW_ARGUMENTS.into_iter().zip(moved_on) {
+                regs.gpr[place] = value;
+            }
+        }
+    }
+    next
+}
