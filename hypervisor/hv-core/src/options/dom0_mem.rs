@@ -77,8 +77,15 @@ pub struct Dom0Mem {
 }
 
 impl Dom0Mem {
-    /// Left to the hypervisor and its guests where `dom0_mem` says no size: a sixteenth of the host, at most this.
-    pub const MAX_RESERVE: u64 = 128 << 20;
+    /// What dom0 gets where `dom0_mem` says no size: this and a twentieth of the host, which is enough for the daemons and
+    /// page cache of a host of guests of any size.
+    const DEFAULT: Amount = Amount {
+        bytes: 1 << 30,
+        percent: 5,
+        is_negative: false,
+    };
+    /// On a host where that would leave less than one part in so many to guests, it gets all but that.
+    const GUESTS_SHARE: u64 = 4;
 
     /// Reads an option's value into what was read before, as several `dom0_mem` add up.
     ///
@@ -106,8 +113,9 @@ impl Dom0Mem {
         let available = available.saturating_mul(PAGE_SIZE);
         let total = total.saturating_mul(PAGE_SIZE);
         let resolve = |amount: Amount| amount.bytes(available, total);
-        let reserve = (total / 16).min(Self::MAX_RESERVE);
-        let mut bytes = self.size.map_or(available.saturating_sub(reserve), resolve);
+        let most = available.saturating_sub(total / Self::GUESTS_SHARE);
+        let default = || resolve(Self::DEFAULT).min(most);
+        let mut bytes = self.size.map_or_else(default, resolve);
         if let Some(min) = self.min {
             bytes = bytes.max(resolve(min));
         }
@@ -133,10 +141,28 @@ mod tests {
     }
 
     #[test]
-    fn without_option_a_sixteenth_up_to_128_mib_is_left() {
+    fn without_option_a_gib_and_a_twentieth_are_dom0s_and_a_quarter_is_left_at_least() {
         let none = Dom0Mem::default();
-        assert_eq!(none.pages(4 * GIB, 4 * GIB), 4 * GIB - GIB / 8);
-        assert_eq!(none.pages(GIB / 2, GIB / 2), GIB / 2 - GIB / 32);
+        assert_eq!(none.pages(64 * GIB, 64 * GIB) >> 8, 1024 + 64 * 1024 / 20);
+        assert_eq!(none.pages(GIB, GIB), GIB - GIB / 4);
+        assert_eq!(none.pages(GIB / 2, GIB / 2), GIB / 2 - GIB / 8);
+        // what the hypervisor took is not dom0's loss alone
+        assert_eq!(none.pages(GIB / 2, GIB), GIB / 4);
+        assert_eq!(none.pages(0, GIB), 0);
+    }
+
+    #[test]
+    fn without_option_a_guest_of_512_mib_fits_on_a_host_of_2_gib() {
+        // of 2047 MiB, 242 are the hypervisor's and the boot loader's when dom0 is planned
+        let mib = 256;
+        let left = 1805 * mib - Dom0Mem::default().pages(1805 * mib, 2047 * mib);
+        assert!(left > (512 + 64) * mib, "{} MiB", left / mib);
+        // with an upper limit that is not reached nothing changes
+        let limited = Dom0Mem::default().parse("max:8G").unwrap();
+        assert_eq!(
+            limited.pages(8 * GIB, 8 * GIB),
+            Dom0Mem::default().pages(8 * GIB, 8 * GIB)
+        );
     }
 
     #[test]
@@ -147,7 +173,7 @@ mod tests {
         assert_eq!(pages("25%") / 1000, GIB / 1000);
         assert_eq!(pages("1G+25%") / 1000, 2 * GIB / 1000);
         assert_eq!(pages("1G,min:2G"), 2 * GIB);
-        assert_eq!(pages("max:1G"), GIB);
+        assert_eq!(pages("max:1000M"), 1000 << 8);
         assert_eq!(pages("2G,max:1G"), GIB);
         assert_eq!(pages("9G"), 4 * GIB);
     }

@@ -80,14 +80,22 @@ fn an_initrd_in_the_kernels_place_is_moved_behind_it() {
 }
 
 #[test]
-fn by_default_all_but_the_reserve_is_given_low_memory_first() {
+fn low_memory_is_given_first() {
     let host = host(6 * GIB);
-    let layout = plan_dom0(&request(&host, &[], None)).unwrap();
+    let most = host.ram_pages() * PAGE_SIZE - 128 * MIB;
+    let layout = plan_dom0(&request(&host, &[], Some(most))).unwrap();
     assert_eq!(layout.pages(), host.ram_pages() - 128 * MIB / PAGE_SIZE);
     assert_eq!(
         layout.ranges.last().unwrap().end,
         frames(0, 7 * GIB - 128 * MIB).end
     );
+}
+
+#[test]
+fn by_default_guests_have_a_part() {
+    let host = host(6 * GIB);
+    let layout = plan_dom0(&request(&host, &[], None)).unwrap();
+    assert_eq!(layout.pages() >> 8, 1024 + 6 * 1024 / 20);
 }
 
 #[test]
