@@ -38,7 +38,7 @@ pub enum Error {
     },
     /// The host has too little free memory.
     #[error(
-        "not enough memory: the domain needs {needed_mib} MiB, {free_mib} MiB are free, of which {claimed_mib} MiB are claimed by others"
+        "not enough memory: the domain needs {needed_mib} MiB, {free_mib} MiB are free, of which {claimed_mib} MiB are claimed by others; {remedy}"
     )]
     NotEnoughMemory {
         /// What the domain needs.
@@ -47,6 +47,8 @@ pub enum Error {
         free_mib: u64,
         /// How much of that is promised to other domains.
         claimed_mib: u64,
+        /// What its administrator can do.
+        remedy: String,
     },
     /// There is no such domain.
     #[error("Domain '{0}' does not exist.")]

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use xenstore::Store;
 
 pub use devices::vif::NetDefaults;
+pub use domain::Autoballoon;
 pub use error::{During, Error, Result};
 pub use hypercall::Hyper;
 pub use lock::Lock;
@@ -45,6 +46,8 @@ pub struct Toolstack {
     pub paths: Paths,
     /// What network cards get that do not say.
     pub net: NetDefaults,
+    /// Whether new domains may get memory out of dom0's.
+    pub autoballoon: Autoballoon,
     opener: Opener,
 }
 
@@ -71,6 +74,8 @@ pub struct Paths {
     pub scripts: PathBuf,
     /// The file whose lock they hold who change something; see [`Lock`].
     pub lock: PathBuf,
+    /// Where dom0's kernel tells how much of its memory is available.
+    pub meminfo: PathBuf,
 }
 
 impl Default for Paths {
@@ -81,6 +86,7 @@ impl Default for Paths {
             logs: "/var/log/xen".into(),
             scripts: "/etc/xen/scripts".into(),
             lock: "/run/xen/xl.lock".into(),
+            meminfo: "/proc/meminfo".into(),
         }
     }
 }
@@ -102,6 +108,7 @@ impl Toolstack {
             store,
             paths: Paths::default(),
             net: NetDefaults::default(),
+            autoballoon: Autoballoon::default(),
             opener: Opener(Rc::new(Store::open)),
         }
     }
@@ -123,6 +130,7 @@ impl Toolstack {
             store,
             paths: self.paths.clone(),
             net: self.net.clone(),
+            autoballoon: self.autoballoon,
             opener: self.opener.clone(),
         })
     }

@@ -9,7 +9,7 @@ use guest_abi::memory::{
 };
 
 use crate::config::DomainConfig;
-use crate::domain::SLACK_KIB;
+use crate::domain::{MIN_DOM0_KIB, SLACK_KIB};
 use crate::image::Layout;
 use crate::image::layout::{CONSOLE_GFN, PAGE, STORE_GFN};
 use crate::{DOM0, Error, Hyper, Result};
@@ -30,9 +30,7 @@ pub(crate) fn reserve(
         domid,
         config.max_memory_kib.max(config.memory_kib) + SLACK_KIB,
     )?;
-    // table pages beyond what is needed by default: a quarter of a per cent, and 1 MiB a vCPU
-    let tables =
-        (config.max_memory_kib / 512 + u64::from(config.max_vcpus) * 1024).div_ceil(1024) << 20;
+    let tables = table_bytes(config);
     match hyper.set_paging_mempool(domid, tables) {
         Err(error) if error.errno == Errno::ENOMEM => {
             let pages = layout.pages() + tables / PAGE;
@@ -54,17 +52,23 @@ pub(crate) fn reserve(
     }
 }
 
+/// Bytes set aside for a domain's page tables, beyond what is needed by default: a quarter of a per cent, and 1 MiB a vCPU.
+fn table_bytes(config: &DomainConfig) -> u64 {
+    (config.max_memory_kib / 512 + u64::from(config.max_vcpus) * 1024).div_ceil(1024) << 20
+}
+
+/// How many pages have to be free for a domain: its own, those set aside for its tables, and what the hypervisor keeps of
+/// it (1 MiB, and 128 KiB a vCPU, are more than enough).
+pub(crate) fn needed(config: &DomainConfig, layout: &Layout) -> u64 {
+    const KEPT: u64 = (1 << 20) / PAGE;
+    const KEPT_PER_VCPU: u64 = (128 << 10) / PAGE;
+    layout.pages() + table_bytes(config) / PAGE + KEPT + u64::from(config.max_vcpus) * KEPT_PER_VCPU
+}
+
 /// Says how much is missing, where that is the reason.
 fn shortage(hyper: &Hyper, pages: u64, error: Error) -> Error {
-    let mib = |pages: u64| pages / 256;
-    match hyper.physinfo() {
-        Ok(host) if host.free_pages.saturating_sub(host.outstanding_pages) < pages => {
-            Error::NotEnoughMemory {
-                needed_mib: pages.div_ceil(256),
-                free_mib: mib(host.free_pages),
-                claimed_mib: mib(host.outstanding_pages),
-            }
-        }
+    match crate::domain::shortage(hyper, pages, MIN_DOM0_KIB) {
+        Ok(Some(shortage)) => shortage,
         _ => error,
     }
 }

@@ -70,9 +70,24 @@ impl Toolstack {
     /// # Errors
     /// Names the step that failed and why; everything made before is undone.
     pub fn create(&self, held: &Lock, config: &DomainConfig, options: Options) -> Result<Created> {
+        self.create_telling(held, config, options, &mut |_| {})
+    }
+
+    /// The same; `tell` hears each step when it begins, and how far a long one is.
+    ///
+    /// # Errors
+    /// As for [`Toolstack::create`].
+    pub fn create_telling(
+        &self,
+        held: &Lock,
+        config: &DomainConfig,
+        options: Options,
+        tell: &mut dyn FnMut(&str),
+    ) -> Result<Created> {
         let mut recipe = Recipe {
             ts: self,
             held,
+            tell,
             config: config.clone(),
             undo: Undo::default(),
             timings: Timings::default(),
@@ -113,6 +128,7 @@ pub(crate) struct Ports {
 struct Recipe<'a> {
     ts: &'a Toolstack,
     held: &'a Lock,
+    tell: &'a mut dyn FnMut(&str),
     config: DomainConfig,
     undo: Undo,
     timings: Timings,
@@ -134,6 +150,9 @@ impl Recipe<'_> {
         })?;
         let image = self.step("planning the memory", |r| {
             Ok(Image::build(&r.config, &kernel, initrd.as_ref())?)
+        })?;
+        self.step("making room for it", |r| {
+            r.ts.make_room(memory::needed(&r.config, &image.layout), r.tell)
         })?;
         let domid = self.step("making the domain", Self::make_domain)?;
         self.step("making vCPUs", |r| r.make_vcpus(domid))?;
@@ -173,6 +192,7 @@ impl Recipe<'_> {
         body: impl FnOnce(&mut Self) -> Result<T>,
     ) -> Result<T> {
         let start = Instant::now();
+        (self.tell)(name);
         let result = body(self).during(name);
         self.timings.0.push((name, start.elapsed()));
         result

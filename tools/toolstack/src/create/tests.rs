@@ -1,6 +1,7 @@
 //! The whole recipe over the doubles: what comes out, and that nothing stays when a step fails.
 
 use super::*;
+use crate::Autoballoon;
 use crate::config::{DiskConfig, DiskFormat, DiskSource, VifConfig};
 use crate::testing::Bench;
 
@@ -86,7 +87,7 @@ fn a_domain_is_made_of_its_configuration() {
         bench.ts.kept_config(domid).unwrap().unwrap(),
         created.config
     );
-    assert_eq!(created.timings.0.len(), 19);
+    assert_eq!(created.timings.0.len(), 20);
 }
 
 #[test]
@@ -168,14 +169,17 @@ fn whenever_xenstored_goes_and_comes_back_nothing_is_left_behind() {
 
 #[test]
 fn too_little_memory_is_told_in_mib() {
-    let bench = Bench::new();
+    let mut bench = Bench::new();
+    bench.ts.autoballoon = Autoballoon::Off;
     bench.host.state().free_pages = 20 * 256;
+    bench.host.state().dom0_pages = 400 * 256;
     let mut config = bench.config("big");
     config.claim = true;
     let error = bench.create(&config).unwrap_err();
     assert_eq!(
         error.chain(),
-        "creating \"big\": claiming memory: not enough memory: the domain needs 33 MiB, 20 MiB are free, of which 0 MiB are claimed by others"
+        "creating \"big\": claiming memory: not enough memory: the domain needs 33 MiB, 20 MiB are free, of which 0 MiB are claimed by others; \
+         make dom0 smaller: `xl mem-set 0 387` now, dom0_mem=387M on the hypervisor's command line for good"
     );
 }
 

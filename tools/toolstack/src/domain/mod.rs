@@ -1,8 +1,9 @@
 //! Domains that are there: finding them, describing them, doing things to them.
 //!
 //! The hypervisor knows ids, states and sizes; names are xenstore's. `life` is for a domain's life (pause, shutdown …),
-//! `destroy` for its end, `resources` for its memory and vCPUs, `kept` for the configuration it was made from.
+//! `destroy` for its end, `resources` for its memory and vCPUs, `balloon` for dom0's, `kept` for the configuration it was made from.
 
+mod balloon;
 mod destroy;
 mod dump;
 mod kept;
@@ -14,6 +15,8 @@ use guest_abi::domctl::*;
 use uuid::Uuid;
 use xenstore::Ops;
 
+pub use balloon::Autoballoon;
+pub(crate) use balloon::{MIN_DOM0_KIB, shortage};
 pub use life::{Button, Shutdown};
 pub(crate) use resources::SLACK_KIB;
 

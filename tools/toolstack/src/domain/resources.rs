@@ -2,8 +2,8 @@
 
 use xenstore::Ops;
 
-use super::path;
-use crate::{Error, Result, Toolstack};
+use super::{MIN_DOM0_KIB, path};
+use crate::{DOM0, Error, Result, Toolstack};
 
 /// What a domain may have beyond its target, in KiB: the pages that it shares with others.
 pub(crate) const SLACK_KIB: u64 = 1024;
@@ -12,8 +12,13 @@ impl Toolstack {
     /// Asks a guest's balloon to go to `kib`, and lets it have no more.
     ///
     /// # Errors
-    /// [`Error::Refused`] above its maximum, or the hypervisor's, xenstore's.
+    /// [`Error::Refused`] above its maximum, and for dom0 below what it lives by; or the hypervisor's, xenstore's.
     pub fn set_memory_target(&self, domid: u16, kib: u64) -> Result<()> {
+        if domid == DOM0 && kib < MIN_DOM0_KIB {
+            return Err(Error::Refused(format!(
+                "{kib} KiB is below the {MIN_DOM0_KIB} KiB that dom0 needs"
+            )));
+        }
         if let Some(max) = self.memory_max(domid)?
             && kib > max
         {

@@ -127,6 +127,19 @@ fn more_memory_than_a_domain_may_have_is_refused() {
 }
 
 #[test]
+fn dom0_is_not_asked_to_go_below_what_it_lives_by() {
+    let bench = Bench::new();
+    let refused = bench.ts.set_memory_target(0, (128 << 10) - 1).unwrap_err();
+    assert_eq!(
+        refused.chain(),
+        "131071 KiB is below the 131072 KiB that dom0 needs"
+    );
+    assert_eq!(bench.ts.memory_target(0).unwrap(), None);
+    bench.ts.set_memory_target(0, 128 << 10).unwrap();
+    assert_eq!(bench.ts.memory_target(0).unwrap(), Some(128 << 10));
+}
+
+#[test]
 fn memory_and_vcpus_are_asked_for_in_xenstore() {
     let bench = Bench::new();
     let domid = named(&bench, "web");

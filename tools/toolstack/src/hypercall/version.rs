@@ -99,11 +99,19 @@ impl Hyper {
             compile_date: text(&compile.compile_date),
             capabilities: self.version_text(XENVER_capabilities, XEN_CAPABILITIES_INFO_LEN)?,
             changeset: self.version_text(XENVER_changeset, XEN_CHANGESET_INFO_LEN)?,
-            commandline: self.version_text(XENVER_commandline, XEN_COMMANDLINE_LEN)?,
+            commandline: self.commandline()?,
             virt_start: platform.virt_start,
             pagesize: u64::try_from(pagesize).unwrap_or(4096),
             build_id: self.build_id(),
         })
+    }
+
+    /// Reads the options that the hypervisor was started with.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn commandline(&self) -> CallResult<String> {
+        self.version_text(XENVER_commandline, XEN_COMMANDLINE_LEN)
     }
 
     /// The build id; empty where there is none.

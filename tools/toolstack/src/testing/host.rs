@@ -14,6 +14,7 @@ use guest_abi::event_channel::EvtchnAllocUnbound;
 use guest_abi::hvm::hvm_op::XenHvmParam;
 use guest_abi::memory::*;
 use guest_abi::sysctl::*;
+use guest_abi::version::XENVER_commandline;
 use guest_abi::xen::*;
 use xendev::{Arg, MappedPages};
 use zerocopy::{FromBytes, IntoBytes};
@@ -87,6 +88,10 @@ pub(crate) struct HostState {
     /// The largest extent that populate has.
     pub(crate) largest_order: u32,
     pub(crate) free_pages: u64,
+    /// What dom0 has.
+    pub(crate) dom0_pages: u64,
+    /// What the hypervisor was started with.
+    pub(crate) commandline: String,
     /// Destroyed domains stay, dying.
     pub(crate) keeps_zombies: bool,
     next: u16,
@@ -153,7 +158,7 @@ impl HostState {
         XenDomctlGetdomaininfo {
             domain: domid,
             flags: XEN_DOMINF_hvm_guest | paused | ended | u32::from(domain.dying),
-            tot_pages: domain.populated.len() as u64,
+            tot_pages: domain.populated.len() as u64 + if domid == 0 { self.dom0_pages } else { 0 },
             handle: domain.handle,
             ..Default::default()
         }
@@ -176,6 +181,14 @@ impl Hypervisor for FakeHost {
             }
             (__HYPERVISOR_memory_op, [Arg::Value(cmd), Arg::Struct { bytes, handles }]) => {
                 memory_op(&mut state, u32::try_from(*cmd).unwrap(), bytes, handles)
+            }
+            (__HYPERVISOR_xen_version, [Arg::Value(cmd), Arg::Bytes(bytes)])
+                if u32::try_from(*cmd) == Ok(XENVER_commandline) =>
+            {
+                state.call("version")?;
+                let text = state.commandline.as_bytes();
+                bytes[..text.len()].copy_from_slice(text);
+                Ok(0)
             }
             (__HYPERVISOR_event_channel_op, [_, Arg::Bytes(bytes)]) => {
                 state.call("event_channel")?;

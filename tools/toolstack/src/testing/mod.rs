@@ -91,6 +91,7 @@ impl Bench {
             logs: files.path().join("logs"),
             scripts: files.path().join("scripts"),
             lock: files.path().join("run/xl.lock"),
+            meminfo: files.path().join("meminfo"),
         };
         std::fs::create_dir(&ts.paths.userdata).unwrap();
         std::fs::write(files.path().join("kernel"), kernel()).unwrap();

@@ -130,13 +130,12 @@ impl Create {
         let signals = Signals::hold()?;
         let progress = progress(self.quiet, &config.name);
         // Who wants the console wants its first line too: it starts when the console is there.
-        let created = toolstack.create(
-            &held,
-            config,
-            Options {
-                paused: self.paused || self.console,
-            },
-        );
+        let options = Options {
+            paused: self.paused || self.console,
+        };
+        let mut tell =
+            |step: &str| progress.set_message(format!("creating {}: {step}", config.name));
+        let created = toolstack.create_telling(&held, config, options, &mut tell);
         progress.finish_and_clear();
         drop(held);
         let created = created?;
