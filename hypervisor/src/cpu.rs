@@ -16,6 +16,7 @@ use crate::domain::Domain;
 use crate::host;
 use crate::vcpu::Requests;
 use crate::vcpu::make::Arrival;
+use crate::vcpu::poll::Patience;
 
 /// What others leave for a CPU.
 struct Mailbox {
@@ -172,6 +173,8 @@ pub struct Pcpu {
     pub irqs_off: IrqsOff,
     /// Its number.
     pub id: u32,
+    /// How long it does without a look at its interrupts.
+    pub patience: Patience,
     /// What others leave for it.
     mailbox: &'static Mailbox,
     timers: TimerQueue<TimerKey>,
@@ -204,6 +207,7 @@ impl Pcpu {
         Self {
             irqs_off,
             id,
+            patience: Patience::NEW,
             mailbox: &MAILBOXES[id as usize],
             timers,
             slice,

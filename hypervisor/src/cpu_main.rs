@@ -18,7 +18,7 @@ use hv_hw::irq as device;
 use hv_hw::virt::VcpuHw;
 
 use crate::cpu::Pcpu;
-use crate::domain::destroy;
+use crate::domain::{Domain, destroy};
 use crate::vcpu::Runner;
 use crate::vcpu::make::{self, Arrival, MakeHw};
 use crate::vcpu::run::{self, Stop};
@@ -116,6 +116,22 @@ impl<H: VcpuHw> CpuMain<H> {
         let stop = run::run(&mut at.runner, &mut self.pcpu);
         self.settle(slot, stop);
         Step::Ran(id)
+    }
+
+    /// For tests of the story: a vCPU, which is switched to, and its CPU.
+    pub fn part_for_tests(
+        &mut self,
+        domain: &Domain,
+        index: usize,
+    ) -> Option<(&mut Runner<H>, &mut Pcpu)> {
+        let is_it = |at: &Option<Box<Slot<H>>>| {
+            at.as_ref()
+                .is_some_and(|at| at.runner.index == index && at.id.domid == domain.id)
+        };
+        let slot = self.slots.iter().position(is_it)?;
+        self.load(slot);
+        let at = self.slots.get_mut(slot)?.as_mut()?;
+        Some((&mut at.runner, &mut self.pcpu))
     }
 
     /// The vCPU in each slot that was kicked looks at what was left for it; new ones move in, and the dead go.

@@ -3,7 +3,7 @@
 //! UNSAFETY: reads GS-relative memory, which holds a pointer to the CPU's own block from [`init`] on.
 //!
 //! The block is shared by reference (its fields are atomics), because interrupt stubs write to it at any moment in
-//! `irq::wait_for_interrupt`. On the host each thread is a CPU of its own.
+//! `irq::wait_for_interrupt` and `irq::poll_interrupt`. On the host each thread is a CPU of its own.
 #![expect(unsafe_code)]
 
 use core::marker::PhantomData;
@@ -16,7 +16,7 @@ pub const MAX_CPUS: usize = 256;
 pub(crate) const MAX_HELD_LOCKS: usize = 12;
 
 /// Proof that external interrupts are disabled on this CPU. Rust code of the hypervisor holds it from boot on; only
-/// `irq::wait_for_interrupt` opens a window, through a mutable borrow.
+/// `irq::wait_for_interrupt` and `irq::poll_interrupt` open a window, through a mutable borrow.
 #[derive(Debug)]
 pub struct IrqsOff {
     /// The proof belongs to the CPU that it was made on.
@@ -27,7 +27,7 @@ impl IrqsOff {
     /// Makes the proof.
     ///
     /// # Safety
-    /// RFLAGS.IF must be clear, and stay so but for the window of `irq::wait_for_interrupt`; one proof a CPU.
+    /// RFLAGS.IF must be clear, and stay so but for the windows of `irq::wait_for_interrupt` and `irq::poll_interrupt`; one proof a CPU.
     #[must_use]
     pub const unsafe fn new() -> Self {
         Self {
@@ -86,6 +86,15 @@ impl PerCpu {
     #[must_use]
     pub const fn id(&self) -> u32 {
         self.id
+    }
+    /// Records a vector as the stub does.
+    pub(crate) fn raise(&self, vector: u8) {
+        self.taken_vector
+            .store(u32::from(vector), Ordering::Relaxed);
+    }
+    /// True where a vector was recorded and not taken.
+    pub(crate) fn has_vector(&self) -> bool {
+        self.taken_vector.load(Ordering::Relaxed) != 0
     }
     /// Takes the vector that the last interrupt stub recorded.
     pub(crate) fn take_vector(&self) -> Option<u8> {

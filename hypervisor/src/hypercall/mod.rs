@@ -46,8 +46,8 @@ use hv_core::addr::Gva;
 use hv_hw::virt::VcpuHw;
 
 use crate::cpu::Pcpu;
-use crate::vcpu::Runner;
 use crate::vcpu::run::Next;
+use crate::vcpu::{Runner, exit};
 
 /// Why a hypercall has no result for RAX.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -129,7 +129,10 @@ pub fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
     match answer {
         Ok(result) => finish(runner, result),
         Err(Stop::Refused(errno)) => finish(runner, errno.to_rax()),
-        Err(Stop::Again) => {}
+        // what it left to do comes first in any case
+        Err(Stop::Again) => {
+            let _ = exit::again(runner, pcpu);
+        }
     }
     next
 }

@@ -8,6 +8,7 @@ pub mod exit;
 pub mod inject;
 pub mod make;
 pub mod parts;
+pub mod poll;
 pub mod run;
 pub mod state;
 

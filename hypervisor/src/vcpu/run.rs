@@ -14,7 +14,7 @@ use hv_hw::virt::{
     Segment, SystemRegs, VcpuHw,
 };
 
-use super::{Activity, Requests, Runner, exit, inject};
+use super::{Activity, Requests, Runner, exit, inject, poll};
 use crate::cpu::Pcpu;
 
 /// Why the loop left a vCPU.
@@ -45,9 +45,12 @@ pub enum Next {
 /// Runs the vCPU, which is loaded, until it stops.
 ///
 /// What others want of it they leave where it is looked for, and then kick it: between two exits one flag tells that
-/// nobody did.
+/// nobody did. The host's interrupts come as exits, and where the guest keeps them from that, before an entry: see `poll`.
 pub fn run<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Stop {
     loop {
+        if pcpu.patience.is_over() {
+            poll::serve_interrupt(pcpu);
+        }
         // before the kick is taken: whoever waits has yet to hear of it
         if runner.activity != Activity::Ready {
             return Stop::Waiting;

@@ -1,8 +1,8 @@
 // What the CPU runs on an interrupt or exception (Intel syntax). One stub a vector, 16 bytes apart from `hv_stubs` on.
 //
 // Vectors 0 to 31, exceptions: all registers go to the stack and `exception` in exception.rs gets their address.
-// Vectors 32 to 255, external interrupts: they are taken only while `irq::wait_for_interrupt` sleeps. The stub notes the
-// vector for it and returns with interrupts off again.
+// Vectors 32 to 255, external interrupts: they are taken only while `irq::wait_for_interrupt` sleeps and where
+// `irq::poll_interrupt` looks. The stub notes the vector for them and returns with interrupts off again.
 
 .section .text.hv_stubs, "ax"
 .balign 16

@@ -1,4 +1,8 @@
 //! The seam's test double: plays back scripted exits and remembers what it was told.
+//!
+//! A host interrupt that is pending (a vector that its CPU recorded and nobody took) takes the place of an exit where the guest comes to a boundary
+//! between two instructions at which it may be interrupted, and nowhere else. One that waits for more than
+//! [`FakeVcpu::patience`] entries ends the test: the host would hang.
 
 extern crate alloc;
 
@@ -11,11 +15,29 @@ use super::{
     ApicAssist, ControlRegister, Event, GuestRegs, PagingRegs, Stage2Root, SwitchedRegs,
     SystemRegs, TscView, VcpuHw, VcpuMsr, VmExit, Window,
 };
-use crate::percpu::IrqsOff;
+use crate::percpu::{self, IrqsOff};
 use hv_core::msr::Passthrough;
 
+/// Where its exits find the guest, which decides whether a host interrupt gets in between two of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Course {
+    /// Each instruction that exits has a boundary before it.
+    #[default]
+    Boundaries,
+    /// Each exit comes in the delivery of the event that was injected or, where none was, of this one, which the guest's own
+    /// course raised.
+    InDelivery(Event),
+    /// MOV SS comes before the instruction that exits.
+    InShadow,
+    /// A trap of the last instruction exits before interrupts are looked at.
+    Trap,
+}
+
+/// Entries for which a host interrupt may wait, unless a test says less: 64 of the run loop, and those around them.
+const PATIENCE: u64 = 66;
+
 /// A vCPU without hardware.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FakeVcpu {
     /// The exits to come, first first; a triple fault where none is left.
     pub exits: VecDeque<VmExit>,
@@ -41,9 +63,89 @@ pub struct FakeVcpu {
     pub is_loaded: bool,
     /// Whoever enters it has to have loaded it.
     pub must_be_loaded: bool,
+    /// Where its exits find the guest.
+    pub course: Course,
+    /// The entry during which a host interrupt comes, and its vector.
+    pub interrupt_at: Option<(u64, u8)>,
+    /// The most entries for which a host interrupt may wait.
+    pub patience: u64,
+    /// The guest is behind MOV SS or STI: no boundary comes before its next instruction.
+    pub is_in_shadow: bool,
+    entry_event: Option<Event>,
+    ignored: u64,
     msrs: Vec<(VcpuMsr, u64)>,
     interrupt_status: u16,
     switched: Option<SwitchedRegs>,
+}
+
+impl Default for FakeVcpu {
+    fn default() -> Self {
+        Self {
+            exits: VecDeque::new(),
+            registers: GuestRegs::default(),
+            system: SystemRegs::default(),
+            injected: Vec::new(),
+            interrupted: None,
+            windows: [false; 2],
+            instruction_length: 0,
+            flushes: 0,
+            endless: None,
+            entries: 0,
+            is_loaded: false,
+            must_be_loaded: false,
+            course: Course::default(),
+            interrupt_at: None,
+            patience: PATIENCE,
+            is_in_shadow: false,
+            entry_event: None,
+            ignored: 0,
+            msrs: Vec::new(),
+            interrupt_status: 0,
+            switched: None,
+        }
+    }
+}
+
+impl FakeVcpu {
+    /// Goes on to where the next exit comes; true where a boundary is on the way.
+    fn go_on(&mut self) -> bool {
+        let injected = self.entry_event.take();
+        match self.course {
+            Course::Boundaries => true,
+            Course::Trap => false,
+            Course::InDelivery(own) => {
+                self.interrupted = Some(injected.unwrap_or(own));
+                injected.is_none()
+            }
+            Course::InShadow => !core::mem::replace(&mut self.is_in_shadow, true),
+        }
+    }
+
+    /// The host interrupt that is due, where there is a boundary for it.
+    fn host_interrupt(&mut self, is_boundary: bool) -> Option<u8> {
+        let cpu = percpu::this();
+        if is_boundary && let Some(vector) = cpu.take_vector() {
+            self.interrupted = None;
+            return Some(vector);
+        }
+        self.ignored = if cpu.has_vector() {
+            self.ignored + 1
+        } else {
+            0
+        };
+        assert!(
+            self.ignored <= self.patience,
+            "a host interrupt has waited for {} entries: {:?}",
+            self.ignored,
+            self.course
+        );
+        if let Some((entry, vector)) = self.interrupt_at
+            && entry == self.entries
+        {
+            cpu.raise(vector);
+        }
+        None
+    }
 }
 
 impl VcpuHw for FakeVcpu {
@@ -53,6 +155,12 @@ impl VcpuHw for FakeVcpu {
             "only a loaded vCPU is entered"
         );
         self.entries += 1;
+        let was_in_shadow = self.is_in_shadow;
+        let is_boundary = self.go_on();
+        if let Some(vector) = self.host_interrupt(is_boundary) {
+            self.is_in_shadow = was_in_shadow;
+            return VmExit::ExternalInterrupt(vector);
+        }
         let entries = self.entries;
         let next = self.exits.pop_front();
         next.or_else(|| self.endless.map(|exit| exit(entries)))
@@ -115,21 +223,30 @@ impl VcpuHw for FakeVcpu {
     }
     fn skip_instruction(&mut self) {
         self.system.rip += self.instruction_length;
+        self.is_in_shadow = false;
     }
     fn skip_bytes(&mut self, length: u8) {
         self.system.rip += u64::from(length);
+        self.is_in_shadow = false;
+    }
+    fn run_again(&mut self) {
+        self.is_in_shadow = false;
     }
     fn inject(&mut self, event: Event) {
         self.injected.push(event);
+        self.entry_event = Some(event);
+        if matches!(event, Event::Exception { .. }) {
+            self.is_in_shadow = false;
+        }
     }
     fn take_interrupted_event(&mut self) -> Option<Event> {
         self.interrupted.take()
     }
     fn interrupts_open(&self) -> bool {
-        self.system.rflags & (1 << 9) != 0
+        self.system.rflags & (1 << 9) != 0 && !self.is_in_shadow
     }
     fn nmi_open(&self) -> bool {
-        true
+        !self.is_in_shadow
     }
     fn want_window(&mut self, window: Window, wanted: bool) {
         self.windows[usize::from(window == Window::Nmi)] = wanted;

@@ -54,6 +54,8 @@ pub trait VcpuHw {
     fn skip_instruction(&mut self);
     /// The same for an instruction whose length the hardware does not know, as it was emulated.
     fn skip_bytes(&mut self, length: u8);
+    /// Ends the interrupt shadow of the instruction that caused the exit, which is executed again: a part of it is done.
+    fn run_again(&mut self);
     /// Delivers `event` at the next entry. One at a time: a second call before an entry replaces the first.
     fn inject(&mut self, event: Event);
     /// An event whose delivery the last exit interrupted, to be injected again unless the exit's cause replaces it.

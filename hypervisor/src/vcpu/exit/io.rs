@@ -8,8 +8,9 @@ use hv_hw::console::log::GuestLog;
 use hv_hw::virt::{Event, IoExit, StringIo, VcpuHw};
 use hv_hw::{pci, port};
 
-use super::{Next, Runner, done};
+use super::{Next, Runner, again, done};
 use crate::console;
+use crate::cpu::Pcpu;
 use crate::domain::Domain;
 use crate::domain::devices::Devices;
 use crate::hypercall::guest::DomainMemory;
@@ -19,9 +20,9 @@ use crate::vcpu::run::raise;
 const DEBUG_CONSOLE: u16 = 0xE9;
 
 /// Answers it.
-pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, access: IoExit) -> Next {
+pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, access: IoExit) -> Next {
     if let Some(string) = access.string {
-        return string_io(runner, access, string);
+        return string_io((runner, pcpu), access, string);
     }
     if access.is_in {
         let value = read(&runner.domain, access.port, access.size);
@@ -123,7 +124,11 @@ fn settle((devices, log): (&mut Devices, &GuestLog), effect: PciEffect) {
 }
 
 /// INS and OUTS: only to the debug console, which old kernels print on with REP OUTSB, a page at most at a time.
-fn string_io<H: VcpuHw>(runner: &mut Runner<H>, access: IoExit, string: StringIo) -> Next {
+fn string_io<H: VcpuHw>(
+    (runner, pcpu): (&mut Runner<H>, &mut Pcpu),
+    access: IoExit,
+    string: StringIo,
+) -> Next {
     const RFLAGS_DF: u64 = 1 << 10;
     let is_served = access.port == DEBUG_CONSOLE
         && access.size == 1
@@ -156,11 +161,16 @@ fn string_io<H: VcpuHw>(runner: &mut Runner<H>, access: IoExit, string: StringIo
         console::guest_debug(&runner.domain, &text[..part]);
         copied += part;
     }
-    advance(runner, string, copied as u64, wanted)
+    advance((runner, pcpu), string, copied as u64, wanted)
 }
 
 /// Moves the registers on; the instruction goes on where it has not finished.
-fn advance<H: VcpuHw>(runner: &mut Runner<H>, string: StringIo, copied: u64, wanted: u64) -> Next {
+fn advance<H: VcpuHw>(
+    (runner, pcpu): (&mut Runner<H>, &mut Pcpu),
+    string: StringIo,
+    copied: u64,
+    wanted: u64,
+) -> Next {
     let regs = runner.hw.regs();
     regs.set_rsi(regs.rsi().wrapping_add(copied));
     if string.is_rep {
@@ -170,7 +180,7 @@ fn advance<H: VcpuHw>(runner: &mut Runner<H>, string: StringIo, copied: u64, wan
         return raise(runner, Event::PROTECTION);
     }
     if copied < wanted {
-        Next::Resume
+        again(runner, pcpu)
     } else {
         done(runner)
     }

@@ -44,14 +44,18 @@ fn handle_other<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: VmExit
     runner.vcpu.counts.count(&exit);
     // an instruction that exits is in no event's delivery: the two above need not look
     runner.interrupted = runner.hw.take_interrupted_event();
+    if runner.interrupted.is_some() {
+        // it is delivered again, and may be interrupted again
+        pcpu.patience.end();
+    }
     match exit {
         VmExit::Hypercall | VmExit::Cpuid => unreachable!("handled in the run loop"),
         VmExit::ExternalInterrupt(vector) => irq::handle(pcpu, vector),
         VmExit::Hlt => halt(runner),
         VmExit::Rdmsr => msr::read(runner),
         VmExit::Wrmsr => msr::write(runner, pcpu),
-        VmExit::Io(access) => io::handle(runner, access),
-        VmExit::Stage2Fault(fault) => stage2::handle(runner, fault),
+        VmExit::Io(access) => io::handle(runner, pcpu, access),
+        VmExit::Stage2Fault(fault) => stage2::handle(runner, pcpu, fault),
         VmExit::Eoi(vector) => apic::eoi_exit(runner, vector),
         VmExit::ApicWrite(offset) => apic::write_exit(runner, pcpu, offset),
         VmExit::ControlWrite { register, value } => control::write(runner, register, value),
@@ -153,6 +157,19 @@ fn state<H: VcpuHw>(runner: &Runner<H>) -> String {
     let mut text = String::new();
     let _never_fails = runner.hw.dump(&mut text);
     text
+}
+
+/// Has the guest begin the same instruction again with its registers moved on: what was due meanwhile comes first, and its
+/// interrupt shadow, if it stands in one, ends here.
+pub fn again<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
+    runner.hw.run_again();
+    retry(pcpu)
+}
+
+/// Has the guest try the same instruction again, of which nothing was done.
+pub fn retry(pcpu: &mut Pcpu) -> Next {
+    pcpu.patience.end();
+    Next::Resume
 }
 
 /// Steps over the instruction and goes on.

@@ -7,7 +7,8 @@ use hv_hw::direct_map::DirectTables;
 use hv_hw::virt::{Stage2Access, Stage2Fault, VcpuHw};
 use hv_hw::{domain_log, guest_log, sync::RankedGuard, sync::rank};
 
-use super::{Next, Runner, die, mmio};
+use super::{Next, Runner, die, mmio, retry};
+use crate::cpu::Pcpu;
 use crate::host;
 
 /// What a guest frame turned out to be.
@@ -21,9 +22,13 @@ enum Answer {
 }
 
 /// Answers it.
-pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> Next {
+pub(super) fn handle<H: VcpuHw>(
+    runner: &mut Runner<H>,
+    pcpu: &mut Pcpu,
+    fault: Stage2Fault,
+) -> Next {
     match answer(runner, fault) {
-        Answer::Retry => Next::Resume,
+        Answer::Retry => retry(pcpu),
         Answer::Emulate => mmio::handle(runner, fault),
         Answer::OutOfMemory => {
             domain_log!(

@@ -291,15 +291,15 @@ impl VcpuHw for VtxVcpu {
         registers::step(self.current(), u64::from(length));
     }
 
+    fn run_again(&mut self) {
+        registers::end_shadow(self.current());
+    }
+
     fn inject(&mut self, event: Event) {
         let vmcs = self.current();
         if let Event::Exception { .. } = event {
             // a fault ends the shadow of the instruction before it, and VM entry insists on that for #DB
-            let shadow = vmcs.read(Field::Interruptibility);
-            vmcs.write(
-                Field::Interruptibility,
-                shadow & !(BLOCKED_BY_STI | BLOCKED_BY_MOV_SS),
-            );
+            registers::end_shadow(vmcs);
         }
         inject::write(vmcs, event);
     }

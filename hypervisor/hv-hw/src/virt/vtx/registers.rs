@@ -129,17 +129,23 @@ pub(super) fn step(vmcs: CurrentVmcs, length: u64) {
         next = across_4_gib(vmcs, next);
     }
     vmcs.write(Field::GuestRip, next);
+    end_shadow(vmcs);
+    if vmcs.read(Field::GuestRflags) & RFLAGS_TF != 0 {
+        vmcs.write(
+            Field::PendingDebug,
+            vmcs.read(Field::PendingDebug) | PENDING_SINGLE_STEP,
+        );
+    }
+}
+
+/// Ends the shadow in which STI or MOV SS put the instruction after it.
+#[inline(always)]
+pub(super) fn end_shadow(vmcs: CurrentVmcs) {
     let shadow = vmcs.read(Field::Interruptibility);
     if shadow & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS) != 0 {
         vmcs.write(
             Field::Interruptibility,
             shadow & !(BLOCKED_BY_STI | BLOCKED_BY_MOV_SS),
-        );
-    }
-    if vmcs.read(Field::GuestRflags) & RFLAGS_TF != 0 {
-        vmcs.write(
-            Field::PendingDebug,
-            vmcs.read(Field::PendingDebug) | PENDING_SINGLE_STEP,
         );
     }
 }
