@@ -9,7 +9,7 @@ use hv_core::firmware::multiboot2::Module;
 use hv_core::frame::Role;
 use hv_core::image::dom0_memory::{Dom0Layout, Dom0MemoryRequest, plan_dom0};
 use hv_core::image::e820::{E820Kind, E820Map};
-use hv_core::p2m::{P2m, P2mKind, P2mMapping};
+use hv_core::p2m::{P2m, P2mConfig, P2mKind, P2mMapping};
 use hv_core::paging::ept::MemoryType;
 use hv_hw::direct_map::{self, DirectTables};
 use hv_hw::info;
@@ -104,7 +104,12 @@ fn move_initrd(layout: &Dom0Layout, initrd: Option<&Module>) {
 
 /// Maps dom0's frames to themselves; firmware's memory too, so that tables are cached as on the bare machine.
 pub(super) fn map(layout: &Dom0Layout, e820: &E820Map) -> P2m {
-    let Some(mut p2m) = P2m::new(&mut Tables, create::p2m_config()) else {
+    // buffers that its devices read past the caches
+    let config = P2mConfig {
+        heeds_pat: true,
+        ..create::p2m_config()
+    };
+    let Some(mut p2m) = P2m::new(&mut Tables, config) else {
         out_of_memory()
     };
     for range in &layout.ranges {

@@ -122,7 +122,7 @@ impl Belongings {
     }
 }
 
-/// How second-stage tables are laid out on this machine.
+/// How second-stage tables are laid out on this machine, for a domain without devices.
 #[must_use]
 pub fn p2m_config() -> P2mConfig {
     let host = host();
@@ -133,6 +133,7 @@ pub fn p2m_config() -> P2mConfig {
             (false, false) => PageOrder::SIZE_4K,
         },
         large_executable: large_pages_may_be_executed(),
+        heeds_pat: false,
         gfn_limit: Gfn::new(1 << (STAGE2_BITS - 12)),
     }
 }

@@ -47,6 +47,9 @@ pub struct P2mConfig {
     /// Whether leaves above 4 KiB may be executed. `false` on CPUs with the page-size-change erratum (CVE-2018-12207):
     /// then they are split on the first instruction fetch ([`P2m::allow_execute`]).
     pub large_executable: bool,
+    /// Whether the domain's PAT refines how its memory is cached. `false` for a domain without devices: it gains nothing by
+    /// it, memory that is not cached slows everybody, and a frame must not be cached in two ways by two domains.
+    pub heeds_pat: bool,
     /// Guest frame numbers stay below this: 2^(physical address bits that the guest sees - 12), at most [`MAX_PAGES`].
     pub gfn_limit: Gfn,
 }
@@ -414,6 +417,11 @@ impl P2m {
     fn attr_of(&self, mapping: P2mMapping) -> EptAttr {
         let attr =
             EptAttr::new(mapping.access, mapping.memory_type).with_software(mapping.kind as u8);
+        let attr = if self.config.heeds_pat || matches!(mapping.kind, P2mKind::Mmio) {
+            attr
+        } else {
+            attr.ignoring_pat()
+        };
         if self.config.large_executable {
             attr
         } else {

@@ -16,6 +16,7 @@ fn config() -> P2mConfig {
     P2mConfig {
         max_order: PageOrder::SIZE_1G,
         large_executable: true,
+        heeds_pat: false,
         gfn_limit: Gfn::new(LIMIT),
     }
 }
@@ -363,6 +364,27 @@ fn execution_withheld_from_a_large_leaf_is_allowed_by_splitting_it() {
         p2m.lookup(&arena, gfn + 512).unwrap().order,
         PageOrder::SIZE_2M
     );
+}
+
+#[test]
+fn guest_without_devices_cannot_have_memory_uncached() {
+    use P2mKind::{Foreign, GrantRo, GrantRw, Mmio, Ram, RamLogDirty, Special};
+    let arena = Arena::with_limit(100);
+    let guest = new(&arena, config());
+    let with_devices = P2mConfig {
+        heeds_pat: true,
+        ..config()
+    };
+    let hardware = new(&arena, with_devices);
+    for kind in [Ram, RamLogDirty, Special, Mmio, Foreign, GrantRw, GrantRo] {
+        let mapping = P2mMapping::new(Mfn::new(9), kind);
+        let ignores = |p2m: &P2m| {
+            let attr = p2m.attr_of(mapping);
+            attr == attr.ignoring_pat()
+        };
+        assert_eq!(ignores(&guest), kind != Mmio, "{kind:?}");
+        assert!(!ignores(&hardware), "{kind:?}");
+    }
 }
 
 #[test]
