@@ -39,6 +39,14 @@ pub(crate) fn reset_requested(at: u16, size: u8, value: u32) {
     port::write(at, size, value);
 }
 
+/// An INIT came while a guest ran: what asks for a reset of the machine (a keyboard controller, a management controller)
+/// gets one, since VMX keeps the INIT itself from the CPU.
+pub(crate) fn machine_is_reset() -> ! {
+    info!("INIT signal: the machine is to be reset");
+    console::flush();
+    hv_hw::shutdown::reset()
+}
+
 /// dom0 has ended, and with it the machine's work.
 pub(crate) fn dom0_ended(why: Ended) -> ! {
     match why {

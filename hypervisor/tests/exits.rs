@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{LENGTH, RIP, one_vcpu};
+use common::{LENGTH, RIP, domain, guest_config, one_vcpu, vcpu_of};
 use guest_abi::errno::Errno;
 use guest_abi::xen::{__HYPERVISOR_sched_op, __HYPERVISOR_xen_version};
 use hv_hw::virt::fake::FakeVcpu;
@@ -165,4 +165,36 @@ fn written_tsc_runs_on_from_there_and_the_clock_does_not_jump() {
     assert!((1 << 60..(1 << 60) + MINUTE).contains(&new));
     assert!(new.wrapping_sub(clock(&machine).tsc_timestamp) - old < MINUTE);
     assert!(!clock(&machine).is_tsc_stable);
+}
+
+#[test]
+fn vcpu_that_spins_steps_over_its_pause_and_lets_others_run() {
+    let (mut runner, mut pcpu) = one_vcpu();
+    runner.hw.exits.push_back(VmExit::PauseLoop);
+    assert_eq!(run::run(&mut runner, &mut pcpu), Stop::Yield);
+    assert_eq!(runner.hw.rip(), RIP + LENGTH);
+    assert_eq!(runner.activity, Activity::Ready);
+}
+
+#[test]
+fn cache_flush_of_a_guest_does_nothing_but_end() {
+    let (mut runner, mut pcpu) = vcpu_of(domain(7, guest_config(1)));
+    // carried out, it would be a fault of this program's
+    let _ = exit::handle(&mut runner, &mut pcpu, VmExit::CacheFlush);
+    assert_eq!(runner.hw.rip(), RIP + LENGTH);
+}
+
+#[test]
+fn what_is_no_doing_of_the_guests_leaves_it_as_it_was() {
+    for exit in [
+        VmExit::BusLock,
+        VmExit::InstructionTimeout,
+        VmExit::Nothing,
+        VmExit::Nmi,
+    ] {
+        let (mut runner, mut pcpu) = one_vcpu();
+        let _ = exit::handle(&mut runner, &mut pcpu, exit);
+        assert_eq!((runner.hw.rip(), runner.raised), (RIP, None), "{exit:?}");
+        assert_eq!(runner.domain.ended(), None, "{exit:?}");
+    }
 }

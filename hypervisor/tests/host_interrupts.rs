@@ -52,7 +52,7 @@ macro_rules! reasons {
             }
         }
         fn reasons() -> Vec<VmExit> {
-            let all = vec![$($($sample),*),*];
+            let all = vec![$($($sample,)*)*];
             assert!(all.iter().all(is_listed));
             all
         }
@@ -95,6 +95,12 @@ reasons! {
     VmExit::Eoi(_) => [VmExit::Eoi(0x40)],
     VmExit::ApicWrite(_) => [VmExit::ApicWrite(0xB0), VmExit::ApicWrite(0x300)],
     VmExit::TprBelowThreshold => [VmExit::TprBelowThreshold],
+    VmExit::PauseLoop => [VmExit::PauseLoop],
+    VmExit::BusLock => [VmExit::BusLock],
+    VmExit::InstructionTimeout => [VmExit::InstructionTimeout],
+    VmExit::Nothing => [VmExit::Nothing],
+    // the end of the machine
+    VmExit::HostReset => [],
     VmExit::Undefined(_) => [VmExit::Undefined(36)],
     VmExit::TripleFault => [VmExit::TripleFault],
     VmExit::Broken { .. } => [VmExit::Broken { reason: 33, qualification: 0 }],

@@ -166,7 +166,11 @@ pub(crate) fn fake(_: &Domain, _: usize, _: &VcpuParts, _: &Policies) -> FakeVcp
 
 /// The only vCPU of a domain in dom0's place, ready to run.
 pub(crate) fn one_vcpu() -> (Runner<FakeVcpu>, Pcpu) {
-    let domain = domain(0, DomainConfig::dom0(1));
+    vcpu_of(domain(0, DomainConfig::dom0(1)))
+}
+
+/// The first vCPU of a domain, ready to run.
+pub(crate) fn vcpu_of(domain: Arc<Domain>) -> (Runner<FakeVcpu>, Pcpu) {
     let mut pcpu = pcpu();
     let arrival = Arrival {
         domain,

@@ -72,6 +72,12 @@ pub fn wrmsr(msr: u32, value: u64) -> u64 {
     time_insn!("wrmsr", value as u32, msr, (value >> 32) as u32)
 }
 
+/// INVD.
+#[must_use]
+pub fn invd() -> u64 {
+    time_insn!("invd", 0u32, 0u32, 0u32)
+}
+
 /// IN, a byte.
 #[must_use]
 pub fn inb(port: u16) -> u64 {

@@ -413,6 +413,16 @@ pub enum VmExit {
     ApicWrite(u16),
     /// The TPR fell below the threshold.
     TprBelowThreshold,
+    /// PAUSE, in a loop that has taken long: the vCPU waits for another.
+    PauseLoop,
+    /// A lock on the whole bus, taken and given back: a locked access over two cache lines, or to uncached memory.
+    BusLock,
+    /// An instruction took longer than any may; the guest can go on.
+    InstructionTimeout,
+    /// The machine is to be reset, and the CPU, which is not to be reset under us, says so.
+    HostReset,
+    /// Something that is no business of the vCPU's.
+    Nothing,
     /// The guest used an instruction that it is not offered: #UD is due.
     Undefined(u32),
     /// A triple fault.

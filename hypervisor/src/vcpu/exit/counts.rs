@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use hv_hw::virt::VmExit;
 
-const NAMES: [&str; 21] = [
+const NAMES: [&str; 25] = [
     "hypercall",
     "cpuid",
     "external interrupt",
@@ -26,6 +26,10 @@ const NAMES: [&str; 21] = [
     "nmi",
     "tpr below threshold",
     "other",
+    "pause loop",
+    "bus lock",
+    "instruction timeout",
+    "nothing",
 ];
 
 /// How often each reason occurred.
@@ -57,7 +61,11 @@ impl Counts {
             VmExit::Undefined(_) => 17,
             VmExit::Nmi => 18,
             VmExit::TprBelowThreshold => 19,
-            VmExit::TripleFault | VmExit::Broken { .. } => 20,
+            VmExit::TripleFault | VmExit::HostReset | VmExit::Broken { .. } => 20,
+            VmExit::PauseLoop => 21,
+            VmExit::BusLock => 22,
+            VmExit::InstructionTimeout => 23,
+            VmExit::Nothing => 24,
         };
         // only the CPU that runs the vCPU counts: a plain load and store do
         let count = &self.0[slot];

@@ -16,7 +16,7 @@ use super::run::{Next, raise};
 use super::{Activity, Runner};
 use crate::cpu::Pcpu;
 use crate::domain::Ended;
-use crate::{debug_keys, hypercall, irq};
+use crate::{debug_keys, hypercall, irq, shutdown};
 
 pub use counts::Counts;
 
@@ -66,7 +66,13 @@ fn handle_other<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: VmExit
         VmExit::Exception { vector, error, .. } => exception(runner, vector, error),
         VmExit::CacheFlush => cache_flush(runner),
         VmExit::Undefined(_) => raise(runner, Event::UNDEFINED),
-        VmExit::Nmi | VmExit::TprBelowThreshold => Next::Resume,
+        VmExit::PauseLoop => pause_loop(runner),
+        VmExit::Nmi
+        | VmExit::TprBelowThreshold
+        | VmExit::BusLock
+        | VmExit::InstructionTimeout
+        | VmExit::Nothing => Next::Resume,
+        VmExit::HostReset => shutdown::machine_is_reset(),
         VmExit::TripleFault => triple_fault(runner),
         VmExit::Broken {
             reason,
@@ -120,6 +126,12 @@ fn cache_flush<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     }
     runner.hw.skip_instruction();
     Next::Resume
+}
+
+/// The vCPU spins until another of its domain has done something: others run first.
+fn pause_loop<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
+    runner.hw.skip_instruction();
+    Next::Yield
 }
 
 /// A triple fault ends the domain.

@@ -1,12 +1,13 @@
 //! What this CPU's VMX can do, from its capability MSRs, and what is missing where it is too little.
 //!
-//! Nothing is assumed: every control is asked for as required or optional, and an optional one can be switched off by
-//! hand ([`Switches`]). Source: Intel SDM vol. 3D, "VMX Capability Reporting Facility".
+//! Nothing is assumed: every control is asked for as `controls` has it, and an optional one can be switched off by hand
+//! ([`Switches`]). Source: Intel SDM vol. 3D, "VMX Capability Reporting Facility".
 
 use core::fmt;
 
 use hv_core::device::lapic::{ApicVirtualization, Delivery};
 
+use super::controls::{self, Word};
 use super::fields::{Entry, Exit, Pin, Primary, Secondary};
 
 const FEATURE_CONTROL: u32 = 0x3A;
@@ -61,8 +62,8 @@ pub enum Refusal {
     NoVmx,
     /// The firmware locked VMX off.
     LockedOff(u64),
-    /// A control that nothing works without.
-    Missing(&'static str),
+    /// Something that nothing works without, and what it is for.
+    Missing(&'static str, &'static str),
     /// EPT.
     NoEpt,
     /// Unrestricted guest.
@@ -87,8 +88,8 @@ impl fmt::Display for Refusal {
             Self::NoUnrestrictedGuest => f.write_str(
                 "this CPU's VT-x has no unrestricted guest mode: an Intel CPU of 2010 (Westmere) or later is needed",
             ),
-            Self::Missing(what) => {
-                write!(f, "this CPU's VT-x lacks {what}, which Hematite needs")
+            Self::Missing(what, why) => {
+                write!(f, "this CPU's VT-x lacks {what}, which Hematite needs: {why}")
             }
         }
     }
@@ -158,19 +159,13 @@ impl Caps {
         } else {
             secondary - Secondary::VPID
         };
-        let mut pin = pin_controls(range(0))?;
-        let has_delivery = secondary.contains(Secondary::INTERRUPT_DELIVERY);
-        if has_delivery && switches.posted_interrupts && range(0).can(Pin::POSTED_INTERRUPTS.bits())
-        {
-            pin |= Pin::POSTED_INTERRUPTS;
-        }
         Ok(Self {
             revision: u32::try_from(basic & 0x7FFF_FFFF).expect("masked to 31 bits"),
-            pin,
+            pin: pin_controls(range(0), switches, secondary)?,
             primary,
             secondary,
-            exit: exit_controls(range(2))?,
-            entry: entry_controls(range(3))?,
+            exit: Exit::from_bits_retain(choose(Word::Exit, range(2), switches)?),
+            entry: Entry::from_bits_retain(choose(Word::Entry, range(3), switches)?),
             cr0_required: rdmsr(VMX_CR0_FIXED0),
             cr0_allowed: rdmsr(VMX_CR0_FIXED1),
             cr4_required: rdmsr(VMX_CR4_FIXED0),
@@ -253,7 +248,20 @@ impl fmt::Display for Caps {
             "TSC-scaling",
         )?;
         feature(self.secondary.contains(Secondary::XSAVES), "XSAVES")?;
-        feature(self.secondary.contains(Secondary::INVPCID), "INVPCID")
+        feature(self.secondary.contains(Secondary::INVPCID), "INVPCID")?;
+        feature(self.secondary.contains(Secondary::WBINVD), "WBINVD-exits")?;
+        feature(
+            self.secondary.contains(Secondary::PAUSE_LOOP),
+            "PAUSE-loop-exits",
+        )?;
+        feature(
+            self.secondary.contains(Secondary::BUS_LOCK),
+            "bus-lock-exits",
+        )?;
+        feature(
+            self.secondary.contains(Secondary::INSTRUCTION_TIMEOUT),
+            "notify-exits",
+        )
     }
 }
 
@@ -282,12 +290,28 @@ impl ControlRange {
     }
 }
 
-fn pin_controls(range: ControlRange) -> Result<Pin, Refusal> {
-    let needed = Pin::EXTERNAL_INTERRUPT | Pin::NMI | Pin::VIRTUAL_NMI;
-    let bits = range
-        .choose(needed.bits(), 0)
-        .ok_or(Refusal::Missing("virtual NMIs"))?;
-    Ok(Pin::from_bits_retain(bits))
+/// The needed and the wished controls of a word; the refusal names the first that the CPU lacks.
+fn choose(word: Word, range: ControlRange, switches: &Switches) -> Result<u32, Refusal> {
+    let needed = controls::needed(word);
+    let chosen = range.choose(needed, controls::wished(word, switches));
+    chosen.ok_or_else(|| {
+        let lacking = controls::first(word, needed & !range.allowed);
+        let (name, why) = lacking.map_or(("a control", ""), |row| (row.name, row.why));
+        Refusal::Missing(name, why)
+    })
+}
+
+fn pin_controls(
+    range: ControlRange,
+    switches: &Switches,
+    secondary: Secondary,
+) -> Result<Pin, Refusal> {
+    let pin = Pin::from_bits_retain(choose(Word::Pin, range, switches)?);
+    if secondary.contains(Secondary::INTERRUPT_DELIVERY) {
+        Ok(pin)
+    } else {
+        Ok(pin - Pin::POSTED_INTERRUPTS)
+    }
 }
 
 fn primary_controls(range: ControlRange, switches: &Switches) -> Result<Primary, Refusal> {
@@ -295,31 +319,20 @@ fn primary_controls(range: ControlRange, switches: &Switches) -> Result<Primary,
         // without secondary controls there is no EPT either: the clearer message
         return Err(Refusal::NoEpt);
     }
-    let needed = Primary::TSC_OFFSET
-        | Primary::HLT
-        | Primary::MWAIT
-        | Primary::MONITOR
-        | Primary::RDPMC
-        | Primary::IO_BITMAPS
-        | Primary::MSR_BITMAPS
-        | Primary::SECONDARY;
-    let bits = range.choose(needed.bits(), Primary::TPR_SHADOW.bits());
-    let bits = bits.ok_or(Refusal::Missing("I/O and MSR bitmaps"))?;
+    let primary = Primary::from_bits_retain(choose(Word::Primary, range, switches)?);
     // default-1 controls that must be off: with EPT the guest keeps CR3 to itself
-    let primary = Primary::from_bits_retain(bits);
     if range.required & (Primary::CR3_LOAD | Primary::CR3_STORE).bits() != 0 {
-        return Err(Refusal::Missing("VMX controls that leave CR3 to the guest"));
+        return Err(Refusal::Missing(
+            "VMX controls that leave CR3 to the guest",
+            "with EPT it is the guest's own",
+        ));
     }
-    if switches.tpr_shadow && primary.contains(Primary::TPR_SHADOW) {
+    if primary.contains(Primary::TPR_SHADOW) {
         Ok(primary)
     } else {
-        Ok(without_tpr_shadow(primary))
+        // without the shadow every CR8 access exits
+        Ok(primary | Primary::CR8_LOAD | Primary::CR8_STORE)
     }
-}
-
-/// Without the shadow every CR8 access exits.
-fn without_tpr_shadow(primary: Primary) -> Primary {
-    (primary - Primary::TPR_SHADOW) | Primary::CR8_LOAD | Primary::CR8_STORE
 }
 
 fn secondary_controls(
@@ -333,44 +346,15 @@ fn secondary_controls(
     if !range.can(Secondary::UNRESTRICTED_GUEST.bits()) {
         return Err(Refusal::NoUnrestrictedGuest);
     }
-    let mut wished = Secondary::RDTSCP | Secondary::INVPCID | Secondary::XSAVES;
-    wished.set(Secondary::VPID, switches.vpid);
-    wished.set(Secondary::TSC_SCALING, switches.tsc_scaling);
-    if primary.contains(Primary::TPR_SHADOW) {
-        wished |= Secondary::VIRTUAL_X2APIC;
-        let apicv =
-            Secondary::VIRTUAL_X2APIC | Secondary::APIC_REGISTERS | Secondary::INTERRUPT_DELIVERY;
-        if switches.apicv && range.can(apicv.bits()) {
-            wished |= apicv;
-        }
-    }
-    let needed = Secondary::EPT | Secondary::UNRESTRICTED_GUEST;
-    let bits = range
-        .choose(needed.bits(), wished.bits())
-        .ok_or(Refusal::NoEpt)?;
-    Ok(Secondary::from_bits_retain(bits))
-}
-
-fn exit_controls(range: ControlRange) -> Result<Exit, Refusal> {
-    let needed = Exit::HOST_64BIT
-        | Exit::ACKNOWLEDGE_INTERRUPT
-        | Exit::SAVE_PAT
-        | Exit::LOAD_PAT
-        | Exit::SAVE_EFER
-        | Exit::LOAD_EFER
-        | Exit::SAVE_DEBUG;
-    let bits = range.choose(needed.bits(), 0);
-    Ok(Exit::from_bits_retain(bits.ok_or(Refusal::Missing(
-        "loading of PAT and EFER on VM exit",
-    ))?))
-}
-
-fn entry_controls(range: ControlRange) -> Result<Entry, Refusal> {
-    let needed = Entry::LOAD_PAT | Entry::LOAD_EFER | Entry::LOAD_DEBUG;
-    let bits = range.choose(needed.bits(), 0);
-    Ok(Entry::from_bits_retain(bits.ok_or(Refusal::Missing(
-        "loading of PAT and EFER on VM entry",
-    ))?))
+    let apicv =
+        Secondary::VIRTUAL_X2APIC | Secondary::APIC_REGISTERS | Secondary::INTERRUPT_DELIVERY;
+    let switches = Switches {
+        tpr_shadow: primary.contains(Primary::TPR_SHADOW),
+        // all of it or nothing
+        apicv: switches.apicv && range.can(apicv.bits()),
+        ..*switches
+    };
+    choose(Word::Secondary, range, &switches).map(Secondary::from_bits_retain)
 }
 
 /// IA32_VMX_EPT_VPID_CAP.
@@ -385,13 +369,19 @@ impl EptVpid {
         let four_levels = self.has(6);
         let write_back = self.has(14);
         if !four_levels || !write_back {
-            return Err(Refusal::Missing("4-level write-back EPT"));
+            return Err(Refusal::Missing(
+                "4-level write-back EPT",
+                "guests' memory is mapped so",
+            ));
         }
         let invept_single = self.has(20) && self.has(25);
         if invept_single {
             Ok(())
         } else {
-            Err(Refusal::Missing("single-context INVEPT"))
+            Err(Refusal::Missing(
+                "single-context INVEPT",
+                "memory taken from a guest must be forgotten",
+            ))
         }
     }
     fn invvpid_single(self) -> bool {
@@ -400,87 +390,4 @@ impl EptVpid {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A CPU whose every control may be either value.
-    fn all(msr: u32) -> u64 {
-        match msr {
-            FEATURE_CONTROL => 5,
-            VMX_BASIC => (1 << 55) | 7,
-            VMX_EPT_VPID => u64::MAX,
-            _ => 0xFFFF_FFFF_0000_0000,
-        }
-    }
-
-    fn probe_with(changed: u32, value: u64) -> Result<Caps, Refusal> {
-        Caps::probe(true, &Switches::default(), |msr| {
-            if msr == changed { value } else { all(msr) }
-        })
-    }
-
-    #[test]
-    fn full_cpu_gets_every_feature() {
-        let caps = Caps::probe(true, &Switches::default(), all).unwrap();
-        assert_eq!(caps.revision, 7);
-        assert!(caps.has_tpr_shadow() && caps.has_interrupt_delivery() && caps.ept_1g);
-        assert!(caps.pin.contains(Pin::POSTED_INTERRUPTS));
-        assert!(caps.secondary.contains(Secondary::VPID));
-    }
-
-    #[test]
-    fn apicv_off_leaves_tpr_shadow_and_no_posted_interrupts() {
-        let switches = Switches {
-            apicv: false,
-            ..Switches::default()
-        };
-        let caps = Caps::probe(true, &switches, all).unwrap();
-        assert!(caps.has_tpr_shadow() && !caps.has_interrupt_delivery());
-        assert!(!caps.pin.contains(Pin::POSTED_INTERRUPTS));
-    }
-
-    #[test]
-    fn without_tpr_shadow_cr8_exits() {
-        let switches = Switches {
-            tpr_shadow: false,
-            ..Switches::default()
-        };
-        let caps = Caps::probe(true, &switches, all).unwrap();
-        assert!(
-            caps.primary
-                .contains(Primary::CR8_LOAD | Primary::CR8_STORE)
-        );
-        assert!(!caps.secondary.contains(Secondary::VIRTUAL_X2APIC));
-    }
-
-    #[test]
-    fn what_is_missing_is_named() {
-        assert_eq!(
-            Caps::probe(false, &Switches::default(), all),
-            Err(Refusal::NoVmx)
-        );
-        assert_eq!(probe_with(FEATURE_CONTROL, 1), Err(Refusal::LockedOff(1)));
-        let secondary_without = |bit: Secondary| u64::from(!bit.bits()) << 32;
-        assert_eq!(
-            probe_with(VMX_SECONDARY, secondary_without(Secondary::EPT)),
-            Err(Refusal::NoEpt)
-        );
-        assert_eq!(
-            probe_with(
-                VMX_SECONDARY,
-                secondary_without(Secondary::UNRESTRICTED_GUEST)
-            ),
-            Err(Refusal::NoUnrestrictedGuest)
-        );
-        assert_eq!(
-            probe_with(0x48E, 0x7FFF_FFFF_0000_0000),
-            Err(Refusal::NoEpt)
-        );
-    }
-
-    #[test]
-    fn required_bits_are_kept() {
-        let caps = probe_with(0x48D, 0xFFFF_FFFF_0000_0016).unwrap();
-        assert_eq!(caps.pin.bits() & 0x16, 0x16);
-    }
-}
+mod tests;

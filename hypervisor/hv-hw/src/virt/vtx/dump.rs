@@ -6,6 +6,7 @@ use x86_64::registers::control::Cr2;
 
 use super::super::{GuestRegs, SystemRegs};
 use super::fields::Field;
+use super::reasons;
 use super::vmcs::CurrentVmcs;
 
 /// Writes all of it.
@@ -15,15 +16,19 @@ pub(super) fn write(
     system: &SystemRegs,
     out: &mut dyn Write,
 ) -> Result {
+    let reason = vmcs.read32(Field::ExitReason);
+    let (name, why_not) = reasons::describe(reason);
     writeln!(
         out,
-        "exit reason {:#x} qualification {:#x} entry event {:#x} interruptibility {:#x} activity {}",
-        vmcs.read(Field::ExitReason),
+        "exit reason {reason:#x} ({name}) qualification {:#x} entry event {:#x} interruptibility {:#x} activity {}",
         vmcs.read(Field::Qualification),
         vmcs.read(Field::EntryEvent),
         vmcs.read(Field::Interruptibility),
         vmcs.read(Field::Activity)
     )?;
+    if !why_not.is_empty() {
+        writeln!(out, "this exit should not have come: {why_not}")?;
+    }
     general(regs, system, out)?;
     control(system, out)
 }

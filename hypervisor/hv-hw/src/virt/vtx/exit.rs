@@ -8,6 +8,7 @@ use super::super::{
     ControlRegister, GuestRegs, IoExit, Stage2Access, Stage2Fault, StringIo, VmExit,
 };
 use super::fields::Field;
+use super::reasons::{self, Answer};
 use super::vmcs::CurrentVmcs;
 
 const EVENT_VALID: u32 = 1 << 31;
@@ -17,51 +18,63 @@ const EVENT_TYPE_PRIVILEGED: u32 = 5;
 /// Bit of an exception's information, of no meaning for a double fault.
 const EVENT_UNBLOCKED_NMI: u32 = 1 << 12;
 const DOUBLE_FAULT: u8 = 8;
-/// Bit of an EPT violation's qualification.
+/// Bit of the qualification of an EPT violation and of an instruction timeout.
 const UNBLOCKED_NMI: u64 = 1 << 12;
-/// Bit of the exit reason: the VM entry itself failed.
-const ENTRY_FAILED: u32 = 1 << 31;
+const MACHINE_CHECK: u8 = 18;
 
 /// The reasons that guests choose most: apart, so that whoever asks knows which without a look at the result.
 #[inline(always)]
 pub(super) fn decode_frequent(vmcs: CurrentVmcs) -> Option<VmExit> {
     match vmcs.read32(Field::ExitReason) {
-        18 => Some(VmExit::Hypercall),
-        10 => Some(VmExit::Cpuid),
+        reasons::VMCALL => Some(VmExit::Hypercall),
+        reasons::CPUID => Some(VmExit::Cpuid),
         _ => None,
     }
 }
 
 /// Decodes the exit that the CPU just took.
 pub(super) fn decode(vmcs: CurrentVmcs, regs: &GuestRegs) -> VmExit {
-    let reason = vmcs.read32(Field::ExitReason);
+    let reason = reasons::number(vmcs.read32(Field::ExitReason));
     match reason {
-        10 => VmExit::Cpuid,
-        18 => VmExit::Hypercall,
-        1 => VmExit::ExternalInterrupt(low_byte(vmcs.read(Field::ExitEvent))),
-        12 => VmExit::Hlt,
-        31 => VmExit::Rdmsr,
-        32 => VmExit::Wrmsr,
-        30 => io(vmcs),
-        45 => VmExit::Eoi(low_byte(vmcs.read(Field::Qualification))),
-        48 => stage2_fault(vmcs),
-        7 => VmExit::InterruptWindow,
+        reasons::CPUID => VmExit::Cpuid,
+        reasons::VMCALL => VmExit::Hypercall,
+        reasons::EXTERNAL_INTERRUPT => {
+            VmExit::ExternalInterrupt(low_byte(vmcs.read(Field::ExitEvent)))
+        }
+        reasons::HLT => VmExit::Hlt,
+        reasons::RDMSR => VmExit::Rdmsr,
+        reasons::WRMSR => VmExit::Wrmsr,
+        reasons::IO => io(vmcs),
+        reasons::EOI => VmExit::Eoi(low_byte(vmcs.read(Field::Qualification))),
+        reasons::EPT_VIOLATION => stage2_fault(vmcs),
+        reasons::INTERRUPT_WINDOW => VmExit::InterruptWindow,
         _ => decode_rare(vmcs, regs, reason),
     }
 }
 
 fn decode_rare(vmcs: CurrentVmcs, regs: &GuestRegs, reason: u32) -> VmExit {
     match reason {
-        0 => exception(vmcs),
-        2 => VmExit::TripleFault,
-        8 => VmExit::NmiWindow,
-        13 | 54 => VmExit::CacheFlush,
-        28 => control_access(vmcs, regs),
-        43 => VmExit::TprBelowThreshold,
-        55 => VmExit::Xsetbv,
-        56 => VmExit::ApicWrite(u16::from(low_byte(vmcs.read(Field::Qualification) >> 4)) << 4),
-        // GETSEC, RDPMC, the VMX instructions, MWAIT, MONITOR, INVEPT, INVVPID, INVPCID, VMFUNC, ENCLS, RDSEED …
-        11 | 15 | 19..=27 | 36 | 39 | 50 | 53 | 58 | 59 | 60 | 63 | 64 => VmExit::Undefined(reason),
+        reasons::EXCEPTION_OR_NMI => exception(vmcs),
+        reasons::TRIPLE_FAULT => VmExit::TripleFault,
+        reasons::INIT => VmExit::HostReset,
+        reasons::SIPI => VmExit::Nothing,
+        reasons::NMI_WINDOW => VmExit::NmiWindow,
+        reasons::INVD | reasons::WBINVD => VmExit::CacheFlush,
+        reasons::CONTROL_REGISTER => control_access(vmcs, regs),
+        reasons::PAUSE => VmExit::PauseLoop,
+        reasons::TPR_BELOW_THRESHOLD => VmExit::TprBelowThreshold,
+        reasons::XSETBV => VmExit::Xsetbv,
+        reasons::APIC_WRITE => {
+            VmExit::ApicWrite(u16::from(low_byte(vmcs.read(Field::Qualification) >> 4)) << 4)
+        }
+        reasons::BUS_LOCK => VmExit::BusLock,
+        reasons::NOTIFY => instruction_timeout(vmcs),
+        reasons::ENTRY_MACHINE_CHECK => VmExit::Exception {
+            vector: MACHINE_CHECK,
+            error: None,
+            qualification: 0,
+        },
+        _ if reasons::answer(reason) == Answer::Undefined => VmExit::Undefined(reason),
         _ => VmExit::Broken {
             reason,
             qualification: vmcs.read(Field::Qualification),
@@ -69,16 +82,27 @@ fn decode_rare(vmcs: CurrentVmcs, regs: &GuestRegs, reason: u32) -> VmExit {
     }
 }
 
-/// True where the exit says that the VM entry failed, before any guest instruction.
-pub(super) fn is_entry_failure(reason: u32) -> bool {
-    reason & ENTRY_FAILED != 0
+/// An instruction had no end for longer than any may take. Where its state could not be kept, the guest cannot go on.
+fn instruction_timeout(vmcs: CurrentVmcs) -> VmExit {
+    const CONTEXT_INVALID: u64 = 1;
+    let qualification = vmcs.read(Field::Qualification);
+    if qualification & CONTEXT_INVALID != 0 {
+        return VmExit::Broken {
+            reason: reasons::NOTIFY,
+            qualification,
+        };
+    }
+    if qualification & UNBLOCKED_NMI != 0 {
+        block_nmi_again(vmcs);
+    }
+    VmExit::InstructionTimeout
 }
 
 fn exception(vmcs: CurrentVmcs) -> VmExit {
     let info = vmcs.read32(Field::ExitEvent);
     if info & EVENT_VALID == 0 {
         return VmExit::Broken {
-            reason: 0,
+            reason: reasons::EXCEPTION_OR_NMI,
             qualification: u64::from(info),
         };
     }
@@ -157,7 +181,7 @@ fn control_access(vmcs: CurrentVmcs, regs: &GuestRegs) -> VmExit {
         8 => ControlRegister::Cr8,
         _ => {
             return VmExit::Broken {
-                reason: 28,
+                reason: reasons::CONTROL_REGISTER,
                 qualification,
             };
         }
@@ -190,7 +214,7 @@ fn control_access(vmcs: CurrentVmcs, regs: &GuestRegs) -> VmExit {
             }
         }
         _ => VmExit::Broken {
-            reason: 28,
+            reason: reasons::CONTROL_REGISTER,
             qualification,
         },
     }

@@ -45,7 +45,9 @@ fields! {
     EoiExitBitmap2 = 0x2020, "Third EOI-exit bitmap.";
     EoiExitBitmap3 = 0x2022, "Fourth EOI-exit bitmap.";
     XssExitingBitmap = 0x202C, "XSS bits whose XSAVES exits.";
+    EnclsExitingBitmap = 0x202E, "ENCLS leaves that exit.";
     TscMultiplier = 0x2032, "TSC multiplier, 48 fractional bits.";
+    EnclvExitingBitmap = 0x2036, "ENCLV leaves that exit.";
     GuestPhysicalAddress = 0x2400, "Guest-physical address of an EPT violation.";
     LinkPointer = 0x2800, "VMCS link pointer.";
     GuestDebugCtl = 0x2802, "Guest IA32_DEBUGCTL.";
@@ -73,6 +75,9 @@ fields! {
     EntryInstructionLength = 0x401A, "VM-entry instruction length.";
     TprThreshold = 0x401C, "TPR threshold.";
     SecondaryControls = 0x401E, "Secondary processor-based controls.";
+    PleGap = 0x4020, "Ticks between two PAUSEs of one loop.";
+    PleWindow = 0x4022, "Ticks that a loop of PAUSEs may take.";
+    NotifyWindow = 0x4024, "Ticks without an instruction boundary.";
     InstructionError = 0x4400, "VM-instruction error.";
     ExitReason = 0x4402, "Exit reason.";
     ExitEvent = 0x4404, "VM-exit interruption information.";
@@ -201,20 +206,30 @@ bitflags! {
         const VIRTUAL_X2APIC = 1 << 4;
         /// Enable VPID.
         const VPID = 1 << 5;
+        /// WBINVD exiting.
+        const WBINVD = 1 << 6;
         /// Unrestricted guest.
         const UNRESTRICTED_GUEST = 1 << 7;
         /// APIC-register virtualization.
         const APIC_REGISTERS = 1 << 8;
         /// Virtual-interrupt delivery.
         const INTERRUPT_DELIVERY = 1 << 9;
+        /// PAUSE-loop exiting.
+        const PAUSE_LOOP = 1 << 10;
         /// Enable INVPCID.
         const INVPCID = 1 << 12;
-        /// Enable PML.
-        const PML = 1 << 17;
+        /// Enable ENCLS exiting.
+        const ENCLS = 1 << 15;
         /// Enable XSAVES/XRSTORS.
         const XSAVES = 1 << 20;
         /// Use TSC scaling.
         const TSC_SCALING = 1 << 25;
+        /// Enable ENCLV exiting.
+        const ENCLV = 1 << 28;
+        /// VMM bus-lock detection.
+        const BUS_LOCK = 1 << 30;
+        /// Instruction timeout.
+        const INSTRUCTION_TIMEOUT = 1 << 31;
     }
 
     /// VM-exit controls.

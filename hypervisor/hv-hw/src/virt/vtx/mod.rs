@@ -3,6 +3,8 @@
 //! | file | story |
 //! |---|---|
 //! | `caps` | what the CPU can do, what is missing |
+//! | `controls` | every control: used, or why not |
+//! | `reasons` | every exit reason: handled, or why it cannot be |
 //! | `host` | VMXON, host state |
 //! | `vmcs`, `fields`, `insn` | the current VMCS and its fields |
 //! | `setup` | a new VMCS |
@@ -21,6 +23,7 @@
 
 mod bitmaps;
 mod caps;
+mod controls;
 mod dump;
 mod entry;
 mod exit;
@@ -28,6 +31,7 @@ mod fields;
 mod host;
 mod inject;
 mod insn;
+mod reasons;
 mod registers;
 mod setup;
 mod switch;
@@ -166,7 +170,7 @@ impl VtxVcpu {
                 qualification,
                 ..
             } => self.take_debug_exception(qualification),
-            VmExit::Broken { reason, .. } if exit::is_entry_failure(reason) => self.launched = 0,
+            VmExit::Broken { reason, .. } if reasons::is_entry_failure(reason) => self.launched = 0,
             _ => {}
         }
         exit

@@ -20,6 +20,13 @@ const EPT_FOUR_LEVELS: u64 = 3 << 3;
 const EPT_ACCESSED_DIRTY: u64 = 1 << 6;
 const TSC_RATIO_ONE: u64 = 1 << 48;
 const NO_VMCS: u64 = u64::MAX;
+/// Ticks between two PAUSEs of one loop, and that such a loop may take: as Xen has them (`ple_gap`, `ple_window`).
+const PLE_GAP: u64 = 128;
+const PLE_WINDOW: u64 = 4096;
+/// Ticks without an instruction boundary; the CPU adds what no instruction that ends can take.
+const NOTIFY_WINDOW: u64 = 0;
+/// Every leaf of ENCLS and ENCLV.
+const ALL_LEAVES: u64 = u64::MAX;
 /// The registers of the local APIC.
 pub(super) const X2APIC_MSRS: Range<u32> = 0x800..0x840;
 const RESET_PAT: u64 = 0x0007_0406_0007_0406;
@@ -116,14 +123,24 @@ fn write_controls(vmcs: CurrentVmcs, config: &VcpuConfig) {
         vmcs.write(zero, 0);
     }
     vmcs.write(Field::TscOffset, config.tsc.offset);
-    if caps.secondary.contains(Secondary::TSC_SCALING) {
-        vmcs.write(Field::TscMultiplier, TSC_RATIO_ONE);
-    }
-    if caps.secondary.contains(Secondary::XSAVES) {
-        vmcs.write(Field::XssExitingBitmap, 0);
-    }
-    if caps.secondary.contains(Secondary::VPID) {
-        vmcs.write(Field::Vpid, u64::from(config.vpid));
+    // fields that exist only with the control that reads them
+    for (control, field, value) in [
+        (Secondary::TSC_SCALING, Field::TscMultiplier, TSC_RATIO_ONE),
+        (Secondary::XSAVES, Field::XssExitingBitmap, 0),
+        (Secondary::VPID, Field::Vpid, u64::from(config.vpid)),
+        (Secondary::PAUSE_LOOP, Field::PleGap, PLE_GAP),
+        (Secondary::PAUSE_LOOP, Field::PleWindow, PLE_WINDOW),
+        (Secondary::ENCLS, Field::EnclsExitingBitmap, ALL_LEAVES),
+        (Secondary::ENCLV, Field::EnclvExitingBitmap, ALL_LEAVES),
+        (
+            Secondary::INSTRUCTION_TIMEOUT,
+            Field::NotifyWindow,
+            NOTIFY_WINDOW,
+        ),
+    ] {
+        if caps.secondary.contains(control) {
+            vmcs.write(field, value);
+        }
     }
 }
 

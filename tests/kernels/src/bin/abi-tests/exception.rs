@@ -1,7 +1,9 @@
 //! Exceptions and injection: what faults in the guest stays in the guest, at the right place.
 
 use guest_rt::insn::{self, cr0, cr4};
-use guest_rt::{Fault, Test, Verdict, check, check_eq, hypercall, probe, skip, traps, xsave};
+use guest_rt::{
+    Fault, Test, Verdict, check, check_eq, hypercall, probe, skip, timed, traps, xsave,
+};
 
 pub(crate) static TESTS: &[Test] = &[
     Test::new("exception_invalid_opcode", invalid_opcode),
@@ -20,6 +22,7 @@ pub(crate) static TESTS: &[Test] = &[
         "exception_hidden_instructions_are_invalid_opcodes",
         hidden_instructions,
     ),
+    Test::new("exception_cache_flushes_exit", cache_flushes),
     Test::new("exception_reserved_control_bits", reserved_control_bits),
     Test::new("exception_cr0_ne_is_the_guests", cr0_ne),
     Test::new("exception_xsetbv_rules", xsetbv_rules),
@@ -106,6 +109,21 @@ fn single_step() -> Verdict {
         "{} #DBs, want one an instruction",
         seen.count
     );
+    Ok(())
+}
+
+/// A guest does not empty everybody's caches: the hypervisor answers, which takes longer than an instruction of an emulator's.
+/// On a chip either takes long, and the test says nothing.
+fn cache_flushes() -> Verdict {
+    need_hypervisor()?;
+    const FEWEST_OF_AN_EXIT: u64 = 50;
+    let nothing = timed::nothing();
+    for (name, ticks) in [("WBINVD", timed::wbinvd()), ("INVD", timed::invd())] {
+        check!(
+            ticks > nothing + FEWEST_OF_AN_EXIT,
+            "{name} takes {ticks} ticks, nothing {nothing}"
+        );
+    }
     Ok(())
 }
 
