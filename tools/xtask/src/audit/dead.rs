@@ -1,0 +1,247 @@
+//! Each `pub` of the hypervisor's crates has a user: its name occurs in code that is neither a test nor its definition, a
+//! re-export or the head of its own `impl`. rustc finds what is dead within a crate; this, by names alone, what only other
+//! crates could use and none does. What has the name of something alive escapes it.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::source::{self, Source};
+
+/// The crates whose definitions are looked at.
+const CRATES: [&str; 2] = ["boot/", "hypervisor/"];
+/// The crates that may use them.
+const USERS: [&str; 3] = ["boot/", "hypervisor/", "tools/toolstack/"];
+/// What stands in for hardware in tests that are outside its crate.
+const STAND_INS: [&str; 1] = ["hypervisor/hv-hw/src/virt/fake.rs"];
+/// What has no user but the tests of another crate, and why that is right.
+const ALLOWED: &[(&str, &str)] = &[(
+    "without_timer",
+    "a CPU of the hypervisor's integration tests has none",
+)];
+
+/// Finds definitions without a user, and allowances without a definition.
+pub(super) fn breaches(sources: &[Source], assembly: &HashSet<String>) -> Vec<String> {
+    breaches_but(sources, assembly, ALLOWED)
+}
+
+fn breaches_but(
+    sources: &[Source],
+    assembly: &HashSet<String>,
+    allowed: &[(&'static str, &str)],
+) -> Vec<String> {
+    let users = users(sources);
+    let is_used = |name: &str| users.contains(name) || assembly.contains(name);
+    let mut allowed: HashMap<&str, bool> = allowed.iter().map(|(name, _)| (*name, false)).collect();
+    let mut breaches = Vec::new();
+    for source in sources.iter().filter(|source| is_looked_at(&source.path)) {
+        for (name, line) in definitions(source) {
+            if is_used(name) {
+                continue;
+            }
+            match allowed.get_mut(name) {
+                Some(was_needed) => *was_needed = true,
+                None => breaches.push(format!("{}:{line}: `{name}` has no user", source.path)),
+            }
+        }
+    }
+    let stale = allowed.iter().filter(|(_, was_needed)| !**was_needed);
+    breaches.extend(stale.map(|(name, _)| format!("audit/dead.rs: `{name}` needs no allowance")));
+    breaches
+}
+
+fn is_looked_at(path: &str) -> bool {
+    CRATES.iter().any(|place| path.starts_with(place)) && !STAND_INS.contains(&path)
+}
+
+/// The words of our assembly and linker scripts.
+pub(super) fn assembly_words(root: &Path) -> Result<HashSet<String>> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    for dir in source::SOURCES {
+        for extension in ["S", "ld"] {
+            source::collect(&root.join(dir), extension, &mut files)?;
+        }
+    }
+    let mut words = HashSet::new();
+    for file in files {
+        let text = fs::read_to_string(file)?;
+        let found = text.split(|c: char| !c.is_alphanumeric() && c != '_');
+        words.extend(found.map(str::to_owned));
+    }
+    Ok(words)
+}
+
+/// The names that `source` makes known outside its file, with their lines: `pub` items and functions of traits.
+fn definitions(source: &Source) -> Vec<(&str, usize)> {
+    let mut found = Vec::new();
+    let mut depth = 0usize;
+    // the depth inside the trait that is being read
+    let mut in_trait = None;
+    let mut is_trait_ahead = false;
+    for (i, token) in source.in_use() {
+        match token.text.as_str() {
+            "{" => {
+                depth += 1;
+                if std::mem::take(&mut is_trait_ahead) {
+                    in_trait = Some(depth);
+                }
+            }
+            "}" => {
+                if in_trait == Some(depth) {
+                    in_trait = None;
+                }
+                depth = depth.saturating_sub(1);
+            }
+            "pub" => found.extend(public(source, i + 1)),
+            "macro_rules" => found.push((source.at(i + 2), token.line)),
+            "fn" if in_trait == Some(depth) => found.push((source.at(i + 1), token.line)),
+            "trait" => is_trait_ahead = true,
+            _ => {}
+        }
+    }
+    found
+}
+
+/// The name that the `pub` before `i` makes known, where that is no module, re-export or field.
+fn public(source: &Source, mut i: usize) -> Option<(&str, usize)> {
+    if source.at(i) == "(" {
+        i += (0..)
+            .take_while(|ahead| source.at(i + ahead) != ")")
+            .count()
+            + 1;
+    }
+    while is_qualifier(source, i) {
+        i += 1;
+    }
+    let is_item = DEFINERS.contains(&source.at(i)) && !matches!(source.at(i + 1), "_" | "$");
+    let name = source.tokens.get(i + 1).filter(|_| is_item)?;
+    Some((&name.text, name.line))
+}
+
+/// Words before a name that is being defined.
+const DEFINERS: [&str; 8] = [
+    "fn", "const", "static", "struct", "enum", "union", "trait", "type",
+];
+
+fn is_qualifier(source: &Source, i: usize) -> bool {
+    match source.at(i) {
+        "unsafe" | "async" | "extern" => true,
+        "const" => matches!(source.at(i + 1), "fn" | "unsafe" | "extern"),
+        text => text.starts_with('"'),
+    }
+}
+
+/// All names that are used.
+fn users(sources: &[Source]) -> HashSet<&str> {
+    let mut users = HashSet::new();
+    let is_user = |source: &&Source| USERS.iter().any(|place| source.path.starts_with(place));
+    for source in sources.iter().filter(is_user) {
+        let mut is_in_export = false;
+        for (i, token) in source.in_use() {
+            match token.text.as_str() {
+                "use" => is_in_export = is_export(source, i),
+                ";" => is_in_export = false,
+                _ => {}
+            }
+            if token.is_word && !is_in_export && !is_own(source, i) {
+                users.insert(token.text.as_str());
+            }
+        }
+    }
+    users
+}
+
+/// Says whether the `use` at `i` is `pub`.
+fn is_export(source: &Source, i: usize) -> bool {
+    source.before(i, 1) == "pub" || source.before(i, 1) == ")" && source.before(i, 4) == "pub"
+}
+
+/// Says whether the word at `i` is a definition's own: the name in it, or in the head of an `impl`.
+fn is_own(source: &Source, i: usize) -> bool {
+    let before = source.before(i, 1);
+    let is_macro = before == "!" && source.before(i, 2) == "macro_rules";
+    DEFINERS.contains(&before) || is_macro || before == "impl" || is_implemented(source, i)
+}
+
+/// Says whether the word at `i` is the `T` of `impl … for T {`, or of `impl<…> T {`.
+fn is_implemented(source: &Source, i: usize) -> bool {
+    let is_head = matches!(source.at(i + 1), "{" | "<" | "where");
+    let before = source.before(i, 1);
+    if !is_head || !(before == "for" || before == ">") {
+        return false;
+    }
+    let head = (1..40).map(|back| source.before(i, back));
+    let mut head = head.take_while(|text| !matches!(*text, "{" | "}" | ";" | ""));
+    head.any(|text| text == "impl")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(texts: &[(&str, &str)]) -> Vec<String> {
+        found_but(texts, &[])
+    }
+
+    fn found_but(texts: &[(&str, &str)], allowed: &[(&'static str, &str)]) -> Vec<String> {
+        let source = |(path, text): &(&str, &str)| Source::new(path, (*text).into()).unwrap();
+        let sources: Vec<Source> = texts.iter().map(source).collect();
+        let assembly = HashSet::from(["entered".to_owned()]);
+        breaches_but(&sources, &assembly, allowed)
+    }
+
+    #[test]
+    fn what_nobody_names_is_found_with_file_and_line() {
+        let text = "\npub fn alone() {}\n\npub(crate) const ALONE: u8 = 1;\npub struct Lone;\nimpl Lone { pub const fn lonely(&self) {} }\nimpl<T> From<T> for Lone {}\npub trait T { fn told(&self); }\n";
+        let user = "fn f(x: impl T) {}\n";
+        let found = found(&[("hypervisor/src/a.rs", text), ("boot/src/b.rs", user)]);
+        let names: Vec<&str> = found
+            .iter()
+            .filter_map(|line| line.split('`').nth(1))
+            .collect();
+        assert_eq!(names, ["alone", "ALONE", "Lone", "lonely", "told"]);
+        assert!(found[0].starts_with("hypervisor/src/a.rs:2:"), "{found:?}");
+    }
+
+    #[test]
+    fn allowance_is_for_what_has_no_user_alone() {
+        let allowed = [("alone", "a test has it")];
+        let text = "pub fn alone() {}\n";
+        assert!(found_but(&[("boot/src/a.rs", text)], &allowed).is_empty());
+        let user = "fn f() { alone() }\n";
+        let stale = found_but(
+            &[("boot/src/a.rs", text), ("boot/src/b.rs", user)],
+            &allowed,
+        );
+        assert_eq!(stale.len(), 1);
+    }
+
+    #[test]
+    fn tests_exports_and_comments_are_no_users() {
+        let text = "pub fn alone() {}\n";
+        let user = "//! alone\npub use a::alone;\npub(crate) use a::{b, alone};\n#[cfg(test)]\nmod tests { fn f() { alone(); } }\n";
+        assert_eq!(
+            found(&[
+                ("hypervisor/src/a.rs", text),
+                ("tools/toolstack/b.rs", user)
+            ])
+            .len(),
+            1
+        );
+    }
+
+    #[test]
+    fn users_in_other_crates_keep_a_definition() {
+        let text = "pub fn f() {}\npub unsafe extern \"C\" fn entered() {}\npub static S: u8 = 0;\n#[macro_export]\nmacro_rules! m { () => {} }\n";
+        let user = "fn g() { f(); S; m!(); }\n";
+        assert!(
+            found(&[
+                ("hypervisor/src/a.rs", text),
+                ("tools/toolstack/b.rs", user)
+            ])
+            .is_empty()
+        );
+    }
+}
