@@ -59,6 +59,7 @@ fn take(byte: u8) {
                 "dom0"
             };
             drop(input);
+            // HOST LOG: somebody at the console typed for it
             info!("*** console input goes to {to}; type Ctrl-a three times to switch ***");
         }
         return;

@@ -1,4 +1,6 @@
 //! Debug keys: what the hypervisor prints when it is asked.
+//!
+//! HOST LOG: somebody at the console pressed a key for each of these lines.
 
 use core::sync::atomic::Ordering;
 

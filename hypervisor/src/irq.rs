@@ -26,7 +26,7 @@ use crate::vcpu::run::Next;
 
 /// The domain that owns the devices.
 static HARDWARE_DOMAIN: Once<Arc<Domain>> = Once::new();
-/// The line of the hypervisor's own UART: nobody else's, whatever the guest programs.
+/// The line of the hypervisor's own UART.
 static OWN_LINE: Once<u32> = Once::new();
 
 /// Gives all lines to `domain`.
@@ -34,12 +34,11 @@ pub fn give_lines_to(domain: Arc<Domain>) {
     HARDWARE_DOMAIN.call_once(|| domain);
 }
 
-/// Keeps line `gsi` for the console, and opens it.
-pub fn keep_for_console(gsi: u32, trigger: ioapic::Trigger, polarity: ioapic::Polarity) {
+/// Keeps line `gsi` for the console, whatever the domain with the devices programs, and routes it by `entry`. False where no
+/// I/O APIC serves it.
+pub fn keep_for_console(gsi: u32, entry: RedirectionEntry) -> bool {
     OWN_LINE.call_once(|| gsi);
-    let entry = RedirectionEntry::fixed(vectors::SERIAL, boot_apic_id(), trigger, polarity);
-    ioapic::write_entry(gsi, entry.masked(false));
-    hv_hw::console::enable_interrupt();
+    ioapic::write_entry(gsi, entry)
 }
 
 /// Serves the interrupt with this vector and ends it.
@@ -121,16 +120,21 @@ pub fn guest_eoi(domain: &Domain, vector: u8) {
     devices.eoi(vector, apply);
 }
 
-/// Does to a real pin what the guest did to the virtual one.
+/// Does to a real pin what the guest did to the virtual one; the console's is left alone.
 pub fn apply(first_gsi: u32, effect: PinEffect) {
+    let pin = match effect {
+        PinEffect::Mask { pin } => pin,
+        PinEffect::Unmask(route) => route.pin,
+    };
+    let gsi = first_gsi + u32::from(pin);
+    if is_own(gsi) {
+        return;
+    }
     match effect {
-        PinEffect::Mask { pin } => {
-            let gsi = first_gsi + u32::from(pin);
-            if !is_own(gsi) {
-                ioapic::set_masked(gsi, true);
-            }
+        PinEffect::Mask { .. } => {
+            ioapic::set_masked(gsi, true);
         }
-        PinEffect::Unmask(route) => unmask(first_gsi + u32::from(route.pin), route),
+        PinEffect::Unmask(route) => unmask(gsi, route),
     }
 }
 
@@ -138,9 +142,6 @@ fn unmask(gsi: u32, route: PinRoute) {
     let Some(vector) = vector_of_line(gsi) else {
         return;
     };
-    if is_own(gsi) {
-        return;
-    }
     let trigger = match route.trigger {
         Trigger::Edge => ioapic::Trigger::Edge,
         Trigger::Level => ioapic::Trigger::Level,
@@ -175,4 +176,16 @@ pub fn boot_apic_id() -> u8 {
 
 fn is_own(gsi: u32) -> bool {
     OWN_LINE.get() == Some(&gsi)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consoles_line_is_nobody_elses() {
+        assert!(!is_own(4));
+        let _no_ioapic_on_the_host = keep_for_console(4, RedirectionEntry::MASKED);
+        assert!(is_own(4) && !is_own(5));
+    }
 }

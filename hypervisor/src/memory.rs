@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use hv_core::addr::{Mfn, MfnRange, PAGE_SIZE, PageOrder};
 use hv_core::domid::DomId;
-use hv_core::frame::{Buddy, CleanFrames, FrameTable, Freed, OwnedFrames, Owner, Role};
+use hv_core::frame::{Buddy, CleanFrames, FrameTable, Freed, Owner, Role};
 use hv_core::mem::TableFrames;
 use hv_core::paging::flush::PendingFlush;
 use hv_hw::sync::{Once, RankedLock, rank};
@@ -311,11 +311,6 @@ pub fn give_back(freed: Freed) {
     };
     assert!(before > 0, "a domain's frames are on its account");
     zombies::let_go(domid);
-}
-
-/// Returns frames that were taken and not given to anybody.
-pub fn return_unused(frames: OwnedFrames) {
-    free().lock().free(frames);
 }
 
 /// Takes a page of a domain that it shared with the hypervisor away from it, once the hypervisor uses it no longer; it is

@@ -1,4 +1,6 @@
 //! The end of the machine: dom0 wants it off, or anew, or has died.
+//!
+//! HOST LOG: the machine's last words, when the domain that owns it ends it.
 
 use hv_core::device::ports;
 use hv_hw::console::{self, log::GuestLog};

@@ -34,9 +34,4 @@ impl ImageLayout {
     pub fn address_of(mfn: Mfn) -> u64 {
         Self::VIRTUAL_OFFSET + mfn.base().as_u64()
     }
-    /// True where linear address `address` is in the image's code.
-    #[must_use]
-    pub fn is_code(&self, address: u64) -> bool {
-        (Self::address_of(self.text.start)..Self::address_of(self.text.end)).contains(&address)
-    }
 }

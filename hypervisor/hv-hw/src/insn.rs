@@ -45,29 +45,6 @@ pub unsafe fn wrmsr(msr: u32, value: u64) {
     }
 }
 
-/// Reads extended control register `xcr`. CR4.OSXSAVE must be set, else it raises #UD.
-#[inline]
-#[must_use]
-pub fn xgetbv(xcr: u32) -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: XGETBV writes EDX:EAX only; a fault is reported as an unexpected exception.
-    unsafe {
-        asm!("xgetbv", in("ecx") xcr, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
-    }
-    u64::from(high) << 32 | u64::from(low)
-}
-
-/// Writes extended control register `xcr`. The hypervisor is built without floating point, so no state of its own
-/// depends on it. An invalid value raises #GP, an unexpected exception.
-#[inline]
-pub fn xsetbv(xcr: u32, value: u64) {
-    let (low, high) = halves(value);
-    // SAFETY: no code of the hypervisor uses the state that XCR0 enables.
-    unsafe {
-        asm!("xsetbv", in("ecx") xcr, in("eax") low, in("edx") high, options(nomem, nostack, preserves_flags));
-    }
-}
-
 /// Writes modified cache lines back to memory and empties the caches.
 #[inline]
 pub fn wbinvd() {
@@ -75,12 +52,6 @@ pub fn wbinvd() {
     unsafe {
         asm!("wbinvd", options(nostack, preserves_flags));
     }
-}
-
-/// Tells the CPU that the code spins, which also lets a sibling thread run.
-#[inline]
-pub fn pause() {
-    core::hint::spin_loop();
 }
 
 /// Overwrites the CPU's fill buffers where microcode makes VERW do so (Intel, "Microarchitectural Data Sampling"), with

@@ -60,14 +60,6 @@ impl Registers {
         // SAFETY: mapped, inside and aligned (checked by `at`).
         unsafe { register.write_volatile(value) };
     }
-    /// Reads the 8-byte register at `offset`, which must be inside and aligned.
-    #[inline]
-    #[must_use]
-    pub fn read64(&self, offset: usize) -> u64 {
-        let register = self.at(offset, 8).cast::<u64>();
-        // SAFETY: mapped, inside and aligned (checked by `at`).
-        unsafe { register.read_volatile() }
-    }
     #[inline]
     fn at(&self, offset: usize, bytes: usize) -> *mut u8 {
         assert!(

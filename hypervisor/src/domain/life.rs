@@ -176,9 +176,6 @@ impl Domain {
         for vcpu in &self.vcpus {
             vcpu.forget_saved();
         }
-        for vcpu in &self.vcpus {
-            vcpu.forget_saved_state();
-        }
         self.holds.fetch_and(!why.bits(), Ordering::AcqRel);
         self.kick_all();
     }

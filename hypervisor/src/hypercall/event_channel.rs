@@ -14,12 +14,12 @@ use guest_abi::event_channel::{
 use guest_abi::xen::DOMID_SELF;
 use hv_core::addr::Gfn;
 use hv_core::domid::DomId;
-use hv_core::evtchn::{Delivery, Error, EventChannels, PeerClosed, Port, Sent, State, Virq};
+use hv_core::evtchn::{Delivery, Error, EventChannels, Port, Sent, State, Virq};
 use hv_hw::virt::VcpuHw;
 
 use super::guest::pin;
 use super::{Answer, Call, Stop, caller};
-use crate::domain::{Domain, registry};
+use crate::domain::{Domain, destroy, registry};
 use crate::pinned::Pinned;
 
 /// Bits of an event word that name a port.
@@ -112,17 +112,9 @@ fn close<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
         .lock()
         .close(Port::new(arg.port))?;
     if let Some(closed) = peer {
-        disconnect(&call.runner.domain, closed);
+        destroy::disconnect(&call.runner.domain, closed);
     }
     Ok(0)
-}
-
-fn disconnect(own: &Domain, closed: PeerClosed) {
-    if closed.to.domid == own.id {
-        own.events.lock().disconnect(closed);
-    } else if let Some(domain) = registry::find(closed.to.domid) {
-        domain.events.lock().disconnect(closed);
-    }
 }
 
 fn status<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
@@ -191,9 +183,6 @@ fn bind_virq<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: EvtchnBindVirq = call.runner.copy_in(call.pointer(1))?;
     let virq = Virq::new(arg.virq).ok_or(Errno::EINVAL)?;
     let vcpu = vcpu_index(arg.vcpu)?;
-    if !virq.is_per_vcpu() && vcpu != 0 {
-        return Err(Errno::EINVAL.into());
-    }
     let domain = call.runner.domain.clone();
     let port = with_room(&domain, &mut domain.events.lock())?.bind_virq(virq, vcpu)?;
     arg.port = port.get();
@@ -237,7 +226,7 @@ fn give_port<H: VcpuHw, T: Compat>(
     if let Err(errno) = call.runner.copy_out(call.pointer(1), arg) {
         let peer = domain.events.lock().close(port)?;
         if let Some(closed) = peer {
-            disconnect(domain, closed);
+            destroy::disconnect(domain, closed);
         }
         return Err(errno.into());
     }
@@ -301,7 +290,7 @@ fn reset<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     };
     domain.heap.uncharge(freed);
     for closed in reset.closed {
-        disconnect(&domain, closed);
+        destroy::disconnect(&domain, closed);
     }
     if reset.is_done {
         Ok(0)

@@ -66,8 +66,6 @@ pub struct Machine {
     pub wall_clock_s: u64,
     /// See `wall_clock_s`.
     pub wall_clock_tsc: u64,
-    /// The interrupt of the console's serial port, which is not for dom0.
-    pub console_gsi: Option<u32>,
 }
 
 /// Brings the machine up and runs dom0.
@@ -103,7 +101,6 @@ pub fn start(boot: BootInfo) -> ! {
         caps,
         wall_clock_s: platform.wall_clock_s,
         wall_clock_tsc: platform.wall_clock_tsc,
-        console_gsi: platform.console_gsi,
     };
     summarise(&machine);
     milestone("machine up");

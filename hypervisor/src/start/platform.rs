@@ -17,6 +17,7 @@ use hv_hw::time::calibrate::{self, Reference};
 use hv_hw::time::{self, rtc};
 use hv_hw::{console, direct_map, info, irq, warn};
 
+use crate::irq as own_irq;
 use crate::memory::Tables;
 
 /// What was found.
@@ -25,7 +26,6 @@ pub(super) struct Platform {
     pub(super) rsdp: Vec<u8>,
     pub(super) wall_clock_s: u64,
     pub(super) wall_clock_tsc: u64,
-    pub(super) console_gsi: Option<u32>,
 }
 
 /// Why the machine cannot be used.
@@ -69,7 +69,7 @@ pub(super) fn init(
     irq::init(&mut Tables).map_err(|_| PlatformProblem::NoMemory)?;
     let madt = acpi.madt.as_ref().ok_or(PlatformProblem::NoMadt)?;
     add_ioapics(madt)?;
-    let console_gsi = route_console(madt, options);
+    route_console(madt, options);
     info!(
         "interrupts: local APIC {} in {} mode, alarm by {}, {} lines",
         local::id(),
@@ -92,7 +92,6 @@ pub(super) fn init(
         rsdp,
         wall_clock_s,
         wall_clock_tsc,
-        console_gsi,
     })
 }
 
@@ -220,15 +219,15 @@ fn add_ioapics(madt: &Madt) -> Result<(), PlatformProblem> {
     Ok(())
 }
 
-/// Routes the serial port's interrupt to this CPU; from then on printing waits for nothing.
-fn route_console(madt: &Madt, options: &Options) -> Option<u32> {
+/// Routes the serial port's interrupt to this CPU, for good; from then on printing waits for nothing.
+fn route_console(madt: &Madt, options: &Options) {
     let port = if options.console.com1 {
         options.com1
     } else {
         options.com2
     };
     if port.irq == 0 || !console::has_serial() {
-        return None;
+        return;
     }
     let line = madt.isa_interrupt(port.irq);
     let trigger = if line.is_level() {
@@ -241,15 +240,14 @@ fn route_console(madt: &Madt, options: &Options) -> Option<u32> {
     } else {
         Polarity::ActiveHigh
     };
-    let apic_id = u8::try_from(local::id()).ok()?;
+    let apic_id = own_irq::boot_apic_id();
     let entry = RedirectionEntry::fixed(vectors::SERIAL, apic_id, trigger, polarity).masked(false);
-    if !ioapic::write_entry(line.gsi, entry) {
+    if !own_irq::keep_for_console(line.gsi, entry) {
         warn!(
             "the serial port's interrupt {} has no I/O APIC; the console is polled",
             line.gsi
         );
-        return None;
+        return;
     }
     console::enable_interrupt();
-    Some(line.gsi)
 }

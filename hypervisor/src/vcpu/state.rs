@@ -108,7 +108,7 @@ impl Vcpu {
         self.state.lock().saved = Some(state);
     }
 
-    /// Drops the answer that nobody took: the vCPU may run from now on.
+    /// Drops the answer that nobody took: the vCPU may run from now on, and the answer would be of the past.
     pub fn forget_saved(&self) {
         let saved = self.state.lock().saved.take();
         drop(saved);
@@ -117,11 +117,6 @@ impl Vcpu {
     /// Drops what is in the box.
     pub fn forget_state(&self) {
         *self.state.lock() = StateBox::default();
-    }
-
-    /// Drops a state that was saved and not taken: the vCPU may run on, and it would be of the past.
-    pub fn forget_saved_state(&self) {
-        let _old = self.state.lock().saved.take();
     }
 }
 

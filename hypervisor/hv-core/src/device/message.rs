@@ -130,16 +130,6 @@ const fn single_of_cluster(destination: u32) -> Option<u32> {
     }
 }
 
-/// Picks the CPU that takes a [`DeliveryMode::LowestPriority`] message: of `candidates` (whatever names a CPU, and its
-/// processor priority), the first with the lowest priority.
-#[must_use]
-pub fn lowest_priority<T>(candidates: impl IntoIterator<Item = (T, u8)>) -> Option<T> {
-    candidates
-        .into_iter()
-        .min_by_key(|&(_, priority)| priority)
-        .map(|(cpu, _)| cpu)
-}
-
 /// An interrupt on its way from a device to one or more local APICs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InterruptMessage {
@@ -211,15 +201,6 @@ mod tests {
     fn all_but_leaves_out_the_sender() {
         assert!(!Target::AllBut(3).includes(3));
         assert!(Target::AllBut(3).includes(4));
-    }
-
-    #[test]
-    fn lowest_priority_takes_the_first_of_equals() {
-        assert_eq!(
-            lowest_priority([("a", 0x20), ("b", 0x10), ("c", 0x10)]),
-            Some("b")
-        );
-        assert_eq!(lowest_priority::<u32>([]), None);
     }
 
     #[test]

@@ -15,10 +15,6 @@ pub const BOX_BYTES: usize = 128;
 const PIR: usize = 0;
 /// Bits 319:256: notification state.
 const CONTROL: usize = 32;
-/// Bits 279:272: the vector that tells the CPU to look.
-const NOTIFICATION_VECTOR: usize = 34;
-/// Bits 319:288: the APIC id of the CPU to tell.
-const NOTIFICATION_DESTINATION: usize = 36;
 /// Ours: level-triggered vectors for `sync`.
 const LEVEL: usize = 64;
 /// Ours: nonzero where `LEVEL` may hold something.
@@ -75,24 +71,6 @@ impl<F: SharedWords> PostedInterrupts<F> {
     /// Byte offset of the CPU's descriptor in its frame.
     pub fn offset(&self) -> usize {
         self.offset
-    }
-
-    /// Names the vector and the CPU that [`PostNotify::Posted`] is about. `destination` is as the host's local APICs
-    /// count: the 32-bit id in x2APIC mode, the id shifted left by 8 in xAPIC mode.
-    pub fn set_notification(&self, vector: u8, destination: u32) {
-        self.frame.store_u8(self.place(NOTIFICATION_VECTOR), vector);
-        self.frame
-            .store_u32(self.place(NOTIFICATION_DESTINATION), destination);
-    }
-
-    /// Spares posters of edges the notification while the vCPU is not running but ready to.
-    pub fn suppress(&self) {
-        self.frame.fetch_or_u32(self.place(CONTROL), SN);
-    }
-
-    /// Undoes [`suppress`](Self::suppress); the caller looks at the box afterwards.
-    pub fn unsuppress(&self) {
-        self.frame.fetch_and_u32(self.place(CONTROL), !SN);
     }
 
     /// Posts an edge-triggered interrupt. Vectors 0–15 are illegal and the caller's to refuse.
@@ -191,16 +169,6 @@ mod tests {
     }
 
     #[test]
-    fn suppressed_edges_wait_without_notification() {
-        let posted = empty_box();
-        posted.suppress();
-        assert_eq!(posted.post_edge(0x41), PostNotify::None);
-        assert!(posted.is_waiting());
-        posted.unsuppress();
-        assert!(has(&posted.take().edge, 0x41));
-    }
-
-    #[test]
     fn levels_stay_out_of_the_half_that_the_cpu_reads() {
         let frame = TestFrame::zeroed();
         let posted = PostedInterrupts::new(frame.clone(), 0);
@@ -215,11 +183,9 @@ mod tests {
     fn descriptor_has_the_layout_of_the_sdm() {
         let frame = TestFrame::zeroed();
         let posted = PostedInterrupts::new(frame.clone(), 0);
-        posted.set_notification(0xF2, 0x0102_0304);
         let _ = posted.post_edge(0x21);
-        posted.suppress();
         assert_eq!(frame.load_u32(4), 1 << 1);
-        assert_eq!(frame.load_u64(32), 0x0102_0304_00F2_0003);
+        assert_eq!(frame.load_u32(32), 1);
     }
 
     proptest! {

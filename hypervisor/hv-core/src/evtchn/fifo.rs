@@ -9,10 +9,9 @@ use alloc::vec::Vec;
 use core::mem::offset_of;
 
 use guest_abi::event_channel::{
-    EVTCHN_FIFO_BUSY, EVTCHN_FIFO_EVENT_WORDS_PER_PAGE, EVTCHN_FIFO_LINK_BITS,
-    EVTCHN_FIFO_LINK_MASK as LINK, EVTCHN_FIFO_LINKED, EVTCHN_FIFO_MASKED,
-    EVTCHN_FIFO_MAX_EVENT_ARRAY_PAGES, EVTCHN_FIFO_MAX_QUEUES, EVTCHN_FIFO_NR_CHANNELS,
-    EVTCHN_FIFO_PENDING, EvtchnFifoControlBlock,
+    EVTCHN_FIFO_BUSY, EVTCHN_FIFO_EVENT_WORDS_PER_PAGE, EVTCHN_FIFO_LINK_MASK as LINK,
+    EVTCHN_FIFO_LINKED, EVTCHN_FIFO_MASKED, EVTCHN_FIFO_MAX_EVENT_ARRAY_PAGES,
+    EVTCHN_FIFO_MAX_QUEUES, EVTCHN_FIFO_NR_CHANNELS, EVTCHN_FIFO_PENDING, EvtchnFifoControlBlock,
 };
 
 use super::ports::{Channel, Queue};
@@ -24,8 +23,6 @@ use crate::mem::SharedWords;
 pub(super) const WORDS_PER_PAGE: u32 = EVTCHN_FIFO_EVENT_WORDS_PER_PAGE;
 /// Ports there are.
 pub(super) const PORTS: u32 = EVTCHN_FIFO_NR_CHANNELS;
-/// Bits of a word that name a port.
-pub(super) const LINK_BITS: u32 = EVTCHN_FIFO_LINK_BITS;
 /// Queues a vCPU.
 pub(super) const PRIORITIES: usize = EVTCHN_FIFO_MAX_QUEUES;
 

@@ -36,9 +36,6 @@ pub use types::{
     Delivery, Error, Notify, Peer, PeerClosed, Port, RESET_PEERS, Reset, Sent, Status, VIRQS, Virq,
 };
 
-/// What `EVTCHNOP_init_control` answers: bits of an event word that name a port.
-pub const FIFO_LINK_BITS: u32 = fifo::LINK_BITS;
-
 /// The event channels of one domain. `F` reaches one frame of its memory, and keeps it from being freed.
 pub struct EventChannels<F> {
     domid: DomId,
@@ -106,11 +103,6 @@ impl<F: SharedWords + Clone> EventChannels<F> {
             next_reset: 1,
             is_sealed: false,
         }
-    }
-
-    /// Sets the highest port number the domain may open from now on (`public/domctl.h, XEN_DOMCTL_set_max_evtchn`).
-    pub fn set_max_port(&mut self, max_port: u32) {
-        self.max_port = max_port;
     }
 
     /// The layout of what the domain shares with the hypervisor.

@@ -58,10 +58,6 @@ impl Virq {
     pub const CONSOLE: Self = Self::known(xen::VIRQ_CONSOLE);
     /// A domain has died or changed its life's phase.
     pub const DOM_EXC: Self = Self::known(xen::VIRQ_DOM_EXC);
-    /// The console ring has new output.
-    pub const CON_RING: Self = Self::known(xen::VIRQ_CON_RING);
-    /// A physical CPU came or went.
-    pub const PCPU_STATE: Self = Self::known(xen::VIRQ_PCPU_STATE);
     const XENOPROF: Self = Self::known(xen::VIRQ_XENOPROF);
     const XENPMU: Self = Self::known(xen::VIRQ_XENPMU);
 

@@ -22,9 +22,6 @@ use zerocopy::IntoBytes;
 /// A tag of which only type and size are looked at.
 type GenericInfoTag = DynSizedStructure<TagHeader>;
 
-/// What EAX holds when a multiboot2 loader enters its image.
-pub const BOOTLOADER_MAGIC: u32 = ::multiboot2::MAGIC;
-
 /// The largest boot information that is read; GRUB's is a few KiB.
 pub const MAX_SIZE: usize = 1 << 20;
 

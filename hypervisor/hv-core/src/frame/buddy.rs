@@ -88,21 +88,6 @@ impl<'t, 'm> Buddy<'t, 'm> {
         Some(self.take(block, found, order))
     }
 
-    /// A block of `order` whose frames are all below `end`; `None` where there is none. Looks at every free block
-    /// below 4 GiB in the worst case: for boot and for small numbers of pages.
-    #[must_use]
-    pub fn alloc_below(&mut self, order: PageOrder, end: Mfn) -> Option<OwnedFrames> {
-        self.join_singles();
-        let fits = |block: Mfn| block + order.frames() <= end;
-        let (block, found) = self.find_block(&self.low, order, fits).or_else(|| {
-            if end <= LOW_END {
-                return None;
-            }
-            self.find_block(&self.high, order, fits)
-        })?;
-        Some(self.take(block, found, order))
-    }
-
     /// Exactly these frames; `None` where one of them is not free (then none is taken) or there are none.
     #[must_use]
     pub fn alloc_exact(&mut self, range: MfnRange) -> Option<OwnedFrames> {
@@ -233,25 +218,6 @@ impl<'t, 'm> Buddy<'t, 'm> {
         self.table
             .record(start)
             .is_some_and(|info| info.free_order() == Some(order))
-    }
-
-    fn find_block(
-        &self,
-        zone: &Zone,
-        order: PageOrder,
-        fits: impl Fn(Mfn) -> bool,
-    ) -> Option<(Mfn, PageOrder)> {
-        orders_from(order).find_map(|found| {
-            let mut at = zone.heads[usize::from(found.get())];
-            while at != NONE {
-                let block = Mfn::new(u64::from(at));
-                if fits(block) {
-                    return Some((block, found));
-                }
-                at = self.table.known(block).next.load(Ordering::Relaxed);
-            }
-            None
-        })
     }
 
     /// Takes the first `order` of a free block and leaves the rest free.

@@ -14,12 +14,10 @@
 
 mod buddy;
 mod owner;
-mod quota;
 mod table;
 #[cfg(test)]
 mod tests;
 
 pub use buddy::{AddFreeError, Buddy};
 pub use owner::{CleanFrames, FrameState, FrameUse, Freed, OwnedFrames, Owner, Refused, Role};
-pub use quota::{OverQuota, Quota};
 pub use table::{FrameInfo, FrameTable, MAX_RAM_RANGES, TooManyRanges};

@@ -33,7 +33,6 @@ fn ram() -> Vec<MfnRange> {
 #[derive(Clone, Debug)]
 enum Op {
     Alloc(u8),
-    AllocBelow(u8, u64),
     AllocExact(u64, u64),
     Free(usize),
 }
@@ -48,7 +47,6 @@ fn frame() -> impl Strategy<Value = u64> {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (0..11u8).prop_map(Op::Alloc),
-        2 => (0..11u8, frame()).prop_map(|(order, end)| Op::AllocBelow(order, end)),
         2 => (frame(), 0..300u64).prop_map(|(start, count)| Op::AllocExact(start, count)),
         5 => any::<usize>().prop_map(Op::Free),
     ]
@@ -118,13 +116,6 @@ fn ask(
         Op::Alloc(raw) => {
             let (order, exists) = (order(raw), has_block(free, order(raw), u64::MAX));
             (buddy.alloc(order), order.frames(), order.frames(), exists)
-        }
-        Op::AllocBelow(raw, end) => {
-            let (order, exists) = (order(raw), has_block(free, order(raw), end));
-            let got = buddy.alloc_below(order, Mfn::new(end));
-            let is_below = |got: &OwnedFrames| got.range().end.as_u64() <= end;
-            prop_assert!(got.as_ref().is_none_or(is_below));
-            (got, order.frames(), order.frames(), exists)
         }
         Op::AllocExact(start, count) => {
             let wanted = range(start, start + count);

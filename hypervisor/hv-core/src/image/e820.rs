@@ -133,8 +133,8 @@ impl E820Map {
     }
 
     /// What the byte at `address` is, `None` in a hole.
-    #[must_use]
-    pub fn kind_at(&self, address: u64) -> Option<E820Kind> {
+    #[cfg(test)]
+    pub(crate) fn kind_at(&self, address: u64) -> Option<E820Kind> {
         let i = self.0.partition_point(|entry| entry.end <= address);
         self.0
             .get(i)

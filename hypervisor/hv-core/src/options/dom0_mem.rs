@@ -20,8 +20,8 @@ pub struct Amount {
 
 impl Amount {
     /// An amount of so many bytes.
-    #[must_use]
-    pub const fn of_bytes(bytes: u64) -> Self {
+    #[cfg(test)]
+    pub(crate) const fn of_bytes(bytes: u64) -> Self {
         Self {
             bytes,
             percent: 0,

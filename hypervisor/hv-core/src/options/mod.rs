@@ -215,10 +215,11 @@ impl Default for Features {
 
 impl LogThresholds {
     /// True where a message of `level` is shown at all.
-    #[must_use]
-    pub fn shows(self, level: LogLevel) -> bool {
+    #[cfg(test)]
+    pub(crate) fn shows(self, level: LogLevel) -> bool {
         self.always.max(self.limited) >= Some(level)
     }
+
     /// True where a message of `level` is shown only at a limited rate.
     #[must_use]
     pub fn limits(self, level: LogLevel) -> bool {

@@ -31,20 +31,6 @@ pub struct P2mEntry {
     pub order: PageOrder,
 }
 
-/// What an access that the CPU refused (an EPT violation) comes from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refusal {
-    /// Nothing is mapped there.
-    NotMapped,
-    /// The p2m allows it by now: another CPU has changed it since, so the guest may try again. No flush is needed: the
-    /// violation itself made this CPU forget what it had cached of the page.
-    Stale,
-    /// Execution was withheld because the leaf is large: [`super::P2m::allow_execute`].
-    Withheld,
-    /// The entry does not allow it.
-    Denied(P2mEntry),
-}
-
 impl P2mMapping {
     /// Maps to the frames from `mfn` with the access and caching that are usual for `kind`.
     #[must_use]
@@ -55,11 +41,6 @@ impl P2mMapping {
             access: kind.default_access(),
             memory_type: kind.default_memory_type(),
         }
-    }
-    /// The same, with other permissions.
-    #[must_use]
-    pub const fn with_access(self, access: Access) -> Self {
-        Self { access, ..self }
     }
     /// The same, with other caching.
     #[must_use]

@@ -12,14 +12,14 @@ mod kind;
 mod tests;
 
 pub use cache::P2mCache;
-pub use entry::{P2mEntry, P2mMapping, Refusal};
+pub use entry::{P2mEntry, P2mMapping};
 pub use kind::P2mKind;
 
 use core::ops::ControlFlow;
 
 use crate::addr::{Gfn, Mfn, MfnRange, PageOrder};
 use crate::mem::{TableFrames, TableMem};
-use crate::paging::ept::{Access, Ept, EptAttr};
+use crate::paging::ept::{Ept, EptAttr};
 use crate::paging::flush::{FlushDone, PendingFlush};
 use crate::paging::{Incomplete, MAX_PAGES, Next, PageTable, Slot};
 
@@ -91,12 +91,6 @@ impl P2m {
         })
     }
 
-    /// The EPT pointer for the VMCS; `accessed_dirty` lets the CPU keep accessed and dirty bits, where it can.
-    #[must_use]
-    pub fn eptp(&self, accessed_dirty: bool) -> u64 {
-        self.table.eptp(accessed_dirty)
-    }
-
     /// The root table's frame, by which flushes name the map.
     #[must_use]
     pub fn root(&self) -> Mfn {
@@ -114,22 +108,6 @@ impl P2m {
     #[must_use]
     pub fn lookup(&self, mem: &impl TableMem, gfn: Gfn) -> Option<P2mEntry> {
         self.table.lookup(mem, gfn).map(P2mEntry::from)
-    }
-
-    /// Why the CPU refused an access to `gfn` that wanted `wanted` (an EPT violation).
-    #[must_use]
-    pub fn refusal(&self, mem: &impl TableMem, gfn: Gfn, wanted: Access) -> Refusal {
-        let Some(leaf) = self.table.lookup(mem, gfn) else {
-            return Refusal::NotMapped;
-        };
-        let allowed = leaf.attr.access();
-        if wanted.writes() && !allowed.writes() || wanted.executes() && !allowed.executes() {
-            Refusal::Denied(leaf.into())
-        } else if wanted.executes() && leaf.attr.withholds_execute() {
-            Refusal::Withheld
-        } else {
-            Refusal::Stale
-        }
     }
 
     /// The first mapped guest frame at or above `from`, with its entry, for teardown; looks at no more than `budget` entries
@@ -304,28 +282,6 @@ impl P2m {
             Ok(flush) => Ok(Removal::Done(entry, flush)),
             Err(stopped) => Err(P2mError::OutOfTables(stopped.flush)),
         }
-    }
-
-    /// Gives what is mapped of `count` guest frames from `gfn` other permissions.
-    ///
-    /// # Errors
-    /// [`P2mError::OutOfRange`], or [`P2mError::OutOfTables`] where a large leaf would have to be split: nothing
-    /// has changed then.
-    pub fn set_access(
-        &mut self,
-        (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
-        gfn: Gfn,
-        count: u64,
-        access: Access,
-    ) -> Result<PendingFlush, P2mError> {
-        self.check_range(gfn, count)?;
-        self.note_change();
-        let split = self.split_ends((mem, frames), gfn, count)?;
-        let changed = self
-            .table
-            .protect((mem, frames), gfn, count, |attr| attr.with_access(access))
-            .expect("a range that ends with its leaves is changed without a new table");
-        Ok(split.and(changed))
     }
 
     /// Answers an instruction fetch that was refused: where it was only withheld because the leaf is large, the leaf is

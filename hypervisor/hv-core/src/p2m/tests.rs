@@ -41,7 +41,6 @@ enum Op {
     Insert(P2mKind, u64),
     Remove,
     RemovePage,
-    Access(Access),
     Execute,
 }
 
@@ -60,13 +59,11 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(P2mKind::Mmio),
         1 => Just(P2mKind::GrantRo),
     ];
-    let access = prop_oneof![Just(Access::R), Just(Access::Rw), Just(Access::Rwx)];
     let skew = prop_oneof![3 => Just(0u64), 1 => Just(5u64)];
     let op = prop_oneof![
         4 => (kind, skew).prop_map(|(kind, skew)| Op::Insert(kind, skew)),
         2 => Just(Op::Remove),
         1 => Just(Op::RemovePage),
-        1 => access.prop_map(Op::Access),
         1 => Just(Op::Execute),
     ];
     let gfn = (0..6u64, prop_oneof![Just(0u64), 0..512u64]).prop_map(|(l, s)| l * 512 + s);
@@ -95,7 +92,6 @@ fn run(p2m: &mut P2m, arena: &Arena, model: &mut Model, step: &Step) -> bool {
         Op::Insert(kind, skew) => insert_both(p2m, arena, model, (step, kind, skew)),
         Op::Remove => remove_both(p2m, arena, model, step),
         Op::RemovePage => remove_page_both(p2m, arena, model, step.gfn),
-        Op::Access(access) => set_access_both(p2m, arena, model, (step, access)),
         Op::Execute => execute(p2m, arena, model, step.gfn),
     };
     let (done, flush) = match outcome {
@@ -157,20 +153,6 @@ fn remove_page_both(p2m: &mut P2m, arena: &Arena, model: &mut Model, gfn: u64) -
     let old = (entry.mfn.as_u64(), entry.kind, entry.access);
     assert_eq!(model.remove(&gfn), Some(old));
     assert!(flush.is_needed());
-    Ok(flush)
-}
-
-fn set_access_both(
-    p2m: &mut P2m,
-    arena: &Arena,
-    model: &mut Model,
-    (step, access): (&Step, Access),
-) -> Outcome {
-    let with = (&mut arena.clone(), &mut arena.clone());
-    let flush = p2m.set_access(with, Gfn::new(step.gfn), step.count, access)?;
-    for (gfn, (mfn, kind, _)) in mapped(model, step) {
-        model.insert(gfn, (mfn, kind, access));
-    }
     Ok(flush)
 }
 
@@ -385,26 +367,6 @@ fn guest_without_devices_cannot_have_memory_uncached() {
         assert_eq!(ignores(&guest), kind != Mmio, "{kind:?}");
         assert!(!ignores(&hardware), "{kind:?}");
     }
-}
-
-#[test]
-fn a_refused_access_is_told_from_one_that_came_too_late() {
-    let arena = Arena::with_limit(100);
-    let withholding = P2mConfig {
-        large_executable: false,
-        ..config()
-    };
-    let mut p2m = new(&arena, withholding);
-    insert(&mut p2m, &arena, 0, 512, ram(0));
-    let foreign = P2mMapping::new(Mfn::new(9), P2mKind::Foreign);
-    insert(&mut p2m, &arena, 600, 1, foreign);
-    let refusal = |gfn, wanted| p2m.refusal(&arena, Gfn::new(gfn), wanted);
-    assert_eq!(refusal(700, Access::R), Refusal::NotMapped);
-    assert_eq!(refusal(7, Access::Rw), Refusal::Stale);
-    assert_eq!(refusal(7, Access::Rx), Refusal::Withheld);
-    assert_eq!(refusal(600, Access::Rw), Refusal::Stale);
-    let denied = Refusal::Denied(p2m.lookup(&arena, Gfn::new(600)).unwrap());
-    assert_eq!(refusal(600, Access::Rx), denied);
 }
 
 #[test]

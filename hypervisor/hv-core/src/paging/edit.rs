@@ -1,4 +1,4 @@
-//! Changing a page table: the one recursive walk that maps, clears and protects.
+//! Changing a page table: the one recursive walk that maps and clears.
 
 use super::flush::PendingFlush;
 use super::table::{index, is_leaf, link, order_at, pages_per_entry};
@@ -26,15 +26,13 @@ impl Incomplete {
 }
 
 /// What happens to each page of the range.
-pub(super) enum Edit<'a, F: Format> {
+pub(super) enum Edit<F: Format> {
     /// Page `first + n` goes to frame `mfn + n`, whatever was there.
     Map(Target<F>),
     /// The same where nothing is mapped: tables that are there stay, so that nothing can be cached of what is changed.
     Fill(Target<F>),
     /// Nothing is mapped there.
     Clear,
-    /// What is mapped there gets other attributes.
-    Protect(&'a dyn Fn(F::Attr) -> F::Attr),
 }
 
 /// Where the pages of a range go.
@@ -56,7 +54,7 @@ pub(super) struct Editor<'a, F: Format, M, A> {
     pub(super) max_order: PageOrder,
     pub(super) retired: &'a mut Option<Mfn>,
     pub(super) flush: PendingFlush,
-    pub(super) edit: Edit<'a, F>,
+    pub(super) edit: Edit<F>,
 }
 
 /// What a slot holds.
@@ -124,16 +122,6 @@ impl<F: Format, M: TableMem, A: TableFrames> Editor<'_, F, M, A> {
             }
             (_, Slot::Empty) => return true,
             (Edit::Clear, _) if whole => 0,
-            (Edit::Protect(change), Slot::Leaf) => {
-                let attr = change(F::attr(entry));
-                if attr == F::attr(entry) {
-                    return true;
-                }
-                if !whole {
-                    return false;
-                }
-                F::leaf(F::mfn(entry), order_at(level), attr)
-            }
             _ => return false,
         };
         self.mem.write(table, slot, new);

@@ -19,9 +19,6 @@ const SOFTWARE: u64 = 0xF << SOFTWARE_SHIFT;
 /// Of a large leaf: its 4 KiB pages may be executed, it as a whole may not.
 const EXECUTE_WHEN_SMALL: u64 = 1 << 56;
 
-const EPTP_WALK_LENGTH_4: u64 = (4 - 1) << 3;
-const EPTP_ACCESSED_DIRTY: u64 = 1 << 6;
-
 /// The format of EPT tables: translates [`Gfn`].
 pub enum Ept {}
 
@@ -91,18 +88,6 @@ impl EptAttr {
     #[must_use]
     pub const fn with_software(self, note: u8) -> Self {
         Self(self.0 & !SOFTWARE | ((note as u64) << SOFTWARE_SHIFT) & SOFTWARE)
-    }
-    /// The same, with other permissions.
-    #[must_use]
-    pub const fn with_access(self, access: Access) -> Self {
-        let withholds = self.0 & EXECUTE_WHEN_SMALL != 0;
-        let permissions = READ | WRITE | EXECUTE | EXECUTE_WHEN_SMALL;
-        let plain = Self(self.0 & !permissions | access_bits(access));
-        if withholds {
-            plain.executable_when_small()
-        } else {
-            plain
-        }
     }
     /// The same, with the guest's PAT ignored.
     #[must_use]
@@ -189,18 +174,4 @@ impl Format for Ept {
     }
 }
 
-impl PageTable<Ept> {
-    /// The table's EPT pointer: four levels, its tables cached write-back; `accessed_dirty` lets the CPU set the accessed and
-    /// dirty bits (where IA32_VMX_EPT_VPID_CAP says that it can).
-    ///
-    /// Source: Intel SDM vol. 3C, "Extended-Page-Table Pointer (EPTP)".
-    #[must_use]
-    pub fn eptp(&self, accessed_dirty: bool) -> u64 {
-        let flags = if accessed_dirty {
-            EPTP_ACCESSED_DIRTY
-        } else {
-            0
-        };
-        self.root().base().as_u64() | MemoryType::WriteBack as u64 | EPTP_WALK_LENGTH_4 | flags
-    }
-}
+impl PageTable<Ept> {}

@@ -246,22 +246,6 @@ impl<F: Format> PageTable<F> {
         self.edit((mem, frames), F::number(first), count, Edit::Clear)
     }
 
-    /// Gives every mapped page of the `count` from `first` the attributes that `change` makes of its own; a leaf that
-    /// reaches beyond them is split.
-    ///
-    /// # Errors
-    /// [`Incomplete`], as for [`PageTable::map`].
-    pub fn protect(
-        &mut self,
-        (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
-        first: F::Page,
-        count: u64,
-        change: impl Fn(F::Attr) -> F::Attr,
-    ) -> Result<PendingFlush, Incomplete> {
-        let edit = Edit::Protect(&change);
-        self.edit((mem, frames), F::number(first), count, edit)
-    }
-
     /// Makes `page` the first of its leaf: leaves that reach over its start are split, down to the size that starts there.
     ///
     /// # Errors
@@ -326,7 +310,7 @@ impl<F: Format> PageTable<F> {
         (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
         first: u64,
         count: u64,
-        edit: Edit<'_, F>,
+        edit: Edit<F>,
     ) -> Result<PendingFlush, Incomplete> {
         let end = match first.checked_add(count) {
             Some(end) if end <= MAX_PAGES => end,
@@ -350,7 +334,7 @@ impl<F: Format> PageTable<F> {
     fn editor<'a, M, A>(
         &'a mut self,
         (mem, frames): (&'a mut M, &'a mut A),
-        edit: Edit<'a, F>,
+        edit: Edit<F>,
     ) -> Editor<'a, F, M, A> {
         Editor {
             mem,

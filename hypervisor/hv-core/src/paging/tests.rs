@@ -23,7 +23,6 @@ fn attr(access: Access) -> EptAttr {
 enum Op {
     Map { mfn: u64, access: usize },
     Unmap,
-    Protect { access: usize },
     Split,
 }
 
@@ -63,7 +62,6 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (prop_oneof![Just(0u64), Just(512), Just(7)], 0..4usize)
             .prop_map(|(skew, access)| Op::Map { mfn: 16 * GIB + skew, access }),
         2 => Just(Op::Unmap),
-        1 => (0..4usize).prop_map(|access| Op::Protect { access }),
         1 => Just(Op::Split),
     ];
     let count = prop_oneof![
@@ -99,9 +97,6 @@ impl Model {
                     Some((mfn + (page - step.first), attr(ACCESSES[*access])))
                 }
                 (Op::Unmap, _) => None,
-                (Op::Protect { access }, Some((mfn, old))) => {
-                    Some((mfn, EptAttr::with_access(old, ACCESSES[*access])))
-                }
                 (_, mapped) => mapped,
             };
         }
@@ -131,9 +126,6 @@ fn run(table: &mut PageTable<Ept>, arena: &Arena, step: &Step) -> (u64, PendingF
             table.map(with, first, step.count, target)
         }
         Op::Unmap => table.unmap(with, first, step.count),
-        Op::Protect { access } => {
-            table.protect(with, first, step.count, |a| a.with_access(ACCESSES[access]))
-        }
         Op::Split => table.split_at(with, first),
     };
     match result {
@@ -311,17 +303,6 @@ fn withheld_execution_comes_back_with_small_leaves() {
     let small = Ept::leaf(Mfn::new(0), PageOrder::SIZE_4K, Ept::attr(large));
     assert_eq!(small & 0x87, 0x07);
     assert!(!Ept::attr(small).withholds_execute());
-    assert_eq!(ram.with_access(Access::Rx).access(), Access::Rx);
-    assert!(!ram.with_access(Access::Rw).withholds_execute());
-}
-
-#[test]
-fn eptp_names_four_levels_and_write_back() {
-    let arena = Arena::with_limit(1);
-    let table = PageTable::<Ept>::new(&mut arena.clone(), PageOrder::SIZE_1G).unwrap();
-    let root = table.root().base().as_u64();
-    assert_eq!(table.eptp(false), root | 0x1E);
-    assert_eq!(table.eptp(true), root | 0x5E);
 }
 
 #[test]

@@ -24,23 +24,6 @@ use crate::percpu::{self, IrqsOff, PerCpu};
 use crate::sync::Once;
 use stacks::{BOOT_STACKS, ExceptionStacks};
 
-/// A CPU's descriptor tables as the host part of a VMCS names them.
-#[derive(Clone, Copy, Debug)]
-pub struct HostTables {
-    /// The selector of CS.
-    pub code: u16,
-    /// The selector of SS, DS and ES.
-    pub data: u16,
-    /// The selector of TR.
-    pub task: u16,
-    /// The base of GDTR.
-    pub gdt_base: u64,
-    /// The base of IDTR.
-    pub idt_base: u64,
-    /// The base of TR.
-    pub tss_base: u64,
-}
-
 /// One CPU's descriptor tables; they stay where the CPU was told they are.
 struct Tables {
     gdt: GlobalDescriptorTable,
@@ -73,40 +56,6 @@ pub fn init_boot_cpu() -> IrqsOff {
     init_control_registers();
     // SAFETY: the boot code disabled interrupts, and this runs once on this CPU (asserted above).
     unsafe { IrqsOff::new() }
-}
-
-/// The descriptor tables of this CPU, for the VMCS.
-///
-/// # Panics
-/// Before [`init_boot_cpu`].
-#[must_use]
-pub fn host_tables() -> HostTables {
-    let tables = BOOT_TABLES
-        .get()
-        .expect("descriptor tables are loaded first");
-    let [code, data, task] = tables.selectors.map(|selector| selector.0);
-    HostTables {
-        code,
-        data,
-        task,
-        gdt_base: core::ptr::from_ref(tables.gdt.entries())
-            .cast::<u8>()
-            .addr() as u64,
-        idt_base: IDT
-            .get()
-            .map_or(0, |idt| core::ptr::from_ref(idt).addr() as u64),
-        tss_base: BOOT_TSS
-            .get()
-            .map_or(0, |tss| core::ptr::from_ref(tss).addr() as u64),
-    }
-}
-
-/// How many NMIs this CPU took outside of guests.
-#[must_use]
-pub fn nmi_count() -> u32 {
-    percpu::this()
-        .nmis
-        .load(core::sync::atomic::Ordering::Relaxed)
 }
 
 /// What CPUID says at boot. Each CPUID is an exit where the hypervisor itself runs in a guest: keep what is asked twice.

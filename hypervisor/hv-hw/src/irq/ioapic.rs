@@ -25,7 +25,6 @@ impl RedirectionEntry {
     pub const MASKED: Self = Self(Self::MASK);
     const MASK: u64 = 1 << 16;
     const LEVEL: u64 = 1 << 15;
-    const REMOTE_IRR: u64 = 1 << 14;
     const ACTIVE_LOW: u64 = 1 << 13;
 
     /// Delivers `vector` to the CPU with APIC id `apic_id` (below 256), masked at first.
@@ -57,11 +56,6 @@ impl RedirectionEntry {
     #[must_use]
     pub const fn is_level(self) -> bool {
         self.0 & Self::LEVEL != 0
-    }
-    /// True while a level-triggered interrupt awaits its end.
-    #[must_use]
-    pub const fn remote_irr(self) -> bool {
-        self.0 & Self::REMOTE_IRR != 0
     }
     /// The vector delivered.
     #[must_use]
@@ -208,7 +202,7 @@ mod tests {
     fn entry_says_what_it_was_made_of() {
         let entry = RedirectionEntry::fixed(0x41, 3, Trigger::Level, Polarity::ActiveLow);
         assert_eq!(entry.0, 0x0300_0000_0001_a041);
-        assert!(entry.is_masked() && entry.is_level() && !entry.remote_irr());
+        assert!(entry.is_masked() && entry.is_level());
         assert_eq!(entry.masked(false).0, 0x0300_0000_0000_a041);
         assert_eq!(entry.vector(), 0x41);
     }

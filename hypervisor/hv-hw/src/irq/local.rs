@@ -147,13 +147,6 @@ pub fn send_ipi(apic_id: u32, vector: u8) {
     }
 }
 
-/// Reads and clears the error register.
-#[must_use]
-pub fn take_errors() -> u32 {
-    clear_errors();
-    read(Register::ErrorStatus)
-}
-
 fn clear_errors() {
     write(Register::ErrorStatus, 0);
 }

@@ -190,9 +190,6 @@ impl VcpuHw for FakeVcpu {
     fn rip(&self) -> u64 {
         self.system.rip
     }
-    fn set_rip(&mut self, rip: u64) {
-        self.system.rip = rip;
-    }
     fn rsp(&self) -> u64 {
         self.system.rsp
     }
@@ -250,9 +247,6 @@ impl VcpuHw for FakeVcpu {
     }
     fn want_window(&mut self, window: Window, wanted: bool) {
         self.windows[usize::from(window == Window::Nmi)] = wanted;
-    }
-    fn set_stage2(&mut self, _root: Stage2Root) {
-        self.flushes += 1;
     }
     fn flush_stage2(&mut self, _root: Stage2Root) {
         self.flushes += 1;

@@ -32,8 +32,6 @@ pub trait VcpuHw {
     fn paging(&self) -> PagingRegs;
     /// The instruction pointer.
     fn rip(&self) -> u64;
-    /// Sets the instruction pointer.
-    fn set_rip(&mut self, rip: u64);
     /// The stack pointer.
     fn rsp(&self) -> u64;
     /// Sets the stack pointer.
@@ -66,8 +64,6 @@ pub trait VcpuHw {
     fn nmi_open(&self) -> bool;
     /// Asks for an exit as soon as `window` opens, or no longer.
     fn want_window(&mut self, window: Window, wanted: bool);
-    /// Sets the guest's second-stage root; stale translations are flushed.
-    fn set_stage2(&mut self, root: Stage2Root);
     /// Drops the translations that this CPU has cached of `root`.
     fn flush_stage2(&mut self, root: Stage2Root);
     /// Sets how the guest's TSC follows the host's.

@@ -108,8 +108,7 @@ fn device_block(gfn: Gfn) -> MfnRange {
             Mfn::new(start.as_u64()),
             Mfn::new(start.as_u64() + order.frames()),
         );
-        let is_clear = !table.ram().iter().any(|ram| ram.overlaps(block))
-            && !kept().iter().any(|kept| kept.overlaps(block));
+        let is_clear = !table.has_ram(block) && !kept().iter().any(|kept| kept.overlaps(block));
         if is_clear {
             return block;
         }

@@ -6,7 +6,7 @@
 //! whose EOI must exit has changed.
 //! Intel SDM vol. 3A, "Interrupt, Task, and Processor Priority"; vol. 3C, "Virtual-Interrupt Delivery".
 
-use super::regs::{FIRST_LEGAL_VECTOR, Reg, esr};
+use super::regs::Reg;
 use super::{Delivery, Lapic};
 use crate::device::message::Trigger;
 use crate::device::posted::PostedInterrupts;
@@ -71,10 +71,11 @@ impl<F: SharedWords> Lapic<F> {
         self.irr_words != 0 && self.config.delivery == Delivery::BySoftware
     }
 
-    /// Accepts an interrupt for this vCPU, on its own thread of control. Vectors below 16 are refused and noted as errors.
-    pub fn accept(&mut self, vector: u8, trigger: Trigger) {
-        if vector < FIRST_LEGAL_VECTOR {
-            self.error(esr::RECEIVE_ILLEGAL_VECTOR);
+    /// Accepts an interrupt that was not posted. Vectors below 16 are refused and noted as errors.
+    #[cfg(test)]
+    pub(super) fn accept(&mut self, vector: u8, trigger: Trigger) {
+        if vector < super::regs::FIRST_LEGAL_VECTOR {
+            self.error(super::regs::esr::RECEIVE_ILLEGAL_VECTOR);
             return;
         }
         match trigger {

@@ -224,10 +224,6 @@ impl VcpuHw for VtxVcpu {
         self.current().read(Field::GuestRip)
     }
 
-    fn set_rip(&mut self, rip: u64) {
-        self.current().write(Field::GuestRip, rip);
-    }
-
     fn rsp(&self) -> u64 {
         self.current().read(Field::GuestRsp)
     }
@@ -340,12 +336,6 @@ impl VcpuHw for VtxVcpu {
             self.current()
                 .write(Field::PrimaryControls, u64::from(self.primary.bits()));
         }
-    }
-
-    fn set_stage2(&mut self, root: Stage2Root) {
-        self.eptp = setup::ept_pointer(&self.config.caps, root);
-        self.current().write(Field::EptPointer, self.eptp);
-        self.flush_stage2(root);
     }
 
     fn flush_stage2(&mut self, root: Stage2Root) {
