@@ -10,7 +10,7 @@ use std::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixDatagram},
     },
-    process::{Command, ExitCode, Stdio},
+    process::{Command, Stdio},
 };
 
 /// Set in the child's environment.
@@ -22,11 +22,11 @@ pub(crate) fn is_child() -> bool {
     env::var_os(CHILD).is_some()
 }
 
-/// Starts the child and waits until it is ready or has ended.
+/// Starts the child and waits until it is ready or has ended; returns its process id if it is ready.
 ///
 /// # Errors
 /// It cannot be started.
-pub(crate) fn start_child() -> io::Result<ExitCode> {
+pub(crate) fn start_child() -> io::Result<Option<u32>> {
     let mut child = Command::new(env::current_exe()?)
         .args(env::args_os().skip(1))
         .env(CHILD, "1")
@@ -38,11 +38,11 @@ pub(crate) fn start_child() -> io::Result<ExitCode> {
         pipe.read_to_end(&mut said)?;
     }
     if said == READY {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(Some(child.id()));
     }
     // It has said on stderr why.
     child.wait()?;
-    Ok(ExitCode::FAILURE)
+    Ok(None)
 }
 
 /// Leaves the terminal; said by the child before it begins.

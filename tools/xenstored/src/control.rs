@@ -4,7 +4,10 @@
 //! the help.
 
 use std::fmt::Write;
+use std::io::{self, Write as _};
+use std::path::Path;
 
+use daemon::logging;
 use xenstore::{Domid, Refusal, wire};
 
 use crate::core::Core;
@@ -13,12 +16,14 @@ use crate::record::Record;
 use crate::request::number;
 
 /// Commands, with what may follow them.
-const COMMANDS: [(&str, &str); 6] = [
+const COMMANDS: [(&str, &str); 8] = [
     ("check", ""),
     ("log", "on|off|error|warn|info|debug"),
-    ("memreport", ""),
+    ("logfile", "<file>"),
+    ("memreport", "[<file>]"),
     ("print", "<string>"),
     ("quota", "[set <name> <val>|<domid>]"),
+    ("quota-soft", "[set <name> <val>]"),
     ("help", ""),
 ];
 
@@ -36,13 +41,23 @@ impl Core {
             ["help"] => help(),
             ["check"] => self.check(),
             ["log", level] => set_log(level)?,
+            ["logfile", path] => done(logging::go_on_in(Path::new(path)))?,
             ["memreport"] => self.memreport(),
+            ["memreport", path] => done(self.report_to(Path::new(path)))?,
             ["print", words @ ..] => {
                 log::info!("control: {}", words.join(" "));
                 "OK".to_owned()
             }
             ["quota"] => quotas(&self.quotas),
             ["quota", "set", name, value] => self.set_quota(name, value)?,
+            ["quota-soft"] => {
+                let soft = self.quotas.soft();
+                format!(
+                    "Quota settings:\n{:<17}: {soft:>8} bytes per domain\n",
+                    "memory"
+                )
+            }
+            ["quota-soft", "set", "memory", value] => self.set_soft(value)?,
             ["quota", domid] => self.domain_usage(number(domid.as_bytes())?)?,
             _ => return Err(Refusal::Invalid),
         };
@@ -60,6 +75,20 @@ impl Core {
         let name = name.into();
         self.records.push(Record::Quota { name, value });
         Ok("OK".to_owned())
+    }
+
+    fn set_soft(&mut self, value: &str) -> Result<String, Refusal> {
+        self.quotas.set_soft(number(value.as_bytes())?);
+        let changed = self.quotas.changed().map(|(name, value)| Record::Quota {
+            name: name.into(),
+            value,
+        });
+        self.records.extend(changed);
+        Ok("OK".to_owned())
+    }
+
+    fn report_to(&self, path: &Path) -> io::Result<()> {
+        private_file::create(path)?.write_all(self.memreport().as_bytes())
     }
 
     fn domain_usage(&self, domid: Domid) -> Result<String, Refusal> {
@@ -81,7 +110,8 @@ impl Core {
         Ok(text)
     }
 
-    fn memreport(&self) -> String {
+    /// Returns what each domain uses, and what is unread in all.
+    pub(crate) fn memreport(&self) -> String {
         let mut text = String::new();
         let mut owners: Vec<_> = self.tree.owners().collect();
         owners.sort_by_key(|(domid, _)| *domid);
@@ -115,6 +145,17 @@ fn help() -> String {
         .iter()
         .map(|(name, rest)| format!("{name}\t{rest}\n"))
         .collect()
+}
+
+/// Answers for what had to do with a file.
+fn done(result: io::Result<()>) -> Result<String, Refusal> {
+    result.map_err(|error| {
+        log::error!("control: {error}");
+        let errno = rustix::io::Errno::from_io_error(&error);
+        let known = Refusal::ALL.iter().find(|r| Some(r.errno()) == errno);
+        known.copied().unwrap_or(Refusal::Io)
+    })?;
+    Ok("OK".to_owned())
 }
 
 fn set_log(level: &str) -> Result<String, Refusal> {

@@ -14,7 +14,7 @@ use std::{
 use xenstore::{Domid, Perm, Refusal, path, wire::Message};
 
 use crate::access::{Caller, Need};
-use crate::outbox::{Cause, Outbox};
+use crate::outbox::{Cause, EVENT_TIMEOUT, Outbox};
 use crate::quota::{Limit, Quotas};
 use crate::record::Record;
 use crate::transaction::mentioned;
@@ -97,6 +97,12 @@ pub(crate) struct Core {
     pub(crate) special: BTreeMap<Rc<str>, Perms>,
     /// Domains that own a node or are named in permissions: asked after when some domain ends.
     pub(crate) known: BTreeSet<Domid>,
+    /// Connections for which something was queued since they were last looked at.
+    pub(crate) news: BTreeSet<ConnId>,
+    /// Connections that may have events unread.
+    unread: BTreeSet<ConnId>,
+    /// How long events count against who caused them; `None`: until they are read.
+    pub(crate) event_timeout: Option<Duration>,
     /// For the journal, since it was last written.
     pub(crate) records: Vec<Record>,
     /// Changes that the present request made, not told yet.
@@ -118,6 +124,9 @@ impl Core {
             domains: BTreeMap::new(),
             special: BTreeMap::from(special),
             known: BTreeSet::new(),
+            news: BTreeSet::new(),
+            unread: BTreeSet::new(),
+            event_timeout: Some(EVENT_TIMEOUT),
             records: Vec::new(),
             told: Vec::new(),
             last_conn: 0,
@@ -126,6 +135,9 @@ impl Core {
 
     /// Writes the nodes that are there from the start; dom0's own only if it is served.
     pub(crate) fn write_own_nodes(&mut self) {
+        if self.tree.get("/tool/xenstored").is_some() {
+            return;
+        }
         self.preset("/tool/xenstored", b"");
         if self.domains.contains_key(&0) {
             self.preset("/local/domain/0/domid", b"0");
@@ -165,6 +177,8 @@ impl Core {
         self.watches.remove_all(id);
         self.transactions.remove_all(id);
         self.conns.remove(&id);
+        self.news.remove(&id);
+        self.unread.remove(&id);
     }
 
     /// Serves a request: its reply and what it causes are queued.
@@ -174,6 +188,7 @@ impl Core {
         let Some(conn) = self.conns.get_mut(&id) else {
             return;
         };
+        self.news.insert(id);
         match result {
             Ok(payload) => {
                 conn.outbox.reply(message, &payload);
@@ -202,12 +217,20 @@ impl Core {
     /// Stops blaming guests for events that have waited too long to be read, and ends what is under way for too long.
     pub(crate) fn absolve(&mut self, now: Instant) {
         self.expire(now);
-        for conn in self.conns.values_mut() {
-            if conn.outbox.absolve(now) {
+        let conns = &mut self.conns;
+        let Some(timeout) = self.event_timeout else {
+            return;
+        };
+        self.unread.retain(|id| {
+            let Some(conn) = conns.get_mut(id).filter(|conn| !conn.outbox.is_empty()) else {
+                return false;
+            };
+            if conn.outbox.absolve(now, timeout) {
                 let domid = conn.caller.domid;
                 log::debug!("d{domid}: reads no events; those who caused them may go on");
             }
-        }
+            true
+        });
     }
 
     /// Begins to serve a domain.
@@ -292,6 +315,7 @@ impl Core {
     pub(crate) fn forget(&mut self, gone: &[Domid]) {
         let is_gone = |domid: &Domid| gone.binary_search(domid).is_ok();
         self.known.retain(|domid| !is_gone(domid));
+        self.quotas.forget(is_gone);
         // Only operations on one path can fail.
         let _ = self.apply(Op::Forget {
             domids: gone.into(),
@@ -427,6 +451,8 @@ impl Core {
                 let may = |perms: &Perms| conn.caller.may(perms, Need::Read);
                 if change.readable_by.iter().any(may) {
                     send(conn, watch.event(&change.path), cause.clone());
+                    self.news.insert(watch.conn);
+                    self.unread.insert(watch.conn);
                 }
             }
         }
@@ -440,6 +466,8 @@ impl Core {
             let conn = self.conns.get_mut(&watch.conn);
             if let Some(conn) = conn.filter(|conn| conn.caller.may(perms, Need::Read)) {
                 send(conn, watch.event(&shown), None);
+                self.news.insert(watch.conn);
+                self.unread.insert(watch.conn);
             }
         }
     }

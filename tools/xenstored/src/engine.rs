@@ -3,14 +3,17 @@
 //! A round is: [`Engine::serve_rings`] (and the sockets' requests), [`Engine::write_journal`], [`Engine::answer_rings`].
 //! The order is what makes a kill at any moment harmless: nothing leaves before the journal holds it.
 
-use std::{collections::BTreeMap, io, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
 
 use xendev::Error;
 use xenstore::Domid;
 
-use crate::core::{ConnId, Core};
+use crate::core::{ConnId, Core, Link};
 use crate::devices::{Devices, State};
-use crate::journal::Journal;
+use crate::journal::{Journal, Loaded};
 use crate::quota::Quotas;
 use crate::record::{Record, RingState};
 use crate::ring::Broken;
@@ -25,30 +28,36 @@ pub(crate) struct Engine {
     pub(crate) core: Core,
     pub(crate) rings: Rings,
     journal: Option<Journal>,
+    /// Domains whose rings were served in this round, or have something new to be told.
+    touched: BTreeSet<Domid>,
+}
+
+/// Where the journal is, and what to do with one that is damaged.
+#[derive(Clone, Debug)]
+pub(crate) struct JournalOptions {
+    pub(crate) path: PathBuf,
+    /// Start from what can be read.
+    pub(crate) recovers: bool,
 }
 
 impl Engine {
-    /// Starts, from the journal at `path` if there is one; without `path` nothing outlives the daemon.
+    /// Starts, from the journal if there is one; without a place for it nothing outlives the daemon.
     ///
     /// # Errors
-    /// A device is missing, or the journal cannot be read or written.
+    /// A device is missing, or the journal cannot be read or written, or not all of it where that was asked for.
     pub(crate) fn start(
         quotas: Quotas,
         devices: Box<dyn Devices>,
-        path: Option<&Path>,
+        journal: Option<&JournalOptions>,
         has_dom0: bool,
     ) -> Result<Self, Box<dyn std::error::Error>> {
-        let in_journal = |error: io::Error| match path {
-            Some(path) => format!("{}: {error}", path.display()),
-            None => error.to_string(),
-        };
-        let records = path.map_or(Ok(Vec::new()), Journal::load);
-        let records = records.map_err(in_journal)?;
+        let records = journal.map_or(Ok(Vec::new()), load)?;
         let is_restart = !records.is_empty();
         let mut engine = Self {
             core: Core::new(quotas),
             rings: Rings::new(devices),
             journal: None,
+            touched: BTreeSet::new(),
         };
         let rings = engine.replay(records);
         if has_dom0 {
@@ -59,13 +68,13 @@ impl Engine {
             let domains = engine.core.domains.len();
             log::info!("restarted: the journal had {domains} domains");
             engine.check_domains();
-        } else {
-            engine.core.write_own_nodes();
         }
-        if let Some(path) = path {
+        engine.core.write_own_nodes();
+        if let Some(JournalOptions { path, .. }) = journal {
             let snapshot = snapshot(&engine.core, &engine.rings);
             engine.core.records.clear();
-            engine.journal = Some(Journal::create(path, &snapshot).map_err(in_journal)?);
+            let created = Journal::create(path, &snapshot);
+            engine.journal = Some(created.map_err(|error| in_path(path, &error))?);
         }
         Ok(engine)
     }
@@ -73,6 +82,7 @@ impl Engine {
     /// Serves the rings that had events, each a turn.
     pub(crate) fn serve_rings(&mut self) {
         for domid in std::mem::take(&mut self.rings.active) {
+            self.touched.insert(domid);
             if self.serve_ring(domid) {
                 self.rings.active.insert(domid);
             }
@@ -92,12 +102,13 @@ impl Engine {
     ///
     /// A journal that cannot be written is removed with an error in the log: the store goes on without.
     pub(crate) fn write_journal(&mut self) {
+        self.note_touched();
         let Some(journal) = &mut self.journal else {
             self.core.records.clear();
             return;
         };
         let mut records = std::mem::take(&mut self.core.records);
-        note_rings(&self.core, &mut self.rings, &mut records);
+        note_rings(&self.core, &mut self.rings, &self.touched, &mut records);
         if records.is_empty() {
             return;
         }
@@ -112,13 +123,28 @@ impl Engine {
     }
 
     /// Tells domains what was taken over, and sends what waits for them.
+    ///
+    /// A domain that was neither served nor has news has nothing to be told: while more waits for it than its ring
+    /// holds, its next look at the ring comes with an event.
     pub(crate) fn answer_rings(&mut self) {
-        let domids: Vec<_> = self.rings.served.keys().copied().collect();
-        for domid in domids {
+        self.note_touched();
+        for domid in std::mem::take(&mut self.touched) {
             if let Err(broken) = self.answer_ring(domid) {
                 self.give_up(domid, broken);
             }
         }
+    }
+
+    /// Takes over which domains have something new to be told; local clients are the caller's.
+    fn note_touched(&mut self) {
+        let (core, touched) = (&mut self.core, &mut self.touched);
+        core.news.retain(|id| match core.conns.get(id) {
+            Some(conn) if conn.link == Link::Ring => {
+                touched.insert(conn.caller.domid);
+                false
+            }
+            found => found.is_some(),
+        });
     }
 
     /// Asks the hypervisor about the domains that we know, and acts on those that have ended.
@@ -314,15 +340,43 @@ impl Engine {
     }
 }
 
+/// Reads the journal, and says what of it is lost.
+fn load(options: &JournalOptions) -> Result<Vec<Record>, String> {
+    let path = &options.path;
+    let loaded = Journal::load(path).map_err(|error| in_path(path, &error))?;
+    let Loaded { records, damage } = loaded;
+    if damage.is_loss() && !options.recovers {
+        return Err(in_path(path, &damage));
+    }
+    if damage.is_loss() {
+        log::error!("journal: {damage}; all else is back");
+    } else if damage != crate::journal::Damage::default() {
+        log::warn!("journal: {damage}");
+    }
+    Ok(records)
+}
+
+fn in_path(path: &Path, why: &dyn std::fmt::Display) -> String {
+    format!("{}: {why}", path.display())
+}
+
 fn snapshot(core: &Core, rings: &Rings) -> Vec<Record> {
     let mut all = core.snapshot();
     all.extend(ring_states(core, rings));
     all
 }
 
-/// Adds a record for each ring that has moved since the last one.
-fn note_rings(core: &Core, rings: &mut Rings, records: &mut Vec<Record>) {
-    for (domid, served) in &mut rings.served {
+/// Adds a record for each of the rings that were touched and have moved since the last one.
+fn note_rings(
+    core: &Core,
+    rings: &mut Rings,
+    touched: &BTreeSet<Domid>,
+    records: &mut Vec<Record>,
+) {
+    for domid in touched {
+        let Some(served) = rings.served.get_mut(domid) else {
+            continue;
+        };
         let conn = core.domains.get(domid).map(|domain| domain.conn);
         let Some(conn) = conn.and_then(|conn| core.conns.get(&conn)) else {
             continue;

@@ -150,7 +150,17 @@ impl Guest {
 }
 
 fn start(host: &Host, path: &Path) -> Engine {
-    Engine::start(Quotas::default(), Box::new(host.clone()), Some(path), true).unwrap()
+    let journal = JournalOptions {
+        path: path.to_owned(),
+        recovers: true,
+    };
+    Engine::start(
+        Quotas::default(),
+        Box::new(host.clone()),
+        Some(&journal),
+        true,
+    )
+    .unwrap()
 }
 
 /// Introduces the guest, whose home is open to it.

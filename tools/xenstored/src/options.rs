@@ -1,6 +1,7 @@
-//! The command line. Letters and names of limits are those of Xen's xenstored.
+//! The command line. Letters, defaults and names of limits are those of Xen's xenstored; what it has and we have not is
+//! refused by name.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf, time::Duration};
 
 use clap::Parser;
 
@@ -11,18 +12,27 @@ use crate::quota::{Limit, Quotas};
 /// It listens at /run/xenstored/socket for local clients, and serves dom0's kernel and each introduced guest over
 /// their rings. Its state is kept in a journal, so that it can be killed and started again without a guest noticing;
 /// local clients have to connect again.
+///
+/// It goes to the background once requests are served. SIGHUP has it open its log anew; SIGUSR1 and SIGUSR2 have it log
+/// what each domain uses.
 #[derive(Clone, Debug, Parser)]
-#[command(version, disable_version_flag = true, after_help = AFTER_HELP)]
+#[command(version, disable_version_flag = true, disable_help_flag = true, after_help = AFTER_HELP)]
 pub(crate) struct Options {
-    /// Go to the background once requests are served
+    /// Print this help
+    #[arg(short = 'H', long, short_alias = 'h', action = clap::ArgAction::Help)]
+    help: Option<bool>,
+    /// Serve local clients only: no dom0 kernel, no guests, no /dev/xen
     #[arg(short = 'D', long)]
-    pub(crate) daemon: bool,
-    /// Stay in the foreground (the default)
-    #[arg(short = 'N', long, conflicts_with = "daemon")]
-    no_fork: bool,
+    pub(crate) no_domain_init: bool,
+    /// Stay in the foreground
+    #[arg(short = 'N', long)]
+    pub(crate) no_fork: bool,
     /// Write the process id to FILE once requests are served
     #[arg(short = 'F', long, value_name = "FILE")]
     pub(crate) pid_file: Option<PathBuf>,
+    /// Print the process id once requests are served
+    #[arg(short = 'P', long)]
+    pub(crate) output_pid: bool,
     /// Listen at PATH only [default: /run/xenstored/socket and /var/run/xenstored/socket]
     #[arg(long, value_name = "PATH", env = "XENSTORED_PATH")]
     pub(crate) socket: Option<PathBuf>,
@@ -35,10 +45,10 @@ pub(crate) struct Options {
     /// Forget the journal of a former run
     #[arg(long)]
     pub(crate) fresh: bool,
-    /// Serve local clients only: no dom0 kernel, no guests, no /dev/xen
-    #[arg(long)]
-    pub(crate) no_domain_init: bool,
-    /// Log to FILE [default: stderr; syslog with --daemon]
+    /// Do not start from a journal that is damaged
+    #[arg(short = 'R', long)]
+    pub(crate) no_recovery: bool,
+    /// Log to FILE [default: syslog; stderr with --no-fork]
     #[arg(short = 'T', long, visible_alias = "trace-file", value_name = "FILE")]
     pub(crate) log_file: Option<PathBuf>,
     /// Log to syslog
@@ -101,6 +111,33 @@ pub(crate) struct Options {
     /// Any limit by name, such as memory=4194304; repeatable
     #[arg(short = 'Q', long, value_name = "NAME=N", value_parser = quota, help_heading = "Limits of each guest")]
     quota: Vec<(Limit, usize)>,
+    /// Log a warning once a guest is above memory=N; the only soft limit
+    #[arg(short = 'q', long, value_name = "NAME=N", value_parser = soft_quota, help_heading = "Limits of each guest")]
+    quota_soft: Option<usize>,
+    /// How long unread events count against who caused them: watch-event=SECONDS [default: 20; 0: for ever]
+    #[arg(short = 'w', long, value_name = "NAME=SECONDS", value_parser = timeout, help_heading = "Limits of each guest")]
+    timeout: Option<u32>,
+    #[command(flatten)]
+    foreign: Foreign,
+}
+
+/// Options of Xen's that we have only one value of, or none.
+#[derive(Clone, Debug, clap::Args)]
+struct Foreign {
+    #[arg(short = 'I', long, hide = true, num_args = 0..=1, value_parser = ["on", "off"])]
+    internal_db: Option<Option<String>>,
+    #[arg(short = 'K', long, hide = true)]
+    keep_orphans: bool,
+    #[arg(short = 'e', long, hide = true)]
+    event: Option<u32>,
+    #[arg(short = 'm', long, hide = true)]
+    master_domid: Option<u16>,
+    #[arg(short = 'p', long, hide = true)]
+    priv_domid: Option<u16>,
+    #[arg(long, hide = true, allow_hyphen_values = true)]
+    trace_control: Option<String>,
+    #[arg(short = 'U', long, hide = true)]
+    live_update: bool,
 }
 
 const AFTER_HELP: &str = "\
@@ -131,7 +168,71 @@ impl Options {
         }
         let path_max = quotas.get(Limit::PathMax);
         quotas.set(Limit::PathMax, path_max.min(2048));
+        if let Some(soft) = self.quota_soft {
+            quotas.set_soft(soft);
+        }
         quotas
+    }
+
+    /// Returns how long events count against who caused them; `None`: until they are read.
+    pub(crate) fn event_timeout(&self) -> Option<Duration> {
+        match self.timeout {
+            None => Some(crate::outbox::EVENT_TIMEOUT),
+            Some(0) => None,
+            Some(seconds) => Some(Duration::from_secs(seconds.into())),
+        }
+    }
+
+    /// Says why the daemon cannot run as asked, where Xen's could.
+    pub(crate) fn refusal(&self) -> Option<&'static str> {
+        let foreign = &self.foreign;
+        let is_on_disk = matches!(&foreign.internal_db, Some(Some(value)) if value == "off");
+        let is_other = |domid: Option<u16>| domid.is_some_and(|domid| domid != 0);
+        let all = [
+            (
+                is_on_disk,
+                "--internal-db=off: the tree is in memory; its journal is in --state-dir",
+            ),
+            (
+                foreign.keep_orphans,
+                "--keep-orphans: a dead domain's nodes would be the next one's of its number",
+            ),
+            (
+                foreign.event.is_some(),
+                "--event: the kernel tells its port, in /dev/xen/xenbus_backend",
+            ),
+            (
+                is_other(foreign.master_domid),
+                "--master-domid: xenstored runs in domain 0",
+            ),
+            (
+                is_other(foreign.priv_domid),
+                "--priv-domid: domain 0 alone is privileged",
+            ),
+            (
+                foreign.trace_control.is_some(),
+                "--trace-control: there is --verbose, and xenstore-control log",
+            ),
+            (
+                foreign.live_update,
+                "--live-update: end the old daemon and start the new one; the journal keeps all",
+            ),
+        ];
+        let mut refused = all.into_iter().filter(|(is_refused, _)| *is_refused);
+        refused.next().map(|(_, why)| why)
+    }
+
+    /// Makes all paths absolute, so that they stay what they are when the daemon leaves its directory.
+    ///
+    /// # Errors
+    /// There is no working directory, or an empty path.
+    pub(crate) fn absolute(mut self) -> io::Result<Self> {
+        let optional = [&mut self.pid_file, &mut self.socket, &mut self.log_file];
+        let optional = optional.into_iter().flatten();
+        for path in optional.chain([&mut self.state_dir]) {
+            *path = std::path::absolute(&*path)?;
+        }
+        Ok(self)
     }
 
     /// Returns where to listen.
@@ -154,6 +255,17 @@ fn quota(text: &str) -> Result<(Limit, usize), String> {
     Ok((limit, value))
 }
 
+fn soft_quota(text: &str) -> Result<usize, &'static str> {
+    let value = text.strip_prefix("memory=").ok_or("memory=N is expected")?;
+    value.parse().map_err(|_| "N is a number")
+}
+
+fn timeout(text: &str) -> Result<u32, &'static str> {
+    let value = text.strip_prefix("watch-event=");
+    let value = value.ok_or("watch-event=SECONDS is expected")?;
+    value.parse().map_err(|_| "SECONDS is a number")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,5 +284,47 @@ mod tests {
         assert_eq!(quotas.get(Limit::Memory), 7);
         assert_eq!(quotas.get(Limit::PathMax), 2048);
         assert!(Options::try_parse_from(["xenstored", "-Q", "what=1"]).is_err());
+    }
+
+    /// A command line of Xen's, and what is to be refused of it.
+    #[test]
+    fn the_letters_are_those_of_xens_daemon() {
+        let read = |line: &str| Options::try_parse_from(line.split(' '));
+        let all =
+            read("xenstored -D -N -P -R -V -F /f -T /t -I -q memory=5 -w watch-event=7").unwrap();
+        assert!(all.no_domain_init && all.no_fork && all.output_pid && all.no_recovery);
+        assert_eq!(all.quotas().soft(), 5);
+        assert_eq!(all.event_timeout(), Some(Duration::from_secs(7)));
+        let none = read("xenstored").unwrap();
+        assert!(!none.no_domain_init && !none.no_fork);
+        for taken in ["", " -Ion", " --internal-db=on", " -m 0", " --priv-domid=0"] {
+            let options = read(&format!("xenstored{taken}")).unwrap();
+            assert_eq!(options.refusal(), None, "{taken}");
+        }
+        for refused in [
+            "--internal-db=off",
+            "-Ioff",
+            "-K",
+            "-e 3",
+            "-m 1",
+            "-p 1",
+            "--trace-control=-obj",
+            "-U",
+        ] {
+            let options = read(&format!("xenstored {refused}")).unwrap();
+            assert!(options.refusal().is_some(), "{refused}");
+        }
+        let help = read("xenstored -H").unwrap_err();
+        assert_eq!(help.kind(), clap::error::ErrorKind::DisplayHelp);
+        assert!(read("xenstored --daemon").is_err());
+    }
+
+    #[test]
+    fn names_of_later_versions_are_known() {
+        let options =
+            Options::parse_from(["x", "-Q", "node-permissions=9", "-Q", "path-length=100"]);
+        let quotas = options.quotas();
+        assert_eq!(quotas.get(Limit::Permissions), 9);
+        assert_eq!(quotas.get(Limit::PathMax), 100);
     }
 }

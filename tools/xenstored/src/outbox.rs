@@ -2,7 +2,7 @@
 //!
 //! An event that is the same as one still waiting is not queued twice: it would tell nothing new. Each event that a
 //! guest's request caused holds that guest's [`Cause`], so that a guest which makes others' queues grow is seen, and
-//! stopped by its quota of outstanding requests; after [`EVENT_TIMEOUT`] the reader is to blame, not the cause.
+//! stopped by its quota of outstanding requests; after a time ([`EVENT_TIMEOUT`]) the reader is to blame, not the cause.
 
 use std::{
     cell::Cell,
@@ -13,7 +13,7 @@ use std::{
 
 use xenstore::{Kind, Refusal, wire};
 
-/// How long an event counts against the domain that caused it.
+/// How long an event counts against the domain that caused it, unless another time was asked for.
 pub(crate) const EVENT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// One request, counted as outstanding while events that it caused wait.
@@ -148,10 +148,10 @@ impl Outbox {
     }
 
     /// Stops counting events against their causes that have waited too long; true if there were any.
-    pub(crate) fn absolve(&mut self, now: Instant) -> bool {
+    pub(crate) fn absolve(&mut self, now: Instant, timeout: Duration) -> bool {
         let mut was_any = false;
         for event in &mut self.events {
-            if now.saturating_duration_since(event.since) < EVENT_TIMEOUT {
+            if now.saturating_duration_since(event.since) < timeout {
                 break;
             }
             was_any |= event.cause.take().is_some();
@@ -242,8 +242,8 @@ mod tests {
         let count = Rc::new(Cell::new(0));
         let mut outbox = Outbox::default();
         outbox.event(b"/a\0t\0".to_vec(), Some(Cause::new(&count)));
-        assert!(!outbox.absolve(Instant::now()));
-        assert!(outbox.absolve(Instant::now() + EVENT_TIMEOUT));
+        assert!(!outbox.absolve(Instant::now(), EVENT_TIMEOUT));
+        assert!(outbox.absolve(Instant::now() + EVENT_TIMEOUT, EVENT_TIMEOUT));
         assert_eq!((count.get(), outbox.is_empty()), (0, false));
     }
 

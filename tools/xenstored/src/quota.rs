@@ -12,6 +12,11 @@ use xenstore::Domid;
 /// How often the same refusal of the same domain is logged.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
+/// The default of the soft limit on memory, as in Xen.
+const SOFT_MEMORY: usize = 2 << 20;
+/// How the soft limit is called in the journal.
+const SOFT: &str = "memory (soft)";
+
 /// Which limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Limit {
@@ -90,8 +95,13 @@ impl Limit {
             .map_or("", |(_, name, ..)| name)
     }
 
-    /// Finds a limit by its name.
+    /// Finds a limit by its name, or by that which Xen has given it since 4.22.
     pub(crate) fn from_name(name: &str) -> Option<Self> {
+        let name = match name {
+            "node-permissions" => "permissions",
+            "path-length" => "path-max",
+            name => name,
+        };
         let found = LIMITS.iter().find(|(_, known, ..)| *known == name);
         found.map(|(limit, ..)| *limit)
     }
@@ -101,6 +111,8 @@ impl Limit {
 #[derive(Debug)]
 pub(crate) struct Quotas {
     values: [usize; LIMITS.len()],
+    /// Bytes per domain above which a warning is logged.
+    soft: usize,
     logged: HashMap<(Domid, &'static str), Instant>,
 }
 
@@ -108,6 +120,7 @@ impl Default for Quotas {
     fn default() -> Self {
         Self {
             values: LIMITS.map(|(_, _, default, _)| default),
+            soft: SOFT_MEMORY,
             logged: HashMap::new(),
         }
     }
@@ -135,7 +148,14 @@ impl Quotas {
         subject: &str,
     ) -> bool {
         let most = self.get(limit);
-        if domid == 0 || wanted <= most {
+        if domid == 0 {
+            return true;
+        }
+        if limit == Limit::Memory && wanted > self.soft && self.may_log(domid, SOFT) {
+            let soft = self.soft;
+            log::warn!("d{domid}: soft quota memory exceeded: {wanted} used or wanted, {soft}");
+        }
+        if wanted <= most {
             return true;
         }
         self.log_refusal(domid, limit, wanted, subject);
@@ -151,14 +171,40 @@ impl Quotas {
             .map(|((_, name, _, meaning), value)| (*name, *value, *meaning))
     }
 
+    /// Returns the soft limit on memory, in bytes.
+    pub(crate) fn soft(&self) -> usize {
+        self.soft
+    }
+
+    /// Changes it.
+    pub(crate) fn set_soft(&mut self, value: usize) {
+        self.soft = value;
+    }
+
+    /// Changes what [`changed`](Self::changed) has told.
+    pub(crate) fn restore(&mut self, name: &str, value: usize) {
+        match Limit::from_name(name) {
+            Some(limit) => self.set(limit, value),
+            None if name == SOFT => self.soft = value,
+            None => {}
+        }
+    }
+
+    /// Forgets what was logged of domains that are gone.
+    pub(crate) fn forget(&mut self, is_gone: impl Fn(&Domid) -> bool) {
+        self.logged.retain(|(domid, _), _| !is_gone(domid));
+    }
+
     /// Iterates over what differs from the defaults.
     pub(crate) fn changed(&self) -> impl Iterator<Item = (&'static str, usize)> + '_ {
         let values = self.values.iter();
+        let soft = (self.soft != SOFT_MEMORY).then_some((SOFT, self.soft));
         LIMITS
             .iter()
             .zip(values)
             .filter(|((_, _, default, _), value)| *value != default)
             .map(|((_, name, ..), value)| (*name, *value))
+            .chain(soft)
     }
 
     /// Tells whether a message about a domain, known by its text, is due again.
@@ -210,5 +256,12 @@ mod tests {
             assert_eq!(limit.name(), name);
         }
         assert_eq!(Limit::from_name("what"), None);
+        let (mut quotas, mut again) = (Quotas::default(), Quotas::default());
+        quotas.set_soft(5);
+        quotas.set(Limit::Nodes, 6);
+        quotas
+            .changed()
+            .for_each(|(name, value)| again.restore(name, value));
+        assert_eq!((again.soft(), again.get(Limit::Nodes)), (5, 6));
     }
 }

@@ -7,7 +7,6 @@
 use std::rc::Rc;
 
 use crate::core::Core;
-use crate::quota::Limit;
 use crate::record::{Record, RingState};
 use crate::transaction::Transaction;
 
@@ -37,9 +36,7 @@ impl Core {
                 self.special.insert(name, perms);
             }
             Record::Quota { name, value } => {
-                if let Some(limit) = Limit::from_name(&name) {
-                    self.quotas.set(limit, value);
-                }
+                self.quotas.restore(&name, value);
             }
             Record::Ring(ring) => self.replay_ring(ring),
             of_domain => self.replay_of_domain(of_domain),

@@ -1,14 +1,15 @@
 //! The main loop: waits for the sockets and for events, and has the engine do a round.
 //!
-//! Nothing here blocks but the one `poll`. Each connection has a turn of a few requests; what it does not read waits in
-//! its own queue; so a slow client delays nobody.
+//! Nothing here blocks but the one `epoll_wait`. Each connection has a turn of a few requests; what it does not read waits
+//! in its own queue; so a slow client delays nobody. Only who has asked or is told something is looked at: idle clients
+//! cost nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     io::{ErrorKind, Read, Write},
     os::{
-        fd::AsFd,
+        fd::{AsFd, OwnedFd},
         unix::{
             fs::{DirBuilderExt, FileTypeExt},
             net::{UnixListener, UnixStream},
@@ -18,7 +19,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use daemon::{logging, signals::Signals};
+use rustix::event::{
+    Timespec,
+    epoll::{self, CreateFlags, Event, EventData, EventFlags},
+};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use xenstore::wire::Inbox;
@@ -31,66 +36,143 @@ const RETRY: Duration = Duration::from_millis(250);
 /// How long new clients wait after one could not be accepted: most often there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
+/// What events are known by; clients follow, by their connection's number.
+const OF_DEVICES: u64 = 0;
+const OF_SIGNALS: u64 = 1;
+const OF_LISTENERS: u64 = 2;
+const OF_CLIENTS: u64 = 1 << 32;
+
+/// Events taken at a time; others wait their turn.
+const EVENTS: usize = 64;
+
 /// A local client.
 #[derive(Debug)]
 struct Client {
     stream: UnixStream,
     inbox: Inbox,
+    /// What is asked of epoll.
+    interest: EventFlags,
+}
+
+/// A socket that clients connect to; its name in the file system goes with it.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Whoever starts next would replace it.
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 /// The loop's state.
 #[derive(Debug)]
 pub(crate) struct Server {
     engine: Engine,
-    listeners: Vec<UnixListener>,
+    epoll: OwnedFd,
+    signals: Signals,
+    listeners: Vec<Listener>,
     clients: BTreeMap<ConnId, Client>,
     /// Clients that have a whole request waiting.
     active: BTreeSet<ConnId>,
+    /// Clients whose sockets have room again.
+    writable: BTreeSet<ConnId>,
     absolved: Instant,
     /// No client is accepted before.
     accept_after: Option<Instant>,
+    /// Clients looked at so far, in any way.
+    #[cfg(test)]
+    looks: usize,
 }
 
-/// What `poll` found.
+/// What was found to do.
 #[derive(Debug, Default)]
 struct Ready {
     has_events: bool,
+    has_signals: bool,
     listeners: Vec<usize>,
-    clients: Vec<ConnId>,
+    readable: Vec<ConnId>,
 }
 
 impl Server {
     /// Puts an engine behind sockets.
-    pub(crate) fn new(engine: Engine, listeners: Vec<UnixListener>) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn new(
+        engine: Engine,
+        listeners: Vec<Listener>,
+        signals: Signals,
+    ) -> io::Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let add = |fd, key| epoll::add(&epoll, fd, EventData::new_u64(key), EventFlags::IN);
+        if let Some(fd) = engine.rings.devices.poll_fd() {
+            add(fd, OF_DEVICES)?;
+        }
+        for fd in signals.fds() {
+            add(fd, OF_SIGNALS)?;
+        }
+        for (key, listener) in (OF_LISTENERS..).zip(&listeners) {
+            add(listener.listener.as_fd(), key)?;
+        }
+        Ok(Self {
             engine,
+            epoll,
+            signals,
             listeners,
             clients: BTreeMap::new(),
             active: BTreeSet::new(),
+            writable: BTreeSet::new(),
             absolved: Instant::now(),
             accept_after: None,
-        }
+            #[cfg(test)]
+            looks: 0,
+        })
     }
 
     /// Serves until something fails that cannot be mended.
     ///
     /// # Errors
-    /// `poll` or the event device failed.
+    /// `epoll` or the event device failed.
     pub(crate) fn run(mut self) -> Result<(), Box<dyn std::error::Error>> {
         // What waits in the rings from before the start comes first.
         let mut has_more = self.round();
         loop {
-            let ready = self.wait(has_more)?;
-            if ready.has_events && self.engine.rings.receive()? {
-                self.engine.check_domains();
-            }
-            for index in ready.listeners {
-                self.accept(index);
-            }
-            for id in ready.clients {
-                self.read(id);
-            }
-            has_more = self.round();
+            has_more = self.turn(has_more)?;
+        }
+    }
+
+    /// Waits, unless somebody has more to ask, and does a round; true if somebody has more to ask at once.
+    fn turn(&mut self, has_more: bool) -> Result<bool, Box<dyn std::error::Error>> {
+        let ready = self.wait(has_more)?;
+        if ready.has_signals {
+            self.answer_signals();
+        }
+        if ready.has_events && self.engine.rings.receive()? {
+            self.engine.check_domains();
+        }
+        for index in ready.listeners {
+            self.accept(index);
+        }
+        for id in ready.readable {
+            self.read(id);
+        }
+        Ok(self.round())
+    }
+
+    fn answer_signals(&mut self) {
+        let asked = self.signals.asked();
+        if asked.reopen
+            && let Err(error) = logging::reopen()
+        {
+            log::error!("the log cannot be opened anew: {error}");
+        }
+        if asked.report {
+            let report = self.engine.core.memreport();
+            report.lines().for_each(|line| log::info!("{line}"));
         }
     }
 
@@ -119,66 +201,86 @@ impl Server {
             retry.into_iter().chain(pause).min()
         };
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        let accepting = match pause {
-            Some(_) => 0,
-            None => self.listeners.len(),
-        };
-        let events = self.engine.rings.devices.poll_fd();
-        let mut fds: Vec<_> = events
-            .iter()
-            .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
-            .collect();
-        let listeners = self.listeners.iter().take(accepting);
-        fds.extend(listeners.map(|listener| PollFd::new(listener, PollFlags::IN)));
-        let clients = self.clients.iter();
-        fds.extend(clients.map(|(id, client)| PollFd::new(&client.stream, self.interest(*id))));
-        match poll(&mut fds, timeout.as_ref()) {
+        let mut events = Vec::with_capacity(EVENTS);
+        let room = rustix::buffer::spare_capacity(&mut events);
+        match epoll::wait(&self.epoll, room, timeout.as_ref()) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => return Ok(Ready::default()),
             Err(error) => return Err(error.into()),
         }
-        let mut found = fds.iter().map(|fd| !fd.revents().is_empty());
-        let has_events = events.is_some() && found.next().unwrap_or(false);
-        let mut listeners: Vec<_> = (0..accepting).collect();
-        listeners.retain(|_| found.next().unwrap_or(false));
-        let ids = self.clients.keys().copied();
-        let clients = ids.zip(found).filter(|(_, is_ready)| *is_ready);
-        Ok(Ready {
-            has_events,
-            listeners,
-            clients: clients.map(|(id, _)| id).collect(),
-        })
+        Ok(self.sort(&events, pause.is_none()))
     }
 
-    /// What is of interest: room for what waits, and requests unless too much waits.
-    fn interest(&self, id: ConnId) -> PollFlags {
-        let conn = self.engine.core.conns.get(&id);
-        let mut flags = PollFlags::empty();
-        flags.set(PollFlags::IN, !self.engine.core.is_behind(id));
-        flags.set(
-            PollFlags::OUT,
-            conn.is_some_and(|conn| !conn.outbox.is_empty()),
-        );
-        flags
+    /// Sorts what `epoll` found.
+    fn sort(&mut self, events: &[Event], is_accepting: bool) -> Ready {
+        let mut ready = Ready::default();
+        for event in events {
+            let flags = event.flags;
+            match event.data.u64() {
+                OF_DEVICES => ready.has_events = true,
+                OF_SIGNALS => ready.has_signals = true,
+                key if key >= OF_CLIENTS => {
+                    let id = key - OF_CLIENTS;
+                    // A connection that is over shows at the next read, or write if nothing is read for now.
+                    if flags != EventFlags::OUT {
+                        ready.readable.push(id);
+                    }
+                    if flags != EventFlags::IN {
+                        self.writable.insert(id);
+                    }
+                }
+                key if is_accepting => {
+                    let index = usize::try_from(key - OF_LISTENERS);
+                    ready.listeners.extend(index);
+                }
+                _ => {}
+            }
+        }
+        ready
+    }
+
+    /// Asks epoll for what is of interest: room for what waits, and requests unless too much waits.
+    fn ask_epoll(&mut self, id: ConnId) {
+        let (Some(client), Some(conn)) =
+            (self.clients.get_mut(&id), self.engine.core.conns.get(&id))
+        else {
+            return;
+        };
+        let mut flags = EventFlags::empty();
+        flags.set(EventFlags::IN, !conn.is_behind());
+        flags.set(EventFlags::OUT, !conn.outbox.is_empty());
+        if flags != client.interest {
+            client.interest = flags;
+            let data = EventData::new_u64(OF_CLIENTS + id);
+            if let Err(error) = epoll::modify(&self.epoll, &client.stream, data, flags) {
+                log::error!("a local client cannot be waited for: {error}");
+            }
+        }
+    }
+
+    /// Has epoll tell of new clients, or not.
+    fn watch_listeners(&self, is_accepting: bool) {
+        let mut flags = EventFlags::empty();
+        flags.set(EventFlags::IN, is_accepting);
+        for (key, listener) in (OF_LISTENERS..).zip(&self.listeners) {
+            let data = EventData::new_u64(key);
+            if let Err(error) = epoll::modify(&self.epoll, &listener.listener, data, flags) {
+                log::error!("new clients cannot be waited for: {error}");
+            }
+        }
     }
 
     fn accept(&mut self, index: usize) {
         let Some(listener) = self.listeners.get(index) else {
             return;
         };
-        let accepted = listener.accept().and_then(|(stream, _)| {
-            stream.set_nonblocking(true)?;
-            Ok(stream)
-        });
-        match accepted {
-            Ok(stream) => {
-                let id = self.engine.core.open(0, Link::Socket);
-                let inbox = Inbox::default();
-                self.clients.insert(id, Client { stream, inbox });
-            }
+        let accepted = listener.listener.accept();
+        match accepted.and_then(|(stream, _)| self.add_client(stream)) {
+            Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => {
                 self.accept_after = Instant::now().checked_add(ACCEPT_PAUSE);
+                self.watch_listeners(false);
                 if self.engine.core.quotas.may_log(0, "accept") {
                     log::error!("cannot accept a client: {error}");
                 }
@@ -186,11 +288,30 @@ impl Server {
         }
     }
 
+    fn add_client(&mut self, stream: UnixStream) -> io::Result<()> {
+        stream.set_nonblocking(true)?;
+        let id = self.engine.core.open(0, Link::Socket);
+        let (inbox, interest) = (Inbox::default(), EventFlags::IN);
+        let data = EventData::new_u64(OF_CLIENTS + id);
+        if let Err(error) = epoll::add(&self.epoll, &stream, data, interest) {
+            self.engine.core.close(id);
+            return Err(error.into());
+        }
+        let client = Client {
+            stream,
+            inbox,
+            interest,
+        };
+        self.clients.insert(id, client);
+        Ok(())
+    }
+
     /// Returns how long no client is accepted, if that is so.
     fn accept_pause(&mut self) -> Option<Duration> {
         let rest = self.accept_after?.saturating_duration_since(Instant::now());
         if rest.is_zero() {
             self.accept_after = None;
+            self.watch_listeners(true);
         }
         self.accept_after.map(|_| rest)
     }
@@ -249,26 +370,36 @@ impl Server {
     }
 
     fn answer_clients(&mut self) {
-        let ids: Vec<_> = self.clients.keys().copied().collect();
+        let mut ids = std::mem::take(&mut self.engine.core.news);
+        ids.append(&mut self.writable);
         for id in ids {
-            let conn = self.engine.core.conns.get_mut(&id);
-            let (Some(client), Some(conn)) = (self.clients.get_mut(&id), conn) else {
-                continue;
-            };
-            if conn.outbox.is_empty() {
-                continue;
+            self.answer_client(id);
+            self.ask_epoll(id);
+        }
+    }
+
+    fn answer_client(&mut self, id: ConnId) {
+        #[cfg(test)]
+        {
+            self.looks += 1;
+        }
+        let conn = self.engine.core.conns.get_mut(&id);
+        let (Some(client), Some(conn)) = (self.clients.get_mut(&id), conn) else {
+            return;
+        };
+        if conn.outbox.is_empty() {
+            return;
+        }
+        let is_lost = match client.stream.write(conn.outbox.pending()) {
+            Ok(count) => {
+                conn.outbox.take(count);
+                conn.is_hopeless
             }
-            let is_lost = match client.stream.write(conn.outbox.pending()) {
-                Ok(count) => {
-                    conn.outbox.take(count);
-                    conn.is_hopeless
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => conn.is_hopeless,
-                Err(error) => error.kind() != ErrorKind::Interrupted,
-            };
-            if is_lost {
-                self.drop_client(id);
-            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => conn.is_hopeless,
+            Err(error) => error.kind() != ErrorKind::Interrupted,
+        };
+        if is_lost {
+            self.drop_client(id);
         }
     }
 
@@ -296,7 +427,7 @@ pub(crate) fn raise_file_limit() -> io::Result<()> {
 ///
 /// # Errors
 /// Another xenstored listens there, or the directory cannot be written.
-pub(crate) fn listen(paths: &[PathBuf]) -> Result<Vec<UnixListener>, String> {
+pub(crate) fn listen(paths: &[PathBuf]) -> Result<Vec<Listener>, String> {
     let mut listeners = Vec::new();
     let mut known: Vec<PathBuf> = Vec::new();
     for path in paths {
@@ -309,7 +440,9 @@ pub(crate) fn listen(paths: &[PathBuf]) -> Result<Vec<UnixListener>, String> {
             .map_err(in_path)?;
         let real = directory.canonicalize().map_err(in_path)?;
         if !known.contains(&real) {
-            listeners.push(listen_at(path).map_err(in_path)?);
+            let listener = listen_at(path).map_err(in_path)?;
+            let path = path.clone();
+            listeners.push(Listener { listener, path });
             known.push(real);
         }
     }
@@ -332,3 +465,7 @@ fn listen_at(path: &Path) -> io::Result<UnixListener> {
     rustix::io::fcntl_setfd(listener.as_fd(), rustix::io::FdFlags::CLOEXEC)?;
     Ok(listener)
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

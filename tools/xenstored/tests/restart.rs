@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal};
 use xenstore::{Ops, Perm, Refusal, Store};
 
 struct Daemon {
@@ -31,13 +32,29 @@ impl Daemon {
         Self::start_by(shell, directory)
     }
 
-    fn start_by(mut command: Command, directory: &Path) -> Self {
+    /// Starts it with a log in the directory.
+    fn start_with_log(directory: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xenstored"));
+        command.arg("-T").arg(directory.join("log"));
+        Self::start_by(command, directory)
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.process.id().cast_signed()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    fn start_by(command: Command, directory: &Path) -> Self {
+        Self::start_by_with(command, directory, Stdio::null())
+    }
+
+    fn start_by_with(mut command: Command, directory: &Path, stderr: Stdio) -> Self {
         let process = command
-            .args(["--no-domain-init", "--state-dir"])
+            .args(["--no-fork", "--no-domain-init", "--state-dir"])
             .arg(directory)
             .arg("--socket")
             .arg(directory.join("socket"))
-            .stderr(Stdio::null())
+            .stderr(stderr)
             .spawn()
             .unwrap();
         let directory = directory.to_owned();
@@ -63,10 +80,14 @@ impl Daemon {
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     }
 
-    fn kill(mut self) {
-        // SIGKILL
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
+    /// Kills it, by SIGKILL.
+    fn kill(self) {}
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.process.kill().and_then(|()| self.process.wait());
     }
 }
 
@@ -196,4 +217,140 @@ fn check(store: &Store, answered: u32) {
             assert_eq!(value, n.to_string());
         }
     }
+}
+
+/// Waits until a file holds `text`.
+fn await_text(path: &Path, text: &str) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !fs::read_to_string(path).unwrap_or_default().contains(text) {
+        assert!(Instant::now() < deadline, "{text} in {}", path.display());
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn signals_open_the_log_anew_or_ask_for_a_report() {
+    let directory = tempfile::tempdir().unwrap();
+    let (log, old) = (directory.path().join("log"), directory.path().join("log.1"));
+    let daemon = Daemon::start_with_log(directory.path());
+    let store = daemon.connect();
+    fs::rename(&log, &old).unwrap();
+    daemon.signal(Signal::HUP);
+    // A signal arrives when it likes: another asks for something that shows.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !log.exists() {
+        assert!(Instant::now() < deadline);
+        thread::sleep(Duration::from_millis(5));
+    }
+    daemon.signal(Signal::USR1);
+    await_text(&log, "domain 0: 3 nodes");
+    daemon.signal(Signal::USR2);
+    store.write("/a", "1").unwrap();
+    daemon.signal(Signal::USR2);
+    await_text(&log, "domain 0: 4 nodes");
+    assert_eq!(store.read_string("/a").unwrap(), "1");
+    daemon.kill();
+}
+
+#[test]
+fn a_listener_of_messages_that_is_gone_ends_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let command = Command::new(env!("CARGO_BIN_EXE_xenstored"));
+    let mut daemon = Daemon::start_by_with(command, directory.path(), Stdio::piped());
+    let store = daemon.connect();
+    drop(daemon.process.stderr.take());
+    daemon.signal(Signal::USR1);
+    thread::sleep(Duration::from_millis(100));
+    daemon.signal(Signal::HUP);
+    store.write("/a", "1").unwrap();
+    assert!(daemon.process.try_wait().unwrap().is_none());
+    daemon.kill();
+}
+
+/// As an init script starts it: the command ends when requests are served.
+#[test]
+fn by_default_it_is_a_daemon() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xenstored"));
+    command.current_dir(directory.path());
+    command.args(["-D", "-P", "--state-dir", "state", "--socket", "socket"]);
+    command.args(["-F", "pid", "-T", "log"]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let pid: i32 = fs::read_to_string(at("pid"))
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        format!("{pid}\n")
+    );
+    let store = Store::open_at(&at("socket")).unwrap();
+    store.write("/a", "1").unwrap();
+    assert!(at("state/journal").exists());
+    await_text(&at("log"), "serving");
+    let pid = Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, Signal::KILL).unwrap();
+}
+
+#[test]
+fn a_failed_start_says_where_and_leaves_no_socket() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("socket");
+    for no_fork in [&["-N"][..], &[]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xenstored"));
+        command.args(no_fork).args(["-D", "--state-dir", "/proc/x"]);
+        let output = command.arg("--socket").arg(&socket).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("/proc/x: "), "{said}");
+        assert!(!socket.exists());
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xenstored"));
+    let output = command.args(["-D", "--keep-orphans"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.starts_with("xenstored: not supported: --keep-orphans: "),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_damaged_journal_gives_back_what_is_whole_and_says_what_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(directory.path());
+    let store = daemon.connect();
+    for n in 0..20 {
+        store.write(&format!("/n/{n}"), "value").unwrap();
+    }
+    daemon.kill();
+    let journal = directory.path().join("journal");
+    let mut bytes = fs::read(&journal).unwrap();
+    let at = bytes
+        .windows(5)
+        .position(|window| window == b"/n/11")
+        .unwrap();
+    bytes[at] ^= 1;
+    fs::write(&journal, &bytes).unwrap();
+    // Who does not want a part of it gets nothing, and the journal stays.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xenstored"));
+    command
+        .args(["-N", "-D", "-R", "--state-dir"])
+        .arg(directory.path());
+    let output = command
+        .arg("--socket")
+        .arg(directory.path().join("s"))
+        .output();
+    let said = String::from_utf8(output.unwrap().stderr).unwrap();
+    assert!(said.contains("1 frames are damaged"), "{said}");
+    assert_eq!(fs::read(&journal).unwrap(), bytes);
+    let daemon = Daemon::start_with_log(directory.path());
+    let store = daemon.connect();
+    assert_eq!(store.directory("/n").unwrap().len(), 19);
+    assert!(!store.exists("/n/11").unwrap());
+    await_text(&directory.path().join("log"), "1 frames are damaged");
+    daemon.kill();
 }

@@ -14,7 +14,7 @@ nodes >/tmp/nodes.before
 old=$(cat /run/xen/xenstored.pid)
 kill -9 "$old" || fail "xenstored does not run as process $old"
 await 10 [ ! -e "/proc/$old" ] || fail "xenstored is still there after kill -9"
-xenstored --daemon --pid-file /run/xen/xenstored.pid --log-file /var/log/xen/xenstored.log ||
+xenstored --pid-file /run/xen/xenstored.pid --log-file /var/log/xen/xenstored.log ||
     fail "xenstored ended with $?"
 [ "$(cat /run/xen/xenstored.pid)" != "$old" ] || fail "xenstored has no new process"
 nodes >/tmp/nodes.after

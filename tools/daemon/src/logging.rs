@@ -1,11 +1,11 @@
-//! Where messages go: stderr, a file, or syslog.
+//! Where messages go: stderr, a file (which can be opened anew once it was renamed), or syslog.
 
 use std::{
     fs::File,
     io::{self, Write},
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -15,18 +15,33 @@ const DAEMON: u8 = 3 << 3;
 
 /// Where to.
 #[derive(Debug)]
-pub(crate) enum Sink {
+pub enum Sink {
     /// Standard error.
     Stderr,
     /// A file, appended to.
-    File(File),
+    File(LogFile),
     /// /dev/log.
     Syslog(Syslog),
 }
 
+/// A log file, known by its absolute path.
+#[derive(Debug)]
+pub struct LogFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl LogFile {
+    fn open(path: &Path) -> io::Result<Self> {
+        let path = std::path::absolute(path)?;
+        let file = private_file::append(&path)?;
+        Ok(Self { path, file })
+    }
+}
+
 /// A connection to syslog, at which nothing waits: what a reader that is slow or gone does not take is lost.
 #[derive(Debug)]
-pub(crate) struct Syslog {
+pub struct Syslog {
     path: PathBuf,
     socket: UnixDatagram,
 }
@@ -60,38 +75,46 @@ impl Syslog {
 
 #[derive(Debug)]
 struct Logger {
+    program: &'static str,
     sink: Mutex<Sink>,
 }
+
+/// The one of this process.
+static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 impl Sink {
     /// Opens a file.
     ///
     /// # Errors
     /// It cannot be written.
-    pub(crate) fn file(path: &Path) -> io::Result<Self> {
-        let file = private_file::append(path)?;
-        Ok(Self::File(file))
+    pub fn file(path: &Path) -> io::Result<Self> {
+        LogFile::open(path).map(Self::File)
     }
 
     /// Connects to syslog.
     ///
     /// # Errors
     /// There is none.
-    pub(crate) fn syslog() -> io::Result<Self> {
+    pub fn syslog() -> io::Result<Self> {
         Syslog::connect(Path::new("/dev/log")).map(Self::Syslog)
     }
 
-    fn write(&mut self, level: Level, text: std::fmt::Arguments<'_>) -> io::Result<()> {
+    fn write(
+        &mut self,
+        program: &str,
+        level: Level,
+        text: std::fmt::Arguments<'_>,
+    ) -> io::Result<()> {
         let pid = std::process::id();
         match self {
-            Self::Stderr => writeln!(io::stderr(), "xenstored: {}: {text}", name(level)),
-            Self::File(file) => {
-                let line = format!("xenstored[{pid}]: {}: {text}\n", name(level));
-                file.write_all(line.as_bytes())
+            Self::Stderr => writeln!(io::stderr(), "{program}: {}: {text}", name(level)),
+            Self::File(log) => {
+                let line = format!("{program}[{pid}]: {}: {text}\n", name(level));
+                log.file.write_all(line.as_bytes())
             }
             Self::Syslog(syslog) => {
                 let priority = DAEMON | severity(level);
-                let line = format!("<{priority}>xenstored[{pid}]: {text}");
+                let line = format!("<{priority}>{program}[{pid}]: {text}");
                 syslog.send(line.as_bytes())
             }
         }
@@ -104,24 +127,55 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record<'_>) {
-        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
         // There is nowhere to say that saying failed.
-        let _ = sink.write(record.level(), *record.args());
+        let _ = self
+            .sink()
+            .write(self.program, record.level(), *record.args());
     }
 
     fn flush(&self) {}
 }
 
-/// Has messages go to `sink`; `verbose` is how often more was asked for.
-pub(crate) fn start(sink: Sink, verbose: u8) {
-    let sink = Mutex::new(sink);
-    if log::set_boxed_logger(Box::new(Logger { sink })).is_ok() {
-        log::set_max_level(match verbose {
-            0 => LevelFilter::Info,
-            1 => LevelFilter::Debug,
-            _ => LevelFilter::Trace,
-        });
+impl Logger {
+    fn sink(&self) -> MutexGuard<'_, Sink> {
+        self.sink.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Has the messages of `program` up to `level` go to `sink`.
+pub fn start(program: &'static str, sink: Sink, level: LevelFilter) {
+    let sink = Mutex::new(sink);
+    let logger = LOGGER.get_or_init(|| Logger { program, sink });
+    if log::set_logger(logger).is_ok() {
+        log::set_max_level(level);
+    }
+}
+
+/// Opens the log anew where it is a file: it may have been renamed. Failing that, the old one stays in use.
+///
+/// # Errors
+/// It cannot be opened: the error names it.
+pub fn reopen() -> io::Result<()> {
+    let path = match LOGGER.get().map(Logger::sink).as_deref() {
+        Some(Sink::File(log)) => log.path.clone(),
+        _ => return Ok(()),
+    };
+    go_on_in(&path).map_err(|error| {
+        let text = format!("{}: {error}", path.display());
+        io::Error::new(error.kind(), text)
+    })
+}
+
+/// Has messages go to the file at `path` from now on. Failing that, they go where they went.
+///
+/// # Errors
+/// It cannot be opened.
+pub fn go_on_in(path: &Path) -> io::Result<()> {
+    let new = LogFile::open(path)?;
+    if let Some(logger) = LOGGER.get() {
+        *logger.sink() = Sink::File(new);
+    }
+    Ok(())
 }
 
 const fn name(level: Level) -> &'static str {
@@ -161,11 +215,11 @@ mod tests {
         let path = directory.path().join("log");
         let reader = UnixDatagram::bind(&path).unwrap();
         let mut sink = Sink::Syslog(Syslog::connect(&path).unwrap());
-        let sent = (0..5000).filter(|n| sink.write(Level::Info, format_args!("{n}")).is_ok());
+        let sent = (0..5000).filter(|n| sink.write("x", Level::Info, format_args!("{n}")).is_ok());
         let sent = sent.count();
         assert!((1..5000).contains(&sent));
         assert_eq!(received(&reader).len(), sent);
-        sink.write(Level::Warn, format_args!("later")).unwrap();
+        sink.write("x", Level::Warn, format_args!("later")).unwrap();
         assert!(received(&reader)[0].ends_with("]: later"));
     }
 
@@ -177,9 +231,27 @@ mod tests {
         let mut sink = Sink::Syslog(Syslog::connect(&path).unwrap());
         drop(reader);
         std::fs::remove_file(&path).unwrap();
-        assert!(sink.write(Level::Info, format_args!("lost")).is_err());
+        assert!(sink.write("x", Level::Info, format_args!("lost")).is_err());
         let reader = UnixDatagram::bind(&path).unwrap();
-        sink.write(Level::Info, format_args!("found")).unwrap();
+        sink.write("x", Level::Info, format_args!("found")).unwrap();
         assert!(received(&reader)[0].ends_with("]: found"));
+    }
+
+    #[test]
+    fn a_log_that_was_renamed_is_opened_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, old) = (directory.path().join("log"), directory.path().join("old"));
+        start("x", Sink::file(&path).unwrap(), LevelFilter::Info);
+        log::info!("one");
+        std::fs::rename(&path, &old).unwrap();
+        log::info!("two");
+        reopen().unwrap();
+        log::info!("three");
+        let read = |path| std::fs::read_to_string(path).unwrap().lines().count();
+        assert_eq!((read(&old), read(&path)), (2, 1));
+        // What cannot be opened changes nothing.
+        assert!(go_on_in(Path::new("/proc/x/log")).is_err());
+        log::info!("four");
+        assert_eq!(read(&path), 2);
     }
 }
