@@ -85,7 +85,7 @@ impl Default for Paths {
             dumps: "/var/lib/xen/dump".into(),
             logs: "/var/log/xen".into(),
             scripts: "/etc/xen/scripts".into(),
-            lock: "/run/xen/xl.lock".into(),
+            lock: "/var/lock/xl".into(),
             meminfo: "/proc/meminfo".into(),
         }
     }
@@ -111,6 +111,16 @@ impl Toolstack {
             autoballoon: Autoballoon::default(),
             opener: Opener(Rc::new(Store::open)),
         }
+    }
+
+    /// The same as the host's administrator has it in xl.conf(5).
+    #[must_use]
+    pub fn configured(mut self, host: &config::HostConfig) -> Self {
+        if let Some(lock) = &host.lockfile {
+            self.paths.lock.clone_from(lock);
+        }
+        self.autoballoon = host.autoballoon.unwrap_or(self.autoballoon);
+        self
     }
 
     /// The same with another connection to xenstored, which may have to be started first.

@@ -2,11 +2,14 @@
 //!
 //! A name, or a disk that nobody else writes, is free when it is looked at and taken when it is published; between the
 //! two nobody else may look. What needs that takes a [`Lock`] as proof. Looking on and destroying need none.
+//!
+//! Xen's own xl locks the same file, by a record lock (`fcntl`), which processes have: both kinds are taken, so that
+//! neither two threads nor two toolstacks are in there at once.
 
 use std::fs::File;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, fcntl_lock, flock};
 use rustix::io::Errno;
 
 use crate::{Error, Result, Toolstack};
@@ -37,9 +40,10 @@ impl Toolstack {
         let file = private_file::append(path).map_err(failed)?;
         let since = Instant::now();
         while since.elapsed() < PATIENCE {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            match lock_both(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Lock { _file: file }),
-                Err(Errno::WOULDBLOCK | Errno::INTR) => std::thread::sleep(PAUSE),
+                // a record lock says EACCES on some systems
+                Err(Errno::WOULDBLOCK | Errno::ACCESS | Errno::INTR) => std::thread::sleep(PAUSE),
                 Err(error) => return Err(failed(error.into())),
             }
         }
@@ -48,7 +52,7 @@ impl Toolstack {
             path.display()
         ));
         loop {
-            match flock(&file, FlockOperation::LockExclusive) {
+            match lock_both(&file, FlockOperation::LockExclusive) {
                 Ok(()) => return Ok(Lock { _file: file }),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(failed(error.into())),
@@ -57,8 +61,18 @@ impl Toolstack {
     }
 }
 
+/// Takes both locks; a first one is kept where the second is not there yet, and taking it again does nothing.
+fn lock_both(file: &File, how: FlockOperation) -> rustix::io::Result<()> {
+    flock(file, how)?;
+    fcntl_lock(file, how)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Read};
+    use std::process::{Command, Stdio};
+
+    use super::*;
     use crate::create::Options;
     use crate::testing::Bench;
 
@@ -96,5 +110,53 @@ mod tests {
         assert!(!waiter.is_finished());
         drop(held);
         waiter.join().unwrap();
+    }
+
+    /// Names the file that the process below is to lock.
+    const LOCKED: &str = "LOCKED_BY_ANOTHER_PROCESS";
+
+    #[test]
+    #[ignore = "a process of the test below"]
+    fn holds_the_lock_as_xen_does_until_its_input_ends() {
+        let file = std::fs::File::options()
+            .write(true)
+            .open(std::env::var_os(LOCKED).unwrap())
+            .unwrap();
+        fcntl_lock(&file, FlockOperation::LockExclusive).unwrap();
+        println!("\nlocked");
+        std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    }
+
+    #[test]
+    fn xens_own_xl_is_waited_for() {
+        let bench = Bench::new();
+        let path = &bench.ts.paths.lock;
+        drop(bench.lock());
+        let name = "lock::tests::holds_the_lock_as_xen_does_until_its_input_ends";
+        let mut xen = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--ignored", "--nocapture"])
+            .env(LOCKED, path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(xen.stdout.take().unwrap()).lines();
+        assert!(
+            lines
+                .map_while(std::io::Result::ok)
+                .any(|line| line == "locked")
+        );
+        let stdin = xen.stdin.take();
+        let mut was_told = false;
+        let release = std::cell::Cell::new(stdin);
+        let _lock = bench
+            .ts
+            .lock(&mut |_| {
+                was_told = true;
+                drop(release.take());
+            })
+            .unwrap();
+        assert!(was_told, "the lock was had while another process held it");
+        xen.wait().unwrap();
     }
 }

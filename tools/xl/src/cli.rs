@@ -114,7 +114,8 @@ fn globals(words: &[OsString]) -> Result<(Globals, &[OsString]), Failure> {
                 'v' => globals.verbose = globals.verbose.saturating_add(1),
                 'N' => globals.dry_run = true,
                 't' => globals.carriage_return = true,
-                'f' => globals.force = true,
+                // xl's: it went on where xend ran, which it no longer does
+                'f' => {}
                 'T' => globals.timestamps = true,
                 _ => {
                     return Err(Failure::new(format!(
@@ -148,7 +149,7 @@ fn help(words: &[OsString], all: bool) -> Outcome {
 /// Gives the list of verbs; with `all`, those that are not served too.
 fn usage(all: bool) -> String {
     let mut text = String::from(
-        "Usage: xl [-v] [-N] [-f] [-t] [-T] VERB [OPTIONS]\n\n\
+        "Usage: xl [-v] [-N] [-t] [-T] VERB [OPTIONS]\n\n\
          Creates and manages domains. Any unambiguous beginning of a verb will do; xl help VERB tells its options.\n\n",
     );
     for entry in VERBS {
@@ -159,6 +160,10 @@ fn usage(all: bool) -> String {
                 .unwrap_or_default();
             text.push_str(&format!(" {:<19} {about}\n", entry.name));
         }
+    }
+    text.push_str("\nBefore the verb:\n");
+    for (flag, help) in crate::table::GLOBALS {
+        text.push_str(&format!(" -{flag:<18} {help}\n"));
     }
     if all {
         text.push_str("\nNot supported:\n");
@@ -186,13 +191,8 @@ mod tests {
         let words = words("-vvN -t list -v");
         let (globals, rest) = globals(&words).unwrap();
         assert_eq!(
-            (
-                globals.verbose,
-                globals.dry_run,
-                globals.carriage_return,
-                globals.force
-            ),
-            (2, true, true, false)
+            (globals.verbose, globals.dry_run, globals.carriage_return,),
+            (2, true, true)
         );
         assert_eq!(rest, &words[2..]);
         assert!(super::globals(&[OsString::from("-x")]).is_err());
@@ -224,14 +224,17 @@ mod tests {
         let failure = dispatch(&words("list --help")).unwrap_err();
         assert_eq!((failure.code, failure.to_stdout), (0, true));
         let failure = dispatch(&words("list --frobnicate")).unwrap_err();
-        assert_eq!((failure.code, failure.to_stdout), (1, false));
+        assert_eq!((failure.code, failure.to_stdout), (2, false));
     }
 
     #[test]
     fn usage_lists_what_is_served_first() {
         let text = usage(true);
         let (served, unserved) = text.split_once("\nNot supported:\n").unwrap();
-        assert!(served.contains("\n create ") && !served.contains("monitor"));
+        assert!(served.contains("\n create ") && !served.contains(" monitor "));
+        for flag in ["\n -v ", "\n -N ", "\n -f ", "\n -t ", "\n -T "] {
+            assert!(served.contains(flag), "{flag}");
+        }
         assert!(unserved.contains(" migrate "));
     }
 }

@@ -2,11 +2,16 @@
 
 use std::cell::OnceCell;
 
+use toolstack::config::{DomainConfig, HostConfig, Message, Rejected};
 use toolstack::domain::DomainInfo;
 use toolstack::{Hyper, Lock, Toolstack};
 
+use crate::config_file::note_warnings;
 use crate::failure::{Failure, no_domain};
 use crate::output;
+
+/// The host's own settings, as for Xen's xl.
+const HOST_FILE: &str = "/etc/xen/xl.conf";
 
 /// Flags before the verb.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,8 +22,6 @@ pub struct Globals {
     pub dry_run: bool,
     /// `-t`: a carriage return before each message, for progress lines.
     pub carriage_return: bool,
-    /// `-f`: go on where a check says no.
-    pub force: bool,
     /// `-T`: a time and the process id before each message.
     pub timestamps: bool,
 }
@@ -30,6 +33,7 @@ pub struct Context {
     pub globals: Globals,
     toolstack: OnceCell<Toolstack>,
     hyper: OnceCell<Hyper>,
+    host: OnceCell<(HostConfig, Vec<Message>)>,
 }
 
 impl Context {
@@ -57,8 +61,33 @@ impl Context {
         if let Some(open) = self.toolstack.get() {
             return Ok(open);
         }
-        let open = Toolstack::open()?;
+        let host = self.host()?;
+        let open = Toolstack::open()?.configured(host);
         Ok(self.toolstack.get_or_init(|| open))
+    }
+
+    /// Gives what the host's administrator set in xl.conf(5).
+    ///
+    /// # Errors
+    /// The file is there, and cannot be read or is wrong.
+    pub fn host(&self) -> Result<&HostConfig, Failure> {
+        if let Some((host, _)) = self.host.get() {
+            return Ok(host);
+        }
+        let read = read_host(HOST_FILE)?;
+        Ok(&self.host.get_or_init(|| read).0)
+    }
+
+    /// The same for those verbs that it is there for: what in it has no effect is told.
+    ///
+    /// # Errors
+    /// As for [`Context::host`].
+    pub fn host_telling(&self, quiet: bool) -> Result<&HostConfig, Failure> {
+        let host = self.host()?;
+        if let (Some((_, warnings)), false) = (self.host.get(), quiet) {
+            note_warnings(warnings);
+        }
+        Ok(host)
     }
 
     /// Takes the host's lock; where that takes longer than a second, says so.
@@ -98,6 +127,24 @@ impl Context {
             })
     }
 
+    /// Finds the domains that a command line names; one that is not there is told of and left out, as in xl.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn find_those_there(&self, names: &[String]) -> Result<Vec<DomainInfo>, Failure> {
+        let mut domains = Vec::new();
+        for name in names {
+            match self.toolstack()?.find(name) {
+                Ok(domain) => domains.push(domain),
+                Err(error) if matches!(error.root(), toolstack::Error::NoDomain(_)) => {
+                    output::note(&format!("{name} is an invalid domain identifier"));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(domains)
+    }
+
     /// Finds the domains that a command line names; all where it names none.
     ///
     /// # Errors
@@ -109,6 +156,21 @@ impl Context {
         names.iter().map(|name| self.find(name)).collect()
     }
 
+    /// Leaves of the CPUs that a domain may run on those that the host's masks allow.
+    ///
+    /// # Errors
+    /// None is left, or the hypervisor's.
+    pub fn mask_cpus(&self, config: &mut DomainConfig) -> Result<(), Failure> {
+        let host = self.host()?;
+        if host.cpu_masks.is_empty() {
+            return Ok(());
+        }
+        let topology = self.hyper()?.topology()?;
+        let node_of = |cpu: u32| topology.cpus.get(cpu as usize).map_or(0, |at| at.node);
+        host.mask_cpus(config, self.nr_cpus()?, node_of)
+            .map_err(|error| Failure::new(error.to_string()))
+    }
+
     /// Gives the number of CPUs that masks cover.
     ///
     /// # Errors
@@ -118,7 +180,44 @@ impl Context {
     }
 }
 
+/// Reads the host's settings; where there is no file, there are none.
+fn read_host(file: &str) -> Result<(HostConfig, Vec<Message>), Failure> {
+    let text = match std::fs::read(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Default::default()),
+        read => read.map_err(|error| Failure::new(format!("xl: {file}: {error}")))?,
+    };
+    HostConfig::parse(file, &text).map_err(|Rejected { errors, .. }| {
+        let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        Failure::of_messages(&texts)
+    })
+}
+
 /// Gives a domain's name as texts show it.
 pub fn shown_name(domain: &DomainInfo) -> &str {
     domain.name.as_deref().unwrap_or("(null)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_file_may_be_absent_and_must_be_right() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("xl.conf");
+        let file = path.to_str().unwrap();
+        assert_eq!(read_host(file).unwrap().0, HostConfig::default());
+        std::fs::write(&path, "lockfile=\"/run/other\"\noutput_format=\"sxp\"\n").unwrap();
+        let (host, warnings) = read_host(file).unwrap();
+        assert_eq!(host.lockfile, Some("/run/other".into()));
+        assert_eq!(warnings.len(), 1);
+        std::fs::write(&path, "autoballoon=\"maybe\"\nclaim_mode=2x\n").unwrap();
+        let failure = read_host(file).unwrap_err();
+        assert_eq!((failure.code, failure.details.len()), (1, 2));
+        assert!(
+            failure
+                .text
+                .contains("xl.conf:1:13: autoballoon is on, off or auto")
+        );
+    }
 }

@@ -9,9 +9,14 @@ pub struct Failure {
     pub text: String,
     /// What is printed on stdout instead, as help is.
     pub to_stdout: bool,
-    /// Exit code: 1, or 3 where `create` cannot read its file.
+    /// Exit code: 1; 2 where the words of the command line are wrong, 3 where `create` cannot read its file.
     pub code: u8,
+    /// The parts of `text` where it has several: what is wrong in a file, one each.
+    pub details: Vec<String>,
 }
+
+/// Exit code where a verb's words are wrong: xl's.
+const USAGE: u8 = 2;
 
 /// What a verb ends with.
 pub type Outcome = Result<(), Failure>;
@@ -23,6 +28,20 @@ impl Failure {
             text: text.into(),
             to_stdout: false,
             code: 1,
+            details: Vec::new(),
+        }
+    }
+
+    /// Fails because of a verb's words.
+    pub fn usage(text: impl Into<String>) -> Self {
+        Self::with_code(text, USAGE)
+    }
+
+    /// Fails because of several things.
+    pub fn of_messages(messages: &[String]) -> Self {
+        Self {
+            details: messages.to_vec(),
+            ..Self::new(messages.join("\n"))
         }
     }
 
@@ -34,15 +53,29 @@ impl Failure {
         }
     }
 
-    /// Ends after clap's message: help goes to stdout and is no failure, all else exits 1 as xl does.
+    /// Ends after clap's message: help goes to stdout and is no failure, all else exits 2 as in xl.
     pub fn from_clap(error: &clap::Error) -> Self {
         let is_error = error.use_stderr();
         Self {
-            text: error.render().to_string(),
+            text: without_tip(&error.render().to_string()),
             to_stdout: !is_error,
-            code: u8::from(is_error),
+            code: if is_error { USAGE } else { 0 },
+            details: Vec::new(),
         }
     }
+}
+
+/// Leaves out clap's advice to pass an unknown option as a value: no verb takes such a value.
+fn without_tip(text: &str) -> String {
+    let lines = text.lines().filter(|line| {
+        let line = line.trim_start();
+        !(line.starts_with("tip: to pass ") && line.contains(" as a value"))
+    });
+    let mut text = lines.collect::<Vec<_>>().join("\n");
+    while text.contains("\n\n\n") {
+        text = text.replace("\n\n\n", "\n\n");
+    }
+    text + "\n"
 }
 
 impl From<Error> for Failure {

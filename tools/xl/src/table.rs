@@ -268,9 +268,18 @@ pub fn find(typed: &str) -> Found {
     found
 }
 
+/// What may stand before the verb.
+pub const GLOBALS: [(char, &str); 5] = [
+    ('v', "Say more: how long each step of create took"),
+    ('N', "Do nothing, say what would be done"),
+    ('t', "Write a carriage return before each message"),
+    ('T', "Write the time and the process id before each message"),
+    ('f', "Nothing: xl took it to go on beside xend"),
+];
+
 /// Builds the whole tree, for completions and man pages.
 pub fn whole_command() -> Command {
-    let flag = |short, help: &'static str| {
+    let flag = |(short, help): (char, &'static str)| {
         Arg::new(help)
             .short(short)
             .action(ArgAction::SetTrue)
@@ -279,14 +288,7 @@ pub fn whole_command() -> Command {
     Command::new("xl")
         .about("Creates and manages domains: the guests of the hypervisor")
         .version(env!("CARGO_PKG_VERSION"))
-        .arg(flag('v', "Say more"))
-        .arg(flag('N', "Do nothing, say what would be done"))
-        .arg(flag('f', "Go on where a check says no"))
-        .arg(flag('t', "Write a carriage return before each message"))
-        .arg(flag(
-            'T',
-            "Write the time and the process id before each message",
-        ))
+        .args(GLOBALS.map(flag))
         .subcommand_required(true)
         .subcommands(
             VERBS

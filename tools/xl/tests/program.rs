@@ -46,20 +46,63 @@ fn a_dry_run_needs_no_hypervisor_and_prints_json_for_xendomains() {
             .strip_suffix("\",")
     });
     assert_eq!(name, Some("web"));
-    assert!(
-        text(&output.stderr)
-            .contains("web.cfg:4:1: unknown key memmory is ignored; did you mean memory?")
-    );
-    // the same with the global flag, and with words of the command line
+    assert_eq!(text(&output.stderr), "");
+    // the same with the global flag, and with words of the command line: what is told is on stderr, as xl has it
     let output = xl(&["-N", "create", &file, "name='db'", "memory=64"]);
     let printed = text(&output.stdout);
+    assert!(printed.starts_with("{\n    \"c_info\": {\n"), "{printed}");
+    serde_json::from_str::<serde_json::Value>(&printed).unwrap();
+    let told = text(&output.stderr);
     assert!(
-        printed.starts_with(&format!(
-            "Parsing config from {file}\n{{\n    \"c_info\": {{\n"
-        )),
-        "{printed}"
+        told.starts_with(&format!("Parsing config from {file}\n")),
+        "{told}"
     );
+    assert!(told.contains("web.cfg:4:1: unknown key memmory is ignored; did you mean memory?"));
     assert!(printed.contains("\"name\": \"db\"") && printed.contains("\"max_memkb\": 65536"));
+}
+
+#[test]
+fn what_is_printed_besides_a_domain_is_on_stderr() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("web.cfg");
+    std::fs::write(&file, "name='web'\nkernel='/k'\nmemory=1\n").unwrap();
+    let output = xl(&["create", "-d", &file.display().to_string()]);
+    assert_eq!((code(&output), text(&output.stdout)), (1, String::new()));
+    assert!(text(&output.stderr).contains("\n    \"c_info\": {\n"));
+}
+
+#[test]
+fn a_file_that_is_all_wrong_is_told_in_one_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("bad.cfg");
+    let text_of = "# web\nnmae='x'\nkernel='/k'\nmemory='2G'\nvcpus=two\ndeep=";
+    std::fs::write(&file, text_of.to_owned() + &"[".repeat(9000)).unwrap();
+    let output = xl(&["create", "-n", &file.display().to_string()]);
+    assert_eq!((code(&output), text(&output.stdout)), (1, String::new()));
+    let told = text(&output.stderr);
+    for what in [
+        "bad.cfg:4:8: memory takes a number, not \"2G\"; it is in MiB: 2048",
+        "bad.cfg:5:7: expected a value",
+        "expected no more than 32 lists within each other",
+        "bad.cfg:2:1: unknown key nmae",
+    ] {
+        assert!(told.contains(what), "{what}: {told}");
+    }
+}
+
+#[test]
+fn paths_that_are_no_text_are_taken() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join(OsStr::from_bytes(b"caf\xe9.cfg"));
+    std::fs::write(&file, "name='web'\nkernel='/k'\nmemory=1\n").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_xl"))
+        .args(["create", "-n"])
+        .args([file.as_os_str(), OsStr::from_bytes(b"ramdisk='/caf\xe9'")])
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
 }
 
 #[test]
@@ -114,22 +157,28 @@ fn help_is_on_stdout_and_mistakes_are_on_stderr() {
         );
         assert!(text(&output.stdout).contains("Usage"), "{words:?}");
     }
-    for words in [
-        &[][..],
-        &["frobnicate"],
-        &["list", "--no-such"],
-        &["save", "web", "f"],
-        &["create"],
-        &["-x"],
-        &["rename", "a"],
+    // exit codes as xl 4.17 has them
+    for (words, exits) in [
+        (&[][..], 1),
+        (&["frobnicate"], 1),
+        (&["list", "--no-such"], 2),
+        (&["save", "web", "f"], 1),
+        (&["create"], 6),
+        (&["create", "a", "b"], 2),
+        (&["-x"], 1),
+        (&["rename", "a"], 2),
     ] {
         let output = xl(words);
         assert_eq!(
             (code(&output), text(&output.stdout)),
-            (1, String::new()),
+            (exits, String::new()),
             "{words:?}"
         );
-        assert!(!output.stderr.is_empty(), "{words:?}");
+        let told = text(&output.stderr);
+        assert!(
+            !told.is_empty() && !told.contains("as a value"),
+            "{words:?}: {told}"
+        );
     }
 }
 

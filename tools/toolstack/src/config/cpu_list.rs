@@ -46,6 +46,30 @@ impl CpuList {
         }
     }
 
+    /// Names these CPUs, as ranges; `None` where there is none.
+    pub fn of(cpus: &BTreeSet<u32>) -> Option<Self> {
+        let mut ranges: Vec<(u32, u32)> = Vec::new();
+        for cpu in cpus {
+            match ranges.last_mut() {
+                Some((_, last)) if *last + 1 == *cpu => *last = *cpu,
+                _ => ranges.push((*cpu, *cpu)),
+            }
+        }
+        let spell = |(first, last): &(u32, u32)| match first == last {
+            true => first.to_string(),
+            false => format!("{first}-{last}"),
+        };
+        let text = ranges.iter().map(spell).collect::<Vec<_>>().join(",");
+        let terms = ranges.iter().map(|(first, last)| Term {
+            exclude: false,
+            what: What::Cpus(*first, *last),
+        });
+        (!ranges.is_empty()).then(|| Self {
+            text,
+            terms: terms.collect(),
+        })
+    }
+
     /// Gives the CPUs below `nr_cpus` that the list names; `node_of` tells a CPU's node.
     pub fn resolve(&self, nr_cpus: u32, node_of: impl Fn(u32) -> u32) -> BTreeSet<u32> {
         let mut chosen = BTreeSet::new();

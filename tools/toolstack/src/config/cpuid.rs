@@ -7,42 +7,47 @@ use super::CpuidRule;
 use super::cpuid_names::{FIELDS, Field};
 use super::lookup::integer;
 
-/// Reads the syntax by name.
+/// Reads the syntax by name; a name that nobody knows is told to `note`, as Xen does: it may be of a newer CPU.
 ///
 /// # Errors
 /// What is wrong.
-pub fn parse_cpuid_names(text: &str) -> Result<Vec<CpuidRule>, String> {
+pub fn parse_cpuid_names(
+    text: &str,
+    mut note: impl FnMut(String),
+) -> Result<Vec<CpuidRule>, String> {
     let mut words = text.split(',').map(str::trim);
-    match words.next() {
-        Some("host") => words.filter(|word| !word.is_empty()).map(by_name).collect(),
-        _ => Err("cpuid by names starts with host, as in \"host,avx512f=0\"".into()),
+    if words.next() != Some("host") {
+        return Err("cpuid by names starts with host, as in \"host,avx512f=0\"".into());
     }
+    let read = words
+        .filter(|word| !word.is_empty())
+        .filter_map(|word| by_name(word, &mut note).transpose());
+    read.collect()
 }
 
-fn by_name(word: &str) -> Result<CpuidRule, String> {
+fn by_name(word: &str, note: &mut impl FnMut(String)) -> Result<Option<CpuidRule>, String> {
     let (name, value) = word
         .split_once('=')
         .ok_or_else(|| format!("\"{word}\" is no NAME=VALUE"))?;
     let spelled = name.trim().to_ascii_lowercase().replace(['_', '.'], "-");
-    let &(_, leaf, subleaf, register, first, count) = FIELDS
+    let Some(&(_, leaf, subleaf, register, first, count)) = FIELDS
         .iter()
         .find(|(known, ..)| known.replace('_', "-") == spelled)
-        .ok_or_else(|| {
-            let hint = super::nearest(&spelled, FIELDS.iter().map(|(known, ..)| *known));
-            format!(
-                "unknown CPUID name \"{name}\"{}",
-                hint.map_or_else(String::new, |h| format!("; did you mean {h}?"))
-            )
-        })?;
+    else {
+        let hint = super::nearest(&spelled, FIELDS.iter().map(|(known, ..)| *known))
+            .map_or_else(String::new, |h| format!("; did you mean {h}?"));
+        note(format!("unknown CPUID name \"{name}\" is ignored{hint}"));
+        return Ok(None);
+    };
     let bits = field_bits(value.trim(), first, count).ok_or_else(|| {
         format!("{name} takes a number of {count} bit(s), or x, k or s, not \"{value}\"")
     })?;
-    Ok(CpuidRule {
+    Ok(Some(CpuidRule {
         leaf,
         subleaf,
         register,
         bits,
-    })
+    }))
 }
 
 /// Spells 32 characters with the field's value in its place.
@@ -137,7 +142,7 @@ mod tests {
 
     #[test]
     fn names_become_bits_in_their_place() {
-        let rules = parse_cpuid_names("host,tm=0,sse4.1=k,family=6,avx512f=x").unwrap();
+        let rules = parse_cpuid_names("host,tm=0,sse4.1=k,family=6,avx512f=x", |_| ()).unwrap();
         assert_eq!(
             (rules[0].leaf, rules[0].register, rules[0].apply(!0, !0)),
             (1, 3, !(1 << 29))
@@ -146,6 +151,21 @@ mod tests {
         assert_eq!(rules[2].apply(0, 0), 6 << 8);
         assert_eq!((rules[3].leaf, rules[3].subleaf), (7, Some(0)));
         assert_eq!(cpuid_name(&rules[1]), Some("sse4-1"));
+    }
+
+    #[test]
+    fn a_name_that_nobody_knows_is_noted() {
+        let mut notes = Vec::new();
+        let text = "host,foo=1,avx512ff=0,tm=0";
+        let rules = parse_cpuid_names(text, |note| notes.push(note)).unwrap();
+        assert_eq!(rules.len(), 1);
+        assert_eq!(
+            notes,
+            [
+                "unknown CPUID name \"foo\" is ignored",
+                "unknown CPUID name \"avx512ff\" is ignored; did you mean avx512f?",
+            ]
+        );
     }
 
     #[test]
@@ -168,13 +188,11 @@ mod tests {
     fn wrong_policies_say_what_is_wrong() {
         for (text, what) in [
             ("tm=0", "starts with host"),
-            ("host,foo=1", "unknown CPUID name"),
             ("host,tm=2", "takes a number"),
             ("host,tm", "NAME=VALUE"),
-            ("host,avx512ff=0", "did you mean avx512f?"),
         ] {
             assert!(
-                parse_cpuid_names(text).unwrap_err().contains(what),
+                parse_cpuid_names(text, |_| ()).unwrap_err().contains(what),
                 "{text}"
             );
         }

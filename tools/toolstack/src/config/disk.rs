@@ -1,37 +1,55 @@
 //! Disk specifications (xl-disk-configuration(5)): `TARGET,FORMAT,VDEV,ACCESS`, `KEY=VALUE,…`, or both mixed.
 //!
-//! `target=` takes the rest of the string, commas included. The old prefixes `phy:`, `file:` and `raw:` stand in for the
-//! format, so that what follows the target is the virtual device.
+//! `target=` takes the rest of the string, commas included. Old prefixes stand before the target and in place of the format,
+//! so that what follows the target is the virtual device: `raw:` and the like name the format, `nbd:` and the like a
+//! script, and `phy:`, `file:`, `tap:`, `aio:`, also one behind the other, say nothing any more. As in Xen's xlu_disk,
+//! what is given twice must be the same.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use super::vdev::vdev_number;
 use super::{DiskConfig, DiskFormat, DiskSource};
 
-/// Reads one specification.
+/// Reads one specification; what has no effect here is told to `note`.
 ///
 /// # Errors
 /// What is wrong, and which part it is about.
-pub fn parse_disk(spec: &str) -> Result<DiskConfig, String> {
+pub fn parse_disk(spec: &[u8], mut note: impl FnMut(String)) -> Result<DiskConfig, String> {
     let mut disk = Draft::default();
-    let mut rest = spec.trim();
+    let mut rest = spec.trim_ascii_start();
     while !rest.is_empty() {
-        if let Some(target) = rest.strip_prefix("target=") {
-            disk.set_target(target)?;
+        if let Some(target) = rest.strip_prefix(b"target=") {
+            let target = target.strip_suffix(b",").unwrap_or(target);
+            set("target", &mut disk.target, target.to_owned())?;
             break;
         }
-        let (part, after) = rest.split_once(',').unwrap_or((rest, ""));
-        disk.part(part.trim())?;
-        rest = after.trim_start();
+        if let Some(after) = disk.prefix(rest)? {
+            rest = after;
+            continue;
+        }
+        let end = rest.iter().position(|byte| *byte == b',');
+        let (part, after) = rest.split_at(end.unwrap_or(rest.len()));
+        disk.part(part.trim_ascii(), &mut note)?;
+        rest = after.strip_prefix(b",").unwrap_or(after).trim_ascii_start();
     }
     disk.finish()
 }
 
 #[derive(Default)]
 struct Draft {
-    target: Option<String>,
-    source: DiskSource,
+    target: Option<Vec<u8>>,
+    source: Option<DiskSource>,
     format: Option<DiskFormat>,
+    /// Any old prefix was there.
     prefixed: bool,
+    /// `phy:` was.
+    below_dev: bool,
     vdev: Option<String>,
     access: Option<(bool, bool)>,
+    /// The access was given by its place.
+    access_placed: bool,
     cdrom: bool,
     direct_io_safe: bool,
     discard: Option<bool>,
@@ -39,69 +57,149 @@ struct Draft {
     backend: Option<String>,
 }
 
+/// Notes a value; an empty one may be overwritten.
+fn set<T: PartialEq + Default>(what: &str, to: &mut Option<T>, value: T) -> Result<(), String> {
+    match to {
+        Some(old) if *old != T::default() => Err(format!("{what} is given twice")),
+        _ => {
+            *to = Some(value);
+            Ok(())
+        }
+    }
+}
+
+/// Notes one of several; the same one may be given twice.
+fn choose<T: PartialEq>(what: &str, to: &mut Option<T>, value: T) -> Result<(), String> {
+    match to {
+        Some(old) if *old != value => Err(format!("{what} is given twice, as two things")),
+        _ => {
+            *to = Some(value);
+            Ok(())
+        }
+    }
+}
+
 impl Draft {
-    fn part(&mut self, part: &str) -> Result<(), String> {
-        match part {
-            "cdrom" => self.cdrom = true,
-            "discard" => self.discard = Some(true),
-            "no-discard" => self.discard = Some(false),
-            "direct-io-safe" => self.direct_io_safe = true,
-            "trusted" | "no-colo" => {}
-            "untrusted" => return Err("an untrusted disk backend is not supported".into()),
-            "colo" => return Err("COLO is not supported".into()),
-            _ => match part.split_once('=') {
-                Some((key, value)) if is_word(key) => return self.named(key, value),
+    /// Takes an old prefix from the front; gives what follows it.
+    fn prefix<'s>(&mut self, rest: &'s [u8]) -> Result<Option<&'s [u8]>, String> {
+        if self.target.is_some() {
+            return Ok(None);
+        }
+        let Some(colon) = rest.iter().position(|byte| *byte == b':') else {
+            return Ok(None);
+        };
+        let (Ok(word), Some(after)) = (
+            std::str::from_utf8(rest.get(..colon).unwrap_or_default()),
+            rest.get(colon + 1..),
+        ) else {
+            return Ok(None);
+        };
+        let is_word = word.starts_with(|c: char| c.is_ascii_lowercase())
+            && word
+                .bytes()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+        match word {
+            "phy" => self.below_dev = true,
+            "file" | "tap" | "tap2" | "tapdisk" | "aio" | "ioemu" => {}
+            "raw" | "qcow" | "qcow2" | "vhd" => {
+                choose("the format", &mut self.format, format(word)?)?;
+            }
+            "iscsi" | "nbd" | "enbd" | "drbd" => {
+                set("script", &mut self.script, format!("block-{word}"))?;
+            }
+            _ if is_word
+                && !after
+                    .first()
+                    .is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit()) =>
+            {
+                return Err(format!("unknown disk prefix {word}:"));
+            }
+            _ => return Ok(None),
+        }
+        self.prefixed = true;
+        Ok(Some(after))
+    }
+
+    fn part(&mut self, part: &[u8], note: &mut impl FnMut(String)) -> Result<(), String> {
+        let text = std::str::from_utf8(part);
+        match text {
+            Ok("cdrom") => self.cdrom = true,
+            Ok("discard") => self.discard = Some(true),
+            Ok("no-discard") => self.discard = Some(false),
+            Ok("direct-io-safe") => self.direct_io_safe = true,
+            Ok("trusted" | "no-colo") => {}
+            Ok("untrusted") => return Err("an untrusted disk backend is not supported".into()),
+            Ok("colo") => return Err("COLO is not supported".into()),
+            Ok(text) => match text.split_once('=') {
+                Some((key, value)) if is_word(key) => return self.named(key, value, note),
                 _ => return self.positional(part),
             },
+            Err(_) => return self.positional(part),
         }
         Ok(())
     }
 
-    fn named(&mut self, key: &str, value: &str) -> Result<(), String> {
+    fn named(
+        &mut self,
+        key: &str,
+        value: &str,
+        note: &mut impl FnMut(String),
+    ) -> Result<(), String> {
         match key {
-            "format" => self.format = Some(format(value)?),
-            "vdev" => self.vdev = Some(value.to_owned()),
+            "format" => choose("the format", &mut self.format, format(value)?)?,
+            "vdev" => set("vdev", &mut self.vdev, value.to_owned())?,
             "access" => self.access = Some(access(value)?),
-            "backend" => self.backend = Some(value.to_owned()).filter(|b| !b.is_empty()),
-            "script" => self.script = Some(value.to_owned()).filter(|s| !s.is_empty()),
+            "backend" => set("backend", &mut self.backend, value.to_owned())?,
+            "script" => set("script", &mut self.script, value.to_owned())?,
             "devtype" => self.cdrom = devtype(value)?,
-            "backendtype" => self.source = backendtype(value)?,
+            "backendtype" => choose("backendtype", &mut self.source, backendtype(value)?)?,
             "specification" if value == "xen" => {}
             "specification" => {
                 return Err(format!(
                     "specification={value} is not supported: disks are Xen's here"
                 ));
             }
-            "grant_usage" => {}
-            _ => return Err(format!("unknown disk parameter {key}=")),
+            "grant_usage" if value == "1" => {}
+            "grant_usage" if value == "0" => {
+                note("grant_usage=0 has no effect: disks use grants".into());
+            }
+            "grant_usage" => return Err(format!("grant_usage is 0 or 1, not \"{value}\"")),
+            "colo-host" | "colo-port" | "colo-export" | "active-disk" | "hidden-disk" => {
+                note(format!("{key} has no effect: COLO is not supported"));
+            }
+            _ => return Err(unknown(key)),
         }
         Ok(())
     }
 
     /// Places a part by what is still missing: target, format, virtual device, access.
-    fn positional(&mut self, part: &str) -> Result<(), String> {
+    fn positional(&mut self, part: &[u8]) -> Result<(), String> {
         if self.target.is_none() {
-            return self.set_target(part);
+            if part.contains(&b'=') {
+                return Err("a path with = or , in it is given by target=, at the end".into());
+            }
+            self.target = Some(part.to_owned());
+            return Ok(());
         }
+        let text = String::from_utf8_lossy(part);
         if self.format.is_none() && !self.prefixed {
             // An empty drive may go without its format: ",hdc:cdrom,r".
-            if self.target.as_deref() == Some("") && part.contains(':') {
+            if self.target.as_deref() == Some(b"") && part.contains(&b':') {
                 self.format = Some(DiskFormat::Empty);
-                return self.set_vdev(part);
+                return self.set_vdev(&text);
             }
-            self.format = Some(format(part)?);
-            return Ok(());
+            self.format = Some(format(&text)?);
+        } else if self.vdev.is_none() {
+            return self.set_vdev(&text);
+        } else if !self.access_placed {
+            self.access_placed = true;
+            self.access = Some(access(&text)?);
+        } else if !text.is_empty() {
+            return Err(format!(
+                "\"{text}\" is one part too many after target, format, vdev, access"
+            ));
         }
-        if self.vdev.is_none() {
-            return self.set_vdev(part);
-        }
-        if self.access.is_none() {
-            self.access = Some(access(part)?);
-            return Ok(());
-        }
-        Err(format!(
-            "\"{part}\" is one part too many after target, format, vdev, access"
-        ))
+        Ok(())
     }
 
     fn set_vdev(&mut self, part: &str) -> Result<(), String> {
@@ -112,34 +210,7 @@ impl Draft {
             }
             None => part,
         };
-        self.vdev = Some(vdev.to_owned());
-        Ok(())
-    }
-
-    fn set_target(&mut self, text: &str) -> Result<(), String> {
-        if self.target.is_some() {
-            return Err("the target is given twice".into());
-        }
-        let (prefix, target) = match text.split_once(':') {
-            Some((prefix, target)) if is_word(prefix) && !prefix.contains('/') => (prefix, target),
-            _ => ("", text),
-        };
-        match prefix {
-            "" => {}
-            "phy" => self.source = DiskSource::Phy,
-            "file" => self.source = DiskSource::File,
-            "raw" | "aio" => self.format = Some(DiskFormat::Raw),
-            "iscsi" | "nbd" | "enbd" | "drbd" => self.script = Some(format!("block-{prefix}")),
-            "qcow" | "qcow2" | "vhd" | "tap" | "tap2" | "tapdisk" | "ioemu" => {
-                return Err(format!(
-                    "{prefix}: needs a device model, which is not supported; {CONVERT}"
-                ));
-            }
-            _ => return Err(format!("unknown disk prefix {prefix}:")),
-        }
-        self.prefixed = !prefix.is_empty();
-        self.target = Some(target.to_owned());
-        Ok(())
+        set("vdev", &mut self.vdev, vdev.to_owned())
     }
 
     fn finish(self) -> Result<DiskConfig, String> {
@@ -155,19 +226,17 @@ impl Draft {
         if target.is_empty() && !self.cdrom {
             return Err(format!("disk {vdev} has no target"));
         }
+        let script = self.script.filter(|script| !script.is_empty());
         let empty = target.is_empty() || format == DiskFormat::Empty;
         let (writable, shared) = self.access.unwrap_or((!self.cdrom, false));
+        let mut path = PathBuf::from(OsStr::from_bytes(&target));
         // `phy:vg/lv` names a device below /dev.
-        let below_dev =
-            self.source == DiskSource::Phy && self.script.is_none() && !target.starts_with('/');
-        let target = if below_dev && !empty {
-            format!("/dev/{target}")
-        } else {
-            target
-        };
+        if self.below_dev && script.is_none() && path.is_relative() {
+            path = PathBuf::from("/dev").join(path);
+        }
         Ok(DiskConfig {
-            target: if empty { String::new() } else { target },
-            source: self.source,
+            target: if empty { PathBuf::new() } else { path },
+            source: self.source.unwrap_or_default(),
             format: if empty { DiskFormat::Empty } else { format },
             vdev,
             writable: writable && !self.cdrom,
@@ -175,13 +244,28 @@ impl Draft {
             cdrom: self.cdrom,
             direct_io_safe: self.direct_io_safe,
             discard: self.discard,
-            script: self.script,
-            backend: self.backend,
+            script,
+            backend: self.backend.filter(|backend| !backend.is_empty()),
         })
     }
 }
 
-const CONVERT: &str = "convert the image to raw (qemu-img convert -O raw)";
+fn unknown(key: &str) -> String {
+    const KNOWN: [&str; 9] = [
+        "target",
+        "format",
+        "vdev",
+        "access",
+        "backend",
+        "script",
+        "devtype",
+        "backendtype",
+        "specification",
+    ];
+    let hint = super::nearest(key, KNOWN.into_iter())
+        .map_or_else(String::new, |near| format!("; did you mean {near}=?"));
+    format!("unknown disk parameter {key}={hint}")
+}
 
 fn is_word(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_lowercase())
@@ -195,7 +279,8 @@ fn format(text: &str) -> Result<DiskFormat, String> {
         "" | "raw" => Ok(DiskFormat::Raw),
         "empty" => Ok(DiskFormat::Empty),
         "qcow" | "qcow2" | "vhd" | "qed" => Err(format!(
-            "disk format {text} needs a device model, which is not supported; {CONVERT}"
+            "disk format {text} needs a device model, which is not supported; convert the image to raw \
+             (qemu-img convert -O raw)"
         )),
         _ => Err(format!("unknown disk format \"{text}\": raw or empty")),
     }
@@ -219,85 +304,24 @@ fn devtype(text: &str) -> Result<bool, String> {
     }
 }
 
+/// Whoever was to serve it, the bytes are raw, and blkback serves those.
 fn backendtype(text: &str) -> Result<DiskSource, String> {
     match text {
         "phy" => Ok(DiskSource::Phy),
-        "tap" | "qdisk" | "standalone" => {
-            Err(format!("backendtype={text} is not supported: phy is"))
-        }
-        _ => Err(format!("unknown backendtype \"{text}\": phy")),
+        "tap" => Ok(DiskSource::Tap),
+        "qdisk" => Ok(DiskSource::Qdisk),
+        "standalone" => Err("backendtype=standalone is not supported: leave it out".into()),
+        _ => Err(format!("unknown backendtype \"{text}\": phy, qdisk or tap")),
     }
-}
-
-/// Gives the number of a virtual device (xen-vbd-interface(7)): `xvda` 51712, `hda` 768, `sda` 2048, `d0p1` 51713, or
-/// a number itself.
-pub fn vdev_number(vdev: &str) -> Option<u32> {
-    if let Ok(number) = vdev.parse::<u32>() {
-        return Some(number);
-    }
-    if let Some(hex) = vdev.strip_prefix("0x") {
-        return u32::from_str_radix(hex, 16).ok();
-    }
-    if let Some((disk, partition)) = plain(vdev) {
-        return xvd(disk, partition);
-    }
-    let (base, rest) = vdev.split_at_checked(2)?;
-    let (base, rest) = if base == "xv" {
-        (base, rest.strip_prefix('d')?)
-    } else {
-        (base, rest)
-    };
-    let (disk, partition) = letters(rest)?;
-    match base {
-        "xv" => xvd(disk, partition),
-        "sd" if disk < 16 && partition < 16 => Some((8 << 8) | (disk << 4) | partition),
-        "hd" if disk < 4 && partition < 64 => {
-            let major = if disk < 2 { 3 } else { 22 };
-            Some((major << 8) | ((disk & 1) << 6) | partition)
-        }
-        _ => None,
-    }
-}
-
-fn xvd(disk: u32, partition: u32) -> Option<u32> {
-    if disk < 16 && partition < 16 {
-        return Some((202 << 8) | (disk << 4) | partition);
-    }
-    (disk < 1 << 20 && partition < 256).then_some((1 << 28) | (disk << 8) | partition)
-}
-
-fn plain(vdev: &str) -> Option<(u32, u32)> {
-    let rest = vdev.strip_prefix('d')?;
-    match rest.split_once('p') {
-        Some((disk, partition)) => Some((disk.parse().ok()?, partition.parse().ok()?)),
-        None => Some((rest.parse().ok()?, 0)),
-    }
-}
-
-/// Reads `a`, `b3`, `aa12`: disk and partition.
-fn letters(text: &str) -> Option<(u32, u32)> {
-    let end = text
-        .find(|c: char| !c.is_ascii_lowercase())
-        .unwrap_or(text.len());
-    let (name, digits) = text.split_at(end);
-    if name.is_empty() || name.len() > 4 {
-        return None;
-    }
-    let disk = name
-        .bytes()
-        .fold(0, |n, c| n * 26 + u32::from(c - b'a') + 1)
-        - 1;
-    let partition = if digits.is_empty() {
-        0
-    } else {
-        digits.parse().ok().filter(|p| *p > 0)?
-    };
-    Some((disk, partition))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse_disk(spec: &str) -> Result<DiskConfig, String> {
+        super::parse_disk(spec.as_bytes(), |_| ())
+    }
 
     #[test]
     fn the_documented_forms_of_one_disk_are_the_same() {
@@ -308,34 +332,58 @@ mod tests {
             "format=raw, vdev=xvda, access=rw, target=/dev/vg/guest",
             "raw:/dev/vg/guest,xvda,w",
             "vdev=xvda,target=/dev/vg/guest",
+            "tap:aio:/dev/vg/guest,xvda,w",
+            "tap:/dev/vg/guest,xvda,w",
+            "tap2:aio:/dev/vg/guest,xvda,w",
+            "tapdisk:/dev/vg/guest,xvda",
+            "ioemu:file:/dev/vg/guest,xvda,w",
+            "aio:/dev/vg/guest,xvda,w",
+            "phy:/dev/vg/guest,xvda,w",
+            "file:/dev/vg/guest,xvda,w",
+            "raw:tap:/dev/vg/guest,xvda,w",
+            "/dev/vg/guest,raw,xvda,r,access=w",
+            "/dev/vg/guest,raw,xvda,format=raw",
+            "/dev/vg/guest,raw,xvda,,",
         ];
         let first = parse_disk(forms[0]).unwrap();
-        assert!(
-            first.writable
-                && !first.shared
-                && first.target == "/dev/vg/guest"
-                && first.vdev == "xvda"
-        );
+        assert!(first.writable && !first.shared && first.vdev == "xvda");
+        assert_eq!(first.target, PathBuf::from("/dev/vg/guest"));
         for form in forms {
             assert_eq!(parse_disk(form).unwrap(), first, "{form}");
+        }
+        for backend in ["phy", "tap", "qdisk"] {
+            let form = format!("/dev/vg/guest,raw,xvda,w,backendtype={backend}");
+            let disk = parse_disk(&form).unwrap();
+            assert_eq!(
+                (disk.target, disk.format),
+                (first.target.clone(), first.format)
+            );
         }
     }
 
     #[test]
     fn old_prefixes_say_where_the_bytes_come_from() {
         let phy = parse_disk("phy:/dev/sdb1,xvda1,r").unwrap();
-        assert_eq!(
-            (phy.source, phy.writable, phy.vdev.as_str()),
-            (DiskSource::Phy, false, "xvda1")
-        );
+        assert_eq!((phy.writable, phy.vdev.as_str()), (false, "xvda1"));
         let file = parse_disk("file:/srv/a.img,xvdb,w!").unwrap();
-        assert_eq!((file.source, file.shared), (DiskSource::File, true));
-        assert_eq!(parse_disk("phy:vg/lv,xvda,w").unwrap().target, "/dev/vg/lv");
+        assert!(file.shared);
+        let relative = parse_disk("phy:vg/lv,xvda,w").unwrap().target;
+        assert_eq!(relative, PathBuf::from("/dev/vg/lv"));
         let drbd = parse_disk("drbd:web,xvda,w").unwrap();
-        assert_eq!(
-            (drbd.script.as_deref(), drbd.target.as_str()),
-            (Some("block-drbd"), "web")
-        );
+        assert_eq!(drbd.script.as_deref(), Some("block-drbd"));
+        assert_eq!(drbd.target, PathBuf::from("web"));
+        for whole in ["iqn.2001-05:x,raw,xvda", "/x:y,raw,xvda", "a:b,raw,xvda"] {
+            let target = parse_disk(whole).unwrap().target;
+            assert_eq!(target.to_str(), whole.split(',').next(), "{whole}");
+        }
+    }
+
+    #[test]
+    fn paths_are_bytes() {
+        let disk = super::parse_disk(b"file:/srv/caf\xe9.img,xvda,w", |_| ()).unwrap();
+        assert_eq!(disk.target.as_os_str().as_bytes(), b"/srv/caf\xe9.img");
+        let text = serde_json::to_string(&disk).unwrap();
+        assert_eq!(serde_json::from_str::<DiskConfig>(&text).unwrap(), disk);
     }
 
     #[test]
@@ -355,59 +403,37 @@ mod tests {
             parse_disk("/a,b.iso,raw,hdc").unwrap_err(),
             "unknown disk format \"b.iso\": raw or empty"
         );
-        assert_eq!(
-            parse_disk("hdc,devtype=cdrom,target=/a,b.iso").unwrap_err(),
-            "the target is given twice"
-        );
-        assert_eq!(
-            parse_disk("vdev=hdc,devtype=cdrom,target=/a,b.iso")
-                .unwrap()
-                .target,
-            "/a,b.iso"
-        );
+        let named = parse_disk("vdev=hdc,devtype=cdrom,target=/a,b.iso").unwrap();
+        assert_eq!(named.target, PathBuf::from("/a,b.iso"));
     }
 
     #[test]
     fn what_cannot_be_served_says_so() {
         for (spec, what) in [
             ("/a.qcow2,qcow2,xvda,w", "device model"),
-            ("tap:aio:/a,xvda,w", "device model"),
-            ("/a,raw,xvda,w,backendtype=qdisk", "not supported"),
+            ("tap:qcow2:/a,xvda,w", "device model"),
+            ("/a,raw,xvda,w,backendtype=standalone", "not supported"),
             ("/a,raw,xvda,x", "unknown disk access"),
             ("/a,raw", "virtual device"),
             ("/a,raw,foo,w", "no virtual device"),
             ("/a,raw,xvda,w,more", "too many"),
-            ("foo=1,/a,raw,xvda", "unknown disk parameter"),
+            ("/a,raw,xvda,fromat=raw", "did you mean format=?"),
             (",raw,xvda,w", "no target"),
+            ("http:/x,raw,xvda", "unknown disk prefix"),
+            ("/a=b,raw,xvda", "by target="),
+            // the same thing twice
+            ("/a,raw,xvda,w,vdev=xvdb", "vdev is given twice"),
+            ("hdc,devtype=cdrom,target=/a,b.iso", "target is given twice"),
+            ("/a,raw,xvda,format=empty", "the format is given twice"),
+            ("/a,raw,xvda,script=a,script=a", "script is given twice"),
+            (
+                "/a,raw,xvda,backendtype=phy,backendtype=tap",
+                "backendtype is given twice",
+            ),
         ] {
             let error = parse_disk(spec).unwrap_err();
             assert!(error.contains(what), "{spec}: {error}");
         }
-    }
-
-    #[test]
-    fn virtual_devices_have_their_numbers() {
-        for (vdev, number) in [
-            ("xvda", Some(51712)),
-            ("xvda1", Some(51713)),
-            ("xvdb", Some(51728)),
-            ("xvdp15", Some(51967)),
-            ("xvdq", Some((1 << 28) | (16 << 8))),
-            ("xvdaa3", Some((1 << 28) | (26 << 8) | 3)),
-            ("d1p2", Some(51730)),
-            ("d0", Some(51712)),
-            ("hda", Some(768)),
-            ("hdd2", Some(5698)),
-            ("sdb1", Some(2065)),
-            ("51712", Some(51712)),
-            ("0xca00", Some(51712)),
-            ("xvd", None),
-            ("xvda0", None),
-            ("hde", None),
-            ("foo", None),
-            ("", None),
-        ] {
-            assert_eq!(vdev_number(vdev), number, "{vdev}");
-        }
+        assert!(parse_disk("/a,raw,xvda,script=,script=b").is_ok());
     }
 }

@@ -1,9 +1,8 @@
-//! Which key gives which value, in the order of xl.cfg(5), and what a PVH domain cannot have.
+//! Which key gives which value, in the order of xl.cfg(5).
 //!
-//! A key that would change what the guest gets, and that we do not serve, is an error; one that only concerns a device
-//! model or a PV guest is named in a warning.
+//! A value that is wrong is noted, and a harmless one taken in its place, so that all that is wrong is told in one run.
 
-use std::ops::Range;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use uuid::Uuid;
@@ -13,162 +12,67 @@ use super::message::Message;
 use super::types::{
     Action, DiskConfig, DomainConfig, SchedParams, ShutdownActions, TimeOffset, TscMode, VifConfig,
 };
-use super::{CpuList, CpuidRule, disk, vdev_number};
+use super::{CpuList, CpuidRule, HostConfig, disk, unserved, unusable_name, vdev_number};
 
 /// More than any host has; a typing error is told before anything is built.
 const MOST_MEMORY_MIB: i64 = 1 << 34;
 /// Largest number of vCPUs of an HVM domain (`public/hvm/hvm_info_table.h, HVM_MAX_VCPUS`).
 const MOST_VCPUS: u32 = 128;
 
-/// Reads a domain.
-pub(super) fn read(settings: &Settings<'_>) -> Result<DomainConfig, Message> {
-    check_type(settings)?;
-    refuse_unserved(settings)?;
-    let (memory_kib, max_memory_kib) = memory(settings)?;
-    let (vcpus, max_vcpus) = vcpus(settings)?;
-    let config = DomainConfig {
-        name: name(settings)?,
-        uuid: uuid(settings)?,
-        kernel: kernel(settings)?,
-        ramdisk: settings.text("ramdisk")?.map(PathBuf::from),
-        cmdline: cmdline(settings)?,
+/// Reads a domain; what is wrong is noted among the settings' errors.
+pub(super) fn read(settings: &Settings<'_>, host: &HostConfig) -> DomainConfig {
+    unserved::check(settings);
+    let (memory_kib, max_memory_kib) = settings.keep(memory(settings)).unwrap_or((1, 1));
+    let (vcpus, max_vcpus) = settings.keep(vcpus(settings)).unwrap_or((1, MOST_VCPUS));
+    let frames = |key, default: Option<u32>| {
+        let number = settings.keep(settings.number_u32(key, 1 << 20));
+        number.flatten().or(default)
+    };
+    let flag = |key| settings.keep(settings.boolean(key)).flatten();
+    DomainConfig {
+        name: settings.keep(name(settings)).unwrap_or_default(),
+        uuid: settings.keep(uuid(settings)).unwrap_or_default(),
+        kernel: settings.keep(kernel(settings)).unwrap_or_default(),
+        ramdisk: settings.keep(settings.path("ramdisk")).flatten(),
+        cmdline: settings.keep(cmdline(settings)).unwrap_or_default(),
         memory_kib,
         max_memory_kib,
         vcpus,
         max_vcpus,
-        hard_affinity: affinity(settings, "cpus", max_vcpus)?,
-        soft_affinity: affinity(settings, "cpus_soft", max_vcpus)?,
-        cpuid: cpuid(settings)?,
-        actions: actions(settings)?,
-        tsc_mode: tsc_mode(settings)?,
-        time_offset: time_offset(settings)?,
-        max_grant_frames: settings.number_u32("max_grant_frames", 1 << 20)?,
-        max_maptrack_frames: settings.number_u32("max_maptrack_frames", 1 << 20)?,
-        max_event_channels: settings.number_u32("max_event_channels", (1 << 17) - 1)?,
-        claim: settings.boolean("claim_mode")?.unwrap_or(true),
-        msr_relaxed: settings.boolean("msr_relaxed")?.unwrap_or(false),
-        pool: settings.text("pool")?,
-        sched: sched(settings)?,
-        seclabel: settings.text("seclabel")?,
-        disks: disks(settings)?,
-        vifs: vifs(settings)?,
-    };
-    note_without_effect(settings);
-    Ok(config)
-}
-
-fn check_type(settings: &Settings<'_>) -> Result<(), Message> {
-    let refuse = |at: &Range<usize>, what: &str, why: &str| {
-        Err(settings.error(
-            at,
-            format!("{what} guests are not supported: {why}. Leave type out, or say type=\"pvh\""),
-        ))
-    };
-    if let Some((kind, at)) = settings.string("type")? {
-        return match kind {
-            "pvh" => Ok(()),
-            "hvm" => refuse(&at, "HVM", "they need a device model and a BIOS"),
-            "pv" => refuse(&at, "PV", "they run without hardware virtualisation"),
-            _ => Err(settings.error(
-                &at,
-                format!("unknown type \"{kind}\": pvh is the one served"),
-            )),
-        };
-    }
-    match settings.string("builder")? {
-        None => Ok(()),
-        Some(("hvm", at)) => refuse(&at, "HVM", "they need a device model and a BIOS"),
-        Some((other, at)) => {
-            settings.warn(
-                &at,
-                format!("builder=\"{other}\" meant a PV guest; the kernel is started as PVH"),
-            );
-            Ok(())
-        }
-    }
-}
-
-/// Keys of devices and features that are not served, unless they are empty or 0.
-const UNSERVED: [(&str, &str); 31] = [
-    ("pci", "passing devices through"),
-    ("usbctrl", "USB"),
-    ("usbdev", "USB"),
-    ("usbdevice", "USB"),
-    ("vfb", "a frame buffer"),
-    ("vtpm", "a TPM"),
-    ("p9", "9p file systems"),
-    ("pvcalls", "PV calls"),
-    ("vdispl", "a display"),
-    ("vsnd", "sound"),
-    ("vkb", "a keyboard"),
-    ("virtio", "virtio devices"),
-    ("channel", "channels"),
-    ("dtdev", "passing devices through"),
-    ("ioports", "passing I/O ports through"),
-    ("iomem", "passing I/O memory through"),
-    ("irqs", "passing interrupts through"),
-    ("rdm", "passing devices through"),
-    ("nestedhvm", "nested virtualisation"),
-    ("altp2m", "alternate p2m"),
-    ("vpmu", "a virtual PMU"),
-    ("vmtrace_buf_kb", "VM trace"),
-    ("vnuma", "virtual NUMA nodes"),
-    ("bootloader", "a boot loader in dom0: name the kernel"),
-    ("device_tree", "device trees"),
-    ("driver_domain", "driver domains"),
-    ("pvshim", "the PV shim"),
-    ("firmware_override", "firmware"),
-    ("acpi_firmware", "firmware"),
-    ("smbios_firmware", "firmware"),
-    ("xend_suspend_evtchn_compat", "xend's suspend port"),
-];
-
-fn refuse_unserved(settings: &Settings<'_>) -> Result<(), Message> {
-    use super::syntax::Kind;
-    for (key, what) in UNSERVED {
-        let Some(entry) = settings.get(key) else {
-            continue;
-        };
-        let asks = match &entry.value.kind {
-            Kind::List(items) => !items.is_empty(),
-            Kind::Atom(text) => !matches!(text.as_str(), "" | "0" | "disabled"),
-        };
-        if asks {
-            return Err(settings.error(&entry.key_at, format!("{key}: {what} is not supported")));
-        }
-    }
-    if let (Some(false), Some(entry)) = (settings.boolean("hap")?, settings.get("hap")) {
-        return Err(settings.error(
-            &entry.value.at,
-            "hap=0: shadow page tables are not supported",
-        ));
-    }
-    match settings.string("passthrough")? {
-        None | Some(("disabled" | "0" | "", _)) => Ok(()),
-        Some((_, at)) => Err(settings.error(&at, "passing devices through is not supported")),
+        hard_affinity: settings
+            .keep(affinity(settings, "cpus", max_vcpus))
+            .unwrap_or_default(),
+        soft_affinity: settings
+            .keep(affinity(settings, "cpus_soft", max_vcpus))
+            .unwrap_or_default(),
+        cpuid: settings.keep(cpuid(settings)).unwrap_or_default(),
+        actions: actions(settings),
+        tsc_mode: settings.keep(tsc_mode(settings)).unwrap_or_default(),
+        time_offset: settings.keep(time_offset(settings)).unwrap_or_default(),
+        max_grant_frames: frames("max_grant_frames", host.max_grant_frames),
+        max_maptrack_frames: frames("max_maptrack_frames", host.max_maptrack_frames),
+        max_event_channels: settings
+            .keep(settings.number_u32("max_event_channels", (1 << 17) - 1))
+            .flatten(),
+        claim: flag("claim_mode").or(host.claim).unwrap_or(true),
+        msr_relaxed: flag("msr_relaxed").unwrap_or(false),
+        pool: settings.keep(settings.text("pool")).flatten(),
+        sched: settings.keep(sched(settings)).unwrap_or_default(),
+        seclabel: settings.keep(settings.text("seclabel")).flatten(),
+        disks: disks(settings),
+        vifs: vifs(settings, host),
     }
 }
 
 fn name(settings: &Settings<'_>) -> Result<String, Message> {
     let Some((name, at)) = settings.string("name")? else {
-        return Err(missing(settings, "name", "name = \"web\""));
+        settings.miss("name", "name = \"web\"");
+        return Ok(String::new());
     };
-    let bad = if name.is_empty() {
-        "the name is empty"
-    } else if name.bytes().all(|c| c.is_ascii_digit()) {
-        "a name of digits alone would be taken for a domain id"
-    } else if name.contains('/') || name.chars().any(char::is_control) {
-        "a name has no / and no control characters"
-    } else if name.len() > 255 {
-        "a name has at most 255 bytes"
-    } else {
-        return Ok(name.to_owned());
-    };
-    Err(settings.error(&at, bad))
-}
-
-fn missing(settings: &Settings<'_>, key: &str, example: &str) -> Message {
-    settings.error(&(0..0), format!("{key} is missing: {example}"))
+    match unusable_name(name) {
+        Some(why) => Err(settings.error(&at, why)),
+        None => Ok(name.to_owned()),
+    }
 }
 
 fn uuid(settings: &Settings<'_>) -> Result<Uuid, Message> {
@@ -184,13 +88,15 @@ fn uuid(settings: &Settings<'_>) -> Result<Uuid, Message> {
 }
 
 fn kernel(settings: &Settings<'_>) -> Result<PathBuf, Message> {
-    settings.text("kernel")?.map(PathBuf::from).ok_or_else(|| {
-        missing(
-            settings,
+    let kernel = settings.path("kernel")?;
+    // Who names a boot loader in its place is told of that one.
+    if kernel.is_none() && settings.get("bootloader").is_none() {
+        settings.miss(
             "kernel",
             "kernel = \"/boot/vmlinuz\" (a bzImage or ELF file in dom0)",
-        )
-    })
+        );
+    }
+    Ok(kernel.unwrap_or_default())
 }
 
 /// `cmdline` as it stands, or `root` and `extra` put together.
@@ -223,7 +129,8 @@ fn memory(settings: &Settings<'_>) -> Result<(u64, u64), Message> {
     };
     let max = mib("maxmem")?;
     let Some(memory) = mib("memory")?.or(max) else {
-        return Err(missing(settings, "memory", "memory = 512 (MiB)"));
+        settings.miss("memory", "memory = 512 (MiB)");
+        return Ok((1, 1));
     };
     let max = max.unwrap_or(memory);
     if max < memory {
@@ -245,6 +152,12 @@ fn vcpus(settings: &Settings<'_>) -> Result<(u32, u32), Message> {
             .number(key, 1..=i64::from(MOST_VCPUS))?
             .and_then(|n| u32::try_from(n).ok()))
     };
+    let most = i64::from(u32::MAX);
+    if let (Some(0), Some(entry)) = (settings.number("vcpus", 0..=most)?, settings.get("vcpus")) {
+        let text = "a domain has at least one vCPU: vcpus is taken as 1";
+        settings.warn(&entry.value.at, text);
+        return Ok((1, count("maxvcpus")?.unwrap_or(1)));
+    }
     let max = count("maxvcpus")?;
     let vcpus = count("vcpus")?.or(max).unwrap_or(1);
     let max = max.unwrap_or(vcpus);
@@ -274,23 +187,23 @@ fn affinity(settings: &Settings<'_>, key: &str, max_vcpus: u32) -> Result<Vec<Cp
                 .map_err(|e| settings.error(&value.at, format!("{e}")))
         })
         .collect::<Result<Vec<CpuList>, _>>()?;
-    if !one && u32::try_from(lists.len()).is_ok_and(|n| n > max_vcpus) {
-        let at = values.last().map_or(0..0, |v| v.at.clone());
-        return Err(settings.error(
-            &at,
-            format!("{key} has {} entries for {max_vcpus} vCPU(s)", lists.len()),
-        ));
+    let wanted = usize::try_from(max_vcpus).unwrap_or(usize::MAX);
+    if let Some(value) = values.get(wanted).filter(|_| !one) {
+        let text = format!(
+            "{key} has {} entries for {max_vcpus} vCPU(s): from here on they are ignored",
+            lists.len()
+        );
+        settings.warn(&value.at, text);
     }
     if one {
         return Ok(lists);
     }
     // vCPUs beyond a list's end are free, as in xl.
-    let missing = usize::try_from(max_vcpus)
-        .unwrap_or(0)
-        .saturating_sub(lists.len());
+    let missing = wanted.saturating_sub(lists.len());
     Ok(lists
         .into_iter()
         .chain(std::iter::repeat_n(CpuList::all(), missing))
+        .take(wanted)
         .collect())
 }
 
@@ -301,7 +214,10 @@ fn cpuid(settings: &Settings<'_>) -> Result<Vec<CpuidRule>, Message> {
     };
     match &entry.value.kind {
         Kind::Atom(text) => {
-            super::parse_cpuid_names(text).map_err(|e| settings.error(&entry.value.at, e))
+            let text = settings.atom("cpuid", &entry.value).map(|_| text)?;
+            let text = String::from_utf8_lossy(text);
+            let note = |note: String| settings.warn(&entry.value.at, note);
+            super::parse_cpuid_names(&text, note).map_err(|e| settings.error(&entry.value.at, e))
         }
         Kind::List(items) => {
             let mut rules = Vec::new();
@@ -314,34 +230,37 @@ fn cpuid(settings: &Settings<'_>) -> Result<Vec<CpuidRule>, Message> {
     }
 }
 
-fn actions(settings: &Settings<'_>) -> Result<ShutdownActions, Message> {
-    let action = |key: &str, default: Action| -> Result<Action, Message> {
-        let Some((text, at)) = settings.string(key)? else {
-            return Ok(default);
-        };
-        // xend's spellings are still in use.
-        let text = match text {
-            "rename-restart" => "restart_rename",
-            "coredump-destroy" => "coredump_destroy",
-            "coredump-restart" => "coredump_restart",
-            _ => text,
-        };
-        Action::from_name(text).ok_or_else(|| {
-            let known: Vec<_> = Action::NAMES.iter().map(|(name, _)| *name).collect();
-            settings.error(
-                &at,
-                format!("unknown action \"{text}\": {}", known.join(", ")),
-            )
-        })
+fn actions(settings: &Settings<'_>) -> ShutdownActions {
+    let action = |key: &str, default: Action| -> Action {
+        let read = settings.string(key).and_then(|read| match read {
+            None => Ok(default),
+            Some((text, at)) => {
+                action_of(text).ok_or_else(|| settings.error(&at, unknown_action(text)))
+            }
+        });
+        settings.keep(read).unwrap_or(default)
     };
     let default = ShutdownActions::default();
-    Ok(ShutdownActions {
-        poweroff: action("on_poweroff", default.poweroff)?,
-        reboot: action("on_reboot", default.reboot)?,
-        crash: action("on_crash", default.crash)?,
-        watchdog: action("on_watchdog", default.watchdog)?,
-        soft_reset: action("on_soft_reset", default.soft_reset)?,
-    })
+    ShutdownActions {
+        poweroff: action("on_poweroff", default.poweroff),
+        reboot: action("on_reboot", default.reboot),
+        crash: action("on_crash", default.crash),
+        watchdog: action("on_watchdog", default.watchdog),
+        soft_reset: action("on_soft_reset", default.soft_reset),
+    }
+}
+
+/// Reads an action as xl spells it, or as libxl does.
+fn action_of(text: &str) -> Option<Action> {
+    match text {
+        "rename-restart" => Some(Action::RestartRename),
+        _ => Action::from_name(text),
+    }
+}
+
+fn unknown_action(text: &str) -> String {
+    let known: Vec<_> = Action::NAMES.iter().map(|(_, a)| a.spelling()).collect();
+    format!("unknown action \"{text}\": {}", known.join(", "))
 }
 
 fn tsc_mode(settings: &Settings<'_>) -> Result<TscMode, Message> {
@@ -383,154 +302,73 @@ fn sched(settings: &Settings<'_>) -> Result<SchedParams, Message> {
     })
 }
 
-fn disks(settings: &Settings<'_>) -> Result<Vec<DiskConfig>, Message> {
-    let mut disks: Vec<DiskConfig> = Vec::new();
-    for value in settings.list("disk", false)?.unwrap_or_default() {
-        let spec = settings.atom("disk", value)?;
-        let disk = disk::parse_disk(spec).map_err(|e| settings.error(&value.at, e))?;
+fn disks(settings: &Settings<'_>) -> Vec<DiskConfig> {
+    let mut taken: BTreeMap<Option<u32>, PathBuf> = BTreeMap::new();
+    let mut disks = Vec::new();
+    let values = settings.keep(settings.list("disk", false)).flatten();
+    for value in values.unwrap_or_default() {
+        let note = |note: String| settings.warn(&value.at, note);
+        let read = settings.bytes("disk", value).and_then(|spec| {
+            disk::parse_disk(spec, note).map_err(|e| settings.error(&value.at, e))
+        });
+        let Some(disk) = settings.keep(read) else {
+            continue;
+        };
         let number = vdev_number(&disk.vdev);
-        if let Some(other) = disks
-            .iter()
-            .find(|other| vdev_number(&other.vdev) == number)
-        {
+        if let Some(other) = taken.insert(number, disk.target.clone()) {
             let text = format!(
                 "{} is the same virtual device as that of {}",
-                disk.vdev, other.target
+                disk.vdev,
+                other.display()
             );
-            return Err(settings.error(&value.at, text));
+            settings.keep::<()>(Err(settings.error(&value.at, text)));
         }
         disks.push(disk);
     }
-    Ok(disks)
+    disks
 }
 
-fn vifs(settings: &Settings<'_>) -> Result<Vec<VifConfig>, Message> {
-    let mut vifs: Vec<VifConfig> = Vec::new();
-    for value in settings.list("vif", false)?.unwrap_or_default() {
-        let spec = settings.atom("vif", value)?;
-        let vif = super::parse_vif(spec, |note| settings.warn(&value.at, note))
-            .map_err(|e| settings.error(&value.at, e))?;
-        if let Some(mac) = vif
-            .mac
-            .filter(|mac| vifs.iter().any(|other| other.mac == Some(*mac)))
-        {
-            return Err(settings.error(&value.at, format!("two cards with the address {mac}")));
+fn vifs(settings: &Settings<'_>, host: &HostConfig) -> Vec<VifConfig> {
+    let mut taken = BTreeSet::new();
+    let mut vifs = Vec::new();
+    let values = settings.keep(settings.list("vif", false)).flatten();
+    for value in values.unwrap_or_default() {
+        let note = |note: String| settings.warn(&value.at, note);
+        let read = settings.atom("vif", value).and_then(|spec| {
+            super::parse_vif(spec, note).map_err(|e| settings.error(&value.at, e))
+        });
+        let Some(mut vif) = settings.keep(read) else {
+            continue;
+        };
+        if let Some(mac) = vif.mac.filter(|mac| !taken.insert(mac.0)) {
+            let text = format!("two cards with the address {mac}");
+            settings.keep::<()>(Err(settings.error(&value.at, text)));
         }
+        host.vif.apply(&mut vif);
         vifs.push(vif);
     }
-    Ok(vifs)
-}
-
-/// Keys that are right in other guests, and change nothing in a PVH domain here.
-const WITHOUT_EFFECT: [&str; 75] = [
-    "acpi",
-    "acpi_s3",
-    "acpi_s4",
-    "acpi_laptop_slate",
-    "apic",
-    "bios",
-    "bios_path_override",
-    "boot",
-    "bootloader_args",
-    "bootloader_restrict",
-    "bootloader_user",
-    "device_model_args",
-    "device_model_args_hvm",
-    "device_model_args_pv",
-    "device_model_override",
-    "device_model_stubdomain_override",
-    "device_model_stubdomain_seclabel",
-    "device_model_user",
-    "device_model_version",
-    "display",
-    "dm_restrict",
-    "e820_host",
-    "extratime",
-    "firmware",
-    "gfx_passthru",
-    "hdtype",
-    "hpet",
-    "hvm_pirq",
-    "init_seclabel",
-    "keymap",
-    "latency",
-    "mca_caps",
-    "mmio_hole",
-    "ms_vm_genid",
-    "nographic",
-    "nx",
-    "oos",
-    "opengl",
-    "pae",
-    "pci_msitranslate",
-    "pci_permissive",
-    "pci_power_mgmt",
-    "pci_seize",
-    "period",
-    "sdl",
-    "serial",
-    "shadow_memory",
-    "slice",
-    "smbios",
-    "soundhw",
-    "spice",
-    "spicehost",
-    "spiceport",
-    "stdvga",
-    "stubdomain_kernel",
-    "stubdomain_memory",
-    "stubdomain_ramdisk",
-    "timer_mode",
-    "usb",
-    "usbversion",
-    "vendor_device",
-    "vga",
-    "videoram",
-    "viridian",
-    "vkb_device",
-    "vnc",
-    "vncdisplay",
-    "vnclisten",
-    "vncpasswd",
-    "vncunused",
-    "vncviewer",
-    "vpt_align",
-    "xauthority",
-    "xen_platform_pci",
-    "xen_platform_pci_bar_uc",
-];
-
-/// Keys that change nothing here, and whose absence nobody would notice.
-const SILENT: [&str; 4] = [
-    "nomigrate",
-    "max_grant_version",
-    "vif2",
-    "xenstore_feature_mask",
-];
-
-fn note_without_effect(settings: &Settings<'_>) {
-    for key in SILENT {
-        let _known = settings.get(key);
-    }
-    for key in WITHOUT_EFFECT {
-        if let Some(entry) = settings.get(key) {
-            settings.warn(
-                &entry.key_at,
-                format!("{key} has no effect on a PVH guest and is ignored"),
-            );
-        }
-    }
+    vifs
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Parsed, parse};
+    use super::super::{Parsed, Rejected, parse};
     use super::*;
 
     const SMALL: &str = "name=\"g\"\nkernel=\"/k\"\nmemory=64\n";
 
-    fn read_with(more: &str) -> Result<Parsed, Message> {
-        parse("g.cfg", SMALL, &more.lines().collect::<Vec<_>>())
+    fn read(text: &str, extra: &[&str]) -> Result<Parsed, Rejected> {
+        parse("g.cfg", text.as_bytes(), extra, &HostConfig::default())
+    }
+
+    fn read_with(more: &str) -> Result<Parsed, Rejected> {
+        read(SMALL, &more.lines().collect::<Vec<_>>())
+    }
+
+    fn told(rejected: &Rejected) -> Vec<(usize, &str)> {
+        let told = rejected.errors.iter();
+        told.map(|error| (error.line, error.text.as_str()))
+            .collect()
     }
 
     #[test]
@@ -538,7 +376,7 @@ mod tests {
         let text = "name=\"domu\"\ntype=\"pvh\"\nkernel=\"/boot/vmlinuz-domu\"\nramdisk=\"/boot/domu.gz\"\n\
             extra=\"console=hvc0 earlyprintk=xen panic=1\"\nmemory=256\nvcpus=1\non_poweroff=\"destroy\"\n\
             on_reboot=\"destroy\"\non_crash=\"destroy\"\n";
-        let Parsed { config, warnings } = parse("domu.cfg", text, &[] as &[&str]).unwrap();
+        let Parsed { config, warnings } = read(text, &[]).unwrap();
         assert_eq!(warnings, []);
         assert_eq!(
             (
@@ -563,7 +401,7 @@ mod tests {
             ("other", 128 << 10)
         );
         assert_eq!(config.cmdline, "root=/dev/xvda ro quiet");
-        let error = read_with("memory='lots'").unwrap_err();
+        let error = read_with("memory='lots'").unwrap_err().errors.remove(0);
         assert_eq!(
             (error.file.as_str(), error.line, error.column),
             ("command line", 1, 8)
@@ -576,10 +414,10 @@ mod tests {
             "maxmem=256\nvcpus=2\nmaxvcpus=4\ncpus=['0-1','^0']\ncpuid='host,tm=0'\nuuid='94f18a14-e12c-4e6f-9a1a-9ca8948434ea'\n\
              disk=['phy:/dev/a,xvda,w','vdev=xvdb,access=ro,target=/b']\nvif=['bridge=br0','mac=00:16:3e:1:2:3']\n\
              on_watchdog='restart'\non_reboot='rename-restart'\ntsc_mode='native'\nmax_grant_frames=64\nmax_maptrack_frames=0x400\nclaim_mode=0\n\
-             localtime=1\nrtc_timeoffset=-60\npool='Pool-0'\ncpu_weight=512\ncap=50\nseclabel='a:b:c'\nmax_event_channels=2047\nacpi=1",
+             localtime=1\nrtc_timeoffset='-60'\npool='Pool-0'\ncpu_weight=512\ncap=50\nseclabel='a:b:c'\nmax_event_channels=2047\nacpi=1",
         )
         .unwrap();
-        assert_eq!(config.warnings.len(), 1);
+        assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
         let config = config.config;
         assert_eq!(
             (config.vcpus, config.max_vcpus, config.max_memory_kib),
@@ -647,7 +485,7 @@ mod tests {
             ("builder='hvm'", "HVM guests are not supported"),
             (
                 "pci=['0000:00:1.0']",
-                "pci: passing devices through is not supported",
+                "pci: devices cannot be passed through",
             ),
             ("nestedhvm=1", "nested virtualisation"),
             ("hap=0", "shadow page tables"),
@@ -656,12 +494,17 @@ mod tests {
             ("maxmem=32", "less than memory"),
             ("vcpus=4\nmaxvcpus=2", "less than vcpus"),
             ("vcpus=129", "from 1 to 128"),
+            ("vcpus=-1", "in quotes"),
             ("name='12'", "domain id"),
             ("name=''", "empty"),
             ("uuid='x'", "no UUID"),
             ("kernel=''", "kernel is missing"),
             ("cpus='x'", "no list of CPUs"),
-            ("cpus=['0','1']", "2 entries for 1 vCPU"),
+            ("name='94f18a14-e12c-4e6f-9a1a-9ca8948434ea'", "is a UUID"),
+            ("p9=['tag=a']", "give it a disk"),
+            ("memory='2G'", "it is in MiB: 2048"),
+            ("localtime='yes'", "yes is 1"),
+            ("extra='caf\\xe9'", "bytes that are no UTF-8"),
             ("on_crash='explode'", "unknown action"),
             ("disk='a'", "takes a list"),
             ("disk=['a']", "virtual device"),
@@ -673,25 +516,165 @@ mod tests {
             ),
             ("disk+='x'\nvif=1", "takes a list"),
         ] {
-            let error = read_with(more).unwrap_err();
+            let rejected = read_with(more).unwrap_err();
+            let error = &rejected.errors[0];
             assert!(error.text.contains(what), "{more}: {error}");
         }
         assert!(read_with("pci=[]\nnestedhvm=0\nhap=1\ntype='pvh'\nbuilder='linux'").is_ok());
     }
 
     #[test]
-    fn missing_keys_are_named() {
+    fn missing_keys_are_named_with_what_stands_in_their_place() {
         for (text, key) in [
             ("kernel='/k'\nmemory=1", "name"),
             ("name='a'\nmemory=1", "kernel"),
             ("name='a'\nkernel='k'", "memory"),
         ] {
-            let error = parse("a.cfg", text, &[] as &[&str]).unwrap_err();
+            let rejected = read(text, &[]).unwrap_err();
+            let [(0, error)] = told(&rejected)[..] else {
+                panic!("{rejected:?}")
+            };
+            assert!(error.starts_with(&format!("{key} is missing")), "{error}");
+        }
+        let rejected = read("# web\nnmae='a'\nkernal='/k'\nmem=64\nvfi=['']\n", &[]).unwrap_err();
+        let told = told(&rejected);
+        assert_eq!(
+            told[0],
+            (
+                2,
+                "unknown key nmae; did you mean name? name is missing: name = \"web\""
+            )
+        );
+        assert!(
+            told[1]
+                .1
+                .starts_with("unknown key kernal; did you mean kernel? kernel is missing")
+        );
+        assert!(
+            told[2]
+                .1
+                .starts_with("unknown key mem; did you mean memory? memory is missing")
+        );
+        assert_eq!(told.len(), 3);
+        assert_eq!(
+            rejected.warnings[0].text,
+            "unknown key vfi is ignored; did you mean vif?"
+        );
+    }
+
+    #[test]
+    fn one_run_tells_everything() {
+        let rejected = read_with(
+            "vcpus='two'\nmemory=0\ndisk=['/a,raw,xvda','/b,raw,foo','/c,raw,xvda']\nvif=['mac=zz','brige=a']\n\
+             on_crash='explode'\npci=['1']\nhap=0\nname=''\nuuid='x'\ncpus='x'\nnonsense=1\nroot='a'\ncmdline='b'",
+        )
+        .unwrap_err();
+        let lines: Vec<_> = told(&rejected).iter().map(|(line, _)| *line).collect();
+        assert_eq!(lines, [1, 2, 3, 3, 4, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(rejected.warnings.len(), 2, "warnings are told with errors");
+        // what could not be read may have what is missing
+        let rejected = read("name = web\nkernel='/k'\nvcpus='x'\nmemory=1\n", &[]).unwrap_err();
+        let lines: Vec<_> = told(&rejected).iter().map(|(line, _)| *line).collect();
+        assert_eq!(lines, [1, 3]);
+    }
+
+    #[test]
+    fn what_has_no_effect_is_named_unless_it_asks_for_nothing() {
+        for (more, what) in [
+            ("seclabel='a:b:c'", "no security label"),
+            ("max_grant_version=2", "guests get version 1"),
+            ("nomigrate=1", "no migration"),
+            ("vif2=['a']", "no effect"),
+            ("xenstore_feature_mask=1", "no effect"),
+            ("acpi=0", "ACPI tables all the same"),
+            ("vnc=1", "no effect"),
+            ("usbdevice='tablet'", "no USB devices"),
+            ("vfb=['vnc=1']", "no frame buffer"),
+            ("channel=['name=a']", "no channels"),
+            ("vcpus=0", "at least one vCPU"),
+            ("cpus=['0','1']", "2 entries for 1 vCPU(s)"),
+            ("cpuid='host,foo=1'", "unknown CPUID name"),
+            ("vif=['vlan=3']", "no effect"),
+            ("disk=['/a,raw,xvda,grant_usage=0']", "disks use grants"),
+        ] {
+            let warnings = read_with(more).unwrap().warnings;
             assert!(
-                error.text.starts_with(&format!("{key} is missing")),
-                "{error}"
+                warnings.len() == 1 && warnings[0].text.contains(what),
+                "{more}: {warnings:?}"
             );
         }
+        let nothing = "acpi=1\nvnc=0\nsdl=0\nusb=0\nserial=''\nvfb=[]\nnomigrate=0\nmax_grant_version=1\nusbdevice=''";
+        assert_eq!(read_with(nothing).unwrap().warnings, []);
+    }
+
+    #[test]
+    fn paths_are_bytes_to_the_end() {
+        use std::os::unix::ffi::OsStrExt;
+        let text = b"name='a'\nmemory=1\nkernel='/caf\xe9/k'\nramdisk=\"/caf\\xe9/r\"\ndisk=['file:/caf\xe9/d,xvda,w']";
+        let host = HostConfig::default();
+        let config = parse("a", text, &[] as &[&str], &host).unwrap().config;
+        let kept: DomainConfig =
+            serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
+        assert_eq!(kept, config);
+        assert_eq!(kept.kernel.as_os_str().as_bytes(), b"/caf\xe9/k");
+        assert_eq!(kept.ramdisk.unwrap().as_os_str().as_bytes(), b"/caf\xe9/r");
+        assert_eq!(kept.disks[0].target.as_os_str().as_bytes(), b"/caf\xe9/d");
+    }
+
+    #[test]
+    fn large_files_take_time_in_proportion() {
+        let started = std::time::Instant::now();
+        let unknown: String = (0..40_000).map(|n| format!("key{n}=1\n")).collect();
+        let parsed = read_with(&unknown).unwrap();
+        assert_eq!(parsed.warnings.len(), 40_000);
+        assert_eq!(parsed.warnings[39_999].line, 40_000);
+        let one_line: String = (0..40_000).map(|n| format!("key{n}=1;")).collect();
+        assert_eq!(
+            read(&(SMALL.to_owned() + &one_line), &[])
+                .unwrap()
+                .warnings
+                .len(),
+            40_000
+        );
+        let wrong: String = (0..40_000).map(|n| format!("key{n}=oops\n")).collect();
+        assert_eq!(read_with(&wrong).unwrap_err().errors.len(), 40_000);
+        let disks: Vec<_> = (0..20_000).map(|n| format!("'/d{n},raw,d{n},w'")).collect();
+        let disks = format!("disk=[{}]", disks.join(","));
+        assert_eq!(read_with(&disks).unwrap().config.disks.len(), 20_000);
+        // A minute and more before; seconds even in a debug build on a busy machine.
+        assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+    }
+
+    #[test]
+    fn the_host_gives_what_a_domain_does_not_say() {
+        let host = HostConfig {
+            claim: Some(false),
+            max_grant_frames: Some(7),
+            ..HostConfig::default()
+        };
+        let of = |extra: &[&str]| parse("a", SMALL.as_bytes(), extra, &host).unwrap().config;
+        let (plain, own) = (of(&[]), of(&["max_grant_frames=9", "claim_mode=1"]));
+        assert_eq!((plain.claim, plain.max_grant_frames), (false, Some(7)));
+        assert_eq!((own.claim, own.max_grant_frames), (true, Some(9)));
+    }
+
+    #[test]
+    fn actions_have_xls_spellings() {
+        for (text, action) in [
+            ("rename-restart", Action::RestartRename),
+            ("coredump-destroy", Action::CoredumpDestroy),
+            ("coredump-restart", Action::CoredumpRestart),
+            ("soft-reset", Action::SoftReset),
+            ("restart_rename", Action::RestartRename),
+        ] {
+            let config = read_with(&format!("on_crash='{text}'")).unwrap().config;
+            assert_eq!(config.actions.crash, action, "{text}");
+            assert_eq!(action_of(&action.spelling()), Some(action));
+        }
+        let error = read_with("on_crash='explode'").unwrap_err();
+        assert!(error.errors[0].text.ends_with(
+            "destroy, restart, rename-restart, preserve, coredump-destroy, coredump-restart, soft-reset"
+        ));
     }
 
     #[test]

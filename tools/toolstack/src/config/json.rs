@@ -3,6 +3,7 @@
 //! Four blanks an indent, `"key": value`, and an empty object or list as two brackets with an empty line between. libxl
 //! leaves out what has its default; which default that is differs by field, so each field says here when it is shown.
 
+use std::borrow::Cow;
 use std::io;
 
 use serde::Serialize;
@@ -42,6 +43,19 @@ pub struct ListedDomain<'a> {
 /// Writes one configuration, or the domain made from it; ends in a newline.
 pub fn domain_json(config: &DomainConfig, now: Option<Running<'_>>, nr_cpus: u32) -> String {
     to_yajl(&Domain::new(config, now, nr_cpus)) + "\n"
+}
+
+/// Writes one disk, as `xl -N block-attach` shows it.
+pub fn disk_json(disk: &DiskConfig) -> String {
+    to_yajl(&Disk::new(disk, false)) + "\n"
+}
+
+/// Writes one network card, as `xl -N network-attach` shows it.
+pub fn vif_json(vif: &VifConfig) -> String {
+    let mut nic = Nic::new(0, vif, false);
+    // it has no number yet
+    nic.devid = None;
+    to_yajl(&nic) + "\n"
 }
 
 /// Writes what `xl list -l` prints: a list of `{"domid": …, "config": …}`, and the empty line that follows xl's.
@@ -204,7 +218,7 @@ struct Disk<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     backend_domname: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pdev_path: Option<&'a str>,
+    pdev_path: Option<Cow<'a, str>>,
     vdev: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     backend: Option<&'static str>,
@@ -227,7 +241,8 @@ struct Disk<'a> {
 struct Nic<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     backend_domname: Option<&'a str>,
-    devid: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    devid: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mtu: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -403,9 +418,15 @@ impl<'a> Disk<'a> {
     fn new(disk: &'a DiskConfig, running: bool) -> Self {
         Self {
             backend_domname: disk.backend.as_deref(),
-            pdev_path: Some(disk.target.as_str()).filter(|path| !path.is_empty()),
+            pdev_path: Some(disk.target.to_string_lossy()).filter(|path| !path.is_empty()),
             vdev: &disk.vdev,
-            backend: (running || disk.source == DiskSource::Phy).then_some("phy"),
+            backend: match disk.source {
+                DiskSource::Phy => Some("phy"),
+                _ if running => Some("phy"),
+                DiskSource::Qdisk => Some("qdisk"),
+                DiskSource::Tap => Some("tap"),
+                DiskSource::Auto => None,
+            },
             format: match disk.format {
                 DiskFormat::Raw => "raw",
                 DiskFormat::Empty => "empty",
@@ -427,7 +448,7 @@ impl<'a> Nic<'a> {
     fn new(devid: usize, vif: &'a VifConfig, running: bool) -> Self {
         Self {
             backend_domname: vif.backend.as_deref(),
-            devid,
+            devid: Some(devid),
             mtu: vif.mtu,
             mac: vif.mac.map(String::from),
             ip: vif.ip.as_deref(),
@@ -529,14 +550,16 @@ impl Formatter for Yajl {
 
 #[cfg(test)]
 mod tests {
-    use super::super::parse;
+    use super::super::{HostConfig, parse};
     use super::*;
 
     const DOMU: &str = "name='stay1'\nuuid='94f18a14-e12c-4e6f-9a1a-9ca8948434ea'\nkernel='/boot/k'\nramdisk='/boot/r'\n\
         extra='console=hvc0 quiet'\nmemory=256\non_reboot='destroy'\n";
 
     fn domu(extra: &[&str]) -> DomainConfig {
-        parse("a", DOMU, extra).unwrap().config
+        parse("a", DOMU.as_bytes(), extra, &HostConfig::default())
+            .unwrap()
+            .config
     }
 
     fn running<'a>(name: &'a str, target_kib: u64, max_kib: u64) -> Running<'a> {
@@ -610,7 +633,7 @@ mod tests {
             "cpuid='host,tm=0,acpi=1,sse3=k'",
             "cpus='0-1'",
             "vcpus=2",
-            "rtc_timeoffset=-1",
+            "rtc_timeoffset='-1'",
             "on_crash='preserve'",
         ]);
         let text = domain_json(&config, None, 4);

@@ -1,11 +1,21 @@
 //! Settings by key: which one counts, as what type, and which nobody asked for.
+//!
+//! What is wrong is noted and reading goes on, so that one run tells everything: [`Settings::keep`] takes a mistake's place
+//! and gives nothing in its stead, and [`Settings::finish`] gives all of them.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use super::message::{Message, Source};
-use super::syntax::{Kind, Setting, Value};
+use super::nearest;
+use super::syntax::{self, Kind, Setting, Value};
+
+/// Of so many unknown keys the nearest known one is looked for.
+const HINTS: usize = 100;
 
 /// The settings of one configuration, each key with its final value.
 pub(crate) struct Settings<'a> {
@@ -13,6 +23,11 @@ pub(crate) struct Settings<'a> {
     values: BTreeMap<String, Entry>,
     asked: RefCell<BTreeSet<String>>,
     warnings: RefCell<Vec<Message>>,
+    errors: RefCell<Vec<Message>>,
+    /// Keys that must be there and are not, each with an example.
+    missing: RefCell<Vec<(&'static str, &'static str)>>,
+    /// Some of the text could not be read: what seems to be missing may be in there.
+    is_broken: bool,
 }
 
 /// A key's final value.
@@ -22,12 +37,11 @@ pub(crate) struct Entry {
 }
 
 impl<'a> Settings<'a> {
-    /// Lets later assignments win and `+=` lengthen.
-    ///
-    /// # Errors
-    /// `+=` of a list to a string, or the other way round.
-    pub(crate) fn new(source: &'a Source, settings: Vec<Setting>) -> Result<Self, Message> {
+    /// Reads a text: later assignments win, `+=` lengthens.
+    pub(crate) fn new(source: &'a Source) -> Self {
         let mut values: BTreeMap<String, Entry> = BTreeMap::new();
+        let (settings, mut errors) = syntax::parse(source);
+        let is_broken = !errors.is_empty();
         for Setting {
             key,
             key_at,
@@ -36,16 +50,33 @@ impl<'a> Settings<'a> {
         } in settings
         {
             match values.get_mut(&key) {
-                Some(entry) if append => lengthen(source, &mut entry.value, value)?,
+                Some(entry) if append => {
+                    errors.extend(lengthen(source, &mut entry.value, value).err());
+                }
                 _ => drop(values.insert(key, Entry { key_at, value })),
             }
         }
-        Ok(Self {
+        Self {
             source,
             values,
             asked: RefCell::default(),
             warnings: RefCell::default(),
-        })
+            errors: RefCell::new(errors),
+            missing: RefCell::default(),
+            is_broken,
+        }
+    }
+
+    /// Notes an error; `None` in place of what is wrong.
+    pub(crate) fn keep<T>(&self, result: Result<T, Message>) -> Option<T> {
+        result
+            .map_err(|error| self.errors.borrow_mut().push(error))
+            .ok()
+    }
+
+    /// Notes that a key is missing.
+    pub(crate) fn miss(&self, key: &'static str, example: &'static str) {
+        self.missing.borrow_mut().push((key, example));
     }
 
     /// Makes an error about a place.
@@ -69,17 +100,30 @@ impl<'a> Settings<'a> {
     /// Gives a string or number as text.
     ///
     /// # Errors
-    /// A list.
+    /// A list, or bytes that are no UTF-8.
     pub(crate) fn string(&self, key: &str) -> Result<Option<(&str, Range<usize>)>, Message> {
         self.get(key)
             .map(|entry| Ok((self.atom(key, &entry.value)?, entry.value.at.clone())))
             .transpose()
     }
 
-    /// Gives a string that is not empty.
+    /// Gives a path that is not empty, whatever bytes it has.
     ///
     /// # Errors
     /// A list.
+    pub(crate) fn path(&self, key: &str) -> Result<Option<PathBuf>, Message> {
+        let bytes = self
+            .get(key)
+            .map(|entry| self.bytes(key, &entry.value))
+            .transpose()?;
+        let path = |bytes| PathBuf::from(OsStr::from_bytes(bytes));
+        Ok(bytes.filter(|bytes| !bytes.is_empty()).map(path))
+    }
+
+    /// Gives a string that is not empty.
+    ///
+    /// # Errors
+    /// A list, or bytes that are no UTF-8.
     pub(crate) fn text(&self, key: &str) -> Result<Option<String>, Message> {
         Ok(self
             .string(key)?
@@ -90,10 +134,21 @@ impl<'a> Settings<'a> {
     /// Gives a value that must be text.
     ///
     /// # Errors
-    /// A list.
+    /// A list, or bytes that are no UTF-8.
     pub(crate) fn atom<'v>(&self, key: &str, value: &'v Value) -> Result<&'v str, Message> {
+        std::str::from_utf8(self.bytes(key, value)?).map_err(|error| {
+            let at = value.at.start + 1 + error.valid_up_to();
+            self.error(&(at..at + 1), format!("{key} has bytes that are no UTF-8"))
+        })
+    }
+
+    /// Gives a value that is no list.
+    ///
+    /// # Errors
+    /// A list.
+    pub(crate) fn bytes<'v>(&self, key: &str, value: &'v Value) -> Result<&'v [u8], Message> {
         match &value.kind {
-            Kind::Atom(text) => Ok(text),
+            Kind::Atom(bytes) => Ok(bytes),
             Kind::List(_) => {
                 Err(self.error(&value.at, format!("{key} takes one value, not a list")))
             }
@@ -112,8 +167,13 @@ impl<'a> Settings<'a> {
         let Some((text, at)) = self.string(key)? else {
             return Ok(None);
         };
-        let number = integer(text)
-            .ok_or_else(|| self.error(&at, format!("{key} takes a number, not \"{text}\"")))?;
+        let number = integer(text).ok_or_else(|| {
+            let hint = match syntax::mebibytes(text) {
+                Some(mib) if key.contains("mem") => format!("; it is in MiB: {mib}"),
+                _ => String::new(),
+            };
+            self.error(&at, format!("{key} takes a number, not \"{text}\"{hint}"))
+        })?;
         if range.contains(&number) {
             return Ok(Some(number));
         }
@@ -141,7 +201,14 @@ impl<'a> Settings<'a> {
         };
         match integer(text) {
             Some(number) => Ok(Some(number != 0)),
-            None => Err(self.error(&at, format!("{key} takes 1 or 0, not \"{text}\""))),
+            None => {
+                let hint = match text.to_ascii_lowercase().as_str() {
+                    "yes" | "true" | "on" => "; yes is 1",
+                    "no" | "false" | "off" => "; no is 0",
+                    _ => "",
+                };
+                Err(self.error(&at, format!("{key} takes 1 or 0, not \"{text}\"{hint}")))
+            }
         }
     }
 
@@ -163,23 +230,53 @@ impl<'a> Settings<'a> {
         }
     }
 
-    /// Warns of each key that nobody asked for, with the nearest known one; gives all warnings in the text's order.
-    pub(crate) fn into_warnings(self) -> Vec<Message> {
+    /// Gives all errors and all warnings, each in the text's order. A key that nobody asked for is warned of, with the
+    /// nearest known one; where that one is missing, the two are one error.
+    pub(crate) fn finish(self) -> (Vec<Message>, Vec<Message>) {
         let asked = self.asked.borrow();
-        for (key, entry) in self.values.iter().filter(|(key, _)| !asked.contains(*key)) {
-            let hint = nearest(key, asked.iter().map(String::as_str))
-                .map_or_else(String::new, |near| format!("; did you mean {near}?"));
-            self.warn(&entry.key_at, format!("unknown key {key} is ignored{hint}"));
+        let mut missing = self.missing.take();
+        let unknown = self.values.iter().filter(|(key, _)| !asked.contains(*key));
+        for (count, (key, entry)) in unknown.enumerate() {
+            // What is missing is meant before what is there.
+            let names = || missing.iter().map(|(name, _)| *name);
+            let near = (count < HINTS)
+                .then(|| nearest(key, names()))
+                .flatten()
+                .or_else(|| {
+                    let known = asked.iter().map(String::as_str);
+                    (count < HINTS).then(|| nearest(key, known)).flatten()
+                });
+            let hint = near.map_or_else(String::new, |near| format!("; did you mean {near}?"));
+            let is_missing = |(known, _): &(&str, &str)| near == Some(known);
+            match missing.iter().position(is_missing) {
+                Some(at) => {
+                    let (near, example) = missing.remove(at);
+                    let text = format!("unknown key {key}{hint} {near} is missing: {example}");
+                    self.errors
+                        .borrow_mut()
+                        .push(self.error(&entry.key_at, text));
+                }
+                None => self.warn(&entry.key_at, format!("unknown key {key} is ignored{hint}")),
+            }
         }
-        let mut warnings = self.warnings.take();
-        warnings.sort_by_key(|m| (m.file == "command line", m.line, m.column));
-        warnings
+        // What seems to be missing may be where the text could not be read.
+        for (key, example) in missing.into_iter().filter(|_| !self.is_broken) {
+            let text = format!("{key} is missing: {example}");
+            self.errors
+                .borrow_mut()
+                .push(self.source.message_of_all(text));
+        }
+        let in_order = |mut messages: Vec<Message>| {
+            messages.sort_by_key(|message| message.offset);
+            messages
+        };
+        (in_order(self.errors.take()), in_order(self.warnings.take()))
     }
 }
 
 fn lengthen(source: &Source, to: &mut Value, by: Value) -> Result<(), Message> {
     match (&mut to.kind, by.kind) {
-        (Kind::Atom(text), Kind::Atom(more)) => text.push_str(&more),
+        (Kind::Atom(text), Kind::Atom(more)) => text.extend(more),
         (Kind::List(items), Kind::List(more)) => items.extend(more),
         (Kind::Atom(_), Kind::List(_)) => {
             return Err(source.message(by.at, "a list cannot be added to a string"));
@@ -206,34 +303,11 @@ pub(crate) fn integer(text: &str) -> Option<i64> {
         None => digits.parse(),
     }
     .ok()?;
-    Some(if negative { -number } else { number })
-}
-
-/// Gives the name that a misspelt word most likely means: at most two edits away.
-pub fn nearest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    names
-        .map(|name| (edits(word, name), name))
-        .filter(|(edits, name)| *edits <= 2 && *edits < name.len())
-        .min_by_key(|(edits, _)| *edits)
-        .map(|(_, name)| name)
-}
-
-fn edits(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (cell, cb) in row.iter_mut().skip(1).zip(b.chars()) {
-            let replaced = diagonal + usize::from(ca != cb);
-            diagonal = *cell;
-            *cell = replaced.min(left + 1).min(diagonal + 1);
-            left = *cell;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
+    if negative {
+        number.checked_neg()
+    } else {
+        Some(number)
     }
-    row.last().copied().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -247,14 +321,5 @@ mod tests {
         assert_eq!(integer("-3"), Some(-3));
         assert_eq!(integer("12f"), None);
         assert_eq!(integer(""), None);
-    }
-
-    #[test]
-    fn a_misspelt_word_finds_its_neighbour() {
-        let names = ["memory", "maxmem", "vcpus", "vif"];
-        assert_eq!(nearest("memroy", names.into_iter()), Some("memory"));
-        assert_eq!(nearest("vcpu", names.into_iter()), Some("vcpus"));
-        assert_eq!(nearest("banana", names.into_iter()), None);
-        assert_eq!(edits("kitten", "sitting"), 3);
     }
 }

@@ -20,8 +20,10 @@ pub struct DomainConfig {
     /// The domain's handle; random when the file names none.
     pub uuid: Uuid,
     /// bzImage or ELF in dom0's file system.
+    #[serde(with = "super::path")]
     pub kernel: PathBuf,
     /// initrd.
+    #[serde(with = "super::path::optional")]
     pub ramdisk: Option<PathBuf>,
     /// Kernel's command line: `cmdline`, or `root` and `extra` together.
     pub cmdline: String,
@@ -115,6 +117,27 @@ pub enum Action {
     SoftReset,
 }
 
+/// Why a domain may not be called so; `None` where it may.
+///
+/// A name is also what verbs find it by, and what xenstore's paths and texts of a line each hold.
+pub fn unusable_name(name: &str) -> Option<&'static str> {
+    if name.is_empty() {
+        Some("the name is empty")
+    } else if name.bytes().all(|c| c.is_ascii_digit()) {
+        Some("a name of digits alone would be taken for a domain id")
+    } else if name.contains('/') || name.chars().any(char::is_control) {
+        Some("a name has no / and no control characters")
+    } else if name.len() > 255 {
+        Some("a name has at most 255 bytes")
+    } else if Uuid::try_parse(name).is_ok() {
+        Some("a name that is a UUID would be taken for that domain's")
+    } else if name == "(null)" {
+        Some("(null) is what a domain without a name is shown as")
+    } else {
+        None
+    }
+}
+
 impl Action {
     /// All of them with libxl's names.
     pub const NAMES: [(&'static str, Action); 7] = [
@@ -126,6 +149,14 @@ impl Action {
         ("coredump_restart", Action::CoredumpRestart),
         ("soft_reset", Action::SoftReset),
     ];
+
+    /// xl's spelling in a configuration.
+    pub fn spelling(self) -> String {
+        match self {
+            Self::RestartRename => "rename-restart".to_owned(),
+            other => other.name().replace('_', "-"),
+        }
+    }
 
     /// Reads a file's spelling, where `-` may stand for `_`.
     pub fn from_name(name: &str) -> Option<Self> {
@@ -241,9 +272,10 @@ impl CpuidRule {
 /// One disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskConfig {
-    /// Block device or file in the backend domain; empty for an empty drive.
-    pub target: String,
-    /// Where it comes from.
+    /// Block device or file in the backend domain, or what the script takes; empty for an empty drive.
+    #[serde(with = "super::path")]
+    pub target: PathBuf,
+    /// Who was named to serve it.
     pub source: DiskSource,
     /// What is in it.
     pub format: DiskFormat,
@@ -265,17 +297,19 @@ pub struct DiskConfig {
     pub backend: Option<String>,
 }
 
-/// Where a disk's bytes come from.
+/// Who was named to serve a disk (`backendtype=`). Raw bytes are blkback's to serve whoever it was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DiskSource {
-    /// Told by what the target is: a block device, or a file.
+    /// Nobody.
     #[default]
     Auto,
-    /// `phy:`, or `backendtype=phy`.
+    /// blkback.
     Phy,
-    /// `file:`: through a loop device.
-    File,
+    /// A device model.
+    Qdisk,
+    /// blktap.
+    Tap,
 }
 
 /// What a disk holds.

@@ -35,8 +35,13 @@ pub fn parse_vif(spec: &str, mut note: impl FnMut(String)) -> Result<VifConfig, 
             "gatewaydev" | "netdev" => vif.gatewaydev = text(),
             "rate" => vif.rate = Some(parse_rate(value)?),
             "mtu" => vif.mtu = Some(mtu(value)?),
-            "untrusted" => vif.untrusted = true,
-            "trusted" => vif.untrusted = false,
+            "untrusted" if !part.contains('=') => vif.untrusted = true,
+            "trusted" if !part.contains('=') => vif.untrusted = false,
+            "trusted" | "untrusted" => {
+                return Err(format!(
+                    "{key} takes no value: it stands alone, not as \"{part}\""
+                ));
+            }
             "type" if value == "vif" => {}
             "type" => {
                 return Err(format!(
@@ -46,7 +51,12 @@ pub fn parse_vif(spec: &str, mut note: impl FnMut(String)) -> Result<VifConfig, 
             "model" => note(format!(
                 "model={value} means an emulated card, which a PVH guest has not: ignored"
             )),
-            "accel" | "devid" => note(format!("{key}= is ignored")),
+            "accel" | "devid" | "vlan" | "hotplug" | "forwarddev" => {
+                note(format!("{key}= has no effect here and is ignored"));
+            }
+            _ if key.starts_with("colo_") => {
+                note(format!("{key}= is COLO's, which is not supported: ignored"))
+            }
             _ => return Err(unknown(key)),
         }
     }
@@ -168,6 +178,16 @@ mod tests {
     }
 
     #[test]
+    fn what_newer_cards_may_say_is_noted() {
+        let mut notes = Vec::new();
+        let spec =
+            "vlan=3,hotplug=1,forwarddev=eth0,colo_sock_mirror_id=1,devid=5,accel=1,untrusted";
+        let vif = parse_vif(spec, |note| notes.push(note)).unwrap();
+        assert!(vif.untrusted && notes.len() == 6, "{notes:?}");
+        assert!(!parse_vif("untrusted,trusted", |_| ()).unwrap().untrusted);
+    }
+
+    #[test]
     fn rates_are_bytes_an_interval() {
         let rate = |text| {
             parse_rate(text)
@@ -202,6 +222,8 @@ mod tests {
             ("type=ioemu", "device model"),
             ("vifname=much-too-long-a-name", "1 to 15"),
             ("mtu=12", "mtu is from"),
+            ("untrusted=0", "takes no value"),
+            ("trusted=0", "takes no value"),
         ] {
             let error = parse_vif(spec, |_| ()).unwrap_err();
             assert!(error.contains(what), "{spec}: {error}");

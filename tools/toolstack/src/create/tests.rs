@@ -9,8 +9,8 @@ use crate::testing::Bench;
 fn with_devices(bench: &Bench) -> DomainConfig {
     let mut config = bench.config("web");
     config.disks.push(DiskConfig {
-        target: "/images/web".to_owned(),
-        source: DiskSource::File,
+        target: "/images/web".into(),
+        source: DiskSource::Auto,
         format: DiskFormat::Raw,
         vdev: "xvda".to_owned(),
         writable: true,

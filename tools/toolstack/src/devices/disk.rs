@@ -3,6 +3,7 @@
 //! blkback takes `physical-device`, the numbers of an open-able block device; finding them is all that Xen's `block`
 //! script does, and it is done here before the backend's directory is published, so that nothing waits for it.
 
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use xenstore::Ops;
 
 use super::{Device, Kind, Nodes, loopdev, script, sharing};
 
-use crate::config::{DiskConfig, DiskFormat, DiskSource, vdev_number};
+use crate::config::{DiskConfig, DiskFormat, vdev_number};
 use crate::{DOM0, Error, Lock, Result, Toolstack};
 
 /// The node that says which loop device belongs to a backend.
@@ -43,23 +44,18 @@ impl Toolstack {
         }
         let path = std::fs::canonicalize(&disk.target)
             .map_err(|error| Error::file(&disk.target, error))?;
-        if !Path::new(&disk.target).is_absolute() {
+        if !disk.target.is_absolute() {
             return Err(Error::Refused(format!(
                 "{} is no absolute path: others could not tell what it is",
-                disk.target
+                disk.target.display()
             )));
         }
         sharing::check(self, held, domid, disk, &path)?;
         let metadata = std::fs::metadata(&path).map_err(|error| Error::file(&path, error))?;
-        let looped = match (metadata.file_type().is_block_device(), disk.source) {
-            (true, _) => None,
-            (false, DiskSource::Phy) => {
-                return Err(Error::Refused(format!(
-                    "{} is no block device; say file: for a file",
-                    path.display()
-                )));
-            }
-            (false, _) => Some(loopdev::attach(&path, !disk.writable, disk.direct_io_safe)?),
+        let looped = if metadata.file_type().is_block_device() {
+            None
+        } else {
+            Some(loopdev::attach(&path, !disk.writable, disk.direct_io_safe)?)
         };
         let (block, number) = match &looped {
             Some(looped) => (looped.path().to_owned(), looped.number()),
@@ -95,6 +91,10 @@ impl Toolstack {
             nodes.push(("script", script::locate(&self.paths, script)));
             nodes.push(("hotplug-by-script", "1".to_owned()));
         }
+        let bytes = |(name, value): (&'static str, String)| (name, value.into_bytes());
+        let mut nodes: Vec<_> = nodes.into_iter().map(bytes).collect();
+        // as it is: who compares it opens it
+        nodes.push(("params", disk.target.as_os_str().as_bytes().to_owned()));
         self.publish_device(device, &nodes, &frontend)?;
         if let (Some(script), DOM0) = (&disk.script, device.backend) {
             let script = script::locate(&self.paths, script);
@@ -134,7 +134,6 @@ fn common_nodes(disk: &DiskConfig) -> Nodes {
     let mut nodes = vec![
         ("dev", disk.vdev.clone()),
         ("type", "phy".to_owned()),
-        ("params", disk.target.clone()),
         ("mode", mode.to_owned()),
         (
             "device-type",

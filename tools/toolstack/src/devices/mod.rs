@@ -178,7 +178,12 @@ pub(crate) type Nodes = Vec<(&'static str, String)>;
 
 impl Toolstack {
     /// Publishes a device to both ends, all at once.
-    fn publish_device(&self, device: &Device, backend: &Nodes, frontend: &Nodes) -> Result<()> {
+    fn publish_device(
+        &self,
+        device: &Device,
+        backend: &[(&str, impl AsRef<[u8]>)],
+        frontend: &Nodes,
+    ) -> Result<()> {
         let (front, back, libxl) = (
             device.frontend_path(),
             device.backend_path(),
@@ -217,7 +222,11 @@ impl Toolstack {
             )?;
             tx.write(&format!("{libxl}/frontend"), &front)?;
             tx.write(&format!("{libxl}/backend"), &back)?;
-            for (name, value) in backend.iter().chain(&common_back) {
+            let backend = backend.iter().map(|(name, value)| (*name, value.as_ref()));
+            let common = common_back
+                .iter()
+                .map(|(name, value)| (*name, value.as_bytes()));
+            for (name, value) in backend.chain(common) {
                 tx.write(&format!("{back}/{name}"), value)?;
                 tx.write(&format!("{libxl}/{name}"), value)?;
             }

@@ -3,6 +3,8 @@
 //! Two kernels that each keep their own idea of one file system destroy it. A reader next to a writer sees it change
 //! under its cache, which is refused as well.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use xenstore::Ops;
@@ -60,13 +62,14 @@ pub(super) fn check(
         for device in disks.iter().filter(|disk| disk.backend == crate::DOM0) {
             let node = |name: &str| {
                 ts.store
-                    .read_string_opt(&format!("{}/{name}", device.backend_path()))
+                    .read_opt(&format!("{}/{name}", device.backend_path()))
             };
             let (Some(target), Some(mode)) = (node("params")?, node("mode")?) else {
                 continue;
             };
-            let theirs = Mode::parse(&mode);
-            if mine.conflicts(theirs) && identity(Path::new(&target)) == Some(wanted) {
+            let theirs = Mode::parse(&String::from_utf8_lossy(&mode));
+            let target = Path::new(OsStr::from_bytes(&target));
+            if mine.conflicts(theirs) && identity(target) == Some(wanted) {
                 if is_gone(ts, owner)? {
                     ts.sweep(held, owner)
                         .during(format!("taking away what domain {owner} left"))?;
@@ -105,7 +108,7 @@ fn refusal(
         .unwrap_or_default();
     Ok(Error::Refused(format!(
         "{} cannot be \"{}\" of \"{}\"{}: it is \"{vdev}\" of \"{}\"{}; only what all have as w! may be shared so",
-        disk.target,
+        disk.target.display(),
         disk.vdev,
         name(domid)?,
         if disk.writable { " for writing" } else { "" },

@@ -6,7 +6,7 @@ use crate::testing::Bench;
 
 fn disk(target: &str, writable: bool) -> DiskConfig {
     DiskConfig {
-        target: target.to_owned(),
+        target: target.into(),
         source: DiskSource::Auto,
         format: DiskFormat::Raw,
         vdev: "xvdb".to_owned(),

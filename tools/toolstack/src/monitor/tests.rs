@@ -48,7 +48,7 @@ fn a_domain_of_which_a_part_is_left_comes_back_all_the_same() {
     let words = format!("script=/bin/sh {},vdev=xvda,target=x", script.display());
     config
         .disks
-        .push(crate::config::parse_disk(&words).unwrap());
+        .push(crate::config::parse_disk(words.as_bytes(), |_| ()).unwrap());
     let (_, ended, notes) = end(&bench, &config, SHUTDOWN_reboot);
     assert_eq!(ended.unwrap(), Ended::Destroyed);
     assert!(

@@ -17,7 +17,11 @@ use crate::{Lock, Opener, Paths, Result, Toolstack};
 /// A configuration of a domain with a kernel that is not there.
 pub(crate) fn config(name: &str, memory_mib: u64) -> DomainConfig {
     let text = format!("name = \"{name}\"\nkernel = \"/no/such/kernel\"\nmemory = {memory_mib}\n");
-    config::parse("test", &text, &[] as &[&str]).unwrap().config
+    let none: &[&str] = &[];
+    let host = config::HostConfig::default();
+    config::parse("test", text.as_bytes(), none, &host)
+        .unwrap()
+        .config
 }
 
 /// An ELF kernel with a PVH note: code at 16 MiB, and data behind it of which some pages are zero.

@@ -1,8 +1,11 @@
 //! `xl block-attach`, `xl block-list`, `xl block-detach`.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
 use clap::Parser;
 use serde::Serialize;
-use toolstack::config::{DiskConfig, parse_disk, vdev_number};
+use toolstack::config::{DiskConfig, disk_json, parse_disk, vdev_number};
 use toolstack::devices::{DeviceInfo, Kind};
 
 use super::network::or_unknown;
@@ -19,7 +22,7 @@ pub struct BlockAttach {
     domain: String,
     /// As in a configuration's disk: phy:/dev/vg/data,xvdb,w
     #[arg(required = true)]
-    spec: Vec<String>,
+    spec: Vec<OsString>,
 }
 
 /// Show the disks of domains
@@ -50,7 +53,7 @@ impl Verb for BlockAttach {
         let domain = context.find(&self.domain)?;
         let disk = read(&self.spec)?;
         if context.globals.dry_run {
-            return output::print_json("block-attach", &disk);
+            return output::print(&format!("disk: {}\n", disk_json(&disk)));
         }
         let toolstack = context.toolstack()?;
         let held = context.lock()?;
@@ -64,8 +67,10 @@ impl Verb for BlockAttach {
 }
 
 /// Reads a disk's words; its path no longer depends on this directory.
-fn read(words: &[String]) -> Result<DiskConfig, Failure> {
-    let mut disk = parse_disk(&words.join(","))
+fn read(words: &[OsString]) -> Result<DiskConfig, Failure> {
+    let spec = words.join(OsStr::new(","));
+    let note = |text| output::note(&format!("xl: warning: {text}"));
+    let mut disk = parse_disk(spec.as_bytes(), note)
         .map_err(|error| Failure::new(format!("xl block-attach: {error}")))?;
     make_disk_absolute(&mut disk)?;
     Ok(disk)
@@ -74,8 +79,7 @@ fn read(words: &[String]) -> Result<DiskConfig, Failure> {
 impl Verb for BlockList {
     fn run(self, context: &Context) -> Outcome {
         let mut disks = Vec::new();
-        for name in &self.domains {
-            let domain = context.find(name)?;
+        for domain in context.find_those_there(&self.domains)? {
             disks.extend(context.toolstack()?.devices(domain.domid, Kind::Vbd)?);
         }
         if self.json {
@@ -164,18 +168,17 @@ impl<'a> Json<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
     fn a_path_is_kept_for_another_directory() {
-        let read = |text: &str| read(&[text.to_owned()]).unwrap().target;
+        let read = |text: &str| read(&[text.into()]).unwrap().target;
         let here = std::env::current_dir().unwrap();
-        assert_eq!(
-            read("file:d.img,xvdb,w"),
-            here.join("d.img").display().to_string()
-        );
-        assert_eq!(read("/srv/d.img,raw,xvdb,rw"), "/srv/d.img");
+        assert_eq!(read("file:d.img,xvdb,w"), here.join("d.img"));
+        assert_eq!(read("/srv/d.img,raw,xvdb,rw"), Path::new("/srv/d.img"));
         let by_script = read("format=raw,vdev=xvdb,script=block-iscsi,target=iqn.2001-05:x");
-        assert_eq!(by_script, "iqn.2001-05:x");
+        assert_eq!(by_script, Path::new("iqn.2001-05:x"));
     }
 }

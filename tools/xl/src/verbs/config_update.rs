@@ -1,5 +1,7 @@
 //! `xl config-update`: what a domain is built from at its next reboot.
 
+use std::ffi::OsString;
+
 use clap::Parser;
 
 use crate::config_file::{ConfigWords, make_absolute};
@@ -11,7 +13,7 @@ use crate::table::Verb;
 /// Replace the configuration that a domain is built from at its next reboot
 #[derive(Debug, Parser)]
 pub struct ConfigUpdate {
-    /// Print no messages
+    /// Print no messages, not even warnings; errors are told
     #[arg(short, long)]
     quiet: bool,
     /// Print the configuration as JSON
@@ -19,18 +21,18 @@ pub struct ConfigUpdate {
     debug: bool,
     /// Configuration's file
     #[arg(short = 'f', long = "defconfig", value_name = "FILE")]
-    defconfig: Option<String>,
+    defconfig: Option<OsString>,
     /// Domain: name, id or UUID
     domain: String,
     /// File, and KEY="VALUE" that are appended to its text
-    words: Vec<String>,
+    words: Vec<OsString>,
 }
 
 impl Verb for ConfigUpdate {
     fn run(self, context: &Context) -> Outcome {
         let domain = context.find(&self.domain)?;
         let words = ConfigWords::new(self.defconfig, self.words)?;
-        let mut config = words.read(self.quiet)?;
+        let mut config = words.read(self.quiet, context.host_telling(self.quiet)?)?;
         if self.debug || context.globals.dry_run {
             output::print(&toolstack::config::domain_json(
                 &config,

@@ -3,6 +3,7 @@
 //! The file is read and checked before anything is asked of the hypervisor. With `-c` the domain starts only when its
 //! console is attached, so that no line is lost. A monitor of its own stays behind to act on the domain's end.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -39,14 +40,15 @@ What it may say:
   maxmem = 1024, vcpus = 2, maxvcpus = 4
   disk = [ "phy:/dev/vg/web,xvda,w", "format=raw,vdev=xvdb,access=ro,target=/srv/b.img" ]
   vif = [ "mac=00:16:3e:00:00:01,bridge=xenbr0,rate=10Mb/s" ]
-  on_poweroff, on_reboot, on_crash, on_watchdog   destroy, restart, restart_rename, preserve,
-                                                  coredump_destroy, coredump_restart
+  on_poweroff, on_reboot, on_crash, on_watchdog   destroy, restart, rename-restart, preserve,
+                                                  coredump-destroy, coredump-restart
   cpus, cpus_soft = "0-3,^1"      where its vCPUs may, and had better, run; or one entry a vCPU
   cpuid = "host,avx512f=0"        or [ "1:ecx=xxxx…" ]
   cpu_weight = 256, cap = 0       shares of CPU time
-  uuid, type = "pvh", pool, tsc_mode, localtime, rtc_timeoffset, claim_mode, msr_relaxed, seclabel,
+  uuid, type = "pvh", pool, tsc_mode, localtime, rtc_timeoffset, claim_mode, msr_relaxed,
   max_grant_frames, max_maptrack_frames, max_event_channels
-An unknown key is warned of. A key for a device that is not served (pci, vfb, vtpm, usbctrl ...) is an error.
+A key that is unknown, or that a guest starts without (vfb, usbdevice ...), is warned of. What it may not be able to do
+without (pci, p9, vtpm ...) is an error. What no key says comes from /etc/xen/xl.conf, xl.conf(5).
 
 Exit code: 0, 1 where it failed (nothing is left behind then), 3 where FILE cannot be read."#;
 
@@ -54,7 +56,7 @@ Exit code: 0, 1 where it failed (nothing is left behind then), 3 where FILE cann
 #[derive(Debug, Parser)]
 #[command(after_help = KEYS, override_usage = "xl create [OPTIONS] FILE [KEY=\"VALUE\"]...")]
 pub struct Create {
-    /// Print no messages
+    /// Print no messages, not even warnings; errors are told
     #[arg(short, long)]
     quiet: bool,
     /// Create nothing; print the configuration as libxl's JSON
@@ -72,7 +74,7 @@ pub struct Create {
     /// Let nobody act on its end
     #[arg(short = 'e')]
     no_monitor: bool,
-    /// Print the configuration as JSON too
+    /// Print the configuration as JSON too, on stderr
     #[arg(short)]
     debug: bool,
     /// Print how long each step took
@@ -81,7 +83,7 @@ pub struct Create {
     /// Print JSON with a schema version
     #[arg(long)]
     json: bool,
-    /// Ignore the host's own CPU masks (there are none here)
+    /// Ignore the host's CPU masks (vm.cpumask and vm.hvm.cpumask of xl.conf)
     #[arg(short, long)]
     ignore_global_affinity_masks: bool,
     /// Attach a VNC viewer (not supported)
@@ -92,9 +94,9 @@ pub struct Create {
     vncviewer_autopass: bool,
     /// Configuration's file
     #[arg(short = 'f', long = "defconfig", value_name = "FILE")]
-    defconfig: Option<String>,
+    defconfig: Option<OsString>,
     /// File, and KEY="VALUE" that are appended to its text
-    words: Vec<String>,
+    words: Vec<OsString>,
 }
 
 impl Verb for Create {
@@ -105,14 +107,18 @@ impl Verb for Create {
             ));
         }
         let words = ConfigWords::new(self.defconfig.clone(), self.words.clone())?;
-        let mut config = words.read(self.quiet || self.json)?;
+        let quiet = self.quiet || self.json;
+        let host = context.host_telling(quiet)?;
+        let mut config = words.read(quiet, host)?;
+        if !self.ignore_global_affinity_masks {
+            context.mask_cpus(&mut config)?;
+        }
         let dry_run = self.dryrun || context.globals.dry_run;
-        if dry_run || self.debug {
-            output::print(&config::domain_json(
-                &config,
-                None,
-                context.nr_cpus().unwrap_or(1),
-            ))?;
+        let json = || config::domain_json(&config, None, context.nr_cpus().unwrap_or(1));
+        if dry_run {
+            output::print(&json())?;
+        } else if self.debug {
+            output::note(json().trim_end());
         }
         if dry_run {
             return Ok(());

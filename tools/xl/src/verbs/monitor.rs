@@ -28,6 +28,10 @@ impl Verb for Monitor {
 /// The first thing that could not be done.
 pub fn follow(domid: u16) -> Outcome {
     let mut note = |text: &str| output::note(&format!("xl: {text}"));
-    let _how = monitor::outlast(Toolstack::open, domid, &mut note)?;
+    // a wrong file of the host's keeps nobody from acting on a domain's end
+    let context = Context::default();
+    let host = context.host().cloned().unwrap_or_default();
+    let open = || Ok(Toolstack::open()?.configured(&host));
+    let _how = monitor::outlast(open, domid, &mut note)?;
     Ok(())
 }

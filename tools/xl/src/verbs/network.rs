@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use serde::Serialize;
-use toolstack::config::{Mac, VifConfig, parse_vif};
+use toolstack::config::{Mac, VifConfig, parse_vif, vif_json};
 use toolstack::devices::{DeviceInfo, Kind};
 use toolstack::domain::DomainInfo;
 
@@ -51,8 +51,9 @@ impl Verb for NetworkAttach {
         });
         let mut vif: VifConfig =
             read.map_err(|error| Failure::new(format!("xl network-attach: {error}")))?;
+        context.host_telling(false)?.vif.apply(&mut vif);
         if context.globals.dry_run {
-            return output::print_json("network-attach", &vif);
+            return output::print(&format!("vif: {}\n", vif_json(&vif)));
         }
         let toolstack = context.toolstack()?;
         let held = context.lock()?;
@@ -75,8 +76,7 @@ impl Verb for NetworkAttach {
 impl Verb for NetworkList {
     fn run(self, context: &Context) -> Outcome {
         let mut cards = Vec::new();
-        for name in &self.domains {
-            let domain = context.find(name)?;
+        for domain in context.find_those_there(&self.domains)? {
             cards.extend(context.toolstack()?.devices(domain.domid, Kind::Vif)?);
         }
         if self.json {

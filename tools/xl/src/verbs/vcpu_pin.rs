@@ -1,7 +1,7 @@
 //! `xl vcpu-pin`: where a vCPU may run (hard) and had better run (soft).
 
 use clap::Parser;
-use toolstack::config::CpuList;
+use toolstack::config::{CpuList, HostConfig, NoCpuLeft};
 
 use super::vcpu_list::cpu_ranges;
 use crate::context::Context;
@@ -15,7 +15,7 @@ pub struct VcpuPin {
     /// Override a pinning that the domain set for itself
     #[arg(short, long)]
     force: bool,
-    /// Ignore the host's own masks (there are none here)
+    /// Ignore the host's CPU masks (vm.cpumask and vm.hvm.cpumask of xl.conf)
     #[arg(short, long)]
     ignore_global_affinity_masks: bool,
     /// Domain: name, id or UUID
@@ -35,11 +35,16 @@ impl Verb for VcpuPin {
         let topology = hyper.topology()?;
         let nr_cpus = context.nr_cpus()?;
         let node_of = |cpu: u32| topology.cpus.get(cpu as usize).map_or(0, |at| at.node);
-        let hard = mask(&self.hard, nr_cpus, node_of)?;
+        let own = HostConfig::default();
+        let host = match self.ignore_global_affinity_masks {
+            true => &own,
+            false => context.host_telling(false)?,
+        };
+        let hard = mask(&self.hard, host, nr_cpus, node_of)?;
         let soft = self
             .soft
             .as_deref()
-            .map_or(Ok(None), |soft| mask(soft, nr_cpus, node_of))?;
+            .map_or(Ok(None), |soft| mask(soft, &own, nr_cpus, node_of))?;
         let vcpus = match self.vcpu.parse::<u32>() {
             Ok(vcpu) => vcpu..=vcpu,
             Err(_) if self.vcpu != "all" => {
@@ -71,8 +76,10 @@ impl Verb for VcpuPin {
     }
 }
 
+/// Reads a list of CPUs, of which those stay that the host allows; `None` for `-`.
 fn mask(
     text: &str,
+    host: &HostConfig,
     nr_cpus: u32,
     node_of: impl Fn(u32) -> u32,
 ) -> Result<Option<Vec<u8>>, Failure> {
@@ -82,7 +89,12 @@ fn mask(
     let list: CpuList = text
         .parse()
         .map_err(|error| Failure::new(format!("xl: {error}")))?;
-    let cpus = list.resolve(nr_cpus, node_of);
+    let named = list.resolve(nr_cpus, &node_of);
+    let none_named = named.is_empty();
+    let cpus = host.allowed(named, nr_cpus, node_of);
+    if cpus.is_empty() && !none_named {
+        return Err(Failure::new(NoCpuLeft.to_string()));
+    }
     if cpus.is_empty() {
         return Err(Failure::new(format!(
             "xl: \"{text}\" names none of the host's {nr_cpus} CPU(s)"
@@ -108,7 +120,20 @@ mod tests {
 
     #[test]
     fn masks_are_read_and_spelt() {
-        let mask = |text: &str| mask(text, 12, |cpu| cpu / 6);
+        let host = HostConfig::default();
+        let masked = HostConfig {
+            cpu_masks: vec!["2-9".parse().unwrap()],
+            ..HostConfig::default()
+        };
+        let by_host = |text: &str| mask(text, &masked, 12, |cpu| cpu / 6);
+        assert_eq!(by_host("0-3,8").unwrap(), Some(vec![0x0c, 0x01]));
+        assert!(
+            by_host("0-1")
+                .unwrap_err()
+                .text
+                .contains("affinity map is empty")
+        );
+        let mask = |text: &str| mask(text, &host, 12, |cpu| cpu / 6);
         assert_eq!(mask("0-3,8").unwrap(), Some(vec![0x0f, 0x01]));
         assert_eq!(mask("-").unwrap(), None);
         assert_eq!(
