@@ -76,6 +76,8 @@ pub struct Paths {
     pub lock: PathBuf,
     /// Where dom0's kernel tells how much of its memory is available.
     pub meminfo: PathBuf,
+    /// The file whose lock the host's monitor holds.
+    pub monitor: PathBuf,
 }
 
 impl Default for Paths {
@@ -87,6 +89,7 @@ impl Default for Paths {
             scripts: "/etc/xen/scripts".into(),
             lock: "/var/lock/xl".into(),
             meminfo: "/proc/meminfo".into(),
+            monitor: "/run/xen/xl-monitor.lock".into(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The time of day in UTC, for names.
+//! The time of day in UTC, for names and logs.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,6 +17,18 @@ pub(super) fn suffix(seconds: u64) -> String {
         "-{year:04}{month:02}{day:02}T{:02}{:02}Z",
         rest / 3600,
         rest / 60 % 60
+    )
+}
+
+/// A time as a log has it: `2026-07-04T12:13:05Z`.
+pub(super) fn stamp(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = date(days);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        rest / 3600,
+        rest / 60 % 60,
+        rest % 60
     )
 }
 
@@ -42,5 +54,6 @@ mod tests {
         assert_eq!(suffix(0), "-19700101T0000Z");
         assert_eq!(suffix(951_782_400 + 3600 + 120), "-20000229T0102Z");
         assert_eq!(suffix(1_798_761_599), "-20261231T2359Z");
+        assert_eq!(stamp(1_798_761_599), "2026-12-31T23:59:59Z");
     }
 }

@@ -1,32 +1,31 @@
-//! The monitor: one small process a domain, which waits for its end and does what the configuration says.
+//! The monitor: one small process a host, which waits for the ends of domains and does what their configurations say.
 //!
-//! `xl create` starts it ([`spawn`]) as a hidden mode of its own program, and it follows the domain through its reboots.
-//! It knows of an end from xenstored, which fires `@releaseDomain` for each; which domain it was the hypervisor says. A
-//! restarted domain is built from the configuration that was kept, so that it has the same disks, UUID and addresses.
-#![expect(
-    non_upper_case_globals,
-    reason = "the ABI's constants keep Xen's spelling"
-)]
+//! `xl create` marks its domain ([`Toolstack::follow`]) and starts the monitor, a hidden mode of its own program, where the
+//! host has none ([`is_there`], [`spawn`]). It ends when no marked domain is left. It knows of an end from xenstored, which
+//! fires `@releaseDomain` for each; which domain it was the hypervisor says. A restarted domain is built from the
+//! configuration that was kept, so that it has the same disks, UUID and addresses. Nothing is lost with the process: marks
+//! are xenstore's, restarts under way are in a file, and the next `xl create` or `xl monitor` goes on with both.
 
+mod act;
+mod backoff;
 mod clock;
+mod marks;
+mod process;
+mod restart;
 
-use std::ffi::OsStr;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::io::Write;
 use std::time::{Duration, Instant};
 
-use guest_abi::sched::{
-    SHUTDOWN_crash, SHUTDOWN_reboot, SHUTDOWN_soft_reset, SHUTDOWN_suspend, SHUTDOWN_watchdog,
-};
-use uuid::Uuid;
-use xenstore::Ops;
+use guest_abi::sched::SHUTDOWN_suspend;
 
-use crate::config::{Action, DomainConfig, ShutdownActions};
-use crate::create::Options;
-use crate::domain::path;
-use crate::error::During;
-use crate::{Error, Lock, Result, Toolstack};
+use self::act::Next;
+use self::backoff::Follows;
+use self::marks::Mark;
+use self::restart::{Restart, Stage};
+use crate::domain::DomainState;
+use crate::{DOM0, Error, Paths, Result, Toolstack};
+
+pub use self::process::{is_there, spawn};
 
 /// How long a xenstored that is gone may take to come back, and how often that is tried.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,7 +33,10 @@ const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 200 });
 /// The token of the monitor's watch.
 const TOKEN: &str = "monitor";
 
-/// How a domain's monitor ended.
+/// Gets a line for each thing that is done: for which domain, by name, and what.
+pub type Note<'a> = dyn FnMut(&str, &str) + 'a;
+
+/// How following one domain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// The domain was destroyed, by us or by somebody else.
@@ -43,52 +45,80 @@ pub enum Ended {
     Preserved,
 }
 
-/// Starts a monitor that outlives its parent: `program` with `arguments`, its output appended to `log`.
+/// Is the host's monitor until no marked domain is left, over connections that `open` makes; at once where another is. A
+/// xenstored that is started anew meanwhile is followed again.
 ///
 /// # Errors
-/// Where the log cannot be opened or the program not be started.
-pub fn spawn(program: &Path, arguments: &[&OsStr], log: &Path) -> Result<u32> {
-    if let Some(directory) = log.parent() {
-        std::fs::create_dir_all(directory).map_err(|error| Error::file(directory, error))?;
+/// The hypervisor or xenstored cannot be reached; no xenstored came back within a minute.
+pub fn serve(open: impl Fn() -> Result<Toolstack>, note: &mut Note<'_>) -> Result<()> {
+    loop {
+        let take = |toolstack: &Toolstack, _: &mut Note<'_>| process::Only::take(&toolstack.paths);
+        let Some(only) = outlast(&open, note, take)? else {
+            return Ok(());
+        };
+        let mut monitor = Monitor::of_marked();
+        outlast(&open, note, |toolstack, note| {
+            if !std::mem::replace(&mut monitor.has_looked_back, true) {
+                monitor.restarts = toolstack.left_restarts(note)?;
+            }
+            monitor.watch(toolstack, note)
+        })?;
+        drop(only);
+        // one that was marked after the last look has found this monitor and started none
+        if !outlast(&open, note, |toolstack, _| toolstack.has_marks())? {
+            return Ok(());
+        }
     }
-    let output = private_file::append(log).map_err(|error| Error::file(log, error))?;
-    let errors = output
-        .try_clone()
-        .map_err(|error| Error::file(log, error))?;
-    let child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(output)
-        .stderr(errors)
-        .current_dir("/")
-        // a signal to the terminal's processes is not for it
-        .process_group(0)
-        .spawn()
-        .map_err(|error| Error::file(program, error))?;
-    Ok(child.id())
 }
 
-/// Waits for the end of a domain and acts on it, as [`Toolstack::monitor`], over connections that `open` makes: where
-/// xenstored is started anew meanwhile, it goes on with the new one.
+/// Follows one domain, and those that take its place, in the calling process; otherwise as [`serve`].
 ///
 /// # Errors
 /// The first action that failed; or that no xenstored came back within a minute.
-pub fn outlast(
+pub fn follow_one(
     open: impl Fn() -> Result<Toolstack>,
     domid: u16,
-    note: &mut dyn FnMut(&str),
+    note: &mut Note<'_>,
 ) -> Result<Ended> {
+    let mut monitor = Monitor::of(domid);
+    outlast(&open, note, |toolstack, note| {
+        monitor.watch(toolstack, note)
+    })?;
+    Ok(monitor.ended)
+}
+
+/// Appends a line with its time to the log of a domain, `xl-NAME.log`.
+///
+/// # Errors
+/// The file system's.
+pub fn log(paths: &Paths, name: &str, text: &str) -> Result<()> {
+    let path = paths.logs.join(format!("xl-{name}.log"));
+    let failed = |error| Error::file(&path, error);
+    std::fs::create_dir_all(&paths.logs).map_err(failed)?;
+    let mut file = private_file::append(&path).map_err(failed)?;
+    let line = format!("{} {text}\n", clock::stamp(clock::now()));
+    file.write_all(line.as_bytes()).map_err(failed)
+}
+
+/// Does `work` over a new connection each time xenstored went.
+fn outlast<T>(
+    open: &impl Fn() -> Result<Toolstack>,
+    note: &mut Note<'_>,
+    mut work: impl FnMut(&Toolstack, &mut Note<'_>) -> Result<T>,
+) -> Result<T> {
     let mut lost_since = None;
-    let mut followed = Followed::new(domid);
     loop {
         let result = open().and_then(|toolstack| {
             lost_since = None;
-            toolstack.watch_ends(&mut followed, note)
+            work(&toolstack, note)
         });
         match result {
             Err(error) if error.is_lost_store() => {
                 if lost_since.is_none() {
-                    note(&format!("{}; waiting for another", error.chain()));
+                    note(
+                        "monitor",
+                        &format!("{}; waiting for another", error.chain()),
+                    );
                 }
                 if lost_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
                     return Err(error);
@@ -100,239 +130,212 @@ pub fn outlast(
     }
 }
 
-/// Who is followed, and what is still to be done for it.
-struct Followed {
-    domid: u16,
-    /// Kept until it is done, over a loss of xenstored too: without it the guest would be lost.
-    restart: Option<Restart>,
+/// Whose ends are acted on.
+#[derive(Clone, Copy)]
+enum Whom {
+    /// All that are marked.
+    Marked,
+    /// One; its mark is kept here.
+    One(u16, Mark),
+    /// None any more.
+    Nobody,
 }
 
-impl Followed {
-    const fn new(domid: u16) -> Self {
+/// What a monitor knows, over a loss of xenstored too.
+struct Monitor {
+    whom: Whom,
+    restarts: Vec<Restart>,
+    /// Whether it was looked for what an earlier monitor left.
+    has_looked_back: bool,
+    ended: Ended,
+}
+
+impl Monitor {
+    const fn of_marked() -> Self {
         Self {
-            domid,
-            restart: None,
+            whom: Whom::Marked,
+            restarts: Vec::new(),
+            has_looked_back: false,
+            ended: Ended::Destroyed,
         }
     }
-}
 
-/// A domain to be made once more.
-struct Restart {
-    config: DomainConfig,
-    old: Old,
-}
-
-/// What is to be done with its predecessor first.
-#[derive(Clone, Copy)]
-enum Old {
-    Destroy,
-    SetAside,
-    /// It is done.
-    Away,
-}
-
-/// What follows an end.
-enum Next {
-    Restart(Box<Restart>),
-    End(Ended),
-}
-
-impl Toolstack {
-    /// Waits for the end of a domain and acts on it, and on the ends of those that follow it; `note` gets a line for each
-    /// thing done.
-    ///
-    /// # Errors
-    /// The first action that failed: a domain that could not be made again stays gone.
-    pub fn monitor(&self, domid: u16, note: &mut dyn FnMut(&str)) -> Result<Ended> {
-        self.watch_ends(&mut Followed::new(domid), note)
+    fn of(domid: u16) -> Self {
+        Self {
+            whom: Whom::One(domid, Mark::now(0)),
+            ..Self::of_marked()
+        }
     }
 
-    fn watch_ends(&self, followed: &mut Followed, note: &mut dyn FnMut(&str)) -> Result<Ended> {
-        self.store.watch("@releaseDomain", TOKEN)?;
-        let result = self.follow(followed, note)?;
-        self.store.unwatch("@releaseDomain", TOKEN)?;
-        Ok(result)
-    }
-
-    fn follow(&self, followed: &mut Followed, note: &mut dyn FnMut(&str)) -> Result<Ended> {
+    /// Acts on ends until nobody is left to follow.
+    fn watch(&mut self, toolstack: &Toolstack, note: &mut Note<'_>) -> Result<()> {
+        toolstack.store.watch("@releaseDomain", TOKEN)?;
         loop {
-            self.finish_restart(followed, note)?;
-            let info = match self.info(followed.domid) {
-                Err(Error::NoDomain(_)) => return Ok(Ended::Destroyed),
-                info => info?,
-            };
-            if info.state.dying {
-                return Ok(Ended::Destroyed);
+            self.restart_due(toolstack, note)?;
+            self.look(toolstack, note)?;
+            if !self.has_somebody(toolstack)? {
+                break;
+            }
+            let due = self.restarts.iter().map(|restart| restart.due).min();
+            let wait = due.map(|due| due.saturating_duration_since(Instant::now()));
+            toolstack.store.next_event(wait)?;
+        }
+        Ok(toolstack.store.unwatch("@releaseDomain", TOKEN)?)
+    }
+
+    fn has_somebody(&self, toolstack: &Toolstack) -> Result<bool> {
+        if !self.restarts.is_empty() {
+            return Ok(true);
+        }
+        match self.whom {
+            Whom::Marked => toolstack.has_marks(),
+            Whom::One(domid, _) => match toolstack.info(domid) {
+                Ok(info) => Ok(!info.state.dying),
+                Err(Error::NoDomain(_)) => Ok(false),
+                Err(error) => Err(error),
+            },
+            Whom::Nobody => Ok(false),
+        }
+    }
+
+    /// Looks which domains have ended, and acts on the end of each that is followed.
+    fn look(&mut self, toolstack: &Toolstack, note: &mut Note<'_>) -> Result<()> {
+        for raw in toolstack.hyper.domain_infos()? {
+            let (domid, state) = (raw.domain, DomainState::from_flags(raw.flags));
+            let is_waiting = |restart: &Restart| restart.record.domid == domid;
+            if domid == DOM0 || state.dying || self.restarts.iter().any(is_waiting) {
+                continue;
             }
             // one that is suspended is being saved, by somebody who will destroy or resume it
-            let ended = info
-                .state
-                .shutdown
-                .filter(|reason| u32::from(*reason) != SHUTDOWN_suspend);
-            let Some(reason) = ended else {
-                self.store.next_event(None)?;
+            let ended = state.shutdown.map(u32::from);
+            let Some(reason) = ended.filter(|reason| *reason != SHUTDOWN_suspend) else {
                 continue;
             };
-            match self.act(followed.domid, u32::from(reason), note) {
-                Ok(Next::Restart(restart)) => followed.restart = Some(*restart),
-                Ok(Next::End(ended)) => return Ok(ended),
-                // somebody else was quicker
-                Err(error) if matches!(error.root(), Error::NoDomain(_)) => {
-                    return Ok(Ended::Destroyed);
+            if let Some(mark) = self.mark_of(toolstack, domid)? {
+                self.act((domid, reason), mark, toolstack, note)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn mark_of(&self, toolstack: &Toolstack, domid: u16) -> Result<Option<Mark>> {
+        match self.whom {
+            Whom::Marked => toolstack.mark_of(domid),
+            Whom::One(one, mark) => Ok((one == domid).then_some(mark)),
+            Whom::Nobody => Ok(None),
+        }
+    }
+
+    /// Acts on one end. What fails for one domain is told, and does not keep others from being followed.
+    fn act(
+        &mut self,
+        (domid, reason): (u16, u32),
+        mark: Mark,
+        toolstack: &Toolstack,
+        note: &mut Note<'_>,
+    ) -> Result<()> {
+        let mut name = domid.to_string();
+        let next = toolstack.kept_config(domid).and_then(|config| {
+            if let Some(config) = &config {
+                name.clone_from(&config.name);
+            }
+            let mut note = |text: &str| note(&name, text);
+            toolstack.act((domid, reason), mark, config, &mut note)
+        });
+        match next {
+            Ok(Next::Restart(restart)) => self.restarts.push(*restart),
+            Ok(Next::Gone) => {}
+            Ok(Next::Preserved) => {
+                self.ended = Ended::Preserved;
+                self.leave(toolstack, domid)?;
+            }
+            // somebody else was quicker
+            Err(error) if matches!(error.root(), Error::NoDomain(_)) => {}
+            Err(error) if error.is_lost_store() => return Err(error),
+            Err(error) => {
+                note(&name, &error.chain());
+                self.leave(toolstack, domid)?;
+                if let Whom::Nobody = self.whom {
+                    return Err(error);
                 }
-                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows a domain no more.
+    fn leave(&mut self, toolstack: &Toolstack, domid: u16) -> Result<()> {
+        match self.whom {
+            Whom::Marked => toolstack.unmark(domid),
+            Whom::One(..) | Whom::Nobody => {
+                self.whom = Whom::Nobody;
+                Ok(())
             }
         }
     }
 
-    /// Does what follows an end, but for making the domain again.
-    fn act(&self, domid: u16, reason: u32, note: &mut dyn FnMut(&str)) -> Result<Next> {
-        let config = self.kept_config(domid)?;
-        let actions = config
-            .as_ref()
-            .map(|config| config.actions)
-            .unwrap_or_default();
-        let action = action_for(&actions, reason);
-        note(&format!(
-            "domain {domid} ended: {}; {}",
-            reason_name(reason),
-            action.name()
-        ));
-        match action {
-            Action::Preserve => return Ok(Next::End(Ended::Preserved)),
-            Action::CoredumpDestroy | Action::CoredumpRestart => self.dump(domid, note)?,
-            Action::SoftReset => note("soft reset is not supported: the domain is destroyed"),
-            Action::Destroy | Action::Restart | Action::RestartRename => {}
-        }
-        let old = match action {
-            Action::Restart | Action::CoredumpRestart => Old::Destroy,
-            Action::RestartRename => Old::SetAside,
-            _ => return self.destroy(domid).map(|()| Next::End(Ended::Destroyed)),
-        };
-        let Some(config) = config else {
-            note("its configuration was not kept: it cannot be made again");
-            return self.destroy(domid).map(|()| Next::End(Ended::Destroyed));
-        };
-        Ok(Next::Restart(Box::new(Restart { config, old })))
-    }
-
-    /// Writes a core dump; one that fails is told. A dump is for a look later, the domain's service matters more.
-    fn dump(&self, domid: u16, note: &mut dyn FnMut(&str)) -> Result<()> {
-        let name = self.name_of(domid)?.unwrap_or_else(|| domid.to_string());
-        let dump = self.paths.dumps.join(name);
-        match self.dump_core(domid, &dump) {
-            Ok(pages) => note(&format!("{pages} pages dumped to {}", dump.display())),
-            Err(error) => note(&format!("no dump: {}", error.chain())),
+    /// Makes the domains again whose time has come.
+    fn restart_due(&mut self, toolstack: &Toolstack, note: &mut Note<'_>) -> Result<()> {
+        let now = Instant::now();
+        while let Some(at) = self.restarts.iter().position(|restart| restart.due <= now) {
+            let Some(restart) = self.restarts.get_mut(at) else {
+                break;
+            };
+            match toolstack.restart(restart, note) {
+                Ok(domid) => self.end_restart(at, domid, toolstack)?,
+                Err(error) if error.is_lost_store() => return Err(error),
+                Err(error) => {
+                    note(restart.name(), &error.chain());
+                    if !try_later(restart, note) {
+                        let domid = restart.record.domid;
+                        let is_there = matches!(restart.stage, Stage::Waiting | Stage::Clearing);
+                        self.end_restart(at, None, toolstack)?;
+                        if is_there {
+                            self.leave(toolstack, domid)?;
+                        }
+                    }
+                }
+            }
         }
         Ok(())
     }
 
-    /// Makes the domain again that is waited for, if one is. May be called again where xenstored was lost meanwhile.
-    fn finish_restart(&self, followed: &mut Followed, note: &mut dyn FnMut(&str)) -> Result<()> {
-        let Some(restart) = &mut followed.restart else {
+    fn end_restart(&mut self, at: usize, domid: Option<u16>, toolstack: &Toolstack) -> Result<()> {
+        let Some(restart) = self.restarts.get(at) else {
             return Ok(());
         };
-        // from here on: nobody else may take its name meanwhile
-        let held = self.lock(note)?;
-        match restart.old {
-            Old::Destroy => self.clear_away(&held, followed.domid, note)?,
-            Old::SetAside => self.set_aside(&held, followed.domid, &restart.config)?,
-            Old::Away => {}
+        let record = &restart.record;
+        let mark = Mark::now(record.short_lives);
+        let is_marked = matches!(self.whom, Whom::Marked);
+        if let Some(domid) = domid {
+            toolstack.release(domid, is_marked.then_some(mark))?;
         }
-        restart.old = Old::Away;
-        let domid = self.make_again(&held, &restart.config, note)?;
-        *followed = Followed::new(domid);
-        Ok(())
-    }
-
-    /// Destroys a domain so that another can take its place. Where it is gone in the end, a part that failed is told, and
-    /// does not keep its successor away.
-    fn clear_away(&self, held: &Lock, domid: u16, note: &mut dyn FnMut(&str)) -> Result<()> {
-        let error = match self.destroy(domid) {
-            Err(error) if !error.is_lost_store() => error,
-            result => return result,
-        };
-        let swept = match self.info(domid) {
-            Ok(info) if info.state.dying => Ok(()),
-            Err(Error::NoDomain(_)) => self.sweep(held, domid),
-            Err(lost) if lost.is_lost_store() => return Err(lost),
-            _ => return Err(error),
-        };
-        if !matches!(error, Error::NoDomain(_)) {
-            note(&error.chain());
-        }
-        match swept {
-            Err(error) if !error.is_lost_store() => note(&error.chain()),
-            result => return result,
+        toolstack.forget_restart(record)?;
+        self.restarts.swap_remove(at);
+        if let Whom::One(..) = self.whom {
+            self.whom = domid.map_or(Whom::Nobody, |domid| Whom::One(domid, mark));
         }
         Ok(())
     }
-
-    fn make_again(
-        &self,
-        held: &Lock,
-        config: &DomainConfig,
-        note: &mut dyn FnMut(&str),
-    ) -> Result<u16> {
-        let created = self
-            .create(held, config, Options::default())
-            .during("restarting")?;
-        note(&format!(
-            "\"{}\" is domain {} now",
-            config.name, created.domid
-        ));
-        Ok(created.domid)
-    }
-
-    /// Keeps an ended domain under another name and UUID, without its devices.
-    fn set_aside(&self, held: &Lock, domid: u16, config: &DomainConfig) -> Result<()> {
-        self.detach_all(domid)?;
-        let (name, uuid) = (
-            format!("{}{}", config.name, clock::suffix(clock::now())),
-            Uuid::new_v4(),
-        );
-        self.hyper.set_handle(domid, uuid.into_bytes())?;
-        let vm = format!("/vm/{uuid}");
-        self.store.transaction(|tx| -> xenstore::Result<()> {
-            tx.rm_if_exists(&format!("/vm/{}", config.uuid))?;
-            tx.write(&format!("{vm}/name"), &name)?;
-            tx.write(&format!("{vm}/uuid"), uuid.to_string())?;
-            tx.write(&format!("{}/vm", path(domid)), &vm)?;
-            tx.write(&format!("{}/name", path(domid)), &name)
-        })?;
-        self.forget_config(domid, config.uuid)?;
-        self.keep_config(
-            held,
-            domid,
-            &DomainConfig {
-                name,
-                uuid,
-                disks: Vec::new(),
-                vifs: Vec::new(),
-                ..config.clone()
-            },
-        )
-    }
 }
 
-/// What the configuration says of an end.
-const fn action_for(actions: &ShutdownActions, reason: u32) -> Action {
-    match reason {
-        SHUTDOWN_reboot => actions.reboot,
-        SHUTDOWN_crash => actions.crash,
-        SHUTDOWN_watchdog => actions.watchdog,
-        SHUTDOWN_soft_reset => actions.soft_reset,
-        _ => actions.poweroff,
-    }
-}
-
-const fn reason_name(reason: u32) -> &'static str {
-    match reason {
-        SHUTDOWN_reboot => "it reboots",
-        SHUTDOWN_crash => "it crashed",
-        SHUTDOWN_watchdog => "its watchdog expired",
-        SHUTDOWN_soft_reset => "it asks for a soft reset",
-        _ => "it powered off",
+/// Puts a restart off that failed; false where it has failed too often.
+fn try_later(restart: &mut Restart, note: &mut Note<'_>) -> bool {
+    let before = restart.record.short_lives;
+    match backoff::after(Duration::ZERO, before) {
+        Follows::Start { pause, short_lives } => {
+            restart.record.short_lives = short_lives;
+            restart.due = restart::due(pause);
+            note(
+                restart.name(),
+                &format!("it is tried again in {} s", pause.as_secs()),
+            );
+            true
+        }
+        Follows::Nothing => {
+            note(restart.name(), &act::given_up(before));
+            false
+        }
     }
 }
 

@@ -96,6 +96,7 @@ impl Bench {
             scripts: files.path().join("scripts"),
             lock: files.path().join("run/xl.lock"),
             meminfo: files.path().join("meminfo"),
+            monitor: files.path().join("run/xl-monitor.lock"),
         };
         std::fs::create_dir(&ts.paths.userdata).unwrap();
         std::fs::write(files.path().join("kernel"), kernel()).unwrap();

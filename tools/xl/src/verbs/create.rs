@@ -15,7 +15,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use toolstack::config::{self, DomainConfig};
 use toolstack::create::{Created, Options, Timings};
-use toolstack::{During, monitor};
+use toolstack::{During, Error, monitor};
 
 use super::console;
 use crate::config_file::{ConfigWords, make_absolute};
@@ -254,17 +254,18 @@ fn progress(quiet: bool, name: &str) -> ProgressBar {
     bar
 }
 
-/// Starts this program once more, to wait for the domain's end.
+/// Has the host's monitor act on the domain's end: where there is none, this program is started once more to be it.
 fn start_monitor(context: &Context, created: &Created) -> Outcome {
-    let log = context
-        .toolstack()?
-        .paths
-        .logs
-        .join(format!("xl-{}.log", created.config.name));
-    let program = std::env::current_exe()?;
-    let domid = created.domid.to_string();
-    monitor::spawn(&program, &["monitor".as_ref(), domid.as_ref()], &log)
-        .map(drop)
+    let toolstack = context.toolstack()?;
+    let started = toolstack.follow(created.domid).and_then(|()| {
+        if monitor::is_there(&toolstack.paths)? {
+            return Ok(());
+        }
+        let log = toolstack.paths.logs.join("xl-monitor.log");
+        let program = std::env::current_exe().map_err(|error| Error::file("xl", error))?;
+        monitor::spawn(&program, &["-T".as_ref(), "monitor".as_ref()], &log).map(drop)
+    });
+    started
         .during("starting the monitor: the domain runs, but nobody will act on its end")
         .map_err(Failure::from)
 }
