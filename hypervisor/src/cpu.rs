@@ -222,11 +222,11 @@ impl Pcpu {
         }
     }
 
-    /// For tests of the story, where there is no timer.
+    /// For tests of the story, where there is no timer: `set` hears of the TSC value that it would be set to.
     #[must_use]
-    pub fn without_timer(self) -> Self {
+    pub fn with_timer(self, set: fn(Option<u64>)) -> Self {
         Self {
-            set_hardware: |_| {},
+            set_hardware: set,
             ..self
         }
     }

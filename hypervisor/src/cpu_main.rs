@@ -152,7 +152,7 @@ impl<H: VcpuHw> CpuMain<H> {
             if let Some(Some(at)) = self.slots.get(slot)
                 && at.runner.vcpu().take_kick()
             {
-                self.consider(slot);
+                self.consider_at_its_cost(slot);
             }
         }
     }
@@ -190,7 +190,19 @@ impl<H: VcpuHw> CpuMain<H> {
         self.consider(slot);
     }
 
-    /// Has a vCPU look at what was left for it. What was asked for may change its registers, so it is switched to first.
+    /// The same as [`Self::consider`], the time taken from the vCPU's own where another has its turn.
+    fn consider_at_its_cost(&mut self, slot: usize) {
+        let Some(current) = self.current.filter(|current| *current != slot) else {
+            self.consider(slot);
+            return;
+        };
+        let since_ns = host::now_ns();
+        self.consider(slot);
+        let ns = host::now_ns().saturating_sub(since_ns);
+        self.policy.charge(Unit(slot), ns, Some(Unit(current)));
+    }
+
+    /// Has a vCPU look at what was left for it. It is switched to first where what was asked for needs its registers.
     fn consider(&mut self, slot: usize) {
         let Some(Some(at)) = self.slots.get(slot) else {
             return;
@@ -199,7 +211,7 @@ impl<H: VcpuHw> CpuMain<H> {
             self.drop_slot(slot);
             return;
         }
-        if at.runner.vcpu().has_requests() {
+        if at.runner.needs_registers() {
             self.load(slot);
         }
         let Some(Some(at)) = self.slots.get_mut(slot) else {

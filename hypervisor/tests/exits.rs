@@ -134,10 +134,10 @@ fn init_forgets_the_event_in_whose_delivery_it_came() {
 #[test]
 fn of_two_startups_the_first_counts() {
     let (runner, _) = one_vcpu();
-    let _ = runner.vcpu().take_requests();
+    let _ = runner.vcpu().take_requests(Requests::all());
     runner.vcpu().request_startup(0x12);
     runner.vcpu().request_startup(0x21);
-    let (requests, vector) = runner.vcpu().take_requests();
+    let (requests, vector) = runner.vcpu().take_requests(Requests::all());
     assert_eq!((requests, vector), (Requests::STARTUP, 0x12));
 }
 

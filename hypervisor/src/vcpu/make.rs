@@ -104,6 +104,7 @@ pub fn runner<H: VcpuHw>(arrival: Arrival, pcpu: &mut Pcpu, make: MakeHw<H>) -> 
         singleshot,
         apic_timer,
         poll_timer,
+        is_period_over: false,
         polled: arrayvec::ArrayVec::new(),
     }
 }

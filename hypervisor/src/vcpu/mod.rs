@@ -47,8 +47,6 @@ bitflags! {
         const INIT = 1 << 1;
         /// STARTUP, its vector in bits 31:24.
         const STARTUP = 1 << 2;
-        /// Drop cached translations of the second stage.
-        const FLUSH = 1 << 3;
         /// Write the state to the log.
         const DUMP = 1 << 4;
         /// VCPUOP_up or VCPUOP_down changed what it may do.
@@ -63,6 +61,13 @@ bitflags! {
         const LOAD_STATE = 1 << 9;
         /// Leave the registers in the box.
         const SAVE_STATE = 1 << 10;
+
+        /// What a guest's clock asks for: while its domain is held, that stands still.
+        const TIMERS = Self::APIC_TIMER.bits() | Self::POLL_TIMEOUT.bits();
+        /// What needs none of the registers that [`VcpuHw::load`] brings.
+        const OF_SOFTWARE = Self::TIMERS.bits() | Self::NMI.bits() | Self::LIFE.bits();
+        /// What moves registers between the vCPU and the box, the local APIC's timer among them.
+        const STATE = Self::LOAD_STATE.bits() | Self::SAVE_STATE.bits();
     }
 }
 
@@ -226,9 +231,19 @@ impl Vcpu {
         self.requests.load(Ordering::Acquire) != 0
     }
 
-    /// Takes what was asked for, and the vector of a start-up.
-    pub fn take_requests(&self) -> (Requests, u8) {
-        let bits = self.requests.swap(0, Ordering::AcqRel);
+    /// What is asked for and not answered yet.
+    #[must_use]
+    pub fn requests(&self) -> Requests {
+        Requests::from_bits_truncate(self.requests.load(Ordering::Acquire) & REQUESTS)
+    }
+
+    /// Takes what was asked for of `which`, and the vector of a start-up where it is of these.
+    pub fn take_requests(&self, which: Requests) -> (Requests, u8) {
+        let mut mask = which.bits();
+        if which.contains(Requests::STARTUP) {
+            mask |= !REQUESTS;
+        }
+        let bits = self.requests.fetch_and(!mask, Ordering::AcqRel) & mask;
         let [.., vector] = bits.to_le_bytes();
         (Requests::from_bits_truncate(bits & REQUESTS), vector)
     }
@@ -364,6 +379,8 @@ pub struct Runner<H> {
     pub apic_timer: TimerId,
     /// The end of a poll.
     pub poll_timer: TimerId,
+    /// A period of the local APIC's timer is over, and the next is not waited for until it runs.
+    pub is_period_over: bool,
     /// How wide the registers of the hypercall's caller are, while one is served.
     pub width: Width,
     /// What it remembers of its domain's memory.

@@ -47,6 +47,7 @@ pub enum Next {
 /// What others want of it they leave where it is looked for, and then kick it: between two exits one flag tells that
 /// nobody did. The host's interrupts come as exits, and where the guest keeps them from that, before an entry: see `poll`.
 pub fn run<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Stop {
+    exit::apic::begin_period(runner, pcpu);
     loop {
         if pcpu.patience.is_over() {
             poll::serve_interrupt(pcpu);
@@ -88,7 +89,11 @@ fn look_up<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Option<Stop> {
     if runner.activity != Activity::Ready {
         return Some(Stop::Waiting);
     }
-    pcpu.has_business().then_some(Stop::Look)
+    if pcpu.has_business() {
+        return Some(Stop::Look);
+    }
+    exit::apic::begin_period(runner, pcpu);
+    None
 }
 
 impl<H: VcpuHw> Runner<H> {
@@ -99,7 +104,26 @@ impl<H: VcpuHw> Runner<H> {
             .set_system(&reset_state(0xF000, 0xFFFF_0000, 0xFFF0));
     }
 
-    /// Decides whether a waiting vCPU can go on, after somebody kicked it.
+    /// What of the requests it answers now. The clock of a held domain stands still; its timer's interrupt belongs to the
+    /// registers, though.
+    #[must_use]
+    pub fn answerable(&self) -> Requests {
+        if self.domain.is_held() && !self.vcpu().requests().intersects(Requests::STATE) {
+            Requests::all().difference(Requests::TIMERS)
+        } else {
+            Requests::all()
+        }
+    }
+
+    /// True where it has to be loaded to answer the requests.
+    #[must_use]
+    pub fn needs_registers(&self) -> bool {
+        let asked = self.vcpu().requests() & self.answerable();
+        !Requests::OF_SOFTWARE.contains(asked)
+    }
+
+    /// Decides whether a waiting vCPU can go on, after somebody kicked it. Loaded, where it [needs](Self::needs_registers) to
+    /// be.
     pub fn reconsider(&mut self, pcpu: &mut Pcpu) {
         if self.vcpu().has_requests() {
             answer_requests(self, pcpu);
@@ -147,12 +171,9 @@ impl<H: VcpuHw> Runner<H> {
 /// Does what others asked for since the last look.
 #[cold]
 fn answer_requests<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
-    let (requests, vector) = runner.vcpu().take_requests();
+    let (requests, vector) = runner.vcpu().take_requests(runner.answerable());
     if requests.contains(Requests::NMI) {
         runner.nmi_pending = true;
-    }
-    if requests.contains(Requests::FLUSH) {
-        runner.hw.flush_stage2(runner.domain.stage2);
     }
     if requests.contains(Requests::APIC_TIMER) {
         exit::apic::timer_expired(runner, pcpu);

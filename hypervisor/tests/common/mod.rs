@@ -149,7 +149,7 @@ pub(crate) fn give_ram(domain: &Domain, frames: u64) -> Vec<SharedFrame> {
 
 /// A CPU of this thread.
 pub(crate) fn pcpu() -> Pcpu {
-    Pcpu::new(IrqsOff::for_tests()).without_timer()
+    Pcpu::new(IrqsOff::for_tests()).with_timer(|_| {})
 }
 
 /// A vCPU without hardware, in 64-bit kernel mode with interrupts off.

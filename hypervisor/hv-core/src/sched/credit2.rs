@@ -369,7 +369,13 @@ impl Policy for Credit2 {
         }
     }
 
-    fn charge(&mut self, Unit(slot): Unit, ns: u64) {
+    fn charge(&mut self, Unit(slot): Unit, ns: u64, instead_of: Option<Unit>) {
+        if let Some(Unit(other)) = instead_of
+            && let Some(Some(entity)) = self.entities.get_mut(other)
+            && let Activity::Running { since_ns, .. } = &mut entity.activity
+        {
+            *since_ns = since_ns.saturating_add(ns);
+        }
         let mean = self.mean.get();
         self.change(slot, |entity| {
             let most = mean + entity.vtime_in(MAX_LAG_NS);

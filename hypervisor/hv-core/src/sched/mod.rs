@@ -61,8 +61,9 @@ pub trait Policy {
     /// A running vCPU has lost its CPU (its timeslice is over, or it makes room) and stays ready.
     fn preempt(&mut self, unit: Unit, now_ns: u64);
 
-    /// Charges a vCPU, in any state, for `ns` of CPU time that was spent on its behalf while it did not run.
-    fn charge(&mut self, unit: Unit, ns: u64);
+    /// Charges a vCPU that does not run for `ns` of CPU time that was spent on its behalf, up to now, in the turn of
+    /// `instead_of`, who is not charged for it.
+    fn charge(&mut self, unit: Unit, ns: u64, instead_of: Option<Unit>);
 
     /// Chooses a queued vCPU, which counts as running from now; `None` where none is queued.
     fn pick(&mut self, now_ns: u64) -> Option<Pick>;

@@ -70,7 +70,7 @@ impl Policy for RoundRobin {
         }
     }
 
-    fn charge(&mut self, _unit: Unit, _ns: u64) {}
+    fn charge(&mut self, _unit: Unit, _ns: u64, _instead_of: Option<Unit>) {}
 
     fn pick(&mut self, _now_ns: u64) -> Option<Pick> {
         let unit = self.queue.pop_front()?;

@@ -57,7 +57,7 @@ fn apply(policy: &mut impl Policy, op: &Op, now_ns: u64) {
             let _ = policy.wake(Unit(id), now_ns);
         }
         Op::Block(id) => policy.block(Unit(id), now_ns),
-        Op::Charge(id, ns) => policy.charge(Unit(id), ns),
+        Op::Charge(id, ns) => policy.charge(Unit(id), ns, Some(Unit(0))),
         Op::Yield(_) | Op::Preempt(_) | Op::Pick | Op::Pass(_) => {}
     }
 }

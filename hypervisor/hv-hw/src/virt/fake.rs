@@ -71,6 +71,8 @@ pub struct FakeVcpu {
     pub patience: u64,
     /// The guest is behind MOV SS or STI: no boundary comes before its next instruction.
     pub is_in_shadow: bool,
+    /// What loading it does beside: a test counts, or has it take time.
+    pub on_load: Option<fn()>,
     entry_event: Option<Event>,
     ignored: u64,
     msrs: Vec<(VcpuMsr, u64)>,
@@ -97,6 +99,7 @@ impl Default for FakeVcpu {
             interrupt_at: None,
             patience: PATIENCE,
             is_in_shadow: false,
+            on_load: None,
             entry_event: None,
             ignored: 0,
             msrs: Vec::new(),
@@ -291,6 +294,9 @@ impl VcpuHw for FakeVcpu {
     fn set_eoi_exits(&mut self, _vectors: &[u64; 4]) {}
     fn load(&mut self, _irqs_off: &IrqsOff) {
         self.is_loaded = true;
+        if let Some(on_load) = self.on_load {
+            on_load();
+        }
     }
     fn unload(&mut self, _irqs_off: &IrqsOff) {
         self.is_loaded = false;

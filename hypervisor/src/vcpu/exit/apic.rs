@@ -24,11 +24,23 @@ pub(super) fn write_exit<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, off
     Next::Resume
 }
 
-/// The APIC's timer has reached its deadline.
+/// The APIC's timer has reached its deadline. The next period of a periodic one is waited for from when the vCPU runs
+/// again: what it has not seen yet, another interrupt would not add to, and one that may not run costs nobody any time.
 pub fn timer_expired<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
     let now = runner.domain_tsc();
     let next = runner.lapic.on_timer(now);
-    set_timer(runner, pcpu, next);
+    runner.is_period_over = next.is_some() && runner.lapic.is_timer_periodic();
+    set_timer(runner, pcpu, next.filter(|_| !runner.is_period_over));
+}
+
+/// The vCPU is about to run: its periodic timer goes on, where it stood still.
+#[inline]
+pub fn begin_period<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
+    if runner.is_period_over {
+        runner.is_period_over = false;
+        let next = runner.lapic.on_timer(runner.domain_tsc());
+        set_timer(runner, pcpu, next);
+    }
 }
 
 /// Carries out an effect.

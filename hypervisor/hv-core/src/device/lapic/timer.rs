@@ -210,6 +210,11 @@ impl<F: SharedWords> Lapic<F> {
         self.timer.expiry(mode)
     }
 
+    /// True where the timer goes on after each interrupt.
+    pub fn is_timer_periodic(&self) -> bool {
+        self.timer_mode() == Mode::Periodic
+    }
+
     /// IA32_TSC_DEADLINE: the deadline, 0 where none is armed or the timer is in another mode.
     pub fn tsc_deadline(&self) -> u64 {
         match self.timer.state {

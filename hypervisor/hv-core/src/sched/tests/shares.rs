@@ -231,18 +231,26 @@ fn change_of_weight_is_no_boost() {
     }
 }
 
-/// Time spent for a vCPU that does not run is its own.
+/// Time spent for a vCPU in the turn of another is its own, and not the other's.
 #[test]
 fn who_is_charged_for_its_errands_runs_less() {
-    let mut sim = Simulator::new(1, &[256, 256]);
+    let mut sim = Simulator::new(1, &[256; 3]);
     sim.wake(0);
+    sim.wake(2);
     for _ in 0..1000 {
         sim.block(1);
-        sim.policy.charge(Unit(1), MS);
         sim.pass(MS);
+        let other = Unit(if sim.runs(0) { 0 } else { 2 });
+        sim.policy.charge(Unit(1), MS, Some(other));
         sim.wake(1);
-        sim.pass(3 * MS);
+        sim.pass(5 * MS);
     }
-    let (paid, free) = (sim.ran_ns(1), sim.ran_ns(0));
-    assert!(paid + 1000 * MS <= free + max_error_ns(1), "{paid} {free}");
+    let [free, paid, other] = [0, 1, 2].map(|index| sim.ran_ns(index));
+    // the simulator counts the errands as the others' time, which the policy does not
+    let all = free + paid + other;
+    assert!(free.abs_diff(other) <= max_error_ns(1), "{free} {other}");
+    assert!(
+        (paid + 1000 * MS).abs_diff(all / 3) <= 3 * max_error_ns(1),
+        "{paid} of {all}"
+    );
 }

@@ -52,7 +52,7 @@ impl Simulator {
         self.vcpus[index].ran_ns
     }
 
-    fn runs(&self, index: usize) -> bool {
+    pub(super) fn runs(&self, index: usize) -> bool {
         let mut turns = self.cpus.iter().flatten();
         turns.any(|turn| turn.unit == Unit(index))
     }

@@ -1,0 +1,201 @@
+//! Whose CPU time it is: what the clocks of guests cost others, on a CPU whose timer and whose switches take time.
+#![expect(clippy::unwrap_used, reason = "a test that fails here fails")]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use common::{alone, domain, fake, guest_config};
+use guest_abi::hvm::save::HvmHwLapic;
+use hv_core::options::Scheduler;
+use hv_hw::irq::vectors;
+use hv_hw::percpu::IrqsOff;
+use hv_hw::time::{self, hosted::Clock};
+use hv_hw::virt::fake::FakeVcpu;
+use hv_hw::virt::{GuestRegs, SystemRegs, VmExit};
+use hypervisor::cpu::{self, Pcpu};
+use hypervisor::cpu_main::CpuMain;
+use hypervisor::domain::destroy::{self, Progress};
+use hypervisor::domain::{Domain, Policies, registry};
+use hypervisor::vcpu::make;
+use hypervisor::vcpu::parts::VcpuParts;
+use hypervisor::vcpu::state::VcpuState;
+
+const US: u64 = 1000;
+const MS: u64 = 1_000_000;
+/// The time that a guest runs at a time, at most: other exits come that often.
+const STRETCH_NS: u64 = 50 * US;
+/// A switch to another vCPU: about that on bare metal.
+const LOAD_NS: u64 = 2 * US;
+
+/// The TSC value that the hardware's timer is set to.
+static ALARM: AtomicU64 = AtomicU64::new(u64::MAX);
+/// The TSC value at which the test has the CPU again.
+static END: AtomicU64 = AtomicU64::new(0);
+/// Switches to other vCPUs.
+static LOADS: AtomicU64 = AtomicU64::new(0);
+/// ns that each domain was in its guest, by what its configuration calls `ssidref`.
+static RAN_NS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+const OTHER: u32 = 0;
+const TICKING: u32 = 1;
+
+/// The guest runs until its stretch is over or the timer's interrupt comes.
+fn compute<const WHO: usize>(_: u64) -> VmExit {
+    let now = time::now();
+    let alarm = ALARM.load(Ordering::Relaxed);
+    let ticks = time::ns_to_ticks(STRETCH_NS).min(alarm.saturating_sub(now));
+    Clock::advance(ticks);
+    RAN_NS[WHO].fetch_add(time::ticks_to_ns(ticks), Ordering::Relaxed);
+    if time::now() >= END.load(Ordering::Relaxed) {
+        cpu::end_slice(0);
+    }
+    if time::now() < alarm {
+        return VmExit::TprBelowThreshold;
+    }
+    ALARM.store(u64::MAX, Ordering::Relaxed);
+    VmExit::ExternalInterrupt(vectors::TIMER)
+}
+
+fn computing(domain: &Domain, index: usize, parts: &VcpuParts, policies: &Policies) -> FakeVcpu {
+    let mut hw = fake(domain, index, parts, policies);
+    hw.endless = Some(if domain.config.ssidref == OTHER {
+        compute::<0>
+    } else {
+        compute::<1>
+    });
+    hw.must_be_loaded = true;
+    hw.on_load = Some(|| {
+        LOADS.fetch_add(1, Ordering::Relaxed);
+        Clock::advance(time::ns_to_ticks(LOAD_NS));
+    });
+    hw
+}
+
+fn new_cpu() -> CpuMain<FakeVcpu> {
+    ALARM.store(u64::MAX, Ordering::Relaxed);
+    let pcpu = Pcpu::new(IrqsOff::for_tests())
+        .with_timer(|alarm| ALARM.store(alarm.unwrap_or(u64::MAX), Ordering::Relaxed));
+    CpuMain::new(pcpu, Scheduler::Credit2, computing)
+}
+
+/// A running guest.
+fn guest(who: u32, vcpus: u16, state: &VcpuState) -> Arc<Domain> {
+    let number = registry::reserve(None).unwrap();
+    let config = hypervisor::domain::create::DomainConfig {
+        ssidref: who,
+        ..guest_config(vcpus)
+    };
+    let domain = domain(number.id().get(), config);
+    registry::add(domain.clone());
+    for index in 0..usize::from(vcpus) {
+        domain.vcpus[index].set_state(state.clone());
+        make::spawn(&domain, index).unwrap();
+    }
+    domain.unpause().unwrap();
+    domain
+}
+
+/// A vCPU whose local APIC's timer ticks as fast as it can.
+fn ticking() -> VcpuState {
+    const ON_X2APIC: u64 = 0xFEE0_0C00;
+    const PERIODIC: u32 = 1 << 17;
+    let mut page = Box::new([0; _]);
+    let registers = [
+        (0xF0, 0x1FFu32),
+        (0x320, PERIODIC | 0x40),
+        (0x380, 1),
+        (0x390, 1),
+    ];
+    for (offset, value) in registers {
+        page[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
+    }
+    let lapic = HvmHwLapic {
+        apic_base_msr: ON_X2APIC,
+        disabled: 0,
+        timer_divisor: 2,
+        tdt_msr: 0,
+    };
+    VcpuState {
+        lapic: Some((lapic, page)),
+        ..still()
+    }
+}
+
+/// A vCPU without a clock.
+fn still() -> VcpuState {
+    VcpuState::starting(GuestRegs::default(), SystemRegs::default())
+}
+
+fn run_for(main: &mut CpuMain<FakeVcpu>, ns: u64) {
+    let end = time::now() + time::ns_to_ticks(ns);
+    END.store(end, Ordering::Relaxed);
+    while time::now() < end {
+        let _ = main.step();
+    }
+}
+
+fn destroy(domain: &Arc<Domain>, main: &mut CpuMain<FakeVcpu>) {
+    let mut hw = FakeVcpu::default();
+    loop {
+        match destroy::step(domain, &mut hw) {
+            Progress::Done => return,
+            Progress::More => {}
+            Progress::WaitForCpus => {
+                let _ = main.step();
+            }
+        }
+    }
+}
+
+/// What share of a second, in percent, the other guest has of the CPU once this happened to one with so many vCPUs that
+/// tick, and how many switches that took.
+fn left_to_the_other(vcpus: u16, happens: impl Fn(&Domain)) -> (u64, u64) {
+    let mut main = new_cpu();
+    let other = guest(OTHER, 1, &still());
+    let victim = guest(TICKING, vcpus, &ticking());
+    // all have had the CPU, so that all tick
+    run_for(&mut main, 2 * u64::from(vcpus) * 12 * MS);
+    assert_ne!(RAN_NS[1].load(Ordering::Relaxed), 0);
+    happens(&victim);
+    run_for(&mut main, 20 * MS);
+    let loads = LOADS.load(Ordering::Relaxed);
+    let before = RAN_NS[0].load(Ordering::Relaxed);
+    run_for(&mut main, 1000 * MS);
+    let ran_ns = RAN_NS[0].load(Ordering::Relaxed) - before;
+    let loads = LOADS.load(Ordering::Relaxed) - loads;
+    destroy(&victim, &mut main);
+    destroy(&other, &mut main);
+    (ran_ns / (10 * MS), loads)
+}
+
+#[test]
+fn timers_of_a_paused_guest_take_no_time_from_others() {
+    let _alone = alone();
+    let _clock = Clock::take_over();
+    for vcpus in [1, 128] {
+        let (percent, loads) = left_to_the_other(vcpus, |guest| guest.pause().unwrap());
+        assert!(percent >= 99 && loads < 10, "{vcpus}: {percent} %, {loads}");
+    }
+}
+
+#[test]
+fn timers_of_a_guest_that_ended_take_no_time_from_others() {
+    let _alone = alone();
+    let _clock = Clock::take_over();
+    let crash = |guest: &Domain| guest.end(hypervisor::domain::Ended::Crash);
+    let (percent, loads) = left_to_the_other(32, crash);
+    assert!(percent >= 99 && loads < 10, "{percent} %, {loads}");
+}
+
+#[test]
+fn timers_of_a_capped_guest_take_no_more_than_its_cap() {
+    let _alone = alone();
+    let _clock = Clock::take_over();
+    let (percent, _) = left_to_the_other(32, |guest| {
+        guest.cap.store(1, Ordering::Relaxed);
+        guest.kick_all();
+    });
+    assert!(percent >= 95, "{percent} %");
+}
