@@ -9,6 +9,7 @@ use super::super::{
 };
 use super::fields::Field;
 use super::reasons::{self, Answer};
+use super::registers::CR0_OWNED;
 use super::vmcs::CurrentVmcs;
 
 const EVENT_VALID: u32 = 1 << 31;
@@ -187,7 +188,14 @@ fn control_access(vmcs: CurrentVmcs, regs: &GuestRegs) -> VmExit {
         }
     };
     let operand = usize::from(low_byte((qualification >> 8) & 0xF));
-    let cr0 = || vmcs.read(Field::GuestCr0);
+    // what the guest sees, of which it changes a part
+    let cr0 = || {
+        seen(
+            vmcs.read(Field::Cr0Shadow),
+            vmcs.read(Field::GuestCr0),
+            CR0_OWNED,
+        )
+    };
     match (qualification >> 4) & 3 {
         0 => {
             let value = match operand {
@@ -199,20 +207,14 @@ fn control_access(vmcs: CurrentVmcs, regs: &GuestRegs) -> VmExit {
         1 if register == ControlRegister::Cr8 => VmExit::Cr8Read {
             destination: low_byte((qualification >> 8) & 0xF),
         },
-        // CLTS
         2 => VmExit::ControlWrite {
             register,
-            value: cr0() & !(1 << 3),
+            value: after_clts(cr0()),
         },
-        // LMSW: loads bits 3:0, but cannot clear PE
-        3 => {
-            let source = (qualification >> 16) & 0xF;
-            let kept_pe = cr0() & 1;
-            VmExit::ControlWrite {
-                register,
-                value: (cr0() & !0xF) | source | kept_pe,
-            }
-        }
+        3 => VmExit::ControlWrite {
+            register,
+            value: after_lmsw(cr0(), qualification >> 16),
+        },
         _ => VmExit::Broken {
             reason: reasons::CONTROL_REGISTER,
             qualification,
@@ -220,6 +222,38 @@ fn control_access(vmcs: CurrentVmcs, regs: &GuestRegs) -> VmExit {
     }
 }
 
+/// A control register as the guest sees it: the bits that it does not own as it wrote them.
+pub(super) const fn seen(shadow: u64, real: u64, owned: u64) -> u64 {
+    (shadow & owned) | (real & !owned)
+}
+
+/// CR0 after CLTS.
+const fn after_clts(cr0: u64) -> u64 {
+    const TASK_SWITCHED: u64 = 1 << 3;
+    cr0 & !TASK_SWITCHED
+}
+
+/// CR0 after LMSW, which loads bits 3:0, but cannot clear PE.
+const fn after_lmsw(cr0: u64, source: u64) -> u64 {
+    (cr0 & !0xE) | (source & 0xF)
+}
+
 fn low_byte(value: u64) -> u8 {
     value.to_le_bytes()[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clts_and_lmsw_change_what_the_guest_sees_and_no_more() {
+        const NE: u64 = 1 << 5;
+        // the guest has neither NE nor CD set; the CPU has NE
+        let before = seen(0x11, 0x11 | 8 | NE, CR0_OWNED);
+        assert_eq!(before, 0x19);
+        assert_eq!(after_clts(before), 0x11);
+        assert_eq!(after_lmsw(before, 0xFFF6), 0x17);
+        assert_eq!(after_lmsw(0x10, 1), 0x11);
+    }
 }

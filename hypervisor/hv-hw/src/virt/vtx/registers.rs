@@ -1,6 +1,7 @@
 //! The guest's registers in the VMCS: those that VM entry and exit switch, and the step over an instruction.
 
 use super::super::{DescriptorTable, Segment, SystemRegs};
+use super::exit::seen;
 use super::fields::{Entry, Field};
 use super::vmcs::CurrentVmcs;
 use super::{BLOCKED_BY_MOV_SS, BLOCKED_BY_STI, VtxVcpu, low_half, setup};
@@ -23,9 +24,8 @@ impl VtxVcpu {
     /// All of them.
     pub(super) fn read_system(&self) -> SystemRegs {
         let vmcs = self.current();
-        let owned = |shadow: Field, real: Field, mask: u64| {
-            (vmcs.read(shadow) & mask) | (vmcs.read(real) & !mask)
-        };
+        let owned =
+            |shadow: Field, real: Field, mask: u64| seen(vmcs.read(shadow), vmcs.read(real), mask);
         SystemRegs {
             cr0: owned(Field::Cr0Shadow, Field::GuestCr0, CR0_OWNED),
             cr3: vmcs.read(Field::GuestCr3),
