@@ -2,7 +2,8 @@
 //!
 //! Used wherever the guest hands us a linear address: the buffers of hypercalls, and the bytes of an instruction that
 //! touched emulated MMIO. It is the memory of the guest's *kernel*, whatever it says: the user/supervisor bit, SMAP and NX
-//! are ignored on purpose, because the kernel forwards buffers of its own processes (privcmd). Write permission is
+//! are ignored on purpose, because the kernel forwards buffers of its own processes (privcmd); but for an access that a
+//! process makes itself ([`Access::UserRead`]). Write permission is
 //! honoured as for a supervisor access: a read-only page is refused while CR0.WP is set. Accessed and dirty bits are not
 //! set. Tables are read with [`GuestMem::read_u64`], once per level.
 //!
@@ -34,6 +35,8 @@ pub enum Access {
     Read,
     /// Store.
     Write,
+    /// Load by a process of the guest.
+    UserRead,
 }
 
 /// Why a linear address has no translation. Hypercalls answer each with -EFAULT.
@@ -47,6 +50,8 @@ pub enum WalkFault {
     ReservedBit,
     /// The page is read-only and the access is a write.
     ReadOnly,
+    /// The page is the kernel's and the access is a process's.
+    Supervisor,
     /// A table, or the page itself, is not RAM of the guest.
     NotRam(Gpa),
 }
@@ -60,6 +65,7 @@ const EFER_LMA: u64 = 1 << 10;
 
 const PRESENT: u64 = 1 << 0;
 const WRITABLE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
 const LARGE: u64 = 1 << 7;
 /// Bits 51:12 of an entry of 8 bytes: where the next table or the page is.
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
@@ -78,9 +84,13 @@ pub fn translate<M: GuestMem + ?Sized>(
     address: Gva,
     access: Access,
 ) -> Result<Gpa, WalkFault> {
-    let must_be_writable = access == Access::Write && mode.cr0 & CR0_WP != 0;
+    let needed = match access {
+        Access::Write => (mode.cr0 & CR0_WP) >> 15,
+        Access::UserRead => USER,
+        Access::Read => 0,
+    };
     if mode.efer & EFER_LMA != 0 && mode.cr0 & CR0_PG != 0 {
-        return walk_long(mem, mode, address, must_be_writable);
+        return walk_long(mem, mode, address, needed);
     }
     if address.as_u64() > u64::from(u32::MAX) {
         return Err(WalkFault::NotCanonical);
@@ -88,9 +98,9 @@ pub fn translate<M: GuestMem + ?Sized>(
     if mode.cr0 & CR0_PG == 0 {
         Ok(Gpa::new(address.as_u64()))
     } else if mode.cr4 & CR4_PAE != 0 {
-        walk_pae(mem, mode, address, must_be_writable)
+        walk_pae(mem, mode, address, needed)
     } else {
-        walk_32(mem, mode, address, must_be_writable)
+        walk_32(mem, mode, address, needed)
     }
 }
 
@@ -115,7 +125,7 @@ fn walk_long<M: GuestMem + ?Sized>(
     mem: &M,
     mode: &PagingMode,
     address: Gva,
-    must_be_writable: bool,
+    needed: u64,
 ) -> Result<Gpa, WalkFault> {
     let top_shift = if mode.cr4 & CR4_LA57 != 0 { 48 } else { 39 };
     // The bits from the highest translated one upwards are all equal.
@@ -123,7 +133,7 @@ fn walk_long<M: GuestMem + ?Sized>(
     if sign != 0 && sign != u64::MAX >> (top_shift + 8) {
         return Err(WalkFault::NotCanonical);
     }
-    descend(mem, mode.cr3 & FRAME, top_shift, address, must_be_writable)
+    descend(mem, mode.cr3 & FRAME, top_shift, address, needed)
 }
 
 /// PAE without long mode: four pointers at CR3, then two levels. The CPU caches the pointers when CR3 is loaded; reading
@@ -133,14 +143,14 @@ fn walk_pae<M: GuestMem + ?Sized>(
     mem: &M,
     mode: &PagingMode,
     address: Gva,
-    must_be_writable: bool,
+    needed: u64,
 ) -> Result<Gpa, WalkFault> {
     let pointer = (mode.cr3 & 0xffff_ffe0) | ((address.as_u64() >> 30) << 3);
     let entry = read_u64(mem, pointer)?;
     if entry & PRESENT == 0 {
         return Err(WalkFault::NotPresent);
     }
-    descend(mem, entry & FRAME, 21, address, must_be_writable)
+    descend(mem, entry & FRAME, 21, address, needed)
 }
 
 /// Follows tables of 512 entries from the one at `table`, whose index starts at bit `shift` of the address.
@@ -150,9 +160,9 @@ fn descend<M: GuestMem + ?Sized>(
     mut table: u64,
     mut shift: u32,
     address: Gva,
-    must_be_writable: bool,
+    needed: u64,
 ) -> Result<Gpa, WalkFault> {
-    let mut rights = WRITABLE;
+    let mut rights = WRITABLE | USER;
     loop {
         let index = (address.as_u64() >> shift) & 0x1ff;
         let entry = read_u64(mem, table | (index << 3))?;
@@ -161,7 +171,7 @@ fn descend<M: GuestMem + ?Sized>(
         }
         rights &= entry;
         if shift == 12 || entry & LARGE != 0 {
-            return page(entry, rights, shift, address, must_be_writable);
+            return page(entry, rights, shift, address, needed);
         }
         table = entry & FRAME;
         shift -= 9;
@@ -170,24 +180,26 @@ fn descend<M: GuestMem + ?Sized>(
 
 /// Finishes a walk at `entry`, which maps 2^`shift` bytes.
 #[inline]
-fn page(
-    entry: u64,
-    rights: u64,
-    shift: u32,
-    address: Gva,
-    must_be_writable: bool,
-) -> Result<Gpa, WalkFault> {
+fn page(entry: u64, rights: u64, shift: u32, address: Gva, needed: u64) -> Result<Gpa, WalkFault> {
     let offset_mask = (1 << shift) - 1;
     // Bit 12 of a large page belongs to its memory type. There are no pages of 512 GiB.
     if shift > 30 || entry & FRAME & offset_mask & !(1 << 12) != 0 {
         return Err(WalkFault::ReservedBit);
     }
-    if must_be_writable && rights & WRITABLE == 0 {
-        return Err(WalkFault::ReadOnly);
-    }
+    grants(rights, needed)?;
     Ok(Gpa::new(
         (entry & FRAME & !offset_mask) | (address.as_u64() & offset_mask),
     ))
+}
+
+/// Checks that the `rights` of a page, as its entries grant them together, hold what is `needed`.
+#[inline]
+const fn grants(rights: u64, needed: u64) -> Result<(), WalkFault> {
+    match needed & !rights {
+        0 => Ok(()),
+        WRITABLE => Err(WalkFault::ReadOnly),
+        _ => Err(WalkFault::Supervisor),
+    }
 }
 
 /// 32-bit paging: two levels of 1024 entries of 4 bytes; with CR4.PSE pages of 4 MiB anywhere below 2^40.
@@ -196,7 +208,7 @@ fn walk_32<M: GuestMem + ?Sized>(
     mem: &M,
     mode: &PagingMode,
     address: Gva,
-    must_be_writable: bool,
+    needed: u64,
 ) -> Result<Gpa, WalkFault> {
     let linear = address.as_u64();
     let directory = read_u32(mem, (mode.cr3 & 0xffff_f000) | ((linear >> 22) << 2))?;
@@ -207,9 +219,7 @@ fn walk_32<M: GuestMem + ?Sized>(
         if directory & (1 << 21) != 0 {
             return Err(WalkFault::ReservedBit);
         }
-        if must_be_writable && directory & WRITABLE == 0 {
-            return Err(WalkFault::ReadOnly);
-        }
+        grants(directory, needed)?;
         let high = ((directory >> 13) & 0xff) << 32;
         return Ok(Gpa::new(
             high | (directory & 0xffc0_0000) | (linear & 0x003f_ffff),
@@ -220,7 +230,7 @@ fn walk_32<M: GuestMem + ?Sized>(
     if entry & PRESENT == 0 {
         return Err(WalkFault::NotPresent);
     }
-    page(entry, directory & entry, 12, address, must_be_writable)
+    page(entry, directory & entry, 12, address, needed)
 }
 
 #[inline]
@@ -236,7 +246,7 @@ fn read_u32<M: GuestMem + ?Sized>(mem: &M, at: u64) -> Result<u64, WalkFault> {
     }
 }
 
-/// Fills `to` from the guest's linear memory at `from`.
+/// Fills `to` from the guest's linear memory at `from`, as an access of the kind `access` does.
 ///
 /// # Errors
 /// See [`WalkFault`]; `to` is then unspecified.
@@ -245,13 +255,14 @@ pub fn copy_in<M: GuestMem + ?Sized>(
     mem: &M,
     mode: &PagingMode,
     from: Gva,
+    access: Access,
     to: &mut [u8],
 ) -> Result<(), WalkFault> {
     let mut at = from;
     let mut rest = to;
     while !rest.is_empty() {
         let (piece, tail) = rest.split_at_mut(bytes_in_page(at, rest.len()));
-        let gpa = translate(mem, mode, at, Access::Read)?;
+        let gpa = translate(mem, mode, at, access)?;
         mem.read(gpa, piece).map_err(|e| WalkFault::NotRam(e.0))?;
         at = after(at, piece.len());
         rest = tail;

@@ -292,7 +292,7 @@ impl<H: VcpuHw> Runner<H> {
         let record = Record::of(memory);
         let gpa = walk::translate(&record, &mode, at, access).map_err(|_| Errno::EFAULT)?;
         let ram = match access {
-            Access::Read => memory.readable(gpa),
+            Access::Read | Access::UserRead => memory.readable(gpa),
             Access::Write => memory.writable(gpa),
         };
         let frame = ram.map_err(|NotRam(_)| Errno::EFAULT)?.frame;

@@ -62,7 +62,7 @@ impl Ram {
             if level + 1 == shifts.len() {
                 self.set_entry(at, width, leaf);
             } else if self.entry(at, width) == 0 {
-                self.set_entry(at, width, self.next_table | 3);
+                self.set_entry(at, width, self.next_table | 7);
                 table = self.next_table;
                 self.next_table += 0x1000;
             } else {
@@ -104,6 +104,29 @@ fn without_paging_addresses_are_physical_below_4_gib() {
         translate(&ram, &off, Gva::new(1 << 32), Access::Read),
         Err(WalkFault::NotCanonical)
     );
+}
+
+#[test]
+fn process_reads_no_page_of_the_kernel_in_any_mode() {
+    for (mode, shifts, width) in [
+        (&LONG, &[39, 30, 21, 12][..], 8),
+        (&LONG, &[39, 30, 21][..], 8),
+        (&PAE, &[30, 21, 12][..], 8),
+        (&LEGACY, &[22, 12][..], 4),
+        (&LEGACY, &[22][..], 4),
+    ] {
+        let large = if shifts.last() == Some(&12) { 0 } else { LARGE };
+        for (rights, expected) in [
+            (3, Err(WalkFault::Supervisor)),
+            (7, Ok(Gpa::new(0x80_0000))),
+        ] {
+            let mut ram = Ram::new();
+            ram.map(shifts, width, 0x40_0000, 0x80_0000 | large | rights);
+            let read = |access| translate(&ram, mode, Gva::new(0x40_0000), access);
+            assert_eq!(read(Access::UserRead), expected, "{shifts:?} {rights}");
+            assert_eq!(read(Access::Read), Ok(Gpa::new(0x80_0000)), "{shifts:?}");
+        }
+    }
 }
 
 #[test]
@@ -201,11 +224,11 @@ fn copies_cross_pages_that_are_not_contiguous() {
     let text = *b"across the border";
     copy_out(&mut ram, &LONG, Gva::new(0x4ff8), &text).unwrap();
     let mut back = [0; 17];
-    copy_in(&ram, &LONG, Gva::new(0x4ff8), &mut back).unwrap();
+    copy_in(&ram, &LONG, Gva::new(0x4ff8), Access::Read, &mut back).unwrap();
     assert_eq!(back, text);
     assert_eq!(ram.word(0x8_0000).to_le_bytes(), *b"he b");
     assert_eq!(
-        copy_in(&ram, &LONG, Gva::new(0x5ff8), &mut back),
+        copy_in(&ram, &LONG, Gva::new(0x5ff8), Access::Read, &mut back),
         Err(WalkFault::NotPresent)
     );
 }

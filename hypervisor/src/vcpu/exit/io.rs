@@ -3,7 +3,7 @@
 use hv_core::addr::PAGE_BYTES;
 use hv_core::device::pci::{Bdf, ConfigSpace, PciEffect};
 use hv_core::device::ports::{self, PortOwner};
-use hv_core::walk;
+use hv_core::walk::{self, Access};
 use hv_hw::console::log::GuestLog;
 use hv_hw::virt::{Event, IoExit, StringIo, VcpuHw};
 use hv_hw::{pci, port};
@@ -123,7 +123,8 @@ fn settle((devices, log): (&mut Devices, &GuestLog), effect: PciEffect) {
     }
 }
 
-/// INS and OUTS: only to the debug console, which old kernels print on with REP OUTSB, a page at most at a time.
+/// INS and OUTS: only to the debug console, which old kernels print on with REP OUTSB, a page at most at a time. A process
+/// that was given the port reads what it may read.
 fn string_io<H: VcpuHw>(
     (runner, pcpu): (&mut Runner<H>, &mut Pcpu),
     access: IoExit,
@@ -145,6 +146,10 @@ fn string_io<H: VcpuHw>(
     let count = usize::try_from(wanted)
         .unwrap_or(usize::MAX)
         .min(PAGE_BYTES);
+    let access = match runner.hw.cpl() {
+        3 => Access::UserRead,
+        _ => Access::Read,
+    };
     let mut text = [0; 128];
     let mut copied = 0;
     while copied < count {
@@ -153,7 +158,7 @@ fn string_io<H: VcpuHw>(
         let mode = runner.paging_mode();
         let is_copied = {
             let memory = DomainMemory::lock(&runner.domain, &runner.memo);
-            walk::copy_in(&memory, &mode, from, &mut text[..part]).is_ok()
+            walk::copy_in(&memory, &mode, from, access, &mut text[..part]).is_ok()
         };
         if !is_copied {
             break;

@@ -1,14 +1,17 @@
-//! Emulated memory-mapped registers: dom0's I/O APICs, and its PCI configuration space. Everything else reads as all ones and ignores writes.
+//! Emulated memory-mapped registers: dom0's I/O APICs, and its PCI configuration space. Everything else reads as all ones and
+//! ignores writes. An access that is none of an instruction's operands, or an instruction that is not emulated, gets #GP, as
+//! with Xen: what a guest executes is no reason for its end.
 
 use hv_core::addr::{Gpa, Gva};
 use hv_core::emulate::{CodeSize, CpuView, Gprs, MmioInsn, SegmentBases};
-use hv_core::walk;
+use hv_core::walk::{self, Access};
 use hv_hw::domain_log;
-use hv_hw::virt::{SEGMENT_CS, Stage2Access, Stage2Fault, VcpuHw};
+use hv_hw::virt::{Event, SEGMENT_CS, Stage2Access, Stage2Fault, VcpuHw};
 
-use super::{Next, Runner, die, io, stage2};
+use super::{Next, Runner, io, stage2};
 use crate::hypercall::guest::DomainMemory;
 use crate::irq;
+use crate::vcpu::run::raise;
 
 /// Longest instruction, in bytes.
 const MAX_INSTRUCTION: usize = 15;
@@ -16,19 +19,8 @@ const CS_BIG: u32 = 1 << 14;
 
 /// Emulates the access that faulted.
 pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> Next {
-    let is_code_or_walk = fault
-        .access
-        .intersects(Stage2Access::FETCH | Stage2Access::WALK);
-    let Some(instruction) = (!is_code_or_walk).then(|| decode(runner)).flatten() else {
-        let id = runner.vcpu().id;
-        let rip = runner.hw.rip();
-        domain_log!(
-            runner.domain.log,
-            Error,
-            "{id}: access to {} by an instruction at {rip:#x} that is not emulated",
-            fault.gpa
-        );
-        return die(runner);
+    let Some(instruction) = instruction_of(runner, fault) else {
+        return refuse(runner, fault);
     };
     let read = if instruction.reads() {
         read(runner, fault.gpa, instruction.size)
@@ -48,6 +40,37 @@ pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> N
     runner.hw.set_rflags(rflags);
     runner.hw.skip_bytes(instruction.len);
     Next::Resume
+}
+
+/// The instruction of whose operand the access was; `None` where it was of none, or of one that is not emulated.
+fn instruction_of<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> Option<MmioInsn> {
+    const NOT_AN_OPERANDS: Stage2Access = Stage2Access::FETCH
+        .union(Stage2Access::WALK)
+        .union(Stage2Access::PRESENT);
+    // in an event's delivery, the instruction at RIP has not begun
+    if runner.interrupted.is_some() || fault.access.intersects(NOT_AN_OPERANDS) {
+        return None;
+    }
+    let instruction = decode(runner)?;
+    // another address is another operand's, or another vCPU has changed the code since
+    (fault.linear == Some(instruction.gva)).then_some(instruction)
+}
+
+/// Raises #GP. In an event's delivery it becomes a double fault where that is due, and in the end a triple fault.
+#[cold]
+fn refuse<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> Next {
+    let during = match runner.interrupted {
+        Some(_) => "an event's delivery",
+        None => "an instruction that is not emulated",
+    };
+    let (id, rip) = (runner.vcpu().id, runner.hw.rip());
+    domain_log!(
+        runner.domain.log,
+        Warning,
+        "{id}: access to {} by {during} at {rip:#x}: #GP",
+        fault.gpa
+    );
+    raise(runner, Event::PROTECTION)
 }
 
 fn registers<H: VcpuHw>(runner: &mut Runner<H>) -> Gprs {
@@ -90,12 +113,12 @@ fn decode<H: VcpuHw>(runner: &mut Runner<H>) -> Option<MmioInsn> {
 fn fetch<H: VcpuHw>(runner: &Runner<H>, start: Gva, to: &mut [u8]) -> usize {
     let memory = DomainMemory::lock(&runner.domain, &runner.memo);
     let mode = runner.paging_mode();
-    if walk::copy_in(&memory, &mode, start, to).is_ok() {
+    if walk::copy_in(&memory, &mode, start, Access::Read, to).is_ok() {
         return to.len();
     }
     let in_page = (4096 - start.page_offset()).min(to.len());
     let part = to.get_mut(..in_page).expect("no longer than the buffer");
-    if walk::copy_in(&memory, &mode, start, part).is_ok() {
+    if walk::copy_in(&memory, &mode, start, Access::Read, part).is_ok() {
         in_page
     } else {
         0
