@@ -20,6 +20,7 @@ pub mod console;
 pub mod entry;
 pub mod event;
 pub mod fifo;
+pub mod hold;
 pub mod hypercall;
 pub mod insn;
 pub mod memory;

@@ -108,6 +108,12 @@ pub fn in_user_mode(code: extern "C" fn(), rax: u64) -> u64 {
     unsafe { user_call(code as usize as u64, rax) }
 }
 
+/// The end of the stack that the CPU switches to by IST 1.
+#[must_use]
+pub fn double_fault_stack_top() -> u64 {
+    DOUBLE_FAULT_STACK.0.get() as u64 + STACK_SIZE as u64
+}
+
 /// Loads GDT, TSS and IDT. Once, at the start.
 pub fn init() {
     let tables = TABLES.0.get();

@@ -15,7 +15,7 @@ mod greed;
 use guest_abi::sched::{
     SCHEDOP_shutdown, SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SchedShutdown,
 };
-use guest_rt::{event, hypercall, insn, options, probe, say};
+use guest_rt::{event, hold, hypercall, insn, options, probe, say};
 
 guest_rt::entry!(main);
 
@@ -38,6 +38,11 @@ fn main() {
         "ports" => greed::take_ports(),
         "grants" => greed::take_grant_frames(),
         "memory" => greed::take_memory(),
+        "hold-alignment" => hold::alignment_checks(),
+        "hold-debug" => hold::debug_traps(),
+        "hold-table" => hold::no_interrupt_table(),
+        "hold-output" => hold::string_output(),
+        "hold-multicall" => hold::multicalls(),
         other => console::print(format_args!("domu: no mode {other}")),
     }
     idle()
