@@ -54,7 +54,7 @@ pub(crate) fn run(
     options: &Options,
     daemon: impl FnOnce(&Options, &mut dyn FnMut()) -> Result<(), crate::daemon::Error>,
 ) -> Result<(), Error> {
-    let is_child = std::env::var_os(MARK).is_some();
+    let is_child = is_child();
     if !options.interactive && !is_child {
         return start();
     }
@@ -65,6 +65,11 @@ pub(crate) fn run(
         }
     })?;
     Ok(())
+}
+
+/// Tells whether this is the daemon's own process.
+pub(crate) fn is_child() -> bool {
+    std::env::var_os(MARK).is_some()
 }
 
 /// Starts the daemon's process and waits for its word.

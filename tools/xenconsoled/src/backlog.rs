@@ -55,6 +55,16 @@ impl Backlog {
         }
     }
 
+    /// Returns how many more bytes may be added before the oldest go.
+    pub(crate) fn room(&self) -> usize {
+        self.limit.saturating_sub(self.bytes.len())
+    }
+
+    /// Returns how many bytes wait.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Says whether nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()

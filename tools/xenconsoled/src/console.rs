@@ -10,6 +10,7 @@ use xendev::ring::{BadIndices, CONSOLE_INPUT, CONSOLE_OUTPUT};
 
 use crate::backlog::Backlog;
 use crate::log::Log;
+use crate::options::Overflow;
 use crate::rate::Rate;
 use crate::terminal::Terminal;
 
@@ -37,6 +38,7 @@ pub(crate) struct Console {
     page: Page,
     terminal: Terminal,
     backlog: Backlog,
+    overflow: Overflow,
     log: Option<Log>,
     rate: Rate,
     /// The ring had more, or may have, than was taken.
@@ -59,13 +61,14 @@ impl Console {
         page: Page,
         terminal: Terminal,
         log: Option<Log>,
-        limit: usize,
+        (limit, overflow): (usize, Overflow),
         now: Instant,
     ) -> Self {
         Self {
             page,
             terminal,
             backlog: Backlog::new(limit),
+            overflow,
             log,
             rate: Rate::new(now),
             has_more: true,
@@ -88,10 +91,32 @@ impl Console {
         self.has_more = true;
     }
 
+    /// Takes another log.
+    pub(crate) fn set_log(&mut self, log: Option<Log>) {
+        self.log = log;
+    }
+
+    /// Returns the log, if there is one.
+    pub(crate) fn log_mut(&mut self) -> Option<&mut Log> {
+        self.log.as_mut()
+    }
+
+    /// Returns how many bytes wait for a visitor, and how many were lost.
+    pub(crate) fn waiting(&self) -> (usize, u64) {
+        (self.backlog.len(), self.backlog.lost())
+    }
+
+    /// Returns how much of the ring may be taken now: what is kept must fit.
+    fn room(&self) -> usize {
+        match self.overflow {
+            Overflow::Discard => usize::MAX,
+            Overflow::Keep => self.backlog.room(),
+        }
+    }
+
     /// Says when the ring shall be looked at without any event: now, later, or not.
     pub(crate) fn due(&mut self, now: Instant) -> Option<Duration> {
-        self.has_more
-            .then(|| self.rate.wait(now).unwrap_or(Duration::ZERO))
+        (self.has_more && self.room() > 0).then(|| self.rate.wait(now).unwrap_or(Duration::ZERO))
     }
 
     /// Empties the output ring once, if its rate allows it.
@@ -99,11 +124,13 @@ impl Console {
     /// # Errors
     /// The guest has written indices that cannot be: its console is over.
     pub(crate) fn serve_ring(&mut self, now: Instant) -> Result<Served, BadIndices> {
-        if !self.has_more || self.rate.wait(now).is_some() {
+        if !self.has_more || self.room() == 0 || self.rate.wait(now).is_some() {
             return Ok(Served::default());
         }
         let mut bytes = [0; 2048];
-        let count = CONSOLE_OUTPUT.read(self.page.pages(), &mut bytes)?;
+        let room = self.room().min(bytes.len());
+        let room = bytes.get_mut(..room).unwrap_or_default();
+        let count = CONSOLE_OUTPUT.read(self.page.pages(), room)?;
         let bytes = bytes.get(..count).unwrap_or_default();
         self.rate.count(count, now);
         self.keep(bytes);
@@ -118,14 +145,14 @@ impl Console {
         if let Some(log) = &mut self.log
             && let Err(error) = log.write(bytes, SystemTime::now())
         {
-            eprintln!("xenconsoled: logging ends: {error}");
+            ::log::error!("{}: logging ends: {error}", self.tty());
             self.log = None;
         }
         self.backlog.push(bytes);
         if self.backlog.lost() > 0 && !self.told_lost {
             self.told_lost = true;
-            eprintln!(
-                "xenconsoled: {}: nobody reads; the oldest output is being dropped",
+            ::log::warn!(
+                "{}: nobody reads; the oldest output is being dropped",
                 self.tty()
             );
         }
@@ -242,7 +269,8 @@ mod tests {
             .write(true)
             .open(terminal.name())
             .unwrap();
-        let console = Console::new(page, terminal, None, 1 << 20, Instant::now());
+        let limit = (1 << 20, Overflow::Discard);
+        let console = Console::new(page, terminal, None, limit, Instant::now());
         (console, visitor)
     }
 
@@ -317,6 +345,39 @@ mod tests {
             remains.are_over(start);
         }
         assert!(text.len() < 200 * 2048);
+    }
+
+    #[test]
+    fn a_guest_whose_output_is_kept_waits_until_somebody_reads() {
+        let (mut console, mut visitor) = console();
+        console.overflow = Overflow::Keep;
+        console.set_limit(4096);
+        let start = Instant::now();
+        let (mut printed, mut rounds) = (0, 0);
+        // Until neither terminal nor backlog takes more, and the ring is full.
+        loop {
+            let now = start + rounds * Duration::from_millis(200);
+            let taken = CONSOLE_OUTPUT
+                .write(console.page.pages(), &[b'x'; 2048])
+                .unwrap();
+            printed += taken;
+            console.event();
+            if console.due(now).is_none() && taken == 0 {
+                break;
+            }
+            console.serve_ring(now).unwrap();
+            rounds += 1;
+        }
+        assert_eq!(console.waiting(), (4096, 0));
+        let (mut seen, mut piece) = (0, [0; 4096]);
+        while seen < printed {
+            seen += visitor.read(&mut piece).unwrap();
+            console.serve_output();
+            rounds += 1;
+            let now = start + rounds * Duration::from_millis(200);
+            console.serve_ring(now).unwrap();
+        }
+        assert_eq!((seen, console.waiting()), (printed, (0, 0)));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use ::daemon::signals::{Asked, Signals};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use xendev::Privcmd;
@@ -49,6 +50,9 @@ pub(crate) enum Error {
         /// Why not.
         why: std::io::Error,
     },
+    /// Signals, at the start.
+    #[error("taking signals over: {0}")]
+    Signals(std::io::Error),
     /// Waiting failed.
     #[error("waiting for events: {0}")]
     Poll(Errno),
@@ -59,6 +63,8 @@ pub(crate) enum Error {
 /// # Errors
 /// At the start, or where the devices themselves fail.
 pub(crate) fn run(options: &Options, ready: &mut dyn FnMut()) -> Result<(), Error> {
+    // From here on a signal is a request.
+    let signals = Signals::take_over().map_err(Error::Signals)?;
     let evtchn = Evtchn::open()?;
     let hypervisor = if options.log.has_hypervisor() {
         let log = open_log(options, "hypervisor", options.timestamp.has_hypervisor())?;
@@ -68,6 +74,7 @@ pub(crate) fn run(options: &Options, ready: &mut dyn FnMut()) -> Result<(), Erro
     };
     let mut daemon = Daemon {
         options: options.clone(),
+        signals,
         evtchn,
         gntdev: Gntdev::open()?,
         privcmd: Privcmd::open()?,
@@ -88,7 +95,7 @@ pub(crate) fn run(options: &Options, ready: &mut dyn FnMut()) -> Result<(), Erro
             && let Err(error) = daemon.follow(connected, now)
         {
             // Guests go on without it; what changed meanwhile is told by the new watches.
-            eprintln!("xenconsoled: {error}; connecting anew");
+            ::log::warn!("{error}; connecting anew");
             daemon.forget_watches();
             store = None;
         }
@@ -108,6 +115,7 @@ fn open_log(options: &Options, stem: &str, has_time: bool) -> Result<Log, Error>
         limit: u64::from(options.log_limit) * 1024,
         keep: options.log_keep,
         has_time,
+        replaces_escape: options.replace_escape,
     };
     Log::open(&options.log_dir, stem, form).map_err(|why| Error::Log {
         dir: options.log_dir.display().to_string(),
@@ -117,6 +125,7 @@ fn open_log(options: &Options, stem: &str, has_time: bool) -> Result<Log, Error>
 
 struct Daemon {
     options: Options,
+    signals: Signals,
     evtchn: Evtchn,
     gntdev: Gntdev,
     privcmd: Privcmd,
@@ -246,7 +255,7 @@ impl Daemon {
                 store.write(&format!("{base}/tty"), tty)
             }
             Err(error) => {
-                eprintln!("xenconsoled: d{domid}: no console: {error}");
+                ::log::error!("d{domid}: no console: {error}");
                 guest.failed = Some(wanted);
                 Ok(())
             }
@@ -266,14 +275,15 @@ impl Daemon {
             Err(_) => Page::Foreign(self.privcmd.map_foreign(domid, &[what.ring_frame], true)?),
         };
         let terminal = Terminal::open().map_err(Error::Poll)?;
+        let name = name.unwrap_or_else(|| domid.to_string());
         let log = if self.options.log.has_guests() {
-            let stem = format!("guest-{}", name.unwrap_or_else(|| domid.to_string()));
-            let has_time = self.options.timestamp.has_guests();
-            Some(open_log(&self.options, &stem, has_time)?)
+            Some(self.guest_log(&name)?)
         } else {
             None
         };
         let port = self.evtchn.bind_interdomain(domid, what.port)?;
+        ::log::info!("d{domid}: {name} has its console at {}", terminal.name());
+        let limit = (limit, self.options.overflow_data);
         Ok(Attached {
             what,
             port,
@@ -281,7 +291,66 @@ impl Daemon {
         })
     }
 
+    fn guest_log(&self, name: &str) -> Result<Log, Error> {
+        let has_time = self.options.timestamp.has_guests();
+        open_log(&self.options, &format!("guest-{name}"), has_time)
+    }
+
+    fn answer_signals(&mut self, store: Option<&Store>) {
+        let asked: Asked = self.signals.asked();
+        if asked.reopen {
+            self.reopen_logs(store);
+        }
+        if asked.report {
+            for (domid, attached) in self.guests.iter().filter_map(|(domid, guest)| {
+                let attached = guest.attached.as_ref()?;
+                Some((domid, attached))
+            }) {
+                let (tty, (waiting, lost)) = (attached.console.tty(), attached.console.waiting());
+                ::log::warn!("d{domid}: {tty}: {waiting} bytes wait, {lost} were lost");
+            }
+        }
+    }
+
+    /// Opens all logs anew: they may have been renamed, and so may the guests. One that cannot be opened stays as it is.
+    fn reopen_logs(&mut self, store: Option<&Store>) {
+        if let Some(hypervisor) = &mut self.hypervisor
+            && let Err(error) = hypervisor.reopen()
+        {
+            ::log::error!("{error}");
+        }
+        if !self.options.log.has_guests() {
+            return;
+        }
+        let domids: Vec<u16> = self.guests.keys().copied().collect();
+        for domid in domids {
+            let path = format!("/local/domain/{domid}/name");
+            let name = store.and_then(|store| store.read_string_opt(&path).ok().flatten());
+            let new = name.map(|name| self.guest_log(&name));
+            let Some(attached) = self.attached(domid) else {
+                continue;
+            };
+            let reopened = match new {
+                Some(Ok(log)) => {
+                    attached.console.set_log(Some(log));
+                    Ok(())
+                }
+                Some(Err(error)) => Err(error.to_string()),
+                // Without a store the name is as it was.
+                None => attached
+                    .console
+                    .log_mut()
+                    .map_or(Ok(()), Log::reopen)
+                    .map_err(|error| error.to_string()),
+            };
+            if let Err(error) = reopened {
+                ::log::error!("d{domid}: {error}");
+            }
+        }
+    }
+
     fn detach(&mut self, attached: Attached, now: Instant) {
+        ::log::info!("{}: the console is over", attached.console.tty());
         // The far end may be gone already, and the port with it.
         let _ = self.evtchn.unbind(attached.port);
         self.remains.push(attached.console.close(now));
@@ -297,6 +366,7 @@ impl Daemon {
     /// Waits for something to do, and does it.
     fn round(&mut self, store: Option<&Store>) -> Result<(), Error> {
         let (events_came, terminals) = self.wait(store)?;
+        self.answer_signals(store);
         let now = Instant::now();
         self.remains.retain_mut(|remains| !remains.are_over(now));
         if events_came {
@@ -326,6 +396,9 @@ impl Daemon {
         }
         let mut domids = Vec::new();
         let mut fds = vec![PollFd::new(&self.evtchn, PollFlags::IN)];
+        let signals = self.signals.fds();
+        fds.extend(signals.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let first = fds.len();
         for (domid, guest) in &self.guests {
             let Some(attached) = &guest.attached else {
                 continue;
@@ -347,7 +420,7 @@ impl Daemon {
         }
         let ready: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
         let events_came = ready.first().is_some_and(|flags| !flags.is_empty());
-        let terminals = domids.into_iter().zip(ready.into_iter().skip(1));
+        let terminals = domids.into_iter().zip(ready.into_iter().skip(first));
         Ok((
             events_came,
             terminals.filter(|(_, flags)| !flags.is_empty()).collect(),
@@ -365,7 +438,7 @@ impl Daemon {
                 // Unmasked first: a message that comes meanwhile fires again.
                 self.evtchn.unmask(port)?;
                 if let Err(error) = hypervisor.copy() {
-                    eprintln!("xenconsoled: {error}");
+                    ::log::error!("{error}");
                     self.hypervisor = None;
                 }
                 continue;
@@ -448,7 +521,7 @@ impl Daemon {
 
     /// Ends a console whose guest breaks the ring's rules; the guest itself goes on.
     fn give_up(&mut self, domid: u16, why: &dyn std::error::Error, now: Instant) {
-        eprintln!("xenconsoled: d{domid}: the console is given up: {why}");
+        ::log::error!("d{domid}: the console is given up: {why}");
         let Some(guest) = self.guests.get_mut(&domid) else {
             return;
         };

@@ -67,6 +67,14 @@ impl HypervisorLog {
         self.port
     }
 
+    /// Opens the log anew.
+    ///
+    /// # Errors
+    /// It cannot be opened; the old one stays in use.
+    pub(crate) fn reopen(&mut self) -> Result<(), Error> {
+        Ok(self.log.reopen()?)
+    }
+
     /// Copies what is new.
     ///
     /// # Errors

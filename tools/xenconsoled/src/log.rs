@@ -14,6 +14,8 @@ pub(crate) struct Form {
     pub(crate) keep: u32,
     /// Whether lines begin with the time.
     pub(crate) has_time: bool,
+    /// Whether a dot stands for each escape character, so that a log shown on a terminal does nothing to it.
+    pub(crate) replaces_escape: bool,
 }
 
 /// One log.
@@ -50,6 +52,13 @@ impl Log {
     /// # Errors
     /// The disk is full, or the like: the caller goes on without.
     pub(crate) fn write(&mut self, bytes: &[u8], now: SystemTime) -> io::Result<()> {
+        let replaced;
+        let bytes = if self.form.replaces_escape {
+            replaced = without_escape(bytes);
+            &replaced
+        } else {
+            bytes
+        };
         let stamped;
         let out = if self.form.has_time {
             stamped = self.stamp(bytes, now);
@@ -80,6 +89,17 @@ impl Log {
         out
     }
 
+    /// Opens the file anew, which may have been renamed; failing that, the old one stays in use.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub(crate) fn reopen(&mut self) -> io::Result<()> {
+        let file = append_to(&self.path)?;
+        self.len = file.metadata()?.len();
+        self.file = file;
+        Ok(())
+    }
+
     fn rotate(&mut self) -> io::Result<()> {
         let numbered = |n: u32| {
             let mut name = self.path.clone().into_os_string();
@@ -98,6 +118,12 @@ impl Log {
         self.len = 0;
         Ok(())
     }
+}
+
+fn without_escape(bytes: &[u8]) -> Vec<u8> {
+    const ESCAPE: u8 = 0x1b;
+    let shown = |byte: &u8| if *byte == ESCAPE { b'.' } else { *byte };
+    bytes.iter().map(shown).collect()
 }
 
 fn append_to(path: &Path) -> io::Result<File> {
@@ -163,6 +189,7 @@ mod tests {
         limit: 10,
         keep: 2,
         has_time: false,
+        replaces_escape: false,
     };
 
     #[test]
@@ -177,6 +204,31 @@ mod tests {
         assert_eq!(read("guest-web.log.1").as_deref(), Some("cccccccc"));
         assert_eq!(read("guest-web.log.2").as_deref(), Some("bbbbbbbb"));
         assert_eq!(read("guest-web.log.3"), None);
+    }
+
+    #[test]
+    fn a_log_that_was_renamed_is_opened_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Log::open(dir.path(), "g", FORM).unwrap();
+        log.write(b"one", SystemTime::now()).unwrap();
+        fs::rename(dir.path().join("g.log"), dir.path().join("old")).unwrap();
+        log.reopen().unwrap();
+        log.write(b"two", SystemTime::now()).unwrap();
+        let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+        assert_eq!((read("old"), read("g.log")), ("one".into(), "two".into()));
+    }
+
+    #[test]
+    fn escapes_become_dots_if_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let form = Form {
+            replaces_escape: true,
+            ..FORM
+        };
+        let mut log = Log::open(dir.path(), "g", form).unwrap();
+        log.write(b"\x1b[1mx\n", SystemTime::now()).unwrap();
+        let text = fs::read(dir.path().join("g.log")).unwrap();
+        assert_eq!(text, b".[1mx\n");
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //!
 //! Source: `public/io/console.h`; xenstore-paths, `/local/domain/N/console`.
 #![forbid(unsafe_code)]
+// A message that nobody listens to is no end: `complain` instead.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
 
 mod background;
 mod backlog;
@@ -20,17 +22,46 @@ mod terminal;
 
 use std::process::ExitCode;
 
+use ::daemon::{
+    complain,
+    logging::{self, Sink},
+};
 use clap::Parser;
 
 use crate::options::Options;
 
 fn main() -> ExitCode {
-    let options = Options::parse();
+    let options = match Options::parse().absolute() {
+        Ok(options) => options,
+        Err(error) => {
+            complain(format_args!("xenconsoled: no working directory: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    start_telling(&options);
     match background::run(&options, daemon::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("xenconsoled: {error}");
+            if !options.interactive && background::is_child() {
+                ::log::error!("{error}");
+            }
+            complain(format_args!("xenconsoled: {error}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Has messages go to standard error in the foreground and to syslog in the background.
+fn start_telling(options: &Options) {
+    let sink = if options.interactive {
+        Sink::Stderr
+    } else {
+        Sink::syslog().unwrap_or(Sink::Stderr)
+    };
+    let level = if options.verbose {
+        ::log::LevelFilter::Debug
+    } else {
+        ::log::LevelFilter::Warn
+    };
+    logging::start("xenconsoled", sink, level);
 }

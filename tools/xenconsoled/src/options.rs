@@ -6,10 +6,13 @@ use std::path::PathBuf;
 #[derive(clap::Parser, Clone, Debug)]
 #[command(name = "xenconsoled", version)]
 pub(crate) struct Options {
-    /// Stay in the foreground and tell on standard error
+    /// Stay in the foreground and tell on standard error, not to syslog
     #[arg(short, long)]
     pub(crate) interactive: bool,
-    /// What to log to files
+    /// Tell of more than warnings and errors
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    /// What to log to files; SIGHUP has them opened anew
     #[arg(long, value_enum, default_value = "none")]
     pub(crate) log: What,
     /// Directory of guest-NAME.log and hypervisor.log
@@ -22,11 +25,38 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 2)]
     pub(crate) log_keep: u32,
     /// Which logs get the time at the start of each line
-    #[arg(long, value_enum, default_value = "none")]
+    #[arg(short, long, value_enum, default_value = "none")]
     pub(crate) timestamp: What,
+    /// What becomes of output that no terminal has taken, above the limit: its oldest is discarded, or the guest waits
+    #[arg(short, long, value_enum, default_value = "discard")]
+    pub(crate) overflow_data: Overflow,
+    /// Replace the escape character by a dot in logs
+    #[arg(long)]
+    pub(crate) replace_escape: bool,
     /// File with the daemon's process id, locked while it runs
     #[arg(long, default_value = "/run/xen/xenconsoled.pid")]
     pub(crate) pid_file: PathBuf,
+}
+
+impl Options {
+    /// Makes all paths absolute, so that they stay what they are when the daemon leaves its directory.
+    ///
+    /// # Errors
+    /// There is no working directory, or an empty path.
+    pub(crate) fn absolute(mut self) -> std::io::Result<Self> {
+        self.pid_file = std::path::absolute(&self.pid_file)?;
+        self.log_dir = std::path::absolute(&self.log_dir)?;
+        Ok(self)
+    }
+}
+
+/// What becomes of output above the limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Overflow {
+    /// The oldest goes
+    Discard,
+    /// All stays, and the guest's ring is not emptied
+    Keep,
 }
 
 /// A choice of logs.
@@ -63,5 +93,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Options::command().debug_assert();
+    }
+
+    #[test]
+    fn the_letters_are_those_of_xens_daemon() {
+        use clap::Parser;
+        let line = "xenconsoled -v -i -t all -o keep --replace-escape --log=guest --log-dir=/d --pid-file=/p";
+        let options = Options::try_parse_from(line.split(' ')).unwrap();
+        assert!(options.verbose && options.interactive && options.replace_escape);
+        assert_eq!(options.timestamp, What::All);
+        assert_eq!(options.overflow_data, Overflow::Keep);
+        let none = Options::try_parse_from(["xenconsoled"]).unwrap();
+        assert_eq!(none.overflow_data, Overflow::Discard);
     }
 }

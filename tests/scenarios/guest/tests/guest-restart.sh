@@ -20,6 +20,14 @@ xenstored --pid-file /run/xen/xenstored.pid --log-file /var/log/xen/xenstored.lo
 nodes >/tmp/nodes.after
 cmp -s /tmp/nodes.before /tmp/nodes.after || fail "other nodes: $(diff /tmp/nodes.before /tmp/nodes.after | grep '^[-+]/' | head -n 3)"
 [ "$(xl list | awk '$1 == "web" { print $2 }')" = "$id" ] || fail "xl list: $(xl list | tail -n 1)"
+# As logrotate does: both daemons go on, in new logs.
+for log in xenstored.log console/guest-web.log; do
+    mv "/var/log/xen/$log" "/var/log/xen/$log.old" || fail "there is no $log"
+done
+kill -HUP "$(cat /run/xen/xenstored.pid)" "$(cat /run/xen/xenconsoled.pid)" || fail "a daemon is gone"
+for log in xenstored.log console/guest-web.log; do
+    await 10 [ -e "/var/log/xen/$log" ] || fail "$log is not opened anew"
+done
 # The guest's own watches, set before, and its requests over the ring: the balloon asks for its target, sysrq for its key.
 xl mem-set web 240 || fail "xl mem-set ended with $?"
 await 30 memory_is 240 || fail "240 MiB were asked for, and xl list says $(xl list web | tail -n 1)"
