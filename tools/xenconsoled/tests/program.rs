@@ -1,5 +1,4 @@
 //! The daemon as a process, where there is no hypervisor.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::process::{Command, Stdio};
 

@@ -61,7 +61,7 @@ impl Caller {
     /// Returns the absolute form of a path that a caller has sent, checked.
     ///
     /// # Errors
-    /// EINVAL: bytes that no path may have, an empty component, too long.
+    /// EINVAL: bytes that no path may have, an empty component, too long, too deep.
     pub(crate) fn absolute(self, sent: &[u8], quotas: &mut Quotas) -> Result<Rc<str>, Refusal> {
         if !path::is_well_formed(sent) || path::is_special(sent) {
             return Err(Refusal::Invalid);
@@ -76,6 +76,10 @@ impl Caller {
         let most = quotas.get(Limit::PathMax);
         if counted > most {
             quotas.allows(self.domid, Limit::PathMax, counted, "a path");
+            return Err(Refusal::Invalid);
+        }
+        let depth = absolute.matches('/').count();
+        if !quotas.allows(self.domid, Limit::PathDepth, depth, "a path") {
             return Err(Refusal::Invalid);
         }
         Ok(absolute)
@@ -416,6 +420,9 @@ mod tests {
         assert_eq!(&*absolute("/").unwrap(), "/");
         assert!(absolute(&"a".repeat(2048)).is_ok());
         assert!(absolute(&format!("/{}", "a".repeat(2048))).is_err());
+        assert!(absolute(&"/a".repeat(32)).is_ok());
+        assert!(absolute(&"/a".repeat(33)).is_err());
+        assert!(absolute(&format!("a{}", "/a".repeat(29))).is_err());
         for bad in ["", "/a/", "/a//b", "@releaseDomain", "a b"] {
             assert_eq!(absolute(bad), Err(Refusal::Invalid), "{bad}");
         }

@@ -17,7 +17,6 @@ use crate::access::{Caller, Need};
 use crate::outbox::{Cause, EVENT_TIMEOUT, Outbox};
 use crate::quota::{Limit, Quotas};
 use crate::record::Record;
-use crate::transaction::mentioned;
 use crate::transactions::Transactions;
 use crate::tree::{Change, Op, Perms, Tree};
 pub(crate) use crate::watch::ConnId;
@@ -28,10 +27,10 @@ pub(crate) const INTRODUCED: &str = "@introduceDomain";
 /// Event on a domain's shutdown and end.
 pub(crate) const RELEASED: &str = "@releaseDomain";
 
-/// Bytes that a guest's unread events may take; later ones are dropped.
+/// Bytes that what a guest leaves unread may take; later events are dropped.
 const RING_BACKLOG: usize = 1 << 20;
-/// Bytes that a local client may leave unread before it is disconnected.
-const SOCKET_BACKLOG: usize = 8 << 20;
+/// Bytes that what dom0's kernel leaves unread may take, or a local client before it is disconnected.
+const DOM0_BACKLOG: usize = 8 << 20;
 
 /// What a domain's introduction means outside of the store.
 pub(crate) trait Machine {
@@ -43,6 +42,9 @@ pub(crate) trait Machine {
 
     /// Undoes it.
     fn disconnect(&mut self, domid: Domid);
+
+    /// Tells whether there is such a domain, introduced or not.
+    fn exists(&self, domid: Domid) -> bool;
 }
 
 /// How a connection reaches us.
@@ -95,7 +97,7 @@ pub(crate) struct Core {
     pub(crate) domains: BTreeMap<Domid, Domain>,
     /// Who may hear of special events.
     pub(crate) special: BTreeMap<Rc<str>, Perms>,
-    /// Domains that own a node or are named in permissions: asked after when some domain ends.
+    /// Domains that exist and are named in permissions, as owners or else: asked after when some domain ends.
     pub(crate) known: BTreeSet<Domid>,
     /// Connections for which something was queued since they were last looked at.
     pub(crate) news: BTreeSet<ConnId>,
@@ -359,7 +361,6 @@ impl Core {
     pub(crate) fn apply(&mut self, op: Op) -> Result<(), Refusal> {
         self.tree.apply(&op, &mut self.told)?;
         self.settle();
-        self.note(std::slice::from_ref(&op));
         self.records.push(Record::Op(op));
         Ok(())
     }
@@ -430,10 +431,13 @@ impl Core {
         }
     }
 
-    /// Notes the domains that operations name.
-    pub(crate) fn note(&mut self, ops: &[Op]) {
-        self.known
-            .extend(mentioned(ops).filter(|domid| *domid != 0));
+    /// Notes domains that are named in permissions, of those that exist: a guest may name any number.
+    pub(crate) fn note(&mut self, machine: &dyn Machine, named: impl Iterator<Item = Domid>) {
+        let is_new = |domid: &Domid| *domid != 0 && !self.known.contains(domid);
+        let new: BTreeSet<_> = named.filter(is_new).collect();
+        let exists = |domid: &Domid| self.domains.contains_key(domid) || machine.exists(*domid);
+        let found: Vec<_> = new.into_iter().filter(exists).collect();
+        self.known.extend(found);
     }
 
     /// Queues the events for what has changed; `by` is whose request did it.
@@ -513,18 +517,21 @@ pub(crate) fn absolute_watch(caller: Caller, sent: &str) -> String {
 fn send(conn: &mut Conn, payload: Vec<u8>, cause: Option<Rc<Cause>>) {
     let domid = conn.caller.domid;
     let most = match conn.link {
-        Link::Socket => SOCKET_BACKLOG,
-        Link::Ring if domid == 0 => usize::MAX,
-        Link::Ring => RING_BACKLOG,
+        Link::Ring if domid != 0 => RING_BACKLOG,
+        _ => DOM0_BACKLOG,
     };
-    if conn.outbox.len() < most {
+    if conn.outbox.cost() < most {
         return conn.outbox.event(payload, cause);
     }
     if !conn.is_hopeless {
         conn.is_hopeless = true;
         match conn.link {
-            Link::Socket => log::warn!("a local client left {most} bytes unread: disconnected"),
-            Link::Ring => log::warn!("d{domid}: left {most} bytes unread: events are dropped"),
+            Link::Socket => {
+                log::warn!("what a local client left unread takes {most} bytes: disconnected")
+            }
+            Link::Ring => {
+                log::warn!("d{domid}: what it left unread takes {most} bytes: events are dropped")
+            }
         }
     }
 }

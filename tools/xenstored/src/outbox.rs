@@ -38,6 +38,9 @@ impl Drop for Cause {
     }
 }
 
+/// Bytes that an event takes besides those to send, which it holds a second time.
+const EVENT_OVERHEAD: usize = 160;
+
 /// The queue. Positions count bytes of the stream, and wrap as a ring's indices do.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
@@ -112,6 +115,11 @@ impl Outbox {
     /// Returns how many bytes wait.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len() - self.taken
+    }
+
+    /// Returns the bytes that it takes to keep all that waits.
+    pub(crate) fn cost(&self) -> usize {
+        2 * self.len() + self.events.len() * EVENT_OVERHEAD
     }
 
     /// Tells whether nothing waits.

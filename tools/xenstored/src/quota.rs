@@ -29,11 +29,12 @@ pub(crate) enum Limit {
     Memory,
     NodeSize,
     PathMax,
+    PathDepth,
     Permissions,
 }
 
 /// Name, default and meaning of each limit, in the order in which they are printed.
-const LIMITS: [(Limit, &str, usize, &str); 10] = [
+const LIMITS: [(Limit, &str, usize, &str); 11] = [
     (Limit::Nodes, "nodes", 1000, "nodes per domain"),
     (Limit::Watches, "watches", 128, "watches per domain"),
     (
@@ -77,6 +78,12 @@ const LIMITS: [(Limit, &str, usize, &str); 10] = [
         "path-max",
         2048,
         "bytes of a path, not counting /local/domain/<domid>/",
+    ),
+    (
+        Limit::PathDepth,
+        "path-depth",
+        32,
+        "names in a path: each costs time at each look",
     ),
     (
         Limit::Permissions,

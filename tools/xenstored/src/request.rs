@@ -11,7 +11,7 @@ use crate::access::{Caller, Need};
 use crate::core::{ConnId, Core, Link, Machine, absolute_watch};
 use crate::quota::{Limit, Quotas};
 use crate::record::Record;
-use crate::transaction::Transaction;
+use crate::transaction::{Transaction, mentioned};
 use crate::tree::{Node, Op, Tree, Usage};
 
 /// `DOMID_SELF` of `public/xen.h`.
@@ -40,12 +40,15 @@ impl Core {
             Kind::Directory => self.directory(id, tx, payload),
             Kind::DirectoryPart => self.directory_part(id, tx, payload),
             Kind::GetPerms => self.get_perms(id, tx, payload),
-            Kind::Write => self.write(id, tx, payload),
-            Kind::Mkdir => self.change(id, tx, one(payload)?, Caller::mkdir),
-            Kind::Rm => self.change(id, tx, one(payload)?, |caller, tree, _, _, path| {
-                caller.rm(tree, path)
-            }),
-            Kind::SetPerms => self.set_perms(id, tx, payload),
+            Kind::Write => self.write(machine, id, tx, payload),
+            Kind::Mkdir => self.change(machine, (id, tx), one(payload)?, Caller::mkdir),
+            Kind::Rm => self.change(
+                machine,
+                (id, tx),
+                one(payload)?,
+                |caller, tree, _, _, path| caller.rm(tree, path),
+            ),
+            Kind::SetPerms => self.set_perms(machine, id, tx, payload),
             Kind::Watch => self.watch(id, payload),
             Kind::Unwatch => self.unwatch(id, payload),
             Kind::ResetWatches => {
@@ -53,7 +56,7 @@ impl Core {
                 done()
             }
             Kind::TransactionStart => self.start(id, tx),
-            Kind::TransactionEnd => self.end(id, tx, payload),
+            Kind::TransactionEnd => self.end(machine, id, tx, payload),
             Kind::Introduce => self.introduce_request(machine, payload),
             Kind::Release => {
                 let domid = self.served(one(payload)?)?;
@@ -112,8 +115,8 @@ impl Core {
     /// Changes the node at `sent` as `decide` says, in the tree or in a transaction.
     fn change(
         &mut self,
-        id: ConnId,
-        tx: u32,
+        machine: &dyn Machine,
+        (id, tx): (ConnId, u32),
         sent: &[u8],
         decide: impl FnOnce(Caller, &Tree, &mut Quotas, Usage, &Rc<str>) -> Result<Option<Op>, Refusal>,
     ) -> Reply {
@@ -123,7 +126,9 @@ impl Core {
             let mut used = self.tree.usage(caller.domid);
             used.bytes += self.charged_besides(id);
             if let Some(op) = decide(caller, &self.tree, &mut self.quotas, used, &path)? {
+                let named: Vec<_> = mentioned(std::slice::from_ref(&op)).collect();
                 self.apply(op)?;
+                self.note(machine, named.into_iter());
             }
             return done();
         }
@@ -149,11 +154,16 @@ impl Core {
         done()
     }
 
-    fn write(&mut self, id: ConnId, tx: u32, payload: &[u8]) -> Reply {
+    fn write(&mut self, machine: &dyn Machine, id: ConnId, tx: u32, payload: &[u8]) -> Reply {
         let (path, value) = split(payload)?;
-        self.change(id, tx, path, |caller, tree, quotas, used, path| {
-            caller.write(tree, quotas, used, path, value).map(Some)
-        })
+        self.change(
+            machine,
+            (id, tx),
+            path,
+            |caller, tree, quotas, used, path| {
+                caller.write(tree, quotas, used, path, value).map(Some)
+            },
+        )
     }
 
     fn directory(&mut self, id: ConnId, tx: u32, payload: &[u8]) -> Reply {
@@ -193,7 +203,7 @@ impl Core {
             .collect())
     }
 
-    fn set_perms(&mut self, id: ConnId, tx: u32, payload: &[u8]) -> Reply {
+    fn set_perms(&mut self, machine: &dyn Machine, id: ConnId, tx: u32, payload: &[u8]) -> Reply {
         let (path, rest) = split(payload)?;
         let perms: Option<Vec<_>> = wire::strings(rest).map(Perm::parse).collect();
         let perms = perms.ok_or(Refusal::Invalid)?;
@@ -201,14 +211,20 @@ impl Core {
             return Err(Refusal::Invalid);
         }
         if path::is_special(path) {
-            return self.set_special(id, path, &perms);
+            return self.set_special(machine, id, path, &perms);
         }
-        self.change(id, tx, path, |caller, tree, quotas, _, path| {
+        self.change(machine, (id, tx), path, |caller, tree, quotas, _, path| {
             caller.set_perms(tree, quotas, path, &perms).map(Some)
         })
     }
 
-    fn set_special(&mut self, id: ConnId, name: &[u8], perms: &[Perm]) -> Reply {
+    fn set_special(
+        &mut self,
+        machine: &dyn Machine,
+        id: ConnId,
+        name: &[u8],
+        perms: &[Perm],
+    ) -> Reply {
         let caller = self.conns.get(&id).ok_or(Refusal::Invalid)?.caller;
         let name = str::from_utf8(name).map_err(|_| Refusal::Invalid)?;
         let old = self.special.get_mut(name).ok_or(Refusal::Invalid)?;
@@ -218,8 +234,8 @@ impl Core {
         *old = perms.into();
         let (name, perms) = (name.into(), Rc::clone(old));
         self.records.push(Record::Special { name, perms });
-        self.known
-            .extend(perms_of(&self.special).filter(|domid| *domid != 0));
+        let named: Vec<_> = perms_of(&self.special).collect();
+        self.note(machine, named.into_iter());
         done()
     }
 
@@ -302,7 +318,7 @@ impl Core {
         Ok(format!("{tx}\0").into_bytes())
     }
 
-    fn end(&mut self, id: ConnId, tx: u32, payload: &[u8]) -> Reply {
+    fn end(&mut self, machine: &dyn Machine, id: ConnId, tx: u32, payload: &[u8]) -> Reply {
         let is_commit = match one(payload)? {
             b"T" => true,
             b"F" => false,
@@ -321,7 +337,7 @@ impl Core {
             let (main, quotas) = (&mut self.tree, &mut self.quotas);
             let committed = transaction.commit(main, caller, quotas, besides)?;
             self.settle();
-            self.note(&committed.ops);
+            self.note(machine, mentioned(&committed.ops));
             self.told.extend(committed.changes);
             self.records
                 .extend(committed.ops.into_iter().map(Record::Op));

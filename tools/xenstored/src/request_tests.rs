@@ -11,6 +11,8 @@ use super::*;
 #[derive(Default)]
 struct Guests {
     missing: BTreeSet<Domid>,
+    /// Neither introduced nor gone.
+    alive: BTreeSet<Domid>,
     connected: BTreeSet<Domid>,
 }
 
@@ -25,6 +27,10 @@ impl Machine for Guests {
 
     fn disconnect(&mut self, domid: Domid) {
         self.connected.remove(&domid);
+    }
+
+    fn exists(&self, domid: Domid) -> bool {
+        self.connected.contains(&domid) || self.alive.contains(&domid)
     }
 }
 
@@ -461,6 +467,52 @@ fn a_guests_transaction_is_given_up_after_a_minute_and_dom0s_is_not() {
     for (id, result) in [(guest, Err(Refusal::Again)), (dom0, Ok(b"OK\0".to_vec()))] {
         assert_eq!(store.ask_in(1, id, Kind::TransactionEnd, "T\0"), result);
     }
+}
+
+/// Each domain that is asked after when some domain ends costs a hypercall.
+#[test]
+fn domains_that_a_guest_names_and_that_are_not_there_are_not_asked_after() {
+    let mut store = Store::new();
+    let (guest, dom0) = (store.guest(3), store.dom0);
+    store.guests.alive.insert(7);
+    store.ok(guest, Kind::Write, "a\0");
+    store.ok(guest, Kind::TransactionStart, "\0");
+    for domid in (5..65000).step_by(16).chain([7]) {
+        let tx = u32::from(domid % 64 == 5);
+        let perms = format!("a\0n3\0r{domid}\0");
+        store.ask_in(tx, guest, Kind::SetPerms, perms).unwrap();
+        store.core.records.clear();
+    }
+    store.ok(dom0, Kind::SetPerms, "@releaseDomain\0n0\0r9\0");
+    let _ = store.ask_in(1, guest, Kind::TransactionEnd, "T\0");
+    assert_eq!(store.core.concerned(), [3, 7]);
+}
+
+#[test]
+fn what_a_reader_leaves_unread_is_bounded_for_dom0s_kernel_too() {
+    let mut store = Store::new();
+    let kernel = store.core.open(0, Link::Ring);
+    let guest = store.guest(3);
+    for id in [kernel, guest] {
+        for token in 0..100 {
+            let path = if id == guest { "d" } else { "/" };
+            store.ok(id, Kind::Watch, format!("{path}\0{token}\0"));
+        }
+    }
+    // 200 events each: 50 MB in all, were they kept.
+    for count in 0..1000 {
+        let message = Message {
+            kind: Kind::Write.number(),
+            req_id: 1,
+            tx_id: 0,
+            payload: format!("/local/domain/3/d/{count}\0").into_bytes(),
+        };
+        store.core.handle(&mut store.guests, store.dom0, &message);
+        store.core.records.clear();
+    }
+    let unread = |id| store.core.conns[&id].outbox.cost();
+    assert!(unread(kernel) < 9 << 20, "{}", unread(kernel));
+    assert!(unread(guest) < (1 << 20) + 100_000, "{}", unread(guest));
 }
 
 #[test]

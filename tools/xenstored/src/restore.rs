@@ -8,14 +8,15 @@ use std::rc::Rc;
 
 use crate::core::Core;
 use crate::record::{Record, RingState};
-use crate::transaction::Transaction;
+use crate::transaction::{Transaction, mentioned};
 
 impl Core {
     /// Takes up one record; what concerns rings is the caller's.
     pub(crate) fn replay(&mut self, record: Record) {
         match record {
             Record::Op(op) => {
-                self.note(std::slice::from_ref(&op));
+                self.known
+                    .extend(mentioned(std::slice::from_ref(&op)).filter(|domid| *domid != 0));
                 // It worked when it was written.
                 let _ = self.tree.apply(&op, &mut Vec::new());
             }

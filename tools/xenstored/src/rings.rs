@@ -6,7 +6,7 @@ use xendev::{Error, evtchn::Port};
 use xenstore::{Domid, Refusal};
 
 use crate::core::Machine;
-use crate::devices::Devices;
+use crate::devices::{Devices, State};
 use crate::ring::Ring;
 
 /// A ring, with the port by which its domain is notified.
@@ -111,5 +111,9 @@ impl Machine for Rings {
             self.ports.remove(&served.port);
             self.active.remove(&domid);
         }
+    }
+
+    fn exists(&self, domid: Domid) -> bool {
+        self.devices.state(domid) != State::Gone
     }
 }
