@@ -1,7 +1,6 @@
 //! `console_io`: dom0's console, and a log for others. Source: `public/xen.h`, CONSOLEIO_*.
 
 use guest_abi::errno::Errno;
-use guest_abi::xen::{CONSOLEIO_read, CONSOLEIO_write};
 use hv_hw::virt::VcpuHw;
 
 use super::{Answer, Call, low};
@@ -12,20 +11,10 @@ const CHUNK: usize = 256;
 /// The most that one call moves: a line or two of a kernel's log.
 const MAX_BYTES: u32 = 4096;
 
-/// Serves it.
-#[inline(never)]
-pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    let count = low(call.arg(1));
-    match call.sub_op() {
-        CONSOLEIO_write => write(call, count),
-        CONSOLEIO_read if call.runner.domain.is_hardware => read(call, count),
-        CONSOLEIO_read => Err(Errno::EPERM.into()),
-        _ => Err(Errno::ENOSYS.into()),
-    }
-}
-
 /// Writes a part and has the guest come again for the rest.
-fn write<H: VcpuHw>(call: &mut Call<'_, H>, count: u32) -> Answer {
+#[inline(never)]
+pub(super) fn write<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let count = low(call.arg(1));
     let now = count.min(MAX_BYTES);
     let mut done = 0;
     let mut text = [0; CHUNK];
@@ -52,7 +41,9 @@ fn write<H: VcpuHw>(call: &mut Call<'_, H>, count: u32) -> Answer {
 }
 
 /// Hands over what was typed; 0 where nothing was.
-fn read<H: VcpuHw>(call: &mut Call<'_, H>, count: u32) -> Answer {
+#[inline(never)]
+pub(super) fn read<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let count = low(call.arg(1));
     let mut text = [0; CHUNK];
     let wanted = (count as usize).min(CHUNK);
     let text = text.get_mut(..wanted).expect("at most a chunk is wanted");

@@ -3,13 +3,10 @@
 use guest_abi::compat::Compat;
 use guest_abi::errno::Errno;
 use guest_abi::event_channel::{
-    EVTCHN_FIFO_LINK_BITS, EVTCHNOP_alloc_unbound, EVTCHNOP_bind_interdomain, EVTCHNOP_bind_ipi,
-    EVTCHNOP_bind_vcpu, EVTCHNOP_bind_virq, EVTCHNOP_close, EVTCHNOP_expand_array,
-    EVTCHNOP_init_control, EVTCHNOP_reset, EVTCHNOP_send, EVTCHNOP_set_priority, EVTCHNOP_status,
-    EVTCHNOP_unmask, EVTCHNSTAT_closed, EVTCHNSTAT_interdomain, EVTCHNSTAT_ipi, EVTCHNSTAT_unbound,
-    EVTCHNSTAT_virq, EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindVcpu,
-    EvtchnBindVirq, EvtchnClose, EvtchnExpandArray, EvtchnInitControl, EvtchnReset, EvtchnSend,
-    EvtchnSetPriority, EvtchnStatus, EvtchnUnmask,
+    EVTCHN_FIFO_LINK_BITS, EVTCHNSTAT_closed, EVTCHNSTAT_interdomain, EVTCHNSTAT_ipi,
+    EVTCHNSTAT_unbound, EVTCHNSTAT_virq, EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi,
+    EvtchnBindVcpu, EvtchnBindVirq, EvtchnClose, EvtchnExpandArray, EvtchnInitControl, EvtchnReset,
+    EvtchnSend, EvtchnSetPriority, EvtchnStatus, EvtchnUnmask,
 };
 use guest_abi::xen::DOMID_SELF;
 use hv_core::addr::Gfn;
@@ -43,38 +40,8 @@ impl From<Error> for Stop {
     }
 }
 
-/// Serves it.
-#[inline(never)]
-pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    match call.sub_op() {
-        EVTCHNOP_send => send(call),
-        EVTCHNOP_unmask => unmask(call),
-        _ => handle_rare(call),
-    }
-}
-
-/// Apart, so that sending does not pay for its large frame.
-#[inline(never)]
-fn handle_rare<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    match call.sub_op() {
-        EVTCHNOP_close => close(call),
-        EVTCHNOP_status => status(call),
-        EVTCHNOP_alloc_unbound => alloc_unbound(call),
-        EVTCHNOP_bind_interdomain => bind_interdomain(call),
-        EVTCHNOP_bind_virq => bind_virq(call),
-        EVTCHNOP_bind_ipi => bind_ipi(call),
-        EVTCHNOP_bind_vcpu => bind_vcpu(call),
-        EVTCHNOP_init_control => init_control(call),
-        EVTCHNOP_expand_array => expand_array(call),
-        EVTCHNOP_set_priority => set_priority(call),
-        EVTCHNOP_reset => reset(call),
-        // bind_pirq: lines reach dom0 through its I/O APIC
-        _ => Err(Errno::ENOSYS.into()),
-    }
-}
-
-#[inline]
-fn send<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+/// EVTCHNOP_send.
+pub(super) fn send<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: EvtchnSend = call.runner.copy_in(call.pointer(1))?;
     let domain = &call.runner.domain;
     let sent = domain.events.lock().send(Port::new(arg.port))?;
@@ -94,8 +61,8 @@ fn deliver(delivery: Delivery) {
     }
 }
 
-#[inline]
-fn unmask<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+/// EVTCHNOP_unmask.
+pub(super) fn unmask<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: EvtchnUnmask = call.runner.copy_in(call.pointer(1))?;
     let domain = &call.runner.domain;
     let notify = domain.events.lock().unmask(Port::new(arg.port))?;
@@ -103,7 +70,8 @@ fn unmask<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(0)
 }
 
-fn close<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+/// EVTCHNOP_close.
+pub(super) fn close<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: EvtchnClose = call.runner.copy_in(call.pointer(1))?;
     let peer = call
         .runner
@@ -117,7 +85,8 @@ fn close<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(0)
 }
 
-fn status<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+/// EVTCHNOP_status.
+pub(super) fn status<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: EvtchnStatus = call.runner.copy_in(call.pointer(1))?;
     let domain = caller::target(call.runner, arg.dom)?;
     let status = domain.events.lock().status(Port::new(arg.port))?;
@@ -137,7 +106,8 @@ fn status<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(0)
 }
 
-fn alloc_unbound<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+/// EVTCHNOP_alloc_unbound.
+pub(super) fn alloc_unbound<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: EvtchnAllocUnbound = call.runner.copy_in(call.pointer(1))?;
     let domain = caller::target(call.runner, arg.dom)?;
     let remote = domid(call, arg.remote_dom)?;
@@ -146,7 +116,8 @@ fn alloc_unbound<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     give_port(call, &domain, port, &arg)
 }
 
-fn bind_interdomain<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+/// EVTCHNOP_bind_interdomain.
+pub(super) fn bind_interdomain<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: EvtchnBindInterdomain = call.runner.copy_in(call.pointer(1))?;
     let remote = domid(call, arg.remote_dom)?;
     let remote_port = Port::new(arg.remote_port);
@@ -179,7 +150,8 @@ fn bind_with(
     }
 }
 
-fn bind_virq<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+/// EVTCHNOP_bind_virq.
+pub(super) fn bind_virq<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: EvtchnBindVirq = call.runner.copy_in(call.pointer(1))?;
     let virq = Virq::new(arg.virq).ok_or(Errno::EINVAL)?;
     let vcpu = vcpu_index(arg.vcpu)?;
@@ -189,7 +161,8 @@ fn bind_virq<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     give_port(call, &domain, port, &arg)
 }
 
-fn bind_ipi<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+/// EVTCHNOP_bind_ipi.
+pub(super) fn bind_ipi<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: EvtchnBindIpi = call.runner.copy_in(call.pointer(1))?;
     let vcpu = vcpu_index(arg.vcpu)?;
     let domain = call.runner.domain.clone();
@@ -233,7 +206,8 @@ fn give_port<H: VcpuHw, T: Compat>(
     Ok(0)
 }
 
-fn bind_vcpu<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+/// EVTCHNOP_bind_vcpu.
+pub(super) fn bind_vcpu<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: EvtchnBindVcpu = call.runner.copy_in(call.pointer(1))?;
     let vcpu = vcpu_index(arg.vcpu)?;
     call.runner
@@ -244,7 +218,8 @@ fn bind_vcpu<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(0)
 }
 
-fn init_control<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+/// EVTCHNOP_init_control.
+pub(super) fn init_control<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: EvtchnInitControl = call.runner.copy_in(call.pointer(1))?;
     let vcpu = vcpu_index(arg.vcpu)?;
     let frame = pin(&call.runner.domain, Gfn::new(arg.control_gfn))?;
@@ -258,7 +233,8 @@ fn init_control<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(0)
 }
 
-fn expand_array<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+/// EVTCHNOP_expand_array.
+pub(super) fn expand_array<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: EvtchnExpandArray = call.runner.copy_in(call.pointer(1))?;
     let domain = &call.runner.domain;
     let frame = pin(domain, Gfn::new(arg.array_gfn))?;
@@ -269,7 +245,8 @@ fn expand_array<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(0)
 }
 
-fn set_priority<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+/// EVTCHNOP_set_priority.
+pub(super) fn set_priority<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: EvtchnSetPriority = call.runner.copy_in(call.pointer(1))?;
     call.runner
         .domain
@@ -279,7 +256,8 @@ fn set_priority<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(0)
 }
 
-fn reset<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+/// EVTCHNOP_reset.
+pub(super) fn reset<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: EvtchnReset = call.runner.copy_in(call.pointer(1))?;
     let domain = caller::target(call.runner, arg.dom)?;
     let (reset, freed) = {

@@ -4,10 +4,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use guest_abi::errno::Errno;
-use guest_abi::hvm::hvm_op::{
-    HVMOP_flush_tlbs, HVMOP_get_param, HVMOP_get_time, HVMOP_set_evtchn_upcall_vector,
-    HVMOP_set_param, XenHvmEvtchnUpcallVector, XenHvmGetTime, XenHvmParam,
-};
+use guest_abi::hvm::hvm_op::{XenHvmEvtchnUpcallVector, XenHvmGetTime, XenHvmParam};
 use guest_abi::hvm::params::{
     HVM_PARAM_ALTP2M, HVM_PARAM_CALLBACK_IRQ, HVM_PARAM_CALLBACK_IRQ_TYPE_SHIFT,
     HVM_PARAM_CALLBACK_TYPE_VECTOR, HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_CONSOLE_PFN,
@@ -17,66 +14,42 @@ use guest_abi::hvm::params::{
 };
 use hv_hw::virt::VcpuHw;
 
+use super::table::Who;
 use super::{Answer, Call, Stop, caller};
 use crate::domain::{Domain, HVM_PARAMS};
 use crate::host;
 
 const FIRST_LEGAL_VECTOR: u8 = 16;
 
-/// Serves it.
-#[inline(never)]
-pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    match call.sub_op() {
-        HVMOP_get_param => get_param(call),
-        HVMOP_set_param => set_param(call),
-        HVMOP_set_evtchn_upcall_vector => set_upcall_vector(call),
-        HVMOP_get_time => {
-            call.runner.copy_out(
-                call.pointer(1),
-                &XenHvmGetTime {
-                    now: host::now_ns(),
-                },
-            )?;
-            Ok(0)
-        }
-        HVMOP_flush_tlbs => {
-            call.runner.hw.flush_stage2(call.runner.domain.stage2);
-            Ok(0)
-        }
-        // pagetable_dying: success would bring a hypercall with the end of every process
-        _ => Err(Errno::ENOSYS.into()),
-    }
+/// HVMOP_get_time.
+pub(super) fn get_time<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let now = host::now_ns();
+    call.runner
+        .copy_out(call.pointer(1), &XenHvmGetTime { now })?;
+    Ok(0)
 }
 
-#[inline]
-fn get_param<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+/// HVMOP_flush_tlbs.
+pub(super) fn flush_tlbs<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    call.runner.hw.flush_stage2(call.runner.domain.stage2);
+    Ok(0)
+}
+
+/// HVMOP_get_param.
+pub(super) fn get_param<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: XenHvmParam = call.runner.copy_in(call.pointer(1))?;
     let (domain, index) = param(call, &arg)?;
-    let is_for_guests = matches!(
-        arg.index,
-        HVM_PARAM_CALLBACK_IRQ
-            | HVM_PARAM_STORE_PFN
-            | HVM_PARAM_STORE_EVTCHN
-            | HVM_PARAM_CONSOLE_PFN
-            | HVM_PARAM_CONSOLE_EVTCHN
-            | HVM_PARAM_VM86_TSS
-            | HVM_PARAM_VM86_TSS_SIZED
-            | HVM_PARAM_X87_FIP_WIDTH
-    );
-    if !is_for_guests && !call.runner.domain.is_hardware {
-        return Err(Errno::EPERM.into());
-    }
+    caller::may(call.runner, who_reads(arg.index))?;
     arg.value = domain.life.lock().params[index];
     call.runner.copy_out(call.pointer(1), &arg)?;
     Ok(0)
 }
 
-fn set_param<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+/// HVMOP_set_param.
+pub(super) fn set_param<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: XenHvmParam = call.runner.copy_in(call.pointer(1))?;
     let (domain, index) = param(call, &arg)?;
-    if arg.index != HVM_PARAM_CALLBACK_IRQ && !call.runner.domain.is_hardware {
-        return Err(Errno::EPERM.into());
-    }
+    caller::may(call.runner, who_writes(arg.index))?;
     if arg.index == HVM_PARAM_CALLBACK_IRQ {
         let vector = callback_vector(arg.value)?;
         domain.callback_vector.store(vector, Ordering::Release);
@@ -99,6 +72,29 @@ fn set_param<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     }
     *value = arg.value;
     Ok(0)
+}
+
+/// Who may read a parameter of its own.
+const fn who_reads(index: u32) -> Who {
+    match index {
+        HVM_PARAM_CALLBACK_IRQ
+        | HVM_PARAM_STORE_PFN
+        | HVM_PARAM_STORE_EVTCHN
+        | HVM_PARAM_CONSOLE_PFN
+        | HVM_PARAM_CONSOLE_EVTCHN
+        | HVM_PARAM_VM86_TSS
+        | HVM_PARAM_VM86_TSS_SIZED
+        | HVM_PARAM_X87_FIP_WIDTH => Who::Everybody,
+        _ => Who::HardwareDomain,
+    }
+}
+
+/// Who may set one.
+const fn who_writes(index: u32) -> Who {
+    match index {
+        HVM_PARAM_CALLBACK_IRQ => Who::Everybody,
+        _ => Who::HardwareDomain,
+    }
 }
 
 /// The parameter that is meant: whose, and its place.
@@ -128,8 +124,8 @@ fn callback_vector(value: u64) -> Result<u8, Stop> {
     }
 }
 
-/// From now on the upcall of that vCPU is an edge of this vector at its local APIC. What waits already comes at once.
-fn set_upcall_vector<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+/// HVMOP_set_evtchn_upcall_vector: from now on the upcall of that vCPU is an edge of this vector at its local APIC. What waits already comes at once.
+pub(super) fn set_upcall_vector<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: XenHvmEvtchnUpcallVector = call.runner.copy_in(call.pointer(1))?;
     if arg.vector < FIRST_LEGAL_VECTOR {
         return Err(Errno::EINVAL.into());

@@ -1,8 +1,9 @@
-//! Hypercalls: number → handler.
+//! Hypercalls: number and sub-operation → handler.
 //!
 //! Route card, hypercall:
 //! - hypervisor/src/vcpu/exit/mod.rs
-//! - hypervisor/src/hypercall/mod.rs (the table)
+//! - hypervisor/src/hypercall/mod.rs
+//! - hypervisor/src/hypercall/table.rs (the table)
 //! - hypervisor/src/hypercall/caller.rs (may it?)
 //! - hypervisor/src/hypercall/event_channel.rs and its neighbours: copy in, decode, check, act
 //! - hypervisor/hv-core/src/evtchn/mod.rs: rule → Notify
@@ -29,19 +30,13 @@ mod physdev;
 mod platform;
 mod sched;
 mod sysctl;
+mod table;
 mod translations;
 mod vcpu_op;
 mod version;
 mod vm_assist;
 
 use guest_abi::errno::Errno;
-use guest_abi::xen::{
-    __HYPERVISOR_console_io, __HYPERVISOR_domctl, __HYPERVISOR_event_channel_op,
-    __HYPERVISOR_grant_table_op, __HYPERVISOR_hvm_op, __HYPERVISOR_memory_op,
-    __HYPERVISOR_multicall, __HYPERVISOR_physdev_op, __HYPERVISOR_platform_op,
-    __HYPERVISOR_sched_op, __HYPERVISOR_set_timer_op, __HYPERVISOR_sysctl, __HYPERVISOR_vcpu_op,
-    __HYPERVISOR_vm_assist, __HYPERVISOR_xen_version,
-};
 use hv_core::addr::Gva;
 use hv_hw::virt::VcpuHw;
 
@@ -143,27 +138,10 @@ fn finish<H: VcpuHw>(runner: &mut Runner<H>, rax: u64) {
     runner.hw.skip_instruction();
 }
 
-/// The table. Its handlers are functions apart (`inline(never)`), so that it needs no frame of its own; but for the one
-/// that only returns a number.
+/// Finds the row, asks whether the caller may, and has it served.
 #[inline(never)]
 fn dispatch<H: VcpuHw>(call: &mut Call<'_, H>, number: u64) -> Answer {
-    caller::may(call.runner, number, call.arg(0))?;
-    match number {
-        __HYPERVISOR_event_channel_op => event_channel::handle(call),
-        __HYPERVISOR_vcpu_op => vcpu_op::handle(call),
-        __HYPERVISOR_sched_op => sched::handle(call),
-        __HYPERVISOR_xen_version => version::handle(call),
-        __HYPERVISOR_memory_op => memory::handle(call),
-        __HYPERVISOR_hvm_op => hvm::handle(call),
-        __HYPERVISOR_grant_table_op => grant_table::handle(call),
-        __HYPERVISOR_console_io => console_io::handle(call),
-        __HYPERVISOR_multicall => multicall::handle(call),
-        __HYPERVISOR_set_timer_op => vcpu_op::set_timer_op(call),
-        __HYPERVISOR_vm_assist => vm_assist::handle(call),
-        __HYPERVISOR_platform_op => platform::handle(call),
-        __HYPERVISOR_sysctl => sysctl::handle(call),
-        __HYPERVISOR_domctl => domctl::handle(call),
-        __HYPERVISOR_physdev_op => physdev::handle(call),
-        _ => Err(Errno::ENOSYS.into()),
-    }
+    let row = table::find::<H>(number, call.arg(0))?;
+    caller::may(call.runner, row.who)?;
+    (row.serve)(call)
 }

@@ -5,27 +5,41 @@
 use guest_abi::compat::Compat;
 use guest_abi::errno::Errno;
 use guest_abi::physdev::{
-    PHYSDEVOP_manage_pci_add, PHYSDEVOP_manage_pci_add_ext, PHYSDEVOP_manage_pci_remove,
-    PHYSDEVOP_pci_device_add, PHYSDEVOP_pci_device_remove, PHYSDEVOP_pci_mmcfg_reserved,
-    PHYSDEVOP_setup_gsi, PhysdevManagePci, PhysdevPciDevice, PhysdevPciDeviceAdd,
-    PhysdevPciMmcfgReserved, PhysdevSetupGsi,
+    PhysdevManagePci, PhysdevPciDevice, PhysdevPciDeviceAdd, PhysdevPciMmcfgReserved,
+    PhysdevSetupGsi,
 };
 use hv_hw::virt::VcpuHw;
 
 use super::{Answer, Call};
 
-/// Serves it.
-#[inline(never)]
-pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    match call.sub_op() {
-        PHYSDEVOP_pci_device_add => told::<PhysdevPciDeviceAdd, H>(call),
-        PHYSDEVOP_pci_device_remove => told::<PhysdevPciDevice, H>(call),
-        PHYSDEVOP_manage_pci_add | PHYSDEVOP_manage_pci_remove => told::<PhysdevManagePci, H>(call),
-        PHYSDEVOP_pci_mmcfg_reserved => told::<PhysdevPciMmcfgReserved, H>(call),
-        PHYSDEVOP_setup_gsi => told::<PhysdevSetupGsi, H>(call),
-        PHYSDEVOP_manage_pci_add_ext => Err(Errno::EOPNOTSUPP.into()),
-        _ => Err(Errno::ENOSYS.into()),
-    }
+/// PHYSDEVOP_pci_device_add.
+pub(super) fn device_add<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    told::<PhysdevPciDeviceAdd, H>(call)
+}
+
+/// PHYSDEVOP_pci_device_remove.
+pub(super) fn device_remove<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    told::<PhysdevPciDevice, H>(call)
+}
+
+/// PHYSDEVOP_manage_pci_add and PHYSDEVOP_manage_pci_remove.
+pub(super) fn manage_pci<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    told::<PhysdevManagePci, H>(call)
+}
+
+/// PHYSDEVOP_pci_mmcfg_reserved.
+pub(super) fn mmcfg_reserved<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    told::<PhysdevPciMmcfgReserved, H>(call)
+}
+
+/// PHYSDEVOP_setup_gsi.
+pub(super) fn setup_gsi<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    told::<PhysdevSetupGsi, H>(call)
+}
+
+/// PHYSDEVOP_manage_pci_add_ext.
+pub(super) fn not_supported<H: VcpuHw>(_: &mut Call<'_, H>) -> Answer {
+    Err(Errno::EOPNOTSUPP.into())
 }
 
 /// Takes note of something that needs no action: devices are dom0's already, lines are bound by their I/O APIC entry.

@@ -2,10 +2,7 @@
 
 use arrayvec::ArrayVec;
 use guest_abi::errno::Errno;
-use guest_abi::sched::{
-    SCHEDOP_block, SCHEDOP_poll, SCHEDOP_remote_shutdown, SCHEDOP_shutdown, SCHEDOP_shutdown_code,
-    SCHEDOP_yield, SHUTDOWN_MAX, SchedPoll, SchedShutdown,
-};
+use guest_abi::sched::{SHUTDOWN_MAX, SchedPoll, SchedShutdown};
 use hv_core::addr::Gva;
 use hv_core::evtchn::Port;
 use hv_hw::domain_log;
@@ -20,32 +17,27 @@ use crate::vcpu::run::Next;
 /// Xen's limit too.
 const MAX_POLLED: u32 = 128;
 
-/// Serves it.
-#[inline(never)]
-pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    match call.sub_op() {
-        SCHEDOP_yield => {
-            call.next = Next::Yield;
-            Ok(0)
-        }
-        SCHEDOP_block => block(call),
-        SCHEDOP_poll => poll(call),
-        SCHEDOP_shutdown => shutdown(call),
-        SCHEDOP_remote_shutdown => super::domctl::remote_shutdown(call),
-        SCHEDOP_shutdown_code => Err(Errno::EOPNOTSUPP.into()),
-        _ => Err(Errno::ENOSYS.into()),
-    }
+/// SCHEDOP_yield.
+pub(super) fn give_way<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    call.next = Next::Yield;
+    Ok(0)
 }
 
-fn block<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+/// SCHEDOP_shutdown_code: a suspend is told by SCHEDOP_shutdown.
+pub(super) fn shutdown_code<H: VcpuHw>(_: &mut Call<'_, H>) -> Answer {
+    Err(Errno::EOPNOTSUPP.into())
+}
+
+/// SCHEDOP_block.
+pub(super) fn block<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     if !call.runner.has_something_to_deliver() {
         call.runner.activity = Activity::Halted;
     }
     Ok(0)
 }
 
-/// Waits until one of the ports has an event, masked or not, or until `timeout` (ns of system time, 0: for ever).
-fn poll<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+/// SCHEDOP_poll: waits until one of the ports has an event, masked or not, or until `timeout` (ns of system time, 0: for ever).
+pub(super) fn poll<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: SchedPoll = call.runner.copy_in(call.pointer(1))?;
     if arg.nr_ports > MAX_POLLED {
         return Err(Errno::EINVAL.into());
@@ -89,7 +81,8 @@ fn ports<H: VcpuHw>(call: &Call<'_, H>, arg: &SchedPoll) -> Result<ArrayVec<Port
     Ok(ports)
 }
 
-fn shutdown<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+/// SCHEDOP_shutdown.
+pub(super) fn shutdown<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: SchedShutdown = call.runner.copy_in(call.pointer(1))?;
     if arg.reason > SHUTDOWN_MAX {
         return Err(Errno::EINVAL.into());

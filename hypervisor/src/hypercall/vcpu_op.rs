@@ -5,11 +5,8 @@ use core::sync::atomic::Ordering;
 use guest_abi::compat::Width;
 use guest_abi::errno::Errno;
 use guest_abi::vcpu::{
-    VCPU_SSHOTTMR_future, VCPUOP_down, VCPUOP_get_physid, VCPUOP_get_runstate_info, VCPUOP_is_up,
-    VCPUOP_register_runstate_memory_area, VCPUOP_register_vcpu_info,
-    VCPUOP_register_vcpu_time_memory_area, VCPUOP_send_nmi, VCPUOP_set_periodic_timer,
-    VCPUOP_set_singleshot_timer, VCPUOP_stop_periodic_timer, VCPUOP_stop_singleshot_timer,
-    VCPUOP_up, VcpuGetPhysid, VcpuRegisterMemoryArea, VcpuRegisterVcpuInfo, VcpuSetSingleshotTimer,
+    VCPU_SSHOTTMR_future, VcpuGetPhysid, VcpuRegisterMemoryArea, VcpuRegisterVcpuInfo,
+    VcpuSetSingleshotTimer,
 };
 use hv_core::addr::{Gfn, Gva, PAGE_BYTES, PAGE_SIZE};
 use hv_core::evtchn::Virq;
@@ -19,50 +16,50 @@ use hv_hw::time;
 use hv_hw::virt::VcpuHw;
 
 use super::guest::pin;
-use super::{Answer, Call, Stop, low};
+use super::{Answer, Call, low};
 use crate::domain::Ended;
 use crate::host;
 use crate::vcpu::{Requests, Vcpu};
 
-/// Serves it.
-#[inline(never)]
-pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    let number = low(call.arg(1));
-    if call.runner.domain.vcpu(number).is_none() {
-        return Err(Errno::ENOENT.into());
-    }
-    match call.sub_op() {
-        VCPUOP_set_singleshot_timer => set_singleshot(call, number),
-        _ => handle_rare(call, number),
-    }
+/// VCPUOP_stop_singleshot_timer.
+pub(super) fn stop_singleshot<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    own(call)?;
+    call.pcpu.cancel_timer(call.runner.singleshot);
+    Ok(0)
 }
 
-/// Apart, so that setting a timer does not pay for its large frame.
-#[inline(never)]
-fn handle_rare<H: VcpuHw>(call: &mut Call<'_, H>, number: u32) -> Answer {
-    match call.sub_op() {
-        VCPUOP_stop_singleshot_timer => {
-            own(call, number)?;
-            call.pcpu.cancel_timer(call.runner.singleshot);
-            Ok(0)
-        }
-        // no periodic timer runs, ever
-        VCPUOP_stop_periodic_timer => Ok(0),
-        VCPUOP_register_vcpu_info => register_info(call, number),
-        VCPUOP_register_runstate_memory_area => register_runstate(call, number),
-        VCPUOP_register_vcpu_time_memory_area => register_time(call, number),
-        VCPUOP_get_runstate_info => get_runstate(call, number),
-        VCPUOP_is_up => Ok(u64::from(vcpu(call, number).is_up.load(Ordering::Acquire))),
-        VCPUOP_up => set_up(call, number, true),
-        VCPUOP_down => set_up(call, number, false),
-        VCPUOP_send_nmi => {
-            vcpu(call, number).request(Requests::NMI);
-            Ok(0)
-        }
-        VCPUOP_get_physid => get_physid(call, number),
-        VCPUOP_set_periodic_timer => Err(Errno::EOPNOTSUPP.into()),
-        _ => Err(Errno::ENOSYS.into()),
-    }
+/// VCPUOP_set_periodic_timer: none runs, ever.
+pub(super) fn set_periodic<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    vcpu(call)?;
+    Err(Errno::EOPNOTSUPP.into())
+}
+
+/// VCPUOP_stop_periodic_timer.
+pub(super) fn stop_periodic<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    vcpu(call)?;
+    Ok(0)
+}
+
+/// VCPUOP_is_up.
+pub(super) fn is_up<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let is_up = vcpu(call)?.is_up.load(Ordering::Acquire);
+    Ok(u64::from(is_up))
+}
+
+/// VCPUOP_up: lets a vCPU go on from exactly where it was.
+pub(super) fn up<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    set_up(call, true)
+}
+
+/// VCPUOP_down: takes a vCPU down.
+pub(super) fn down<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    set_up(call, false)
+}
+
+/// VCPUOP_send_nmi.
+pub(super) fn send_nmi<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    vcpu(call)?.request(Requests::NMI);
+    Ok(0)
 }
 
 /// `set_timer_op`: the time in the first argument, of a 32-bit caller in the first two; 0 to stop.
@@ -79,24 +76,27 @@ pub(super) fn set_timer_op<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(0)
 }
 
-fn vcpu<'c, H: VcpuHw>(call: &'c Call<'_, H>, number: u32) -> &'c Vcpu {
-    call.runner
-        .domain
-        .vcpu(number)
-        .expect("checked at the start of the hypercall")
+/// The vCPU of the caller's that the second argument names.
+#[inline]
+fn vcpu<'c, H: VcpuHw>(call: &'c Call<'_, H>) -> Result<&'c Vcpu, Errno> {
+    let vcpu = call.runner.domain.vcpu(low(call.arg(1)));
+    vcpu.ok_or(Errno::ENOENT)
 }
 
 /// The timers of a vCPU are its own to set.
-fn own<H: VcpuHw>(call: &Call<'_, H>, number: u32) -> Result<(), Stop> {
-    if u32::from(call.runner.number()) == number {
+#[inline]
+fn own<H: VcpuHw>(call: &Call<'_, H>) -> Result<(), Errno> {
+    let named = vcpu(call)?.id.index;
+    if call.runner.number() == named {
         Ok(())
     } else {
-        Err(Errno::EINVAL.into())
+        Err(Errno::EINVAL)
     }
 }
 
-fn set_singleshot<H: VcpuHw>(call: &mut Call<'_, H>, number: u32) -> Answer {
-    own(call, number)?;
+/// VCPUOP_set_singleshot_timer.
+pub(super) fn set_singleshot<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    own(call)?;
     let arg: VcpuSetSingleshotTimer = call.runner.copy_in(call.pointer(2))?;
     let wants_future = arg.flags & VCPU_SSHOTTMR_future != 0;
     if wants_future && arg.timeout_abs_ns < host::now_ns() {
@@ -118,34 +118,37 @@ fn arm<H: VcpuHw>(call: &mut Call<'_, H>, ns: u64) {
     }
 }
 
-/// Only for the calling vCPU, or one that is down, and once.
-fn register_info<H: VcpuHw>(call: &mut Call<'_, H>, number: u32) -> Answer {
+/// VCPUOP_register_vcpu_info: only for the calling vCPU, or one that is down, and once.
+pub(super) fn register_info<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let vcpu = vcpu(call)?;
+    let index = vcpu.id.index;
     let arg: VcpuRegisterVcpuInfo = call.runner.copy_in(call.pointer(2))?;
     if !vcpu_info::fits(arg.offset) {
         return Err(Errno::ENXIO.into());
     }
-    let is_own = u32::from(call.runner.number()) == number;
-    if !is_own && vcpu(call, number).is_up.load(Ordering::Acquire) {
+    let is_own = call.runner.number() == index;
+    if !is_own && vcpu.is_up.load(Ordering::Acquire) {
         return Err(Errno::EINVAL.into());
     }
-    let index = u16::try_from(number).map_err(|_| Errno::ENOENT)?;
-    let domain = call.runner.domain.clone();
-    let frame = pin(&domain, Gfn::new(arg.mfn))?;
+    let domain = &call.runner.domain;
+    let frame = pin(domain, Gfn::new(arg.mfn))?;
     let notify = {
         let mut events = domain.events.lock();
         let notify = events.register_vcpu_info(index, frame, arg.offset)?;
-        events.write_time(index, &vcpu(call, number).clock(&domain));
+        events.write_time(index, &vcpu.clock(domain));
         notify
     };
     domain.notify(notify);
     Ok(0)
 }
 
-fn register_runstate<H: VcpuHw>(call: &mut Call<'_, H>, number: u32) -> Answer {
+/// VCPUOP_register_runstate_memory_area.
+pub(super) fn register_runstate<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let vcpu = vcpu(call)?;
     let arg: VcpuRegisterMemoryArea = call.runner.copy_in(call.pointer(2))?;
-    let domain = call.runner.domain.clone();
+    let domain = &call.runner.domain;
     if arg.addr == 0 {
-        vcpu(call, number).account.lock().forget_state_copy();
+        vcpu.account.lock().forget_state_copy();
         return Ok(0);
     }
     let first = call.runner.locate(Gva::new(arg.addr))?;
@@ -161,20 +164,21 @@ fn register_runstate<H: VcpuHw>(call: &mut Call<'_, H>, number: u32) -> Answer {
         None
     };
     let area = RunstateArea::new(width, first, second).ok_or(Errno::EFAULT)?;
-    let first_frame = pin(&domain, Gfn::containing(first))?;
+    let first_frame = pin(domain, Gfn::containing(first))?;
     let second_frame = second
-        .map(|gpa| pin(&domain, Gfn::containing(gpa)))
+        .map(|gpa| pin(domain, Gfn::containing(gpa)))
         .transpose()?;
     let has_flag = domain.has_runstate_flag.load(Ordering::Acquire);
-    let mut account = vcpu(call, number).account.lock();
+    let mut account = vcpu.account.lock();
     account.keep_state_copy(area, (first, first_frame), second_frame, has_flag);
     Ok(0)
 }
 
-/// The second copy of the clock, for the vDSO.
-fn register_time<H: VcpuHw>(call: &mut Call<'_, H>, number: u32) -> Answer {
+/// VCPUOP_register_vcpu_time_memory_area: a second copy of the clock, for the vDSO.
+pub(super) fn register_time<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let vcpu = vcpu(call)?;
     let arg: VcpuRegisterMemoryArea = call.runner.copy_in(call.pointer(2))?;
-    let domain = call.runner.domain.clone();
+    let domain = &call.runner.domain;
     let place = if arg.addr == 0 {
         None
     } else {
@@ -184,23 +188,23 @@ fn register_time<H: VcpuHw>(call: &mut Call<'_, H>, number: u32) -> Answer {
         if !offset.is_multiple_of(8) || offset > PAGE_BYTES - TIME_INFO_BYTES {
             return Err(Errno::EINVAL.into());
         }
-        Some((pin(&domain, Gfn::containing(gpa))?, offset))
+        Some((pin(domain, Gfn::containing(gpa))?, offset))
     };
-    let vcpu = vcpu(call, number);
-    let clock = vcpu.clock(&domain);
+    let clock = vcpu.clock(domain);
     vcpu.account.lock().keep_clock_copy(place, &clock);
     Ok(0)
 }
 
-fn get_runstate<H: VcpuHw>(call: &mut Call<'_, H>, number: u32) -> Answer {
-    let state = vcpu(call, number).account.lock().state();
+/// VCPUOP_get_runstate_info.
+pub(super) fn get_runstate<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let state = vcpu(call)?.account.lock().state();
     call.runner.copy_out(call.pointer(2), &state.info())?;
     Ok(0)
 }
 
-/// Takes a vCPU down, or lets it go on from exactly where it was. With the last one the domain has switched itself off.
-fn set_up<H: VcpuHw>(call: &mut Call<'_, H>, number: u32, is_up: bool) -> Answer {
-    let target = vcpu(call, number);
+/// With the last one that goes down the domain has switched itself off.
+fn set_up<H: VcpuHw>(call: &mut Call<'_, H>, is_up: bool) -> Answer {
+    let target = vcpu(call)?;
     if is_up && !target.is_started.load(Ordering::Acquire) {
         return Err(Errno::EINVAL.into());
     }
@@ -212,8 +216,9 @@ fn set_up<H: VcpuHw>(call: &mut Call<'_, H>, number: u32, is_up: bool) -> Answer
     Ok(0)
 }
 
-fn get_physid<H: VcpuHw>(call: &mut Call<'_, H>, number: u32) -> Answer {
-    let target = vcpu(call, number);
+/// VCPUOP_get_physid.
+pub(super) fn get_physid<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let target = vcpu(call)?;
     let phys_id = u64::from(target.apic_id) | (u64::from(target.id.index) << 32);
     call.runner
         .copy_out(call.pointer(2), &VcpuGetPhysid { phys_id })?;

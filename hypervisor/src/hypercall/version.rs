@@ -8,12 +8,9 @@ use guest_abi::features::{
 };
 use guest_abi::version::{
     XEN_CAPABILITIES_INFO_LEN, XEN_CHANGESET_INFO_LEN, XEN_COMMANDLINE_LEN, XEN_EXTRAVERSION_LEN,
-    XENVER_build_id, XENVER_capabilities, XENVER_changeset, XENVER_commandline,
-    XENVER_compile_info, XENVER_extraversion, XENVER_get_features, XENVER_guest_handle,
-    XENVER_pagesize, XENVER_platform_parameters, XENVER_version, XenCompileInfo, XenFeatureInfo,
-    XenPlatformParameters,
+    XenCompileInfo, XenFeatureInfo, XenPlatformParameters,
 };
-use hv_core::addr::{Gva, PAGE_SIZE};
+use hv_core::addr::PAGE_SIZE;
 use hv_core::cpuid::XEN_VERSION;
 use hv_hw::virt::VcpuHw;
 
@@ -24,43 +21,52 @@ use crate::host;
 const EXTRAVERSION: &str = concat!(".0-hematite", env!("CARGO_PKG_VERSION_MAJOR"));
 const CAPABILITIES: &str = "xen-3.0-x86_64 hvm-3.0-x86_32 hvm-3.0-x86_32p hvm-3.0-x86_64 ";
 
-/// Serves it.
-#[inline]
-pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    match call.sub_op() {
-        XENVER_version => Ok(u64::from(XEN_VERSION)),
-        _ => handle_rare(call),
-    }
+/// XENVER_version.
+pub(super) fn number<H: VcpuHw>(_: &mut Call<'_, H>) -> Answer {
+    Ok(u64::from(XEN_VERSION))
 }
 
-/// Apart, so that the plain version does not pay for its large frame.
-#[inline(never)]
-fn handle_rare<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+/// XENVER_pagesize.
+pub(super) fn page_size<H: VcpuHw>(_: &mut Call<'_, H>) -> Answer {
+    Ok(PAGE_SIZE)
+}
+
+/// XENVER_extraversion.
+pub(super) fn extraversion<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    text::<XEN_EXTRAVERSION_LEN, H>(call, EXTRAVERSION)
+}
+
+/// XENVER_capabilities.
+pub(super) fn capabilities<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    text::<XEN_CAPABILITIES_INFO_LEN, H>(call, CAPABILITIES)
+}
+
+/// XENVER_changeset.
+pub(super) fn changeset<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    text::<XEN_CHANGESET_INFO_LEN, H>(call, "unavailable")
+}
+
+/// XENVER_platform_parameters.
+pub(super) fn platform_parameters<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let parameters = XenPlatformParameters { virt_start: 0 };
+    call.runner.copy_out(call.pointer(1), &parameters)?;
+    Ok(0)
+}
+
+/// XENVER_guest_handle: no UUID is told.
+pub(super) fn guest_handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    call.runner.copy_out(call.pointer(1), &[0u8; 16])?;
+    Ok(0)
+}
+
+/// XENVER_build_id: the image has none.
+pub(super) fn build_id<H: VcpuHw>(_: &mut Call<'_, H>) -> Answer {
+    Err(Errno::ENODATA.into())
+}
+
+/// XENVER_get_features.
+pub(super) fn features<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let to = call.pointer(1);
-    match call.sub_op() {
-        XENVER_pagesize => Ok(PAGE_SIZE),
-        XENVER_get_features => features(call, to),
-        XENVER_extraversion => text::<XEN_EXTRAVERSION_LEN, H>(call, to, EXTRAVERSION),
-        XENVER_capabilities => text::<XEN_CAPABILITIES_INFO_LEN, H>(call, to, CAPABILITIES),
-        XENVER_changeset => text::<XEN_CHANGESET_INFO_LEN, H>(call, to, "unavailable"),
-        XENVER_commandline => commandline(call, to),
-        XENVER_compile_info => compile_info(call, to),
-        XENVER_platform_parameters => {
-            call.runner
-                .copy_out(to, &XenPlatformParameters { virt_start: 0 })?;
-            Ok(0)
-        }
-        XENVER_guest_handle => {
-            call.runner.copy_out(to, &[0u8; 16])?;
-            Ok(0)
-        }
-        // the image has none
-        XENVER_build_id => Err(Errno::ENODATA.into()),
-        _ => Err(Errno::ENOSYS.into()),
-    }
-}
-
-fn features<H: VcpuHw>(call: &mut Call<'_, H>, to: Gva) -> Answer {
     let mut arg: XenFeatureInfo = call.runner.copy_in(to)?;
     if arg.submap_idx != 0 {
         return Err(Errno::EINVAL.into());
@@ -83,9 +89,9 @@ fn features<H: VcpuHw>(call: &mut Call<'_, H>, to: Gva) -> Answer {
 }
 
 /// Copies out a text in a field of `N` bytes, cut to fit, NUL-terminated.
-fn text<const N: usize, H: VcpuHw>(call: &mut Call<'_, H>, to: Gva, text: &str) -> Answer {
+fn text<const N: usize, H: VcpuHw>(call: &mut Call<'_, H>, text: &str) -> Answer {
     let field: [u8; N] = field(text);
-    call.runner.copy_bytes_out(to, &field)?;
+    call.runner.copy_bytes_out(call.pointer(1), &field)?;
     Ok(0)
 }
 
@@ -97,20 +103,22 @@ fn field<const N: usize>(text: &str) -> [u8; N] {
     field
 }
 
-fn commandline<H: VcpuHw>(call: &mut Call<'_, H>, to: Gva) -> Answer {
+/// XENVER_commandline: the hardware domain's to know.
+pub(super) fn command_line<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     if !call.runner.domain.is_hardware {
-        return text::<XEN_COMMANDLINE_LEN, H>(call, to, "");
+        return text::<XEN_COMMANDLINE_LEN, H>(call, "");
     }
-    text::<XEN_COMMANDLINE_LEN, H>(call, to, &host::host().command_line)
+    text::<XEN_COMMANDLINE_LEN, H>(call, &host::host().command_line)
 }
 
-fn compile_info<H: VcpuHw>(call: &mut Call<'_, H>, to: Gva) -> Answer {
+/// XENVER_compile_info.
+pub(super) fn compile_info<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let info = XenCompileInfo {
         compiler: field("rustc"),
         compile_by: field("hematite"),
         compile_domain: field(""),
         compile_date: field(""),
     };
-    call.runner.copy_out(to, &info)?;
+    call.runner.copy_out(call.pointer(1), &info)?;
     Ok(0)
 }

@@ -21,7 +21,7 @@ use crate::percpu::IrqsOff;
 /// A virtual CPU as the hardware sees it.
 ///
 /// Reads that cost a hardware access are methods, so that an exit pays for those that it needs.
-pub trait VcpuHw {
+pub trait VcpuHw: 'static {
     /// Runs the guest until its next exit.
     fn enter(&mut self, irqs_off: &IrqsOff) -> VmExit;
     /// The general-purpose registers.

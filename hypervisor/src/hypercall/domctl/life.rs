@@ -8,7 +8,7 @@ use guest_abi::domctl::{
     XenDomctlMaxMem, XenDomctlMaxVcpus, XenDomctlPagingMempool, XenDomctlTscInfo,
 };
 use guest_abi::errno::Errno;
-use guest_abi::sched::{SCHEDOP_remote_shutdown, SHUTDOWN_MAX, SchedRemoteShutdown};
+use guest_abi::sched::{SHUTDOWN_MAX, SchedRemoteShutdown};
 use guest_abi::xen::XEN_X86_EMU_LAPIC;
 use hv_core::addr::PAGE_SIZE;
 use hv_core::domid::DomId;
@@ -254,11 +254,7 @@ pub(super) fn paging_pool(op: &mut Domctl) -> Answer {
 
 /// SCHEDOP_remote_shutdown: the toolstack shuts a domain down as if it had done so itself.
 pub(in crate::hypercall) fn remote_shutdown<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    debug_assert_eq!(call.sub_op(), SCHEDOP_remote_shutdown);
     let arg: SchedRemoteShutdown = call.runner.copy_in(call.pointer(1))?;
-    if !call.runner.domain.is_hardware {
-        return Err(Errno::EPERM.into());
-    }
     if arg.reason > SHUTDOWN_MAX {
         return Err(Errno::EINVAL.into());
     }

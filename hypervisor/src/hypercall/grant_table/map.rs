@@ -14,7 +14,7 @@ const BATCH: u32 = 64;
 
 /// Maps each element.
 #[inline(never)]
-pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+pub(in crate::hypercall) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let array = Array::of(call, BATCH)?;
     array.each(call, |call, element: &mut GnttabMapGrantRef| {
         match map(call, element) {

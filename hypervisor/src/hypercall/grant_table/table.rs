@@ -17,7 +17,7 @@ use crate::domain::grants::{self, NoFrame};
 
 /// GNTTABOP_query_size.
 #[inline(never)]
-pub(super) fn query_size<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+pub(in crate::hypercall) fn query_size<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     if call.arg(2) != 1 {
         return Err(Errno::EINVAL.into());
     }
@@ -35,7 +35,7 @@ pub(super) fn query_size<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
 
 /// GNTTABOP_setup_table: grows the table and tells where its frames are in the domain's memory, all ones for nowhere.
 #[inline(never)]
-pub(super) fn setup<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+pub(in crate::hypercall) fn setup<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     if call.arg(2) != 1 {
         return Err(Errno::EINVAL.into());
     }
@@ -75,7 +75,7 @@ fn list_frames<H: VcpuHw>(
 }
 
 /// GNTTABOP_set_version: it is 1 and stays so.
-pub(super) fn set_version<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+pub(in crate::hypercall) fn set_version<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: GnttabSetVersion = call.runner.copy_in(call.pointer(1))?;
     match arg.version {
         1 => Ok(0),
@@ -85,7 +85,7 @@ pub(super) fn set_version<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
 }
 
 /// GNTTABOP_get_version.
-pub(super) fn get_version<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+pub(in crate::hypercall) fn get_version<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: GnttabGetVersion = call.runner.copy_in(call.pointer(1))?;
     caller::target(call.runner, arg.dom)?;
     arg.version = 1;

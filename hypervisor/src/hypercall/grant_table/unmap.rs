@@ -17,7 +17,7 @@ const BATCH: u32 = 32;
 
 /// Unmaps each element.
 #[inline(never)]
-pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+pub(in crate::hypercall) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let array = Array::of(call, BATCH)?;
     let mut pending = None;
     let mut unmapped = ArrayVec::<Unmapped, { BATCH as usize }>::new();
@@ -44,7 +44,7 @@ pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
 
 /// GNTTABOP_unmap_and_replace: nothing of a domain with a p2m can be put in the place of a mapping.
 #[inline(never)]
-pub(super) fn replace<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+pub(in crate::hypercall) fn replace<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let array = Array::of(call, BATCH)?;
     array.each(call, |_, element: &mut GnttabUnmapAndReplace| {
         element.status = GNTST_general_error;

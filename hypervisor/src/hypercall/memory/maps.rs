@@ -15,7 +15,7 @@ use super::super::{Answer, Call, caller};
 const MAX_ENTRIES: u32 = 1024;
 
 /// XENMEM_memory_map: the caller's own.
-pub(super) fn memory_map<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+pub(in crate::hypercall) fn memory_map<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: XenMemoryMap = call.runner.copy_in(call.pointer(1))?;
     let domain = call.runner.domain.clone();
     let given = domain.life.lock().memory_map.clone();
@@ -40,11 +40,8 @@ pub(super) fn memory_map<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
 }
 
 /// XENMEM_set_memory_map: what another domain will be told.
-pub(super) fn set_memory_map<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+pub(in crate::hypercall) fn set_memory_map<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: XenForeignMemoryMap = call.runner.copy_in(call.pointer(1))?;
-    if !call.runner.domain.is_hardware {
-        return Err(Errno::EPERM.into());
-    }
     let domain = caller::target(call.runner, arg.domid)?;
     if arg.map.nr_entries > MAX_ENTRIES {
         return Err(Errno::EINVAL.into());

@@ -10,25 +10,17 @@
 //! | `resource` | a domain's grant table in the memory of its toolstack |
 //! | `maps` | what a domain is told of its memory |
 
-mod maps;
-mod physmap;
-mod reservation;
-mod resource;
+pub(super) mod maps;
+pub(super) mod physmap;
+pub(super) mod reservation;
+pub(super) mod resource;
 
 use guest_abi::errno::Errno;
-use guest_abi::memory::{
-    MEMOP_CMD_MASK, MEMOP_EXTENT_SHIFT, XENMEM_acquire_resource, XENMEM_add_to_physmap,
-    XENMEM_add_to_physmap_batch, XENMEM_claim_pages, XENMEM_current_reservation,
-    XENMEM_decrease_reservation, XENMEM_get_pod_target, XENMEM_get_vnumainfo,
-    XENMEM_increase_reservation, XENMEM_maximum_gpfn, XENMEM_maximum_ram_page,
-    XENMEM_maximum_reservation, XENMEM_memory_map, XENMEM_populate_physmap,
-    XENMEM_remove_from_physmap, XENMEM_reserved_device_memory_map, XENMEM_set_memory_map,
-    XENMEM_set_pod_target,
-};
+use guest_abi::memory::{MEMOP_CMD_MASK, MEMOP_EXTENT_SHIFT};
 use hv_core::addr::Mfn;
 use hv_hw::virt::VcpuHw;
 
-use super::{Answer, Call, Stop, low};
+use super::{Answer, Call, Stop};
 use crate::domain::Domain;
 use crate::domain::grants::{self, NoFrame};
 use crate::domain::space::SpaceError;
@@ -49,29 +41,20 @@ impl From<SpaceError> for Stop {
     }
 }
 
-/// Serves it.
-#[inline(never)]
-pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    let done = call.arg(0) >> MEMOP_EXTENT_SHIFT;
-    match low(call.arg(0) & MEMOP_CMD_MASK) {
-        XENMEM_decrease_reservation => reservation::decrease(call, done),
-        XENMEM_populate_physmap => reservation::populate(call, done),
-        XENMEM_current_reservation => reservation::current(call),
-        XENMEM_maximum_reservation => reservation::maximum(call),
-        XENMEM_maximum_gpfn => reservation::maximum_gpfn(call),
-        XENMEM_maximum_ram_page => Ok(reservation::maximum_ram_page()),
-        XENMEM_claim_pages => reservation::claim(call),
-        XENMEM_get_pod_target | XENMEM_set_pod_target => reservation::pod_target(call),
-        XENMEM_add_to_physmap => physmap::add(call, done),
-        XENMEM_add_to_physmap_batch => physmap::add_batch(call, done),
-        XENMEM_remove_from_physmap => physmap::remove(call),
-        XENMEM_acquire_resource => resource::acquire(call, done),
-        XENMEM_memory_map => maps::memory_map(call),
-        XENMEM_set_memory_map => maps::set_memory_map(call),
-        XENMEM_reserved_device_memory_map => Err(Errno::ENOENT.into()),
-        // pages without a guest frame are of no use to a domain that has a p2m
-        XENMEM_increase_reservation | XENMEM_get_vnumainfo => Err(Errno::EOPNOTSUPP.into()),
-        _ => Err(Errno::ENOSYS.into()),
+/// XENMEM_increase_reservation: pages without a guest frame are of no use to a domain that has a p2m; XENMEM_get_vnumainfo.
+pub(super) fn not_supported<H: VcpuHw>(_: &mut Call<'_, H>) -> Answer {
+    Err(Errno::EOPNOTSUPP.into())
+}
+
+/// XENMEM_reserved_device_memory_map: there are none.
+pub(super) fn no_regions<H: VcpuHw>(_: &mut Call<'_, H>) -> Answer {
+    Err(Errno::ENOENT.into())
+}
+
+impl<H: VcpuHw> Call<'_, H> {
+    /// How many elements of a memory operation are done.
+    fn extents_done(&self) -> u64 {
+        self.arg(0) >> MEMOP_EXTENT_SHIFT
     }
 }
 

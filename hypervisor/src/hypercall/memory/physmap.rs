@@ -17,7 +17,7 @@ use crate::domain::{Domain, space};
 const BATCH: u64 = 64;
 
 /// XENMEM_add_to_physmap: one page.
-pub(super) fn add<H: VcpuHw>(call: &mut Call<'_, H>, _done: u64) -> Answer {
+pub(in crate::hypercall) fn add<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: XenAddToPhysmap = call.runner.copy_in(call.pointer(1))?;
     let domain = caller::target(call.runner, arg.domid)?;
     add_special(call, &domain, arg.space, arg.idx, Gfn::new(arg.gpfn))?;
@@ -46,7 +46,8 @@ fn add_special<H: VcpuHw>(
 }
 
 /// XENMEM_add_to_physmap_batch: pages one by one, each with its own result.
-pub(super) fn add_batch<H: VcpuHw>(call: &mut Call<'_, H>, done: u64) -> Answer {
+pub(in crate::hypercall) fn add_batch<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let done = call.extents_done();
     let arg: XenAddToPhysmapBatch = call.runner.copy_in(call.pointer(1))?;
     let domain = caller::target(call.runner, arg.domid)?;
     let size = u64::from(arg.size);
@@ -81,9 +82,6 @@ fn add_one<H: VcpuHw>(
     if u32::from(arg.space) != XENMAPSPACE_gmfn_foreign {
         return add_special(call, domain, u32::from(arg.space), source, gfn);
     }
-    if !call.runner.domain.is_hardware {
-        return Err(Errno::EPERM.into());
-    }
     let owner = caller::target(call.runner, arg.foreign_domid)?;
     if owner.id == domain.id {
         return Err(Errno::EINVAL.into());
@@ -94,7 +92,7 @@ fn add_one<H: VcpuHw>(
 }
 
 /// XENMEM_remove_from_physmap.
-pub(super) fn remove<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+pub(in crate::hypercall) fn remove<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: XenRemoveFromPhysmap = call.runner.copy_in(call.pointer(1))?;
     let domain = caller::target(call.runner, arg.domid)?;
     space::unmap(&mut call.runner.hw, &domain, Gfn::new(arg.gpfn))?;

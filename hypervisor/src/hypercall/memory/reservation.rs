@@ -23,27 +23,27 @@ const BATCH: u64 = 64;
 const CHUNK: usize = 8;
 
 /// XENMEM_decrease_reservation: takes RAM away.
-pub(super) fn decrease<H: VcpuHw>(call: &mut Call<'_, H>, done: u64) -> Answer {
-    extents(call, done, |call, domain, gfn, order| {
+pub(in crate::hypercall) fn decrease<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    extents(call, |call, domain, gfn, order| {
         space::release_block(&mut call.runner.hw, domain, gfn, order).is_ok()
     })
 }
 
 /// XENMEM_populate_physmap: gives RAM where there is none.
-pub(super) fn populate<H: VcpuHw>(call: &mut Call<'_, H>, done: u64) -> Answer {
-    extents(call, done, |_, domain, gfn, order| {
+pub(in crate::hypercall) fn populate<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    extents(call, |_, domain, gfn, order| {
         space::populate(domain, gfn, order).is_ok()
     })
 }
 
-/// Goes through the extents of a reservation, the first `done` of which are served, until `serve` fails on one. Returns how
+/// Goes through the extents of a reservation, some of which may be served already, until `serve` fails on one. Returns how
 /// many are done.
 #[inline]
 fn extents<H: VcpuHw>(
     call: &mut Call<'_, H>,
-    done: u64,
     serve: fn(&mut Call<'_, H>, &Domain, Gfn, PageOrder) -> bool,
 ) -> Answer {
+    let done = call.extents_done();
     let arg: XenMemoryReservation = call.runner.copy_in(call.pointer(1))?;
     let domain = caller::target(call.runner, arg.domid)?;
     if arg.mem_flags & XENMEMF_populate_on_demand != 0 {
@@ -93,33 +93,30 @@ fn most_extents(width: Width) -> u64 {
 }
 
 /// XENMEM_current_reservation: pages that the domain has.
-pub(super) fn current<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+pub(in crate::hypercall) fn current<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(named(call)?.pages())
 }
 
 /// XENMEM_maximum_reservation: pages that it may have.
-pub(super) fn maximum<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+pub(in crate::hypercall) fn maximum<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(named(call)?.limits.max_pages.load(Ordering::Relaxed))
 }
 
 /// XENMEM_maximum_gpfn: the highest guest frame that was ever mapped.
-pub(super) fn maximum_gpfn<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+pub(in crate::hypercall) fn maximum_gpfn<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let highest = named(call)?.p2m.lock().max_gfn();
     Ok(highest.map_or(0, Gfn::as_u64))
 }
 
 /// XENMEM_maximum_ram_page: where the machine's RAM ends.
-pub(super) fn maximum_ram_page() -> u64 {
+pub(in crate::hypercall) fn maximum_ram_page<H: VcpuHw>(_: &mut Call<'_, H>) -> Answer {
     let last = memory::table().ram().last();
-    last.map_or(0, |ram| ram.end.as_u64())
+    Ok(last.map_or(0, |ram| ram.end.as_u64()))
 }
 
 /// XENMEM_claim_pages: sets memory aside for a domain, counting what it has; 0 ends that.
-pub(super) fn claim<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+pub(in crate::hypercall) fn claim<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: XenMemoryReservation = call.runner.copy_in(call.pointer(1))?;
-    if !call.runner.domain.is_hardware {
-        return Err(Errno::EPERM.into());
-    }
     let domain = caller::target(call.runner, arg.domid)?;
     if arg.extent_start != 0 || arg.extent_order != 0 || arg.mem_flags != 0 {
         return Err(Errno::EINVAL.into());
@@ -148,11 +145,8 @@ pub(super) fn claim<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
 }
 
 /// XENMEM_get_pod_target and XENMEM_set_pod_target: all memory is populated, so there is nothing to set.
-pub(super) fn pod_target<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+pub(in crate::hypercall) fn pod_target<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: XenPodTarget = call.runner.copy_in(call.pointer(1))?;
-    if !call.runner.domain.is_hardware {
-        return Err(Errno::EPERM.into());
-    }
     let domain = caller::target(call.runner, arg.domid)?;
     arg.tot_pages = domain.pages();
     arg.pod_cache_pages = 0;

@@ -17,13 +17,13 @@ use crate::domain::{Domain, space};
 const BATCH: u64 = 32;
 
 /// Maps frames of the resource, or tells how many there are.
-pub(super) fn acquire<H: VcpuHw>(call: &mut Call<'_, H>, done: u64) -> Answer {
+pub(in crate::hypercall) fn acquire<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: XenMemAcquireResource = call.runner.copy_in(call.pointer(1))?;
     if arg.pad != 0 {
         return Err(Errno::EINVAL.into());
     }
     let own = &call.runner.domain;
-    if arg.domid == DOMID_SELF || arg.domid == own.id.get() || !own.is_hardware {
+    if arg.domid == DOMID_SELF || arg.domid == own.id.get() {
         return Err(Errno::EPERM.into());
     }
     let domain = caller::target(call.runner, arg.domid)?;
@@ -34,7 +34,7 @@ pub(super) fn acquire<H: VcpuHw>(call: &mut Call<'_, H>, done: u64) -> Answer {
         _ => return Err(Errno::EOPNOTSUPP.into()),
     }
     if arg.frame_list != 0 {
-        return map(call, &domain, &arg, done);
+        return map(call, &domain, &arg);
     }
     if arg.nr_frames != 0 {
         return Err(Errno::EINVAL.into());
@@ -44,12 +44,8 @@ pub(super) fn acquire<H: VcpuHw>(call: &mut Call<'_, H>, done: u64) -> Answer {
     Ok(0)
 }
 
-fn map<H: VcpuHw>(
-    call: &mut Call<'_, H>,
-    domain: &Domain,
-    arg: &XenMemAcquireResource,
-    done: u64,
-) -> Answer {
+fn map<H: VcpuHw>(call: &mut Call<'_, H>, domain: &Domain, arg: &XenMemAcquireResource) -> Answer {
+    let done = call.extents_done();
     let count = u64::from(arg.nr_frames);
     let (_, max) = domain.grants.size();
     let end = arg.frame.checked_add(count).ok_or(Errno::EINVAL)?;

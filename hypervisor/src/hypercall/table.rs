@@ -1,0 +1,234 @@
+//! Hypercalls as one table: number, sub-operation, who may, handler. A row that is missing denies.
+//!
+//! Where a call acts on a domain that its arguments name, [`super::caller::target`] asks again whose that is.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "numbers of hypercalls and rows are small, and checked where the table is compiled"
+)]
+
+use guest_abi::errno::Errno;
+use guest_abi::event_channel::*;
+use guest_abi::grant_table::*;
+use guest_abi::hvm::hvm_op::*;
+use guest_abi::memory::*;
+use guest_abi::physdev::*;
+use guest_abi::sched::*;
+use guest_abi::vcpu::*;
+use guest_abi::version::*;
+use guest_abi::xen::*;
+use hv_hw::virt::VcpuHw;
+
+use super::memory::{maps, physmap, reservation, resource};
+use super::{
+    Answer, Call, console_io, domctl, event_channel, grant_table, hvm, memory, multicall, physdev,
+    platform, sched, sysctl, vcpu_op, version, vm_assist,
+};
+
+/// Who may make a call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Who {
+    /// Every domain.
+    Everybody,
+    /// The domain that owns the machine.
+    HardwareDomain,
+}
+
+/// What serves a call.
+pub(super) type Handler<H> = fn(&mut Call<'_, H>) -> Answer;
+
+/// A row of the table.
+pub(super) struct Row<H> {
+    number: u64,
+    /// The sub-operation; 0 where the hypercall has none, or has it in its argument's structure.
+    sub_op: u32,
+    /// Who may.
+    pub(super) who: Who,
+    /// What serves it.
+    pub(super) serve: Handler<H>,
+}
+
+macro_rules! rows {
+    ($($number:ident { $($sub_op:tt: $who:ident => $serve:path,)* })*) => {
+        &[$($(Row {
+            number: $number,
+            sub_op: $sub_op,
+            who: Who::$who,
+            serve: $serve,
+        },)*)*]
+    };
+}
+
+/// The table, for one kind of hardware.
+struct Table<H>(core::marker::PhantomData<H>);
+
+impl<H: VcpuHw> Table<H> {
+    const ROWS: &'static [Row<H>] = rows! {
+        __HYPERVISOR_platform_op {
+            0: HardwareDomain => platform::handle,
+        }
+        __HYPERVISOR_memory_op {
+            XENMEM_increase_reservation: Everybody => memory::not_supported,
+            XENMEM_decrease_reservation: Everybody => reservation::decrease,
+            XENMEM_maximum_ram_page: Everybody => reservation::maximum_ram_page,
+            XENMEM_current_reservation: Everybody => reservation::current,
+            XENMEM_maximum_reservation: Everybody => reservation::maximum,
+            XENMEM_populate_physmap: Everybody => reservation::populate,
+            XENMEM_add_to_physmap: Everybody => physmap::add,
+            XENMEM_memory_map: Everybody => maps::memory_map,
+            XENMEM_set_memory_map: HardwareDomain => maps::set_memory_map,
+            XENMEM_maximum_gpfn: Everybody => reservation::maximum_gpfn,
+            XENMEM_remove_from_physmap: Everybody => physmap::remove,
+            XENMEM_set_pod_target: HardwareDomain => reservation::pod_target,
+            XENMEM_get_pod_target: HardwareDomain => reservation::pod_target,
+            XENMEM_add_to_physmap_batch: Everybody => physmap::add_batch,
+            XENMEM_claim_pages: HardwareDomain => reservation::claim,
+            XENMEM_get_vnumainfo: Everybody => memory::not_supported,
+            XENMEM_reserved_device_memory_map: Everybody => memory::no_regions,
+            XENMEM_acquire_resource: HardwareDomain => resource::acquire,
+        }
+        __HYPERVISOR_multicall {
+            0: Everybody => multicall::handle,
+        }
+        __HYPERVISOR_set_timer_op {
+            0: Everybody => vcpu_op::set_timer_op,
+        }
+        __HYPERVISOR_xen_version {
+            XENVER_version: Everybody => version::number,
+            XENVER_extraversion: Everybody => version::extraversion,
+            XENVER_compile_info: Everybody => version::compile_info,
+            XENVER_capabilities: Everybody => version::capabilities,
+            XENVER_changeset: Everybody => version::changeset,
+            XENVER_platform_parameters: Everybody => version::platform_parameters,
+            XENVER_get_features: Everybody => version::features,
+            XENVER_pagesize: Everybody => version::page_size,
+            XENVER_guest_handle: Everybody => version::guest_handle,
+            XENVER_commandline: Everybody => version::command_line,
+            XENVER_build_id: Everybody => version::build_id,
+        }
+        __HYPERVISOR_console_io {
+            CONSOLEIO_write: Everybody => console_io::write,
+            CONSOLEIO_read: HardwareDomain => console_io::read,
+        }
+        __HYPERVISOR_grant_table_op {
+            GNTTABOP_map_grant_ref: Everybody => grant_table::map,
+            GNTTABOP_unmap_grant_ref: Everybody => grant_table::unmap,
+            GNTTABOP_setup_table: Everybody => grant_table::setup,
+            GNTTABOP_copy: Everybody => grant_table::copy,
+            GNTTABOP_query_size: Everybody => grant_table::query_size,
+            GNTTABOP_unmap_and_replace: Everybody => grant_table::replace,
+            GNTTABOP_set_version: Everybody => grant_table::set_version,
+            GNTTABOP_get_version: Everybody => grant_table::get_version,
+        }
+        __HYPERVISOR_vm_assist {
+            VMASST_CMD_enable: Everybody => vm_assist::enable,
+            VMASST_CMD_disable: Everybody => vm_assist::disable,
+        }
+        __HYPERVISOR_vcpu_op {
+            VCPUOP_up: Everybody => vcpu_op::up,
+            VCPUOP_down: Everybody => vcpu_op::down,
+            VCPUOP_is_up: Everybody => vcpu_op::is_up,
+            VCPUOP_get_runstate_info: Everybody => vcpu_op::get_runstate,
+            VCPUOP_register_runstate_memory_area: Everybody => vcpu_op::register_runstate,
+            VCPUOP_set_periodic_timer: Everybody => vcpu_op::set_periodic,
+            VCPUOP_stop_periodic_timer: Everybody => vcpu_op::stop_periodic,
+            VCPUOP_set_singleshot_timer: Everybody => vcpu_op::set_singleshot,
+            VCPUOP_stop_singleshot_timer: Everybody => vcpu_op::stop_singleshot,
+            VCPUOP_register_vcpu_info: Everybody => vcpu_op::register_info,
+            VCPUOP_send_nmi: Everybody => vcpu_op::send_nmi,
+            VCPUOP_get_physid: Everybody => vcpu_op::get_physid,
+            VCPUOP_register_vcpu_time_memory_area: Everybody => vcpu_op::register_time,
+        }
+        __HYPERVISOR_sched_op {
+            SCHEDOP_yield: Everybody => sched::give_way,
+            SCHEDOP_block: Everybody => sched::block,
+            SCHEDOP_shutdown: Everybody => sched::shutdown,
+            SCHEDOP_poll: Everybody => sched::poll,
+            SCHEDOP_remote_shutdown: HardwareDomain => domctl::remote_shutdown,
+            SCHEDOP_shutdown_code: Everybody => sched::shutdown_code,
+        }
+        __HYPERVISOR_event_channel_op {
+            EVTCHNOP_bind_interdomain: Everybody => event_channel::bind_interdomain,
+            EVTCHNOP_bind_virq: Everybody => event_channel::bind_virq,
+            // bind_pirq: lines reach dom0 through its I/O APIC
+            EVTCHNOP_close: Everybody => event_channel::close,
+            EVTCHNOP_send: Everybody => event_channel::send,
+            EVTCHNOP_status: Everybody => event_channel::status,
+            EVTCHNOP_alloc_unbound: Everybody => event_channel::alloc_unbound,
+            EVTCHNOP_bind_ipi: Everybody => event_channel::bind_ipi,
+            EVTCHNOP_bind_vcpu: Everybody => event_channel::bind_vcpu,
+            EVTCHNOP_unmask: Everybody => event_channel::unmask,
+            EVTCHNOP_reset: Everybody => event_channel::reset,
+            EVTCHNOP_init_control: Everybody => event_channel::init_control,
+            EVTCHNOP_expand_array: Everybody => event_channel::expand_array,
+            EVTCHNOP_set_priority: Everybody => event_channel::set_priority,
+        }
+        __HYPERVISOR_physdev_op {
+            PHYSDEVOP_manage_pci_add: HardwareDomain => physdev::manage_pci,
+            PHYSDEVOP_manage_pci_remove: HardwareDomain => physdev::manage_pci,
+            PHYSDEVOP_manage_pci_add_ext: HardwareDomain => physdev::not_supported,
+            PHYSDEVOP_setup_gsi: HardwareDomain => physdev::setup_gsi,
+            PHYSDEVOP_pci_mmcfg_reserved: HardwareDomain => physdev::mmcfg_reserved,
+            PHYSDEVOP_pci_device_add: HardwareDomain => physdev::device_add,
+            PHYSDEVOP_pci_device_remove: HardwareDomain => physdev::device_remove,
+        }
+        __HYPERVISOR_hvm_op {
+            HVMOP_set_param: Everybody => hvm::set_param,
+            HVMOP_get_param: Everybody => hvm::get_param,
+            HVMOP_flush_tlbs: Everybody => hvm::flush_tlbs,
+            // pagetable_dying: success would bring a hypercall with the end of every process
+            HVMOP_get_time: Everybody => hvm::get_time,
+            HVMOP_set_evtchn_upcall_vector: Everybody => hvm::set_upcall_vector,
+        }
+        __HYPERVISOR_sysctl {
+            0: HardwareDomain => sysctl::handle,
+        }
+        __HYPERVISOR_domctl {
+            0: HardwareDomain => domctl::handle,
+        }
+    };
+    /// By number and sub-operation: the place in [`Self::ROWS`], counted from 1; 0 for none.
+    const PLACES: &'static [[u8; SUB_OPS]; NUMBERS] = &places(Self::ROWS);
+}
+
+const NUMBERS: usize = NR_HYPERCALLS as usize;
+/// No hypercall has a sub-operation with a number from there on.
+const SUB_OPS: usize = 64;
+
+/// Which bits of the first argument are the sub-operation: none, the lower half, or for memory_op fewer.
+const SUB_OP_MASKS: [u32; NUMBERS] = {
+    let mut masks = [u32::MAX; NUMBERS];
+    masks[__HYPERVISOR_platform_op as usize] = 0;
+    masks[__HYPERVISOR_multicall as usize] = 0;
+    masks[__HYPERVISOR_set_timer_op as usize] = 0;
+    masks[__HYPERVISOR_sysctl as usize] = 0;
+    masks[__HYPERVISOR_domctl as usize] = 0;
+    masks[__HYPERVISOR_memory_op as usize] = MEMOP_CMD_MASK as u32;
+    masks
+};
+
+const fn places<H>(rows: &[Row<H>]) -> [[u8; SUB_OPS]; NUMBERS] {
+    let mut places = [[0; SUB_OPS]; NUMBERS];
+    let mut at = 0;
+    while at < rows.len() {
+        let row = &rows[at];
+        let place = &mut places[row.number as usize][row.sub_op as usize];
+        assert!(*place == 0, "two rows for one call");
+        at += 1;
+        assert!(at <= u8::MAX as usize, "more rows than a byte counts");
+        *place = at as u8;
+    }
+    places
+}
+
+/// The row of hypercall `number` with this first argument.
+#[inline(always)]
+pub(super) fn find<H: VcpuHw>(number: u64, first_argument: u64) -> Result<&'static Row<H>, Errno> {
+    let number = usize::try_from(number).map_err(|_| Errno::ENOSYS)?;
+    let mask = SUB_OP_MASKS.get(number).ok_or(Errno::ENOSYS)?;
+    let sub_op = super::low(first_argument) & mask;
+    let places = Table::<H>::PLACES.get(number).ok_or(Errno::ENOSYS)?;
+    let place = places.get(sub_op as usize).ok_or(Errno::ENOSYS)?;
+    // 0 becomes a place past the end
+    let row = Table::<H>::ROWS.get(usize::from(*place).wrapping_sub(1));
+    row.ok_or(Errno::ENOSYS)
+}
