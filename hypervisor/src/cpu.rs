@@ -154,11 +154,22 @@ pub enum TimerKind {
     Apic,
     /// The end of SCHEDOP_poll's patience.
     Poll,
+    /// The first of the domain's watchdogs to expire when the vCPU last set one.
+    Watchdog,
     /// The end of the time that a vCPU has the CPU while another can run; nobody's own.
     Slice,
     /// A capped vCPU may run again; nobody's own.
     Period,
 }
+
+/// Timers that a vCPU has.
+pub const VCPU_TIMERS: usize = OF_VCPUS.len();
+const OF_VCPUS: [TimerKind; 4] = [
+    TimerKind::Singleshot,
+    TimerKind::Apic,
+    TimerKind::Poll,
+    TimerKind::Watchdog,
+];
 
 /// Whom an expired timer concerns: a slot of the owners.
 #[derive(Clone, Copy, Debug)]
@@ -236,8 +247,8 @@ impl Pcpu {
         IDLE_NS[self.id as usize].fetch_add(ns, Ordering::Relaxed);
     }
 
-    /// Makes room for a vCPU; the timers are its singleshot, APIC and poll timer.
-    pub fn adopt(&mut self, domain: Arc<Domain>, index: usize) -> [TimerId; 3] {
+    /// Makes room for a vCPU; the timers are its singleshot, APIC, poll and watchdog timer.
+    pub fn adopt(&mut self, domain: Arc<Domain>, index: usize) -> [TimerId; VCPU_TIMERS] {
         let owner = Some((domain, index));
         let slot = match self.owners.iter().position(Option::is_none) {
             Some(slot) => {
@@ -250,12 +261,11 @@ impl Pcpu {
             }
         };
         self.owned += 1;
-        [TimerKind::Singleshot, TimerKind::Apic, TimerKind::Poll]
-            .map(|kind| self.timers.add(TimerKey { slot, kind }))
+        OF_VCPUS.map(|kind| self.timers.add(TimerKey { slot, kind }))
     }
 
     /// Forgets a vCPU and its timers.
-    pub fn disown(&mut self, domain: &Arc<Domain>, index: usize, timers: [TimerId; 3]) {
+    pub fn disown(&mut self, domain: &Arc<Domain>, index: usize, timers: [TimerId; VCPU_TIMERS]) {
         for timer in timers {
             self.timers.remove(timer);
         }
@@ -378,7 +388,8 @@ impl Pcpu {
                     begin_period(self.id);
                     continue;
                 }
-                TimerKind::Singleshot | TimerKind::Apic | TimerKind::Poll => {}
+                TimerKind::Singleshot | TimerKind::Apic | TimerKind::Poll | TimerKind::Watchdog => {
+                }
             }
             let Some(Some((domain, index))) = self.owners.get(key.slot) else {
                 continue;
@@ -390,6 +401,7 @@ impl Pcpu {
                 TimerKind::Singleshot => domain.raise_virq(vcpu.id.index, Virq::TIMER),
                 TimerKind::Apic => vcpu.request(Requests::APIC_TIMER),
                 TimerKind::Poll => vcpu.request(Requests::POLL_TIMEOUT),
+                TimerKind::Watchdog => domain.look_at_watchdogs(),
                 TimerKind::Slice | TimerKind::Period => {}
             }
         }

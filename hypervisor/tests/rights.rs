@@ -77,6 +77,7 @@ const GUESTS_MAY: &[(u64, &[u32])] = &[
     (
         __HYPERVISOR_vcpu_op,
         &[
+            VCPUOP_initialise,
             VCPUOP_up,
             VCPUOP_down,
             VCPUOP_is_up,
@@ -100,6 +101,7 @@ const GUESTS_MAY: &[(u64, &[u32])] = &[
             SCHEDOP_shutdown,
             SCHEDOP_poll,
             SCHEDOP_shutdown_code,
+            SCHEDOP_watchdog,
         ],
     ),
     (

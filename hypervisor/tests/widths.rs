@@ -15,22 +15,30 @@ use guest_abi::errno::Errno;
 use guest_abi::event_channel::*;
 use guest_abi::grant_table::*;
 use guest_abi::hvm::hvm_op::*;
+use guest_abi::hvm::hvm_vcpu::{VCPU_HVM_MODE_32B, VcpuHvmContext, VcpuHvmX8632};
 use guest_abi::hvm::params::*;
 use guest_abi::memory::*;
-use guest_abi::sched::{SCHEDOP_poll, SCHEDOP_shutdown, SchedPoll, SchedShutdown};
+use guest_abi::sched::{
+    SCHEDOP_poll, SCHEDOP_shutdown, SCHEDOP_watchdog, SHUTDOWN_watchdog, SchedPoll, SchedShutdown,
+    SchedWatchdog,
+};
 use guest_abi::vcpu::*;
 use guest_abi::version::*;
 use guest_abi::xen::*;
 use hv_core::mem::SharedWords;
+use hv_core::options::Scheduler;
 use hv_hw::direct_map::SharedFrame;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{SEGMENT_CS, SEGMENT_SS, VcpuHw, VmExit};
 use hypervisor::cpu::Pcpu;
+use hypervisor::cpu_main::CpuMain;
+use hypervisor::domain::Ended;
 use hypervisor::domain::create::{self, Belongings};
 use hypervisor::domain::destroy::{self, Progress};
 use hypervisor::domain::registry;
 use hypervisor::vcpu::make::{self, Arrival};
 use hypervisor::vcpu::parts::VcpuParts;
+use hypervisor::vcpu::state::VcpuState;
 use hypervisor::vcpu::{Activity, Runner, exit};
 use proptest::prelude::*;
 use zerocopy::{FromBytes, IntoBytes};
@@ -713,4 +721,99 @@ proptest! {
         });
         prop_assert!(outcome > -4096);
     }
+}
+
+#[test]
+fn watchdog_that_is_not_kicked_ends_its_domain() {
+    let outcome = alike(|guest| {
+        let set = |guest: &mut Guest, id, timeout| {
+            let dog = SchedWatchdog { id, timeout };
+            guest.with(__HYPERVISOR_sched_op, SCHEDOP_watchdog, dog).0
+        };
+        let answers = [(1, 9), (0, 1000), (0, 1000), (0, 1000), (3, 9), (2, 0)];
+        let answers = answers.map(|(id, timeout)| set(guest, id, timeout));
+        guest.pcpu.expire_timers();
+        let early = guest.runner.domain.ended();
+        // at once
+        let last = set(guest, 0, 0);
+        guest.pcpu.expire_timers();
+        (answers, early, last, guest.runner.domain.ended())
+    });
+    let [einval, enospc] = [Errno::EINVAL, Errno::ENOSPC].map(refused);
+    assert_eq!(outcome.0, [einval, 1, 2, enospc, einval, 0]);
+    assert_eq!((outcome.1, outcome.2), (None, 2));
+    assert_eq!(outcome.3, Some(Ended::Other(SHUTDOWN_watchdog)));
+}
+
+#[test]
+fn line_does_not_take_the_place_of_a_callback_vector() {
+    let vector = alike(|guest| {
+        for value in [2 << 56 | 0xF3, 1, 1 << 56 | 3 << 11, 0] {
+            let param = XenHvmParam {
+                domid: DOMID_SELF,
+                pad: 0,
+                index: HVM_PARAM_CALLBACK_IRQ,
+                value,
+            };
+            assert_eq!(guest.with(__HYPERVISOR_hvm_op, HVMOP_set_param, param).0, 0);
+        }
+        guest.runner.domain.callback_vector.load(Ordering::Relaxed)
+    });
+    assert_eq!(vector, 0xF3);
+}
+
+/// The state that vCPU 1 is in, from the CPU that has it.
+fn state_of(guest: &Guest, main: &mut CpuMain<FakeVcpu>) -> Box<VcpuState> {
+    let vcpu = guest.runner.domain.vcpu(1).unwrap();
+    let _ = vcpu.take_state();
+    let _ = main.step();
+    vcpu.take_state().unwrap()
+}
+
+#[test]
+fn vcpu_starts_with_the_registers_that_it_is_given() {
+    let outcome = alike(|guest| {
+        let mut main = CpuMain::new(pcpu(), Scheduler::Credit2, fake);
+        make::spawn(&guest.runner.domain, 1).unwrap();
+        let _ = main.step();
+        let regs = VcpuHvmX8632 {
+            ebx: 0x1234,
+            eip: 0x10_0000,
+            cr0: 1,
+            limits: [u32::MAX, u32::MAX, u32::MAX, u32::MAX, 0x67],
+            ars: [0xC9B, 0xC93, 0xC93, 0xC93, 0x8B],
+            ..VcpuHvmX8632::default()
+        };
+        let mut context = VcpuHvmContext {
+            mode: VCPU_HVM_MODE_32B,
+            pad: 1,
+            cpu_regs: [0; 15],
+        };
+        regs.write_to_prefix(context.cpu_regs.as_mut_bytes())
+            .unwrap();
+        let bad = guest.of_vcpu(VCPUOP_initialise, 1, context).0;
+        let early = guest.call(__HYPERVISOR_vcpu_op, [VCPUOP_up.into(), 1, 0, 0, 0]);
+        context.pad = 0;
+        let good = guest.of_vcpu(VCPUOP_initialise, 1, context).0;
+        let again = guest.of_vcpu(VCPUOP_initialise, 1, context).0;
+        let running = guest.of_vcpu(VCPUOP_initialise, 0, context).0;
+        let down = state_of(guest, &mut main);
+        let up = guest.call(__HYPERVISOR_vcpu_op, [VCPUOP_up.into(), 1, 0, 0, 0]);
+        let after = state_of(guest, &mut main);
+        let domain = guest.runner.domain.clone();
+        let mut hw = FakeVcpu::default();
+        while destroy::step(&domain, &mut hw) != Progress::Done {
+            let _ = main.step();
+        }
+        (
+            [bad, early, good, again, running, up],
+            (down.is_up, after.is_up),
+            (after.system.rip, after.system.cr0, after.regs.rbx()),
+        )
+    });
+    let [einval, eexist] = [Errno::EINVAL, Errno::EEXIST].map(refused);
+    assert_eq!(outcome.0[..3], [einval, einval, 0]);
+    assert_eq!((outcome.0[3], outcome.0[5]), (eexist, 0));
+    assert_eq!(outcome.1, (false, true));
+    assert_eq!(outcome.2, (0x10_0000, 0x11, 0x1234));
 }

@@ -32,3 +32,4 @@ pub mod sched;
 pub mod timer;
 pub mod vcpu;
 pub mod walk;
+pub mod watchdog;

@@ -7,14 +7,19 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use bitflags::bitflags;
-use guest_abi::sched::{SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SHUTDOWN_suspend};
+use guest_abi::sched::{
+    SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SHUTDOWN_suspend, SHUTDOWN_watchdog,
+};
 use hv_core::domid::DomId;
 use hv_core::evtchn::Virq;
 use hv_core::image::e820::E820Map;
+use hv_core::watchdog::Watchdogs;
 use hv_hw::domain_log;
+use hv_hw::info;
 
 use super::specials::Specials;
 use super::{Domain, HVM_PARAMS, registry};
+use crate::host;
 use crate::vcpu::Requests;
 
 /// The most pauses that can be open at once.
@@ -56,6 +61,8 @@ pub struct Life {
     pub tsc_mode: u32,
     /// How often it was restored.
     pub tsc_incarnation: u32,
+    /// Who shuts it down where it does not come back in time.
+    pub watchdogs: Watchdogs,
     /// How far its destruction is.
     pub(super) death: super::destroy::Death,
     /// Where in its memory the pages are that it shares with the hypervisor.
@@ -124,6 +131,7 @@ impl Life {
     pub fn new(handle: [u8; 16]) -> Self {
         Self {
             params: [0; HVM_PARAMS],
+            watchdogs: Watchdogs::default(),
             ended: None,
             handle,
             memory_map: None,
@@ -250,6 +258,16 @@ impl Domain {
         self.hold(Holds::SHUT_DOWN);
         if is_first && !self.is_hardware {
             tell_toolstack();
+        }
+    }
+
+    /// Ends the domain where one of its watchdogs has expired. Each vCPU that sets one has a timer for the first of them all
+    /// then, so that the last who set one has a timer for the first that is due now.
+    pub fn look_at_watchdogs(&self) {
+        let watchdogs = self.life.lock().watchdogs;
+        if watchdogs.has_expired(host::now_ns()) {
+            info!("{}: its watchdog has expired", self.id);
+            self.end(Ended::Other(SHUTDOWN_watchdog));
         }
     }
 

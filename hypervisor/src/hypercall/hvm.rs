@@ -51,8 +51,11 @@ pub(super) fn set_param<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let (domain, index) = param(call, &arg)?;
     caller::may(call.runner, who_writes(arg.index))?;
     if arg.index == HVM_PARAM_CALLBACK_IRQ {
-        let vector = callback_vector(arg.value)?;
-        domain.callback_vector.store(vector, Ordering::Release);
+        if let Some(vector) = callback_vector(arg.value)? {
+            domain.callback_vector.store(vector, Ordering::Release);
+        }
+        // events may wait already
+        domain.kick_all();
         if domain.id == call.runner.domain.id {
             call.runner.latch_width();
         }
@@ -109,18 +112,18 @@ fn param<H: VcpuHw>(call: &Call<'_, H>, arg: &XenHvmParam) -> Result<(Arc<Domain
     }
 }
 
-/// The vector that a value of HVM_PARAM_CALLBACK_IRQ names; 0 for lines of interrupt controllers, which no domain here
-/// has for that purpose.
-fn callback_vector(value: u64) -> Result<u8, Stop> {
+/// The vector that a value of HVM_PARAM_CALLBACK_IRQ names. A line of an interrupt controller that no PVH domain has, or of a
+/// PCI device, changes nothing, as with Xen: Linux names line 1 to show that it has drivers, after it has set vectors.
+fn callback_vector(value: u64) -> Result<Option<u8>, Stop> {
     let [vector, ..] = value.to_le_bytes();
     let kind = value >> HVM_PARAM_CALLBACK_IRQ_TYPE_SHIFT;
     if kind != u64::from(HVM_PARAM_CALLBACK_TYPE_VECTOR) {
-        return Ok(0);
+        return Ok(None);
     }
     if vector < FIRST_LEGAL_VECTOR {
         Err(Errno::EINVAL.into())
     } else {
-        Ok(vector)
+        Ok(Some(vector))
     }
 }
 

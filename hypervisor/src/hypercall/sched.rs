@@ -2,9 +2,10 @@
 
 use arrayvec::ArrayVec;
 use guest_abi::errno::Errno;
-use guest_abi::sched::{SHUTDOWN_MAX, SchedPoll, SchedShutdown};
+use guest_abi::sched::{SHUTDOWN_MAX, SchedPoll, SchedShutdown, SchedWatchdog};
 use hv_core::addr::Gva;
 use hv_core::evtchn::Port;
+use hv_core::watchdog::WatchdogError;
 use hv_hw::domain_log;
 use hv_hw::virt::VcpuHw;
 
@@ -34,6 +35,27 @@ pub(super) fn block<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
         call.runner.activity = Activity::Halted;
     }
     Ok(0)
+}
+
+/// SCHEDOP_watchdog.
+pub(super) fn watchdog<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let arg: SchedWatchdog = call.runner.copy_in(call.pointer(1))?;
+    let now = host::now_ns();
+    let (taken, next) = {
+        let mut life = call.runner.domain.life.lock();
+        let taken = life.watchdogs.set(arg.id, arg.timeout, now);
+        let taken = taken.map_err(|error| match error {
+            WatchdogError::NoneFree => Errno::ENOSPC,
+            WatchdogError::NotSet => Errno::EINVAL,
+        })?;
+        (taken, life.watchdogs.next_ns())
+    };
+    let timer = call.runner.watchdog;
+    match next {
+        Some(ns) => call.pcpu.set_timer(timer, host::tsc_at(ns)),
+        None => call.pcpu.cancel_timer(timer),
+    }
+    Ok(u64::from(taken))
 }
 
 /// SCHEDOP_poll: waits until one of the ports has an event, masked or not, or until `timeout` (ns of system time, 0: for ever).

@@ -124,6 +124,7 @@ impl<H: VcpuHw> Table<H> {
             VMASST_CMD_disable: Everybody => vm_assist::disable,
         }
         __HYPERVISOR_vcpu_op {
+            VCPUOP_initialise: Everybody => vcpu_op::initialise,
             VCPUOP_up: Everybody => vcpu_op::up,
             VCPUOP_down: Everybody => vcpu_op::down,
             VCPUOP_is_up: Everybody => vcpu_op::is_up,
@@ -145,6 +146,7 @@ impl<H: VcpuHw> Table<H> {
             SCHEDOP_poll: Everybody => sched::poll,
             SCHEDOP_remote_shutdown: HardwareDomain => domctl::remote_shutdown,
             SCHEDOP_shutdown_code: Everybody => sched::shutdown_code,
+            SCHEDOP_watchdog: Everybody => sched::watchdog,
         }
         __HYPERVISOR_event_channel_op {
             EVTCHNOP_bind_interdomain: Everybody => event_channel::bind_interdomain,

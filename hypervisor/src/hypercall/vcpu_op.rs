@@ -4,6 +4,7 @@ use core::sync::atomic::Ordering;
 
 use guest_abi::compat::Width;
 use guest_abi::errno::Errno;
+use guest_abi::hvm::hvm_vcpu::VcpuHvmContext;
 use guest_abi::vcpu::{
     VCPU_SSHOTTMR_future, VcpuGetPhysid, VcpuRegisterMemoryArea, VcpuRegisterVcpuInfo,
     VcpuSetSingleshotTimer,
@@ -11,7 +12,7 @@ use guest_abi::vcpu::{
 use hv_core::addr::{Gfn, Gva, PAGE_BYTES, PAGE_SIZE};
 use hv_core::evtchn::Virq;
 use hv_core::vcpu::runstate::RunstateArea;
-use hv_core::vcpu::vcpu_info;
+use hv_core::vcpu::{initialise, vcpu_info};
 use hv_hw::time;
 use hv_hw::virt::VcpuHw;
 
@@ -19,7 +20,25 @@ use super::guest::pin;
 use super::{Answer, Call, low};
 use crate::domain::Ended;
 use crate::host;
+use crate::vcpu::state::VcpuState;
 use crate::vcpu::{Requests, Vcpu};
+
+/// VCPUOP_initialise: a state to start in, once, for a vCPU that waits for one. VCPUOP_up starts it.
+pub(super) fn initialise<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let vcpu = vcpu(call)?;
+    let context: VcpuHvmContext = call.runner.copy_in(call.pointer(2))?;
+    if !vcpu.is_made() {
+        return Err(Errno::EINVAL.into());
+    }
+    let state = initialise::record(&context)
+        .and_then(|record| VcpuState::initialised(&record, &call.runner.domain.policies().cpuid))
+        .map_err(|_| Errno::EINVAL)?;
+    if vcpu.is_started.swap(true, Ordering::AcqRel) {
+        return Err(Errno::EEXIST.into());
+    }
+    vcpu.set_state(state);
+    Ok(0)
+}
 
 /// VCPUOP_stop_singleshot_timer.
 pub(super) fn stop_singleshot<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {

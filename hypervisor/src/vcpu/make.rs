@@ -83,7 +83,7 @@ pub fn runner<H: VcpuHw>(arrival: Arrival, pcpu: &mut Pcpu, make: MakeHw<H>) -> 
     };
     let page =
         SharedFrame::new(parts.virtual_apic.mfn()).expect("frames of ours are in the direct map");
-    let [singleshot, apic_timer, poll_timer] = pcpu.adopt(domain.clone(), index);
+    let [singleshot, apic_timer, poll_timer, watchdog] = pcpu.adopt(domain.clone(), index);
     Runner {
         lapic: Lapic::new(page, lapic_config),
         hw,
@@ -105,6 +105,7 @@ pub fn runner<H: VcpuHw>(arrival: Arrival, pcpu: &mut Pcpu, make: MakeHw<H>) -> 
         apic_timer,
         poll_timer,
         is_period_over: false,
+        watchdog,
         polled: arrayvec::ArrayVec::new(),
     }
 }

@@ -381,6 +381,8 @@ pub struct Runner<H> {
     pub poll_timer: TimerId,
     /// A period of the local APIC's timer is over, and the next is not waited for until it runs.
     pub is_period_over: bool,
+    /// SCHEDOP_watchdog.
+    pub watchdog: TimerId,
     /// How wide the registers of the hypercall's caller are, while one is served.
     pub width: Width,
     /// What it remembers of its domain's memory.
@@ -431,8 +433,13 @@ impl<H: VcpuHw> Runner<H> {
 
     /// Its timers.
     #[must_use]
-    pub fn timers(&self) -> [TimerId; 3] {
-        [self.singleshot, self.apic_timer, self.poll_timer]
+    pub fn timers(&self) -> [TimerId; cpu::VCPU_TIMERS] {
+        [
+            self.singleshot,
+            self.apic_timer,
+            self.poll_timer,
+            self.watchdog,
+        ]
     }
 
     /// Has the domain's shared memory in the layout of the code that runs: at what drivers do first, and again after a

@@ -5,12 +5,14 @@
 
 use alloc::boxed::Box;
 
-use guest_abi::hvm::save::HvmHwLapic;
+use guest_abi::hvm::save::{HvmHwCpu, HvmHwLapic};
+use hv_core::cpuid::CpuidPolicy;
 use hv_core::device::lapic::LapicPage;
 use hv_core::msr::MsrState;
+use hv_core::vcpu::context::BadRecord;
 use hv_hw::virt::{ApicAssist, GuestRegs, SwitchedRegs, SystemRegs, VcpuHw, VcpuMsr};
 
-use super::{Activity, Requests, Runner, Vcpu};
+use super::{Activity, Requests, Runner, Vcpu, exit};
 use crate::cpu::Pcpu;
 use core::sync::atomic::Ordering;
 
@@ -53,8 +55,10 @@ pub struct VcpuState {
     pub lapic: Option<(HvmHwLapic, Box<LapicPage>)>,
     /// XCR0.
     pub xcr0: u64,
-    /// It may run: false for one that waits for INIT and STARTUP.
+    /// It may run: false for one that waits.
     pub is_up: bool,
+    /// It waits for VCPUOP_up, which may have come already, where it may not run yet; else for INIT and STARTUP.
+    pub is_initialised: bool,
 }
 
 impl VcpuState {
@@ -70,7 +74,20 @@ impl VcpuState {
             lapic: None,
             xcr0: 1,
             is_up: true,
+            is_initialised: false,
         }
+    }
+
+    /// A vCPU that will start with the registers of `record` when VCPUOP_up lets it.
+    ///
+    /// # Errors
+    /// [`BadRecord`] where no vCPU of a domain with this CPUID can have them.
+    pub fn initialised(record: &HvmHwCpu, cpuid: &CpuidPolicy) -> Result<Self, BadRecord> {
+        let mut state = Self::starting(GuestRegs::default(), SystemRegs::default());
+        state.take_cpu(record, cpuid)?;
+        state.is_up = false;
+        state.is_initialised = true;
+        Ok(state)
     }
 }
 
@@ -149,6 +166,7 @@ impl<H: VcpuHw> Runner<H> {
             lapic: Some((lapic, Box::new(page))),
             xcr0: self.xcr0,
             is_up: self.vcpu().is_up.load(Ordering::Acquire),
+            is_initialised: false,
         }
     }
 
@@ -169,13 +187,16 @@ impl<H: VcpuHw> Runner<H> {
         self.raised = None;
         self.interrupted = None;
         self.is_quiet = false;
+        exit::control::load_pdptes(self);
         let vcpu = self.vcpu();
-        vcpu.is_up.store(state.is_up, Ordering::Release);
-        vcpu.is_started.store(state.is_up, Ordering::Release);
-        self.activity = if state.is_up {
-            Activity::Ready
-        } else {
-            Activity::Waiting
+        if !state.is_initialised {
+            vcpu.is_up.store(state.is_up, Ordering::Release);
+            vcpu.is_started.store(state.is_up, Ordering::Release);
+        }
+        self.activity = match (vcpu.is_up.load(Ordering::Acquire), state.is_initialised) {
+            (true, _) => Activity::Ready,
+            (false, true) => Activity::Down,
+            (false, false) => Activity::Waiting,
         };
     }
 

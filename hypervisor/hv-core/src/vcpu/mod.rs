@@ -2,6 +2,7 @@
 
 pub mod context;
 pub mod event;
+pub mod initialise;
 pub mod runstate;
 pub mod time;
 pub mod vcpu_info;

@@ -103,6 +103,15 @@ fn is_cr4_valid<H: VcpuHw>(runner: &Runner<H>, value: u64) -> bool {
         && !(pcid_on && (!is_long || regs.cr3 & CR3_PCID != 0))
 }
 
+/// Loads the top entries of PAE paging where registers that were set from outside turn it on. Entries that the CPU would
+/// refuse are left out: what they map is not there.
+pub(in crate::vcpu) fn load_pdptes<H: VcpuHw>(runner: &mut Runner<H>) {
+    let cr0 = runner.hw.paging().cr0;
+    if let Ok(Some(entries)) = pdptes(runner, ControlRegister::Cr0, cr0) {
+        runner.hw.set_pdptes(entries);
+    }
+}
+
 /// With PAE paging outside long mode the CPU keeps the four top entries in registers, which VM entry loads from the VMCS:
 /// those that are due with `value` in `register`, or an error where one of them has a reserved bit set.
 /// SDM vol. 3A, "PDPTE Registers".

@@ -1,7 +1,7 @@
 //! What came out of the guest: one match, one line an arm; a file per reason.
 
 pub mod apic;
-mod control;
+pub(super) mod control;
 mod cpuid;
 mod io;
 mod mmio;
