@@ -7,6 +7,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
+use hv_core::domid::DomId;
 use hv_core::options::Scheduler;
 use hv_core::sched::cap::Cap;
 use hv_core::sched::credit2::Credit2;
@@ -33,6 +34,8 @@ pub struct CpuMain<H> {
     slots: Vec<Option<Box<Slot<H>>>>,
     /// The slot whose vCPU is in the CPU's registers.
     loaded: Option<usize>,
+    /// The domain whose vCPU ran last, while it lives: what the CPU has learnt of branches is its.
+    last_ran: Option<DomId>,
     /// The slot whose turn it is.
     current: Option<usize>,
     /// The vCPU whose turn it is has to make room.
@@ -94,6 +97,7 @@ impl<H: VcpuHw> CpuMain<H> {
             },
             slots: Vec::new(),
             loaded: None,
+            last_ran: None,
             current: None,
             must_preempt: false,
         }
@@ -113,6 +117,10 @@ impl<H: VcpuHw> CpuMain<H> {
             return Step::Idle;
         };
         let id = at.id;
+        if self.last_ran != Some(id.domid) {
+            at.runner.hw.forget_branches();
+            self.last_ran = Some(id.domid);
+        }
         let stop = run::run(&mut at.runner, &mut self.pcpu);
         self.settle(slot, stop);
         Step::Ran(id)
@@ -389,6 +397,10 @@ impl<H: VcpuHw> CpuMain<H> {
         };
         self.policy.remove(Unit(slot), host::now_ns());
         let domain = at.runner.domain.clone();
+        if self.last_ran == Some(domain.id) {
+            // its number may be another's next time
+            self.last_ran = None;
+        }
         at.runner.account(RunState::Offline);
         at.runner.vcpu().set_gone();
         let timers = at.runner.timers();

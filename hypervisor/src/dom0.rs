@@ -13,6 +13,7 @@ use alloc::sync::Arc;
 
 use hv_core::cpuid::HostCpuid;
 use hv_hw::percpu::IrqsOff;
+use hv_hw::virt::vtx;
 use hv_hw::{console, time};
 
 use crate::cpu::Pcpu;
@@ -24,7 +25,7 @@ use crate::{cpu_main, irq, wallclock};
 
 /// Makes dom0 and runs it.
 pub fn build_and_run(machine: Machine, irqs_off: IrqsOff) -> ! {
-    record_host(&machine);
+    record_host(&machine, &irqs_off);
     hv_core::emulate::prepare();
     let domain = build::dom0(&machine);
     hand_over(&machine, &domain);
@@ -35,15 +36,19 @@ pub fn build_and_run(machine: Machine, irqs_off: IrqsOff) -> ! {
 }
 
 /// What the rest of the story needs to know of the machine.
-fn record_host(machine: &Machine) {
+fn record_host(machine: &Machine, irqs_off: &IrqsOff) {
     let tsc_khz = u32::try_from(time::tsc_khz()).unwrap_or(u32::MAX);
     let cpuid = HostCpuid::read(parts::host_cpuid);
-    let extended = parts::extended_state(&cpuid);
+    let msrs = parts::host_msrs();
+    let speculation = parts::speculation(&cpuid, &msrs, &machine.options);
+    vtx::defend(&speculation, irqs_off);
+    let extended = parts::extended_state(&cpuid, &speculation);
     host::init(Host {
         caps: machine.caps,
         extended,
         provides: parts::provides(&machine.caps, extended, &cpuid),
-        msrs: parts::host_msrs(),
+        speculation,
+        msrs,
         cpuid,
         tsc_khz,
         kept: parts::kept(machine),

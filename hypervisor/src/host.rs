@@ -7,6 +7,7 @@ use hv_core::addr::MfnRange;
 use hv_core::cpuid::{HostCpuid, Provides};
 use hv_core::msr::HostMsrs;
 use hv_core::options::Options;
+use hv_core::speculation::Plan;
 use hv_core::vcpu::time::ClockScale;
 use hv_hw::sync::Once;
 use hv_hw::time;
@@ -23,6 +24,8 @@ pub struct Host {
     pub provides: Provides,
     /// CPUID, read once.
     pub cpuid: HostCpuid,
+    /// What is done against leaks by speculation.
+    pub speculation: Plan,
     /// MSRs whose values guests see.
     pub msrs: HostMsrs,
     /// Rate of the TSC in kHz.

@@ -29,6 +29,7 @@ pub mod options;
 pub mod p2m;
 pub mod paging;
 pub mod sched;
+pub mod speculation;
 pub mod timer;
 pub mod vcpu;
 pub mod walk;

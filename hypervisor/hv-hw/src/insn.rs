@@ -54,16 +54,6 @@ pub fn wbinvd() {
     }
 }
 
-/// Overwrites the CPU's fill buffers where microcode makes VERW do so (Intel, "Microarchitectural Data Sampling"), with
-/// `selector` a valid data segment.
-#[inline]
-pub fn verw(selector: u16) {
-    // SAFETY: VERW changes ZF only (declared by the absence of preserves_flags), and reads its operand.
-    unsafe {
-        asm!("verw word ptr [{}]", in(reg) &raw const selector, options(readonly, nostack));
-    }
-}
-
 /// Stops this CPU for good: only NMI, SMI and reset get through.
 pub fn halt_for_ever() -> ! {
     loop {

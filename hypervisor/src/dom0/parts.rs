@@ -9,11 +9,13 @@ use hv_core::device::ports::MachinePorts;
 use hv_core::firmware::acpi::{Block, McfgRange, Register};
 use hv_core::firmware::sleep;
 use hv_core::msr::HostMsrs;
+use hv_core::options::Options;
+use hv_core::speculation::{CpuFacts, Defences, Plan};
 use hv_hw::cpu;
 use hv_hw::cpu::msr::rdmsr_safe;
 use hv_hw::irq::{ioapic, local};
-use hv_hw::virt::vtx::{Caps, ExtendedState};
-use hv_hw::{direct_map, port};
+use hv_hw::virt::vtx::{self, Caps, ExtendedState};
+use hv_hw::{direct_map, info, port, warn};
 
 use crate::host::PowerOff;
 use crate::start::Machine;
@@ -38,12 +40,27 @@ pub(super) fn host_msrs() -> HostMsrs {
     }
 }
 
+/// Decides what is done against leaks by speculation, and says so.
+pub(super) fn speculation(cpuid: &HostCpuid, msrs: &HostMsrs, options: &Options) -> Plan {
+    const MCU_OPT_CTRL: u32 = 0x123;
+    let mcu_opt_ctrl = rdmsr_safe(MCU_OPT_CTRL).unwrap_or(0);
+    let facts = CpuFacts::read(cpuid, msrs.arch_capabilities, mcu_opt_ctrl);
+    let plan = Plan::decide(&vtx::means_that_work(facts), &options.spec_ctrl);
+    info!("speculation: {plan}");
+    if !plan.lacking.is_empty() {
+        warn!(
+            "spec-ctrl asks for what this CPU has not: {}",
+            plan.lacking_names()
+        );
+    }
+    plan
+}
+
 /// Extended state that guests may have.
-pub(super) fn extended_state(cpuid: &HostCpuid) -> ExtendedState {
+pub(super) fn extended_state(cpuid: &HostCpuid, speculation: &Plan) -> ExtendedState {
     const XSAVE: u32 = 1 << 26;
     const RDTSCP: u32 = 1 << 27;
     const RDPID: u32 = 1 << 22;
-    const SPEC_CTRL: u32 = 1 << 26;
     let has_xsave = cpuid.get(1, 0).ecx & XSAVE != 0;
     let leaf_d = cpuid.get(0xD, 0);
     let offered = u64::from(leaf_d.eax) | (u64::from(leaf_d.edx) << 32);
@@ -55,7 +72,7 @@ pub(super) fn extended_state(cpuid: &HostCpuid) -> ExtendedState {
         },
         has_tsc_aux: cpuid.get(0x8000_0001, 0).edx & RDTSCP != 0
             || cpuid.get(7, 0).ecx & RDPID != 0,
-        has_spec_ctrl: cpuid.get(7, 0).edx & SPEC_CTRL != 0,
+        has_spec_ctrl: speculation.defences.contains(Defences::GUEST_CONTROLS),
     }
 }
 

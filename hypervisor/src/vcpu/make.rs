@@ -119,6 +119,7 @@ pub fn vtx(domain: &Domain, index: usize, parts: &VcpuParts, policies: &Policies
     let mut config = VcpuConfig {
         caps: host().caps,
         extended: host().extended,
+        speculation: host().speculation,
         vmcs: parts.vmcs.mfn(),
         xsave_area: parts.xsave_area.mfn(),
         virtual_apic: parts.virtual_apic.mfn(),

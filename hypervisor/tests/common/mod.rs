@@ -14,6 +14,7 @@ use hv_core::frame::{FrameInfo, FrameTable};
 use hv_core::msr::HostMsrs;
 use hv_core::options::Options;
 use hv_core::p2m::{P2mKind, P2mMapping};
+use hv_core::speculation::{Defences, Plan, Weakness};
 use hv_hw::direct_map::{DirectTables, SharedFrame};
 use hv_hw::percpu::IrqsOff;
 use hv_hw::virt::fake::FakeVcpu;
@@ -66,6 +67,11 @@ fn host() -> Host {
             xcr0: 0,
             has_tsc_aux: false,
             has_spec_ctrl: false,
+        },
+        speculation: Plan {
+            defences: Defences::empty(),
+            unprotected: Weakness::empty(),
+            lacking: Defences::empty(),
         },
         msrs: HostMsrs::default(),
         provides: Provides::empty(),

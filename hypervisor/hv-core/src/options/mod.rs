@@ -16,6 +16,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::speculation::Settings;
+
 pub use dom0_mem::{Amount, Dom0Mem};
 pub use serial::{Parity, Serial};
 pub use table::{OPTION_TABLE, OptionInfo};
@@ -55,6 +57,8 @@ pub struct Options {
     pub tsc: TscTrust,
     /// The scheduler.
     pub sched: Scheduler,
+    /// Defences against speculative execution that are on or off whatever the CPU needs.
+    pub spec_ctrl: Settings,
     /// CPU features that may be used; each is used only where the CPU has it as well.
     pub features: Features,
 }
@@ -192,6 +196,7 @@ impl Default for Options {
             maxcpus: None,
             tsc: TscTrust::Detect,
             sched: Scheduler::Credit2,
+            spec_ctrl: Settings::DEFAULT,
             features: Features::default(),
         }
     }

@@ -84,6 +84,19 @@ hv_rdmsr_at:
     mov eax, 1
     ret
 
+// u32 hv_wrmsr_safe(u32 msr, u64 value): 1, or 0 where the CPU raised #GP.
+.global hv_wrmsr_safe
+hv_wrmsr_safe:
+    mov ecx, edi
+    mov eax, esi
+    mov rdx, rsi
+    shr rdx, 32
+.global hv_wrmsr_at
+hv_wrmsr_at:
+    wrmsr
+    mov eax, 1
+    ret
+
 .global hv_msr_failed
 hv_msr_failed:
     xor eax, eax

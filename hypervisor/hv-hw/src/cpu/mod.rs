@@ -36,6 +36,9 @@ static BOOT_TABLES: Once<Tables> = Once::new();
 /// The same for every CPU: stubs find per-CPU data through GS.
 static IDT: Once<InterruptDescriptorTable> = Once::new();
 
+/// The selector of the data segment, which comes second.
+pub(crate) const DATA_SELECTOR: u16 = 2 << 3;
+
 /// Slots of the TSS's table of stacks.
 const NMI_STACK: u16 = 0;
 const DOUBLE_FAULT_STACK: u16 = 1;
@@ -97,6 +100,7 @@ impl Tables {
             gdt.append(Descriptor::kernel_data_segment()),
             gdt.append(Descriptor::tss_segment(tss)),
         ];
+        assert_eq!(selectors[1].0, DATA_SELECTOR, "the data segment is second");
         Self { gdt, selectors }
     }
 }

@@ -59,6 +59,8 @@ pub struct FakeVcpu {
     pub endless: Option<fn(u64) -> VmExit>,
     /// How often it was entered.
     pub entries: u64,
+    /// How often what the CPU had learnt of branches was forgotten for it.
+    pub barriers: u64,
     /// It is loaded.
     pub is_loaded: bool,
     /// Whoever enters it has to have loaded it.
@@ -93,6 +95,7 @@ impl Default for FakeVcpu {
             flushes: 0,
             endless: None,
             entries: 0,
+            barriers: 0,
             is_loaded: false,
             must_be_loaded: false,
             course: Course::default(),
@@ -297,6 +300,9 @@ impl VcpuHw for FakeVcpu {
         if let Some(on_load) = self.on_load {
             on_load();
         }
+    }
+    fn forget_branches(&mut self) {
+        self.barriers += 1;
     }
     fn unload(&mut self, _irqs_off: &IrqsOff) {
         self.is_loaded = false;

@@ -98,6 +98,8 @@ pub trait VcpuHw: 'static {
     fn set_eoi_exits(&mut self, vectors: &[u64; 4]);
     /// Switches all that the CPU holds of this vCPU in, in place of another's.
     fn load(&mut self, irqs_off: &IrqsOff);
+    /// Forgets what this CPU has learnt of branches: a vCPU of another domain than the last one's is about to run.
+    fn forget_branches(&mut self);
     /// Takes all state out of the CPU: before another vCPU runs here, or this one elsewhere.
     fn unload(&mut self, irqs_off: &IrqsOff);
     /// Writes the guest's whole state, for a domain that dies or a debug key.

@@ -63,8 +63,8 @@ fn unlock_feature_control() {
     }
 }
 
-/// Writes this CPU's state into the host part of the current VMCS.
-pub(super) fn write_state(vmcs: CurrentVmcs) {
+/// Writes this CPU's state into the host part of the current VMCS, which is entered with a guard or without.
+pub(super) fn write_state(vmcs: CurrentVmcs, is_guarded: bool) {
     vmcs.write(Field::HostCr0, Cr0::read_raw());
     vmcs.write(Field::HostCr3, Cr3::read_raw().0.start_address().as_u64());
     vmcs.write(Field::HostCr4, Cr4::read_raw());
@@ -94,7 +94,12 @@ pub(super) fn write_state(vmcs: CurrentVmcs) {
     }
     vmcs.write(Field::HostPat, read_msr(IA32_PAT));
     vmcs.write(Field::HostEfer, read_msr(IA32_EFER));
-    vmcs.write(Field::HostRip, entry::landing());
+    let landing = if is_guarded {
+        entry::guarded_landing()
+    } else {
+        entry::landing()
+    };
+    vmcs.write(Field::HostRip, landing);
 }
 
 fn read_msr(msr: u32) -> u64 {

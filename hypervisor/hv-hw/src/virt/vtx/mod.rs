@@ -10,6 +10,7 @@
 //! | `setup` | a new VMCS |
 //! | `entry` | into the guest and back |
 //! | `exit` | VMCS → `VmExit` |
+//! | `guard` | what entry and exit do against speculation |
 //! | `inject` | `Event` ↔ VMCS |
 //! | `registers` | the guest's registers in the VMCS |
 //! | `switch` | what VM entry and exit do not switch |
@@ -28,6 +29,7 @@ mod dump;
 mod entry;
 mod exit;
 mod fields;
+mod guard;
 mod host;
 mod inject;
 mod insn;
@@ -44,6 +46,7 @@ use hv_core::msr::Passthrough;
 
 pub use bitmaps::{IoBitmap, MsrAccess, MsrBitmap};
 pub use caps::{Caps, Refusal, Switches};
+pub use guard::{defend, means_that_work};
 pub use host::{VmxonFailed, enable};
 pub use setup::VcpuConfig;
 pub use switch::ExtendedState;
@@ -54,6 +57,7 @@ use super::{
 };
 use crate::percpu::IrqsOff;
 use fields::{Field, Primary, Secondary};
+use guard::Guard;
 use switch::Switched;
 use vmcs::CurrentVmcs;
 
@@ -77,6 +81,9 @@ pub struct VtxVcpu {
     is_new: bool,
     is_apic_off: bool,
     switched: Switched,
+    /// What VM entry and exit do against speculation.
+    guard: Guard,
+    is_guarded: bool,
     config: VcpuConfig,
 }
 
@@ -87,6 +94,7 @@ impl VtxVcpu {
     pub fn new(config: VcpuConfig) -> Self {
         host::stamp_revision(config.vmcs, config.caps.revision);
         let caps = &config.caps;
+        let guard = Guard::new(&config.speculation);
         Self {
             regs: GuestRegs::default(),
             launched: 0,
@@ -104,6 +112,8 @@ impl VtxVcpu {
             is_new: true,
             is_apic_off: false,
             switched: Switched::new(config.extended, config.xsave_area),
+            is_guarded: guard.is_needed(),
+            guard,
             config,
         }
     }
@@ -187,8 +197,14 @@ impl VtxVcpu {
 impl VcpuHw for VtxVcpu {
     #[inline]
     fn enter(&mut self, _irqs_off: &IrqsOff) -> VmExit {
-        // SAFETY: the VMCS is current with this CPU's host state (`load`), interrupts are off by the token.
-        let refused = unsafe { entry::enter(&raw mut self.regs, self.launched) };
+        let regs = &raw mut self.regs;
+        let refused = if self.is_guarded {
+            // SAFETY: the VMCS is current with this CPU's host state (`load`), interrupts are off by the token.
+            unsafe { entry::enter_guarded(regs, self.launched, &raw const self.guard) }
+        } else {
+            // SAFETY: as above.
+            unsafe { entry::enter(regs, self.launched) }
+        };
         if refused != 0 {
             return self.entry_refused();
         }
@@ -350,8 +366,7 @@ impl VcpuHw for VtxVcpu {
     fn msr(&self, msr: VcpuMsr) -> u64 {
         match setup::msr_field(msr) {
             Some(field) => self.current().read(field),
-            None if self.config.extended.has_spec_ctrl => switch::spec_ctrl(),
-            None => 0,
+            None => self.guard.guest_spec_ctrl,
         }
     }
 
@@ -360,7 +375,7 @@ impl VcpuHw for VtxVcpu {
             VcpuMsr::Efer => self.write_efer(value, self.current().read(Field::GuestCr0)),
             other => match setup::msr_field(other) {
                 Some(field) => self.current().write(field, value),
-                None if self.config.extended.has_spec_ctrl => switch::set_spec_ctrl(value),
+                None if self.config.extended.has_spec_ctrl => self.guard.guest_spec_ctrl = value,
                 None => {}
             },
         }
@@ -442,8 +457,12 @@ impl VcpuHw for VtxVcpu {
             self.is_new = false;
         }
         switch::enable_xsave(&self.config.extended);
-        host::write_state(self.current());
+        host::write_state(self.current(), self.is_guarded);
         self.switched.load();
+    }
+
+    fn forget_branches(&mut self) {
+        self.guard.forget_branches();
     }
 
     fn unload(&mut self, _irqs_off: &IrqsOff) {

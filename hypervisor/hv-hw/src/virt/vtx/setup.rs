@@ -4,6 +4,7 @@ use core::ops::Range;
 
 use hv_core::addr::{Hpa, Mfn};
 use hv_core::msr::Passthrough;
+use hv_core::speculation::Plan;
 
 use super::super::{SEGMENT_UNUSABLE, Stage2Root, TscView, VcpuMsr};
 use super::bitmaps::{IoBitmap, MsrAccess, MsrBitmap};
@@ -58,6 +59,8 @@ pub struct VcpuConfig {
     pub stage2: Stage2Root,
     /// The guest's TSC.
     pub tsc: TscView,
+    /// What is done against leaks by speculation.
+    pub speculation: Plan,
     /// Bits of CR4 that the guest is not offered, so that setting one exits.
     pub cr4_owned: u64,
 }
@@ -196,7 +199,7 @@ fn write_fixed_guest_state(vmcs: CurrentVmcs) {
     }
 }
 
-/// The field that keeps an MSR of the guest; `None` for IA32_SPEC_CTRL, which stays in the CPU.
+/// The field that keeps an MSR of the guest; `None` for IA32_SPEC_CTRL, which the VMCS has not.
 pub(super) fn msr_field(msr: VcpuMsr) -> Option<Field> {
     match msr {
         VcpuMsr::Efer => Some(Field::GuestEfer),

@@ -23,7 +23,6 @@ const SWITCHED_MSRS: [u32; 5] = [
     0xC000_0102,
 ];
 const TSC_AUX: u32 = 0xC000_0103;
-const SPEC_CTRL: u32 = 0x48;
 /// XCR0: x87 state, which is always on.
 const X87: u64 = 1;
 
@@ -34,7 +33,7 @@ pub struct ExtendedState {
     pub xcr0: u64,
     /// RDTSCP or RDPID: TSC_AUX exists.
     pub has_tsc_aux: bool,
-    /// IA32_SPEC_CTRL exists and is shown to guests.
+    /// IA32_SPEC_CTRL exists and is shown to guests; it is switched at VM entry and exit (`guard`).
     pub has_spec_ctrl: bool,
 }
 
@@ -45,7 +44,6 @@ pub(super) struct Switched {
     area: Mfn,
     msrs: [u64; SWITCHED_MSRS.len()],
     tsc_aux: u64,
-    spec_ctrl: u64,
     cr2: u64,
     debug: [u64; 5],
     /// XCR0 as the guest set it; x87 is always on.
@@ -60,7 +58,6 @@ impl Switched {
             area,
             msrs: [0; SWITCHED_MSRS.len()],
             tsc_aux: 0,
-            spec_ctrl: 0,
             cr2: 0,
             debug: [0, 0, 0, 0, 0xFFFF_0FF0],
             xcr0: 1,
@@ -89,9 +86,6 @@ impl Switched {
         if self.kind.has_tsc_aux {
             write_msr(TSC_AUX, self.tsc_aux);
         }
-        if self.kind.has_spec_ctrl {
-            write_msr(SPEC_CTRL, self.spec_ctrl);
-        }
         write_cr2(self.cr2);
         write_debug(&self.debug);
     }
@@ -104,10 +98,6 @@ impl Switched {
         }
         if self.kind.has_tsc_aux {
             self.tsc_aux = read_msr(TSC_AUX);
-        }
-        if self.kind.has_spec_ctrl {
-            self.spec_ctrl = read_msr(SPEC_CTRL);
-            write_msr(SPEC_CTRL, 0);
         }
         self.cr2 = Cr2::read_raw();
         self.debug = read_debug();
@@ -213,16 +203,6 @@ impl Switched {
             asm!("xsave64 [{}]", in(reg) area, in("eax") !0u32, in("edx") !0u32, options(nostack))
         };
     }
-}
-
-/// IA32_SPEC_CTRL of the guest in the CPU, which has it.
-pub(super) fn spec_ctrl() -> u64 {
-    read_msr(SPEC_CTRL)
-}
-
-/// Sets it; the value has been checked against what CPUID shows.
-pub(super) fn set_spec_ctrl(value: u64) {
-    write_msr(SPEC_CTRL, value);
 }
 
 /// Lets the CPU use XSAVE, where it has it.

@@ -1,0 +1,123 @@
+//! What VM entry and exit do against leaks by speculation: the decision ([`Plan`]) as `entry` carries it out.
+//!
+//! A CPU on which there is nothing to do enters by [`super::entry::enter`] and pays nothing. On the others
+//! [`super::entry::enter_guarded`] reads a [`Guard`]: what is to be done, and the two values of IA32_SPEC_CTRL. The guest's
+//! accesses to that MSR exit, so its value is always known here and the MSR need not be read.
+// UNSAFETY: writes MSRs that steer prediction and caches.
+#![expect(unsafe_code, reason = "WRMSR of speculation controls")]
+
+use hv_core::msr::number::{IA32_FLUSH_CMD, IA32_PRED_CMD, IA32_SPEC_CTRL};
+use hv_core::speculation::{CpuFacts, Defences, Means, Plan};
+
+use crate::cpu::msr::wrmsr_safe;
+use crate::insn::wrmsr;
+use crate::percpu::IrqsOff;
+
+/// IBPB in IA32_PRED_CMD.
+const IBPB: u64 = 1;
+/// L1D_FLUSH in IA32_FLUSH_CMD.
+pub(super) const FLUSH_L1D: u64 = 1;
+
+/// What there is to do at VM entry and exit.
+pub(super) const AT_ENTRY_OR_EXIT: Defences = Defences::all().difference(Defences::IBPB_DOMAIN);
+
+/// What the assembly of VM entry and exit reads.
+#[derive(Debug)]
+#[repr(C)]
+pub(super) struct Guard {
+    /// IA32_SPEC_CTRL while the hypervisor runs.
+    pub(super) host_spec_ctrl: u64,
+    /// IA32_SPEC_CTRL while the guest runs.
+    pub(super) guest_spec_ctrl: u64,
+    /// What is to be done.
+    pub(super) defences: u32,
+}
+
+impl Guard {
+    /// As `plan` has it, with the guest's IA32_SPEC_CTRL as after reset.
+    pub(super) fn new(plan: &Plan) -> Self {
+        Self {
+            host_spec_ctrl: plan.host_spec_ctrl(),
+            guest_spec_ctrl: 0,
+            defences: plan.defences.bits(),
+        }
+    }
+
+    /// True where VM entry and exit have something to do.
+    pub(super) fn is_needed(&self) -> bool {
+        self.has(AT_ENTRY_OR_EXIT)
+    }
+
+    fn has(&self, any: Defences) -> bool {
+        self.defences & any.bits() != 0
+    }
+
+    /// Keeps what the CPU has learnt of branches in one domain from another's.
+    pub(super) fn forget_branches(&self) {
+        if self.has(Defences::IBPB_DOMAIN) {
+            // SAFETY: the plan has IBPB only where the CPU took it in `means_that_work`; it changes nothing that a program sees.
+            unsafe { wrmsr(IA32_PRED_CMD, IBPB) };
+        }
+    }
+}
+
+/// Has this CPU run the hypervisor with `plan`'s IA32_SPEC_CTRL, from now on. Once a CPU.
+pub fn defend(plan: &Plan, _irqs_off: &IrqsOff) {
+    let value = plan.host_spec_ctrl();
+    if value != 0 {
+        // SAFETY: the plan has its bits only where the CPU took them in `means_that_work`; no program sees them.
+        unsafe { wrmsr(IA32_SPEC_CTRL, value) };
+    }
+}
+
+/// `facts` without the means that CPUID shows and the CPU refuses, as an emulator or a hypervisor under us may.
+#[must_use]
+pub fn means_that_work(facts: CpuFacts) -> CpuFacts {
+    const IBRS: u64 = 1 << 0;
+    const SSBD: u64 = 1 << 2;
+    const BHI_DIS_S: u64 = 1 << 10;
+    let mut facts = facts;
+    let mut try_out = |means, msr, value| {
+        if facts.means.contains(means) {
+            // SAFETY: none of these MSRs changes what a program sees.
+            let works = unsafe { wrmsr_safe(msr, value) };
+            facts.means.set(means, works);
+        }
+    };
+    try_out(Means::SSBD, IA32_SPEC_CTRL, SSBD);
+    try_out(Means::BHI_CTRL, IA32_SPEC_CTRL, BHI_DIS_S);
+    try_out(Means::IBRS_IBPB, IA32_SPEC_CTRL, IBRS);
+    try_out(Means::IBRS_IBPB, IA32_SPEC_CTRL, 0);
+    try_out(Means::IBRS_IBPB, IA32_PRED_CMD, IBPB);
+    try_out(Means::L1D_FLUSH, IA32_FLUSH_CMD, FLUSH_L1D);
+    facts
+}
+
+#[cfg(test)]
+mod tests {
+    use hv_core::speculation::Weakness;
+
+    use super::*;
+
+    fn guard(defences: Defences) -> Guard {
+        Guard::new(&Plan {
+            defences,
+            unprotected: Weakness::empty(),
+            lacking: Defences::empty(),
+        })
+    }
+
+    #[test]
+    fn cpu_on_which_there_is_nothing_to_do_enters_without_a_guard() {
+        assert!(!guard(Defences::empty()).is_needed());
+        assert!(!guard(Defences::IBPB_DOMAIN).is_needed());
+    }
+
+    #[test]
+    fn whatever_is_done_at_entry_or_exit_needs_the_guard() {
+        for defence in Defences::all().iter() {
+            let is_needed = guard(defence).is_needed();
+            assert_eq!(is_needed, defence != Defences::IBPB_DOMAIN, "{defence:?}");
+        }
+    }
+}
