@@ -15,7 +15,11 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut words = words.into_iter();
     let program = words.next().unwrap_or_default();
     let words: Vec<OsString> = words.collect();
-    let outcome = if is_called(&program, "xentop") {
+    let is_xentop = is_called(&program, "xentop");
+    let asks_version = words.iter().any(|word| word == "-V" || word == "--version");
+    let outcome = if is_xentop && asks_version {
+        output::print(&format!("xentop {}\n", env!("CARGO_PKG_VERSION")))
+    } else if is_xentop {
         let words: Vec<_> = std::iter::once("top".into()).chain(words).collect();
         dispatch(&words)
     } else {
@@ -34,7 +38,11 @@ fn is_called(program: &OsString, name: &str) -> bool {
 }
 
 fn end(failure: &Failure) -> ExitCode {
-    if failure.to_stdout {
+    if failure.code != 0
+        && let Some(json) = output::failure_json(failure)
+    {
+        let _nobody_listens = output::print(&json);
+    } else if failure.to_stdout {
         let _nobody_listens = output::print(&failure.text);
     } else if !failure.text.is_empty() {
         output::note(failure.text.trim_end_matches('\n'));
@@ -86,7 +94,57 @@ fn run(entry: &'static Entry, globals: Globals, words: &[OsString]) -> Outcome {
         ))),
         (Kind::Served { run, .. }, Some(command)) => run(&command, &Context::new(globals), words),
         (Kind::Unserved(why), _) => Err(unserved(entry.name, why)),
+        (Kind::Nothing { header, domains }, _) => {
+            nothing(entry.name, header, domains, &Context::new(globals), words)
+        }
         (Kind::Served { .. }, None) => Err(unserved(entry.name, "it has no options")),
+    }
+}
+
+/// What a list of nothing is.
+const NOTHING: &str = "lists what no domain has here: its header alone, as xl does";
+
+/// Lists what no domain has; one that is named must be there.
+fn nothing(
+    name: &str,
+    header: &str,
+    domains: usize,
+    context: &Context,
+    words: &[OsString],
+) -> Outcome {
+    let (flags, names): (Vec<_>, Vec<_>) = words
+        .iter()
+        .map(|word| word.to_string_lossy().into_owned())
+        .partition(|word| word.starts_with('-'));
+    if flags.iter().any(|flag| flag == "-h" || flag == "--help") {
+        return output::print(&format!("xl {name}: {NOTHING}\n"));
+    }
+    let is_json = flags.iter().any(|flag| flag == "--json");
+    if is_json {
+        output::answer_in_json(name);
+    }
+    // -n of pci-assignable-list asks for names, of which there are none as well
+    if let Some(flag) = flags
+        .iter()
+        .find(|flag| !["--json", "-n"].contains(&flag.as_str()))
+    {
+        return Err(Failure::usage(format!(
+            "xl {name}: there is no option {flag}"
+        )));
+    }
+    if names.len() < domains {
+        return Err(Failure::usage(format!("xl {name}: name a domain")));
+    }
+    for domain in names
+        .iter()
+        .take(if domains == 0 { 0 } else { names.len() })
+    {
+        context.find(domain)?;
+    }
+    if is_json {
+        output::print_json(name, [(); 0])
+    } else {
+        output::print(header)
     }
 }
 
@@ -139,6 +197,9 @@ fn help(words: &[OsString], all: bool) -> Outcome {
             (Some(mut command), _) => output::print(&command.render_long_help().to_string()),
             (None, Kind::Unserved(why)) => {
                 output::print(&format!("xl {}: not supported: {why}\n", entry.name))
+            }
+            (None, Kind::Nothing { .. }) => {
+                output::print(&format!("xl {}: {NOTHING}\n", entry.name))
             }
             (None, Kind::Served { .. }) => Ok(()),
         },
@@ -205,7 +266,9 @@ mod tests {
                 "migrate web host2",
                 "not supported: saving, restoring and migrating come in a later release",
             ),
-            ("pci-list web", "not supported"),
+            ("pci-attach web", "not supported"),
+            ("usb-list", "name a domain"),
+            ("channel-list --frob", "no option --frob"),
             ("cpupool-create", "not supported"),
             ("frobnicate", "not supported"),
             ("lsit", "did you mean list?"),
@@ -215,7 +278,8 @@ mod tests {
         ] {
             let failure = dispatch(&words(text)).unwrap_err();
             assert!(failure.text.contains(what), "{text}: {}", failure.text);
-            assert_eq!((failure.code, failure.to_stdout), (1, false), "{text}");
+            let exits = if text.contains("-list") { 2 } else { 1 };
+            assert_eq!((failure.code, failure.to_stdout), (exits, false), "{text}");
         }
     }
 

@@ -1,13 +1,13 @@
 //! What verbs share: the global flags, and the ways to the hypervisor and to xenstore, opened when first used.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell, RefCell};
 
 use toolstack::config::{DomainConfig, HostConfig, Message, Rejected};
 use toolstack::domain::DomainInfo;
 use toolstack::{Hyper, Lock, Toolstack};
 
 use crate::config_file::note_warnings;
-use crate::failure::{Failure, no_domain};
+use crate::failure::{Failure, Outcome, no_domain};
 use crate::output;
 
 /// The host's own settings, as for Xen's xl.
@@ -32,6 +32,8 @@ pub struct Context {
     /// Flags before the verb.
     pub globals: Globals,
     toolstack: OnceCell<Toolstack>,
+    json: Cell<bool>,
+    found: RefCell<Vec<u16>>,
     hyper: OnceCell<Hyper>,
     host: OnceCell<(HostConfig, Vec<Message>)>,
 }
@@ -50,6 +52,38 @@ impl Context {
         Self {
             toolstack: OnceCell::from(toolstack),
             ..Self::default()
+        }
+    }
+
+    /// True where the verb answers in JSON.
+    pub fn json(&self) -> bool {
+        self.json.get()
+    }
+
+    /// Has the verb answer in JSON.
+    pub fn set_json(&self) {
+        self.json.set(true);
+    }
+
+    /// Notes a domain that the verb does something to.
+    pub fn note_domain(&self, domid: u16) {
+        self.found.borrow_mut().push(domid);
+    }
+
+    /// Gives the answer of a verb that has none of its own: which domains it did something to.
+    pub fn domains_json(&self) -> serde_json::Value {
+        serde_json::json!({"domains": *self.found.borrow()})
+    }
+
+    /// Answers in JSON what was made or changed, where that is asked for; says nothing else.
+    ///
+    /// # Errors
+    /// stdout cannot be written.
+    pub fn answer(&self, verb: &str, data: impl serde::Serialize) -> Outcome {
+        if self.json() {
+            output::print_json(verb, data)
+        } else {
+            Ok(())
         }
     }
 
@@ -119,12 +153,13 @@ impl Context {
     /// # Errors
     /// There is none, in xl's words.
     pub fn find(&self, text: &str) -> Result<DomainInfo, Failure> {
-        self.toolstack()?
-            .find(text)
-            .map_err(|error| match error.root() {
-                toolstack::Error::NoDomain(_) => no_domain(text),
-                _ => error.into(),
-            })
+        let found = self.toolstack()?.find(text);
+        let domain = found.map_err(|error| match error.root() {
+            toolstack::Error::NoDomain(_) => no_domain(text),
+            _ => error.into(),
+        })?;
+        self.note_domain(domain.domid);
+        Ok(domain)
     }
 
     /// Finds the domains that a command line names; one that is not there is told of and left out, as in xl.

@@ -6,6 +6,7 @@ use clap::{Arg, ArgAction, Command, CommandFactory, Parser};
 
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
+use crate::output;
 use crate::verbs::*;
 
 /// What a verb is made of: options (clap's), and what it does.
@@ -42,6 +43,13 @@ pub enum Kind {
     },
     /// It is not, for this reason.
     Unserved(&'static str),
+    /// A list of what no domain has here: its header, as xl prints it, and whether it is of a domain that is named.
+    Nothing {
+        /// What is printed; xl prints no header for some.
+        header: &'static str,
+        /// Domains that must be named at least.
+        domains: usize,
+    },
 }
 
 impl Entry {
@@ -69,6 +77,13 @@ impl Entry {
         }
     }
 
+    const fn nothing(name: &'static str, header: &'static str, domains: usize) -> Self {
+        Self {
+            name,
+            kind: Kind::Nothing { header, domains },
+        }
+    }
+
     const fn unserved(name: &'static str, why: &'static str) -> Self {
         Self {
             name,
@@ -81,18 +96,39 @@ impl Entry {
         match self.kind {
             Kind::Served {
                 command, hidden, ..
-            } => Some(
-                command()
+            } => {
+                let command = command()
                     .name(self.name)
                     .bin_name(format!("xl {}", self.name))
-                    .hide(hidden),
-            ),
-            Kind::Unserved(_) => None,
+                    .hide(hidden);
+                let json = Arg::new(JSON)
+                    .long(JSON)
+                    .action(ArgAction::SetTrue)
+                    .help("Print JSON with a schema version, errors too");
+                let has_answer = !WITHOUT_ANSWER.contains(&self.name);
+                Some(if has_answer {
+                    command.arg(json)
+                } else {
+                    command
+                })
+            }
+            Kind::Unserved(_) | Kind::Nothing { .. } => None,
         }
     }
 }
 
+/// Verbs that have no answer: one talks to a guest, the other is our own.
+const WITHOUT_ANSWER: [&str; 2] = ["console", "monitor"];
+
+/// The option that all others have.
+const JSON: &str = "json";
+
 fn run<V: Verb>(command: &Command, context: &Context, words: &[OsString]) -> Outcome {
+    // First: what is wrong with the words is told in that form as well.
+    if words.iter().any(|word| word == "--json") && !WITHOUT_ANSWER.contains(&command.get_name()) {
+        output::answer_in_json(command.get_name());
+        context.set_json();
+    }
     let parsed = command
         .clone()
         .no_binary_name(true)
@@ -100,7 +136,12 @@ fn run<V: Verb>(command: &Command, context: &Context, words: &[OsString]) -> Out
         .and_then(|matches| V::from_arg_matches(&matches));
     parsed
         .map_err(|error| Failure::from_clap(&error))?
-        .run(context)
+        .run(context)?;
+    // What has no answer of its own says which domains it was about.
+    if context.json() && !output::has_answered() {
+        output::print_json(command.get_name(), context.domains_json())?;
+    }
+    Ok(())
 }
 
 const LATER: &str = "saving, restoring and migrating come in a later release";
@@ -109,6 +150,12 @@ const DEVICE: &str = "there is no such virtual device for PVH guests here";
 const POOLS: &str = "there is one CPU pool, Pool-0, with all CPUs";
 const FLASK: &str = "there is no FLASK policy in this hypervisor";
 const PSR: &str = "the CPU's resource controls are not served";
+
+const CHANNELS: &str = "Idx BE state evt-ch ring-ref connection                               \n";
+const TPMS: &str =
+    "Idx BE Uuid                                 handle state evt-ch ring-ref BE-path   \n";
+const KEYBOARDS: &str =
+    "Idx BE handle state evt-ch    ref ID         BE-type    BE-path                       \n";
 
 /// All verbs, in the order of help.
 pub const VERBS: &[Entry] = &[
@@ -166,10 +213,10 @@ pub const VERBS: &[Entry] = &[
     Entry::unserved("remus", LATER),
     Entry::unserved("pci-attach", PASSTHROUGH),
     Entry::unserved("pci-detach", PASSTHROUGH),
-    Entry::unserved("pci-list", PASSTHROUGH),
+    Entry::nothing("pci-list", "", 1),
     Entry::unserved("pci-assignable-add", PASSTHROUGH),
     Entry::unserved("pci-assignable-remove", PASSTHROUGH),
-    Entry::unserved("pci-assignable-list", PASSTHROUGH),
+    Entry::nothing("pci-assignable-list", "", 0),
     Entry::unserved(
         "vncviewer",
         "PVH guests have no frame buffer; see xl console",
@@ -180,7 +227,7 @@ pub const VERBS: &[Entry] = &[
         "button-press",
         "PVH guests have no buttons; see xl shutdown and xl reboot",
     ),
-    Entry::unserved("sharing", "guests share no pages here"),
+    Entry::served::<sharing::Sharing>("sharing"),
     Entry::unserved(
         "sched-rtds",
         "the scheduler is credit2; see xl sched-credit2",
@@ -189,18 +236,18 @@ pub const VERBS: &[Entry] = &[
         "set-parameters",
         "the hypervisor's options are read at boot: change its command line",
     ),
-    Entry::unserved("channel-list", DEVICE),
+    Entry::nothing("channel-list", CHANNELS, 1),
     Entry::unserved("vtpm-attach", DEVICE),
-    Entry::unserved("vtpm-list", DEVICE),
+    Entry::nothing("vtpm-list", TPMS, 1),
     Entry::unserved("vtpm-detach", DEVICE),
     Entry::unserved("vkb-attach", DEVICE),
-    Entry::unserved("vkb-list", DEVICE),
+    Entry::nothing("vkb-list", KEYBOARDS, 1),
     Entry::unserved("vkb-detach", DEVICE),
     Entry::unserved("vdispl-attach", DEVICE),
-    Entry::unserved("vdispl-list", DEVICE),
+    Entry::nothing("vdispl-list", "", 1),
     Entry::unserved("vdispl-detach", DEVICE),
     Entry::unserved("vsnd-attach", DEVICE),
-    Entry::unserved("vsnd-list", DEVICE),
+    Entry::nothing("vsnd-list", "", 1),
     Entry::unserved("vsnd-detach", DEVICE),
     Entry::unserved("cpupool-create", POOLS),
     Entry::unserved("cpupool-destroy", POOLS),
@@ -228,7 +275,7 @@ pub const VERBS: &[Entry] = &[
     Entry::unserved("usbctrl-detach", DEVICE),
     Entry::unserved("usbdev-attach", DEVICE),
     Entry::unserved("usbdev-detach", DEVICE),
-    Entry::unserved("usb-list", DEVICE),
+    Entry::nothing("usb-list", "", 1),
     Entry::unserved("qemu-monitor-command", "there is no device model"),
     Entry::unserved("dt-overlay", "device trees are ARM's"),
     Entry::unserved("xenstore-quota-get", "quotas are options of xenstored"),
@@ -339,6 +386,16 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), 97);
+    }
+
+    #[test]
+    fn every_verb_answers_in_json() {
+        for entry in VERBS {
+            if let Some(command) = entry.command() {
+                let has = command.get_arguments().any(|arg| arg.get_id() == JSON);
+                assert_eq!(has, !WITHOUT_ANSWER.contains(&entry.name), "{}", entry.name);
+            }
+        }
     }
 
     #[test]

@@ -193,8 +193,107 @@ fn completions_and_pages_are_written_for_every_verb() {
     let read =
         |name: &str| std::fs::read_to_string(directory.path().join(Path::new(name))).unwrap();
     assert!(read("bash/xl.bash").contains("block-attach"));
+    complete_in_bash(directory.path());
     assert!(read("zsh/_xl").contains("vcpu-pin") && read("fish/xl.fish").contains("cpupool-list"));
     assert!(read("man8/xl.8").contains("xl\\-create"));
     assert!(read("man8/xl-create.8").contains("timings"));
     assert!(!directory.path().join("man8/xl-monitor.8").exists());
+}
+
+/// Has bash complete words, with an xl in its path that lists two domains.
+fn complete_in_bash(directory: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let listed = "Name                                        ID   Mem VCPUs\tState\tTime(s)\n\
+        web one                                      3   512     4     -b----      98.8\n\
+        mail                                         4   512     4     r-----       8.8\n";
+    let program = directory.join("xl");
+    std::fs::write(&program, format!("#!/bin/sh\nprintf '{listed}'\n")).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::write(directory.join("some.cfg"), "").unwrap();
+    for (words, expected) in [
+        (&["destroy", "w"][..], "web one"),
+        (&["destroy", ""], "web one|mail"),
+        (&["-v", "console", "m"], "mail"),
+        (&["create", "so"], "some.cfg"),
+        (&["help", "vcpu-p"], "vcpu-pin"),
+        (&["rename", "mail", "w"], ""),
+        (&["pause", "mail", "w"], "web one"),
+        (&["shutd"], "shutdown"),
+    ] {
+        let quoted: Vec<_> = words.iter().map(|word| format!("'{word}'")).collect();
+        let script = format!(
+            "source bash/xl.bash; COMP_WORDS=(xl {}); COMP_CWORD={}; _xl_arguments xl '{}' xl; IFS='|'; echo \"${{COMPREPLY[*]}}\"",
+            quoted.join(" "),
+            words.len(),
+            words.last().unwrap(),
+        );
+        let path = format!("{}:/usr/bin:/bin", directory.display());
+        let output = Command::new("bash")
+            .args(["--norc", "-c", &script])
+            .env("PATH", path)
+            .current_dir(directory)
+            .output()
+            .unwrap();
+        assert_eq!(
+            text(&output.stdout).trim_end(),
+            expected,
+            "{words:?}: {}",
+            text(&output.stderr)
+        );
+    }
+}
+
+#[test]
+fn a_failure_is_json_where_json_is_asked_for() {
+    for (words, exits) in [
+        (&["list", "--json"][..], 1),
+        (&["create", "--json", "/nonexistent.cfg"], 3),
+        (&["list", "--json", "--frob"], 2),
+        (&["pci-list", "--json", "web"], 1),
+        (&["destroy", "web", "--json"], 1),
+    ] {
+        let output = xl(words);
+        assert_eq!(
+            (code(&output), text(&output.stderr)),
+            (exits, String::new()),
+            "{words:?}"
+        );
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            (&value["schema"], &value["verb"]),
+            (&"hematite.xl/2".into(), &words[0].into())
+        );
+        assert_eq!(value["error"]["exit_code"], exits, "{words:?}");
+        assert!(!value["error"]["message"].as_str().unwrap().is_empty());
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("bad.cfg");
+    std::fs::write(&file, "nmae='x'\nkernel='/k'\nmemory='2G'\n").unwrap();
+    let output = xl(&["create", "--json", &file.display().to_string()]);
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(value["error"]["details"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn lists_of_what_no_domain_has_are_empty() {
+    let output = xl(&["pci-assignable-list"]);
+    assert_eq!(
+        (code(&output), text(&output.stdout), text(&output.stderr)),
+        (0, String::new(), String::new())
+    );
+    let output = xl(&["pci-assignable-list", "--json"]);
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(value["data"], serde_json::json!([]));
+}
+
+#[test]
+fn xentop_tells_its_version() {
+    let directory = tempfile::tempdir().unwrap();
+    let link = directory.path().join("xentop");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_xl"), &link).unwrap();
+    for flag in ["-V", "--version"] {
+        let output = Command::new(&link).arg(flag).output().unwrap();
+        assert_eq!(code(&output), 0);
+        assert!(text(&output.stdout).starts_with("xentop "));
+    }
 }

@@ -98,7 +98,7 @@ impl Toolstack {
         self.publish_device(device, &nodes, &frontend)?;
         if let (Some(script), DOM0) = (&disk.script, device.backend) {
             let script = script::locate(&self.paths, script);
-            if let Err(error) = script::run(device, &script, script::Moment::Attach) {
+            if let Err(error) = self.run_script(device, &script, script::Moment::Attach) {
                 self.forget_device(device)?;
                 return Err(error);
             }

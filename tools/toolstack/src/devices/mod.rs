@@ -294,7 +294,7 @@ impl Toolstack {
         if let Some(script) = self.store.read_string_opt(&format!("{back}/script"))?
             && self.store.exists(&format!("{back}/hotplug-by-script"))?
         {
-            script::run(device, &script, script::Moment::Detach)?;
+            self.run_script(device, &script, script::Moment::Detach)?;
         }
         match device.kind {
             Kind::Vbd => disk::release(self, &back),

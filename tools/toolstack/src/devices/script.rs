@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use xenstore::Ops;
+
 use super::{Device, Kind};
-use crate::{Error, Paths, Result};
+use crate::{Error, Paths, Result, Toolstack};
 
 /// How long a script may take: libxl's figure.
 const LIMIT: Duration = Duration::from_secs(40);
@@ -35,17 +37,20 @@ pub(super) fn locate(paths: &Paths, script: &str) -> String {
     }
 }
 
-/// Runs a script and waits for it, as long as libxl would.
-///
-/// # Errors
-/// Where it cannot be run, or says that it failed: with the last line it wrote. [`Error::Timeout`] where it does not end;
-/// it is killed then, with all that it started.
-pub(super) fn run(device: &Device, script: &str, moment: Moment) -> Result<()> {
-    run_within(device, script, moment, LIMIT)
+impl Toolstack {
+    /// Runs a device's script and waits for it, as long as libxl would.
+    ///
+    /// # Errors
+    /// Where it cannot be run, or says that it failed: with the last line it wrote. [`Error::Timeout`] where it does not
+    /// end; it is killed then, with all that it started.
+    pub(super) fn run_script(&self, device: &Device, script: &str, moment: Moment) -> Result<()> {
+        let node = format!("{}/gatewaydev", device.backend_path());
+        let netdev = self.store.read_string_opt(&node)?.unwrap_or_default();
+        run_within(command(device, script, moment, &netdev), script, LIMIT)
+    }
 }
 
-fn run_within(device: &Device, script: &str, moment: Moment, limit: Duration) -> Result<()> {
-    let (mut command, what) = command(device, script, moment);
+fn run_within((mut command, what): (Command, String), script: &str, limit: Duration) -> Result<()> {
     let failed = |error: std::io::Error| Error::file(command_name(script), error);
     // a file and no pipe: what the script leaves running may hold it for ever
     let said = memfd_create("script", MemfdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
@@ -79,8 +84,9 @@ fn command_name(script: &str) -> &str {
     script.split_whitespace().next().unwrap_or(script)
 }
 
-/// The script's command line and environment, and what messages call it.
-fn command(device: &Device, script: &str, moment: Moment) -> (Command, String) {
+/// The script's command line and environment, and what messages call it; `netdev` is the interface that a card's packets
+/// are to be routed through.
+fn command(device: &Device, script: &str, moment: Moment, netdev: &str) -> (Command, String) {
     let word = match (device.kind, moment) {
         (Kind::Vbd, Moment::Attach) => "add",
         (Kind::Vbd, Moment::Detach) => "remove",
@@ -110,7 +116,7 @@ fn command(device: &Device, script: &str, moment: Moment) -> (Command, String) {
         command
             .arg("type_if=vif")
             .env("vif", format!("vif{}.{}", device.frontend, device.devid))
-            .env("netdev", "");
+            .env("netdev", netdev);
     }
     (command, format!("{program} {word}"))
 }
@@ -153,6 +159,27 @@ mod tests {
         backend: 0,
         devid: 1,
     };
+
+    /// Runs a script as a toolstack without a gateway would.
+    fn run(device: &Device, script: &str, moment: Moment) -> Result<()> {
+        run_within(command(device, script, moment, ""), script, LIMIT)
+    }
+
+    #[test]
+    fn a_card_that_is_routed_tells_its_script_through_what() {
+        let bench = crate::testing::Bench::new();
+        let told = bench.files.path().join("told");
+        let (_files, script) = shell(&format!("echo $netdev $* >{}\n", told.display()));
+        let read = || std::fs::read_to_string(&told).unwrap();
+        bench.ts.run_script(&CARD, &script, Moment::Attach).unwrap();
+        assert_eq!(read(), "online type_if=vif\n");
+        let node = format!("{}/gatewaydev", CARD.backend_path());
+        bench.ts.store.write(&node, "eth1").unwrap();
+        for (moment, word) in [(Moment::Attach, "online"), (Moment::Detach, "offline")] {
+            bench.ts.run_script(&CARD, &script, moment).unwrap();
+            assert_eq!(read(), format!("eth1 {word} type_if=vif\n"));
+        }
+    }
 
     #[test]
     fn a_script_is_told_what_and_when_and_its_complaint_is_passed_on() {
@@ -197,7 +224,8 @@ mod tests {
     fn a_script_that_does_not_end_is_killed_with_what_it_started() {
         let (files, script) = shell("cd \"${0%/*}\"; (sleep 1; touch late) & sleep 60\n");
         let limit = Duration::from_millis(100);
-        let error = run_within(&CARD, &script, Moment::Attach, limit).unwrap_err();
+        let error =
+            run_within(command(&CARD, &script, Moment::Attach, ""), &script, limit).unwrap_err();
         assert_eq!(
             error.chain(),
             "script /bin/sh online did not end within 0 s and was killed"

@@ -65,7 +65,7 @@ impl Toolstack {
             _ if backend != DOM0 => Ok(()),
             None => self.join_bridge(&device, vif, &bridge),
             Some(script) => self.wait_interface(&device).and_then(|_| {
-                script::run(
+                self.run_script(
                     &device,
                     &script::locate(&self.paths, script),
                     script::Moment::Attach,

@@ -11,6 +11,7 @@ use guest_abi::hvm::params::HVM_PARAM_CALLBACK_IRQ;
 use xenstore::Ops;
 
 use super::path;
+use crate::config::unusable_name;
 use crate::devices::wait_for;
 use crate::{DOM0, Error, Lock, Result, Toolstack};
 
@@ -183,9 +184,10 @@ impl Toolstack {
 
     /// Checks that a name may be given to a domain.
     pub(crate) fn check_name(&self, name: &str, to: Option<u16>) -> Result<()> {
-        if name.is_empty() || name.contains('/') || name.bytes().all(|byte| byte.is_ascii_digit()) {
+        if let Some(why) = unusable_name(name) {
             return Err(Error::Refused(format!(
-                "\"{name}\" is no name for a domain: empty, only digits, or with a /"
+                "\"{}\" is no name for a domain: {why}",
+                name.escape_debug()
             )));
         }
         match self.by_name(name)? {
@@ -195,5 +197,36 @@ impl Toolstack {
             ))),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{self, HostConfig};
+    use crate::testing::Bench;
+
+    #[test]
+    fn what_create_forbids_rename_forbids_too() {
+        let bench = Bench::new();
+        let domid = bench.create(&bench.config("web")).unwrap().domid;
+        let held = bench.lock();
+        let long = "x".repeat(256);
+        for name in [
+            "",
+            "12",
+            "a/b",
+            "a\nb",
+            "a\u{7f}",
+            &long,
+            "(null)",
+            "94f18a14-e12c-4e6f-9a1a-9ca8948434ea",
+        ] {
+            let error = bench.ts.rename(&held, domid, name).unwrap_err();
+            assert!(error.chain().contains("is no name for a domain"), "{error}");
+            let text = format!("kernel='/k'\nmemory=1\nname=\"{}\"", name.escape_default());
+            let none: &[&str] = &[];
+            assert!(config::parse("a", text.as_bytes(), none, &HostConfig::default()).is_err());
+        }
+        bench.ts.rename(&held, domid, "web two").unwrap();
     }
 }

@@ -31,7 +31,13 @@ fn write_all(directory: &Path) -> io::Result<()> {
     ] {
         let into = directory.join(name);
         fs::create_dir_all(&into)?;
-        generate_to(shell, &mut command.clone(), "xl", into)?;
+        let file = generate_to(shell, &mut command.clone(), "xl", into)?;
+        if shell == Shell::Bash {
+            fs::OpenOptions::new()
+                .append(true)
+                .open(file)?
+                .write_all(bash_of_arguments(&command).as_bytes())?;
+        }
     }
     let pages = directory.join("man8");
     fs::create_dir_all(&pages)?;
@@ -40,6 +46,26 @@ fn write_all(directory: &Path) -> io::Result<()> {
         write_page(verb, &format!("xl-{}", verb.get_name()), &pages)?;
     }
     Ok(())
+}
+
+/// Gives what completes verbs' arguments: domains by name, files, and verbs behind `help`.
+fn bash_of_arguments(command: &Command) -> String {
+    let verbs: Vec<_> = command.get_subcommands().map(Command::get_name).collect();
+    let taking = |ids: &[&str]| {
+        let takes = |verb: &&Command| {
+            let mut arguments = verb.get_positionals();
+            arguments.any(|argument| ids.contains(&argument.get_id().as_str()))
+        };
+        let names = command
+            .get_subcommands()
+            .filter(takes)
+            .map(Command::get_name);
+        names.collect::<Vec<_>>().join("|")
+    };
+    include_str!("arguments.bash")
+        .replace("@VERBS@", &verbs.join(" "))
+        .replace("@DOMAINS@", &taking(&["domain", "domains"]))
+        .replace("@FILES@", &taking(&["words", "file", "spec"]))
 }
 
 fn write_page(command: &Command, name: &str, into: &Path) -> io::Result<()> {

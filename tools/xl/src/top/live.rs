@@ -61,14 +61,29 @@ impl Order {
     }
 }
 
-/// Shows samples until the user ends it.
+/// How the screen is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Time between samples.
+    pub delay: Duration,
+    /// Samples before it ends by itself.
+    pub iterations: Option<u64>,
+    /// Names as long as they are.
+    pub full_name: bool,
+    /// Domain-0 first.
+    pub dom0_first: bool,
+}
+
+/// Shows samples until the user ends it, or there were as many as were asked for.
 ///
 /// # Errors
 /// The collector's, or the terminal's.
-pub fn run(collector: &mut Collector<'_>, delay: Duration, dom0_first: bool) -> Outcome {
+pub fn run(collector: &mut Collector<'_>, options: Options) -> Outcome {
+    let delay = options.delay;
+    let mut samples = options.iterations.unwrap_or(u64::MAX);
     let mut screen = Screen {
         order: Order::Cpu,
-        dom0_first,
+        options,
         table: TableState::default().with_selected(0),
     };
     let mut sample = collector.sample()?;
@@ -83,6 +98,10 @@ pub fn run(collector: &mut Collector<'_>, delay: Duration, dom0_first: bool) -> 
                     return Ok(());
                 }
             } else {
+                samples = samples.saturating_sub(1);
+                if samples == 0 {
+                    return Ok(());
+                }
                 sample = collector.sample()?;
                 next = Instant::now() + delay;
             }
@@ -94,7 +113,7 @@ pub fn run(collector: &mut Collector<'_>, delay: Duration, dom0_first: bool) -> 
 
 struct Screen {
     order: Order,
-    dom0_first: bool,
+    options: Options,
     table: TableState,
 }
 
@@ -119,6 +138,19 @@ impl Screen {
         false
     }
 
+    /// Gives the width of the names: that of the longest one where they are to be whole.
+    fn name_width(&self, sample: &Sample, usual: u16) -> u16 {
+        let lengths = sample
+            .domains
+            .iter()
+            .map(|usage| usage.name.chars().count());
+        let longest = lengths.max().and_then(|length| u16::try_from(length).ok());
+        match longest {
+            Some(longest) if self.options.full_name => longest.max(usual),
+            _ => usual,
+        }
+    }
+
     fn draw(&mut self, frame: &mut Frame<'_>, sample: &Sample) {
         let [head, body, foot] = Layout::vertical([
             Constraint::Length(2),
@@ -127,7 +159,7 @@ impl Screen {
         ])
         .areas(frame.area());
         frame.render_widget(Paragraph::new(summary(sample)), head);
-        let rows = ordered(&sample.domains, self.order, self.dom0_first)
+        let rows = ordered(&sample.domains, self.order, self.options.dom0_first)
             .into_iter()
             .map(|usage| {
                 let cells = cells(usage, sample.total_bytes, true);
@@ -150,7 +182,14 @@ impl Screen {
                 format!("{name:>width$}")
             }
         }));
-        let table = Table::new(rows, COLUMNS.map(|(_, _, width)| Constraint::Length(width)))
+        let widths = COLUMNS.map(|(column, _, width)| {
+            Constraint::Length(if column == 0 {
+                self.name_width(sample, width)
+            } else {
+                width
+            })
+        });
+        let table = Table::new(rows, widths)
             .header(header.style(Style::new().add_modifier(Modifier::REVERSED)))
             .row_highlight_style(Style::new().add_modifier(Modifier::BOLD | Modifier::UNDERLINED));
         frame.render_stateful_widget(table, body, &mut self.table);
@@ -225,6 +264,13 @@ mod tests {
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
 
+    const OPTIONS: Options = Options {
+        delay: Duration::ZERO,
+        iterations: None,
+        full_name: false,
+        dom0_first: false,
+    };
+
     fn sample() -> Sample {
         let usage = |name: &str, domid, cpu_percent, memory_bytes| Usage {
             name: name.into(),
@@ -264,7 +310,7 @@ mod tests {
         let mut terminal = Terminal::new(TestBackend::new(140, 8)).unwrap();
         let mut screen = Screen {
             order: Order::Cpu,
-            dom0_first: false,
+            options: OPTIONS,
             table: TableState::default(),
         };
         terminal
@@ -291,10 +337,31 @@ mod tests {
     }
 
     #[test]
+    fn names_are_whole_where_that_is_asked_for() {
+        let mut long = sample();
+        long.domains[1].name = "w".repeat(40);
+        let shown = |full_name| {
+            let mut terminal = Terminal::new(TestBackend::new(160, 8)).unwrap();
+            let mut screen = Screen {
+                order: Order::Cpu,
+                options: Options {
+                    full_name,
+                    ..OPTIONS
+                },
+                table: TableState::default(),
+            };
+            terminal.draw(|frame| screen.draw(frame, &long)).unwrap();
+            let cells = terminal.backend().buffer().content().iter();
+            cells.filter(|cell| cell.symbol() == "w").count()
+        };
+        assert!(shown(false) < 40 && shown(true) >= 40);
+    }
+
+    #[test]
     fn keys_order_choose_and_end() {
         let mut screen = Screen {
             order: Order::Cpu,
-            dom0_first: false,
+            options: OPTIONS,
             table: TableState::default(),
         };
         let key = |code| Event::Key(ratatui::crossterm::event::KeyEvent::from(code));

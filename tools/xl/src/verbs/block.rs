@@ -28,9 +28,6 @@ pub struct BlockAttach {
 /// Show the disks of domains
 #[derive(Debug, Parser)]
 pub struct BlockList {
-    /// Print JSON with a schema version
-    #[arg(long)]
-    json: bool,
     /// Domains: names, ids or UUIDs
     #[arg(required = true)]
     domains: Vec<String>,
@@ -53,16 +50,22 @@ impl Verb for BlockAttach {
         let domain = context.find(&self.domain)?;
         let disk = read(&self.spec)?;
         if context.globals.dry_run {
+            context.answer("block-attach", &disk)?;
+            if context.json() {
+                return Ok(());
+            }
             return output::print(&format!("disk: {}\n", disk_json(&disk)));
         }
         let toolstack = context.toolstack()?;
         let held = context.lock()?;
-        toolstack.attach_disk(&held, domain.domid, &disk)?;
+        let device = toolstack.attach_disk(&held, domain.domid, &disk)?;
+        let made =
+            serde_json::json!({"domid": domain.domid, "devid": device.devid, "vdev": disk.vdev});
         if let Some(mut config) = toolstack.kept_config(domain.domid)? {
             config.disks.push(disk);
             toolstack.keep_config(&held, domain.domid, &config)?;
         }
-        Ok(())
+        context.answer("block-attach", made)
     }
 }
 
@@ -82,7 +85,7 @@ impl Verb for BlockList {
         for domain in context.find_those_there(&self.domains)? {
             disks.extend(context.toolstack()?.devices(domain.domid, Kind::Vbd)?);
         }
-        if self.json {
+        if context.json() {
             return output::print_json(
                 "block-list",
                 disks.iter().map(Json::new).collect::<Vec<_>>(),

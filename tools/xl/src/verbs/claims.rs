@@ -11,11 +11,7 @@ use crate::table::Verb;
 
 /// Show the memory that is claimed for domains
 #[derive(Debug, Parser)]
-pub struct Claims {
-    /// Print JSON with a schema version
-    #[arg(long)]
-    json: bool,
-}
+pub struct Claims {}
 
 #[derive(Serialize)]
 struct Claim<'a> {
@@ -27,7 +23,7 @@ struct Claim<'a> {
 impl Verb for Claims {
     fn run(self, context: &Context) -> Outcome {
         let domains = context.toolstack()?.list()?;
-        if self.json {
+        if context.json() {
             let claims: Vec<_> = domains
                 .iter()
                 .map(|d| Claim {

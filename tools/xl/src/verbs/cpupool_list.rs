@@ -17,9 +17,6 @@ pub struct CpupoolList {
     /// Show the CPUs of each
     #[arg(short, long = "cpus")]
     cpus: bool,
-    /// Print JSON with a schema version
-    #[arg(long)]
-    json: bool,
     /// Only this pool
     pool: Option<String>,
 }
@@ -49,7 +46,7 @@ impl Verb for CpupoolList {
                 return Err(Failure::new(format!("Pool '{name}' does not exist")));
             }
         }
-        if self.json {
+        if context.json() {
             return output::print_json(
                 "cpupool-list",
                 pools

@@ -80,9 +80,6 @@ pub struct Create {
     /// Print how long each step took
     #[arg(long)]
     timings: bool,
-    /// Print JSON with a schema version
-    #[arg(long)]
-    json: bool,
     /// Ignore the host's CPU masks (vm.cpumask and vm.hvm.cpumask of xl.conf)
     #[arg(short, long)]
     ignore_global_affinity_masks: bool,
@@ -107,7 +104,7 @@ impl Verb for Create {
             ));
         }
         let words = ConfigWords::new(self.defconfig.clone(), self.words.clone())?;
-        let quiet = self.quiet || self.json;
+        let quiet = self.quiet || context.json();
         let host = context.host_telling(quiet)?;
         let mut config = words.read(quiet, host)?;
         if !self.ignore_global_affinity_masks {
@@ -165,7 +162,10 @@ impl Create {
         if self.timings || context.globals.verbose > 0 {
             output::note(timings_text(&created.timings).trim_end());
         }
-        if self.json {
+        if !self.quiet && !context.json() && output::shows_progress() {
+            output::note(&made_text(created));
+        }
+        if context.json() {
             also(
                 &mut outcome,
                 output::print_json("create", Json::new(created)),
@@ -270,6 +270,16 @@ fn start_monitor(context: &Context, created: &Created) -> Outcome {
         .map_err(Failure::from)
 }
 
+/// Says on a terminal that it is there: a script has the exit code, as with xl.
+fn made_text(created: &Created) -> String {
+    format!(
+        "{} is domain {} ({:.1} s)",
+        created.config.name,
+        created.domid,
+        created.timings.total().as_secs_f64()
+    )
+}
+
 /// Gives the table of steps.
 pub fn timings_text(timings: &Timings) -> String {
     let ms = |took: Duration| took.as_secs_f64() * 1e3;
@@ -290,7 +300,14 @@ struct Json<'a> {
     domid: u16,
     name: &'a str,
     uuid: String,
-    timings_us: Vec<(&'static str, u128)>,
+    took_us: u128,
+    steps: Vec<StepJson>,
+}
+
+#[derive(Serialize)]
+struct StepJson {
+    name: &'static str,
+    took_us: u128,
 }
 
 impl<'a> Json<'a> {
@@ -299,11 +316,15 @@ impl<'a> Json<'a> {
             domid: created.domid,
             name: &created.config.name,
             uuid: created.config.uuid.to_string(),
-            timings_us: created
+            took_us: created.timings.total().as_micros(),
+            steps: created
                 .timings
                 .0
                 .iter()
-                .map(|(step, took)| (*step, took.as_micros()))
+                .map(|(name, took)| StepJson {
+                    name,
+                    took_us: took.as_micros(),
+                })
                 .collect(),
         }
     }

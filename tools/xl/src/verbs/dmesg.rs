@@ -13,16 +13,13 @@ pub struct Dmesg {
     /// Clear it after reading
     #[arg(short, long)]
     clear: bool,
-    /// Print JSON with a schema version
-    #[arg(long)]
-    json: bool,
 }
 
 impl Verb for Dmesg {
     fn run(self, context: &Context) -> Outcome {
         let (log, _) = context.hyper()?.read_console(0, self.clear)?;
         let text = String::from_utf8_lossy(&log);
-        if self.json {
+        if context.json() {
             return output::print_json("dmesg", text.lines().collect::<Vec<_>>());
         }
         output::print(&text)

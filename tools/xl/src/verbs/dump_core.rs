@@ -23,6 +23,7 @@ impl Verb for DumpCore {
         let domain = context.find(&self.domain)?;
         let pages = context.toolstack()?.dump_core(domain.domid, &self.file)?;
         output::note(&format!("{pages} pages written to {}", self.file.display()));
-        Ok(())
+        let written = serde_json::json!({"domid": domain.domid, "pages": pages});
+        context.answer("dump-core", written)
     }
 }

@@ -1,6 +1,5 @@
 //! `xl info`: the host, one `key : value` a line, in xl's order.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use clap::Parser;
@@ -19,9 +18,6 @@ pub struct Info {
     /// Show CPUs and NUMA nodes too
     #[arg(short, long)]
     numa: bool,
-    /// Print JSON with a schema version
-    #[arg(long)]
-    json: bool,
     /// Print the value of this key alone, as in xl info free_memory
     key: Option<String>,
 }
@@ -44,8 +40,15 @@ pub struct Host {
 impl Verb for Info {
     fn run(self, context: &Context) -> Outcome {
         let host = host(context)?;
-        if self.json {
-            let map: BTreeMap<_, _> = lines(&host).into_iter().collect();
+        if context.json() {
+            let mut map = typed(&host);
+            if self.numa {
+                map.insert(
+                    "topology".to_owned(),
+                    topology_json(&context.hyper()?.topology()?),
+                );
+            }
+            map.retain(|key, _| self.key.as_ref().is_none_or(|wanted| wanted == key));
             return output::print_json("info", map);
         }
         if let Some(key) = &self.key {
@@ -101,6 +104,62 @@ pub fn lines(host: &Host) -> Vec<Line> {
     lines.extend(memory_lines(host));
     lines.extend(hypervisor_lines(host));
     lines
+}
+
+/// Keys whose values are numbers.
+const NUMBERS: [&str; 17] = [
+    "nr_cpus",
+    "max_cpu_id",
+    "nr_nodes",
+    "cores_per_socket",
+    "threads_per_core",
+    "cpu_mhz",
+    "total_memory",
+    "free_memory",
+    "sharing_freed_memory",
+    "sharing_used_memory",
+    "outstanding_claims",
+    "free_cpus",
+    "xen_major",
+    "xen_minor",
+    "xen_pagesize",
+    "xend_config_format",
+    "cpu_khz",
+];
+/// Keys whose values are lists of words.
+const LISTS: [&str; 2] = ["virt_caps", "xen_caps"];
+
+/// Gives the lines as JSON: numbers as numbers, words as lists.
+pub fn typed(host: &Host) -> serde_json::Map<String, serde_json::Value> {
+    let mut lines = lines(host);
+    lines.push(("cpu_khz", host.physical.cpu_khz.to_string()));
+    let value = |key: &str, text: String| -> serde_json::Value {
+        if LISTS.contains(&key) {
+            return text.split_whitespace().collect();
+        }
+        match text.parse::<serde_json::Number>() {
+            Ok(number) if NUMBERS.contains(&key) => number.into(),
+            _ => text.into(),
+        }
+    };
+    lines
+        .into_iter()
+        .map(|(key, text)| (key.to_owned(), value(key, text)))
+        .collect()
+}
+
+fn topology_json(topology: &Topology) -> serde_json::Value {
+    let there = |(_, at): &(usize, &XenSysctlCputopo)| at.core != u32::MAX;
+    let cpus = topology.cpus.iter().enumerate().filter(there).map(|(cpu, at)| {
+        serde_json::json!({"cpu": cpu, "core": at.core, "socket": at.socket, "node": at.node})
+    });
+    let nodes = topology.nodes.iter().enumerate().map(|(node, memory)| {
+        serde_json::json!({"node": node, "memory_bytes": memory.memsize, "free_bytes": memory.memfree})
+    });
+    serde_json::json!({
+        "cpus": cpus.collect::<Vec<_>>(),
+        "nodes": nodes.collect::<Vec<_>>(),
+    })
 }
 
 /// A key and its value.

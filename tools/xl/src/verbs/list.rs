@@ -32,9 +32,6 @@ pub struct List {
     /// Show NUMA nodes
     #[arg(short, long)]
     numa: bool,
-    /// Print JSON with a schema version
-    #[arg(long)]
-    json: bool,
     /// Only this domain: name, id or UUID
     domain: Option<String>,
 }
@@ -60,7 +57,7 @@ impl Verb for List {
             Some(name) => vec![context.find(name)?],
             None => context.toolstack()?.list()?,
         };
-        if self.json {
+        if context.json() {
             return output::print_json(
                 "list",
                 domains.iter().map(JsonDomain::new).collect::<Vec<_>>(),

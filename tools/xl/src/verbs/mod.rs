@@ -18,6 +18,7 @@ pub mod names;
 pub mod network;
 pub mod pause;
 pub mod sched;
+pub mod sharing;
 pub mod shutdown;
 pub mod sysrq;
 pub mod top;

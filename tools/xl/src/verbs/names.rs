@@ -10,9 +10,6 @@ use crate::table::Verb;
 /// Show a domain's id
 #[derive(Debug, Parser)]
 pub struct Domid {
-    /// Print JSON with a schema version
-    #[arg(long)]
-    json: bool,
     /// Domain: name, id or UUID
     domain: String,
 }
@@ -20,9 +17,6 @@ pub struct Domid {
 /// Show a domain's name
 #[derive(Debug, Parser)]
 pub struct Domname {
-    /// Print JSON with a schema version
-    #[arg(long)]
-    json: bool,
     /// Domain's id
     domid: String,
 }
@@ -54,7 +48,7 @@ impl Verb for Domid {
                 }
             })?
             .domid;
-        if self.json {
+        if context.json() {
             output::print_json("domid", domid)
         } else {
             output::print(&format!("{domid}\n"))
@@ -84,7 +78,7 @@ impl Verb for Domname {
             return Err(missing());
         }
         let name = shown_name(&domain);
-        if self.json {
+        if context.json() {
             output::print_json("domname", name)
         } else {
             output::print(&format!("{name}\n"))

@@ -23,9 +23,6 @@ pub struct NetworkAttach {
 /// Show the network cards of domains
 #[derive(Debug, Parser)]
 pub struct NetworkList {
-    /// Print JSON with a schema version
-    #[arg(long)]
-    json: bool,
     /// Domains: names, ids or UUIDs
     #[arg(required = true)]
     domains: Vec<String>,
@@ -53,6 +50,10 @@ impl Verb for NetworkAttach {
             read.map_err(|error| Failure::new(format!("xl network-attach: {error}")))?;
         context.host_telling(false)?.vif.apply(&mut vif);
         if context.globals.dry_run {
+            context.answer("network-attach", &vif)?;
+            if context.json() {
+                return Ok(());
+            }
             return output::print(&format!("vif: {}\n", vif_json(&vif)));
         }
         let toolstack = context.toolstack()?;
@@ -65,11 +66,12 @@ impl Verb for NetworkAttach {
             .unwrap_or(0);
         vif.mac.get_or_insert_with(Mac::random);
         toolstack.attach_vif(domain.domid, devid, &vif)?;
+        let made = serde_json::json!({"domid": domain.domid, "devid": devid, "mac": vif.mac});
         if let Some(mut config) = toolstack.kept_config(domain.domid)? {
             config.vifs.push(vif);
             toolstack.keep_config(&held, domain.domid, &config)?;
         }
-        Ok(())
+        context.answer("network-attach", made)
     }
 }
 
@@ -79,7 +81,7 @@ impl Verb for NetworkList {
         for domain in context.find_those_there(&self.domains)? {
             cards.extend(context.toolstack()?.devices(domain.domid, Kind::Vif)?);
         }
-        if self.json {
+        if context.json() {
             return output::print_json(
                 "network-list",
                 cards.iter().map(Json::new).collect::<Vec<_>>(),

@@ -52,9 +52,6 @@ struct Words {
     /// Show the scheduler's own parameters
     #[arg(short, long)]
     schedparam: bool,
-    /// Print JSON with a schema version
-    #[arg(long)]
-    json: bool,
 }
 
 /// One domain's parameters.
@@ -116,7 +113,7 @@ impl Words {
                 let domain = context.find(domain)?;
                 let now = params(context, &domain, scheduler)?;
                 if weight.is_none() && cap.is_none() {
-                    return if self.json {
+                    return if context.json() {
                         output::print_json(verb, [now])
                     } else {
                         output::print(&text(&[now]))
@@ -171,7 +168,7 @@ impl Words {
             }
             rows.extend(params);
         }
-        if self.json {
+        if context.json() {
             output::print_json(verb, rows)
         } else {
             output::print(&whole)

@@ -73,6 +73,9 @@ impl Words {
             toolstack.store.watch("@releaseDomain", "wait")?;
         }
         let mut failed = None;
+        for domain in domains.iter().filter(|_| self.all) {
+            context.note_domain(domain.domid);
+        }
         for domain in &domains {
             if let Err(failure) = ask(toolstack, domain, what, self.fallback) {
                 // With -a the others are asked all the same.
@@ -104,9 +107,23 @@ fn ask(toolstack: &Toolstack, domain: &DomainInfo, what: Ask, fallback: bool) ->
         Ok(()) => Ok(()),
         Err(error) if fallback && matches!(error.root(), Error::Refused(_)) => {
             output::note("PV control interface not available: sending ACPI button event.");
-            Ok(toolstack.press(domain.domid, button, 0)?)
+            toolstack
+                .press(domain.domid, button, 0)
+                .map_err(|error| no_button(domain, &error))
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Says that the button helped no more than asking did, and what is left to do.
+fn no_button(domain: &DomainInfo, error: &Error) -> Failure {
+    match error.root() {
+        Error::Refused(_) => Failure::new(format!(
+            "xl: domain {0} has no buttons either, being PVH: wait until its kernel has loaded its Xen drivers, or end it \
+             at once by `xl destroy {0}`",
+            domain.domid
+        )),
+        _ => Failure::new(format!("xl: {}", error.chain())),
     }
 }
 

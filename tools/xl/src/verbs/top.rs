@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser};
 
 use crate::context::Context;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::output;
 use crate::table::Verb;
 use crate::top::{batch, collect::Collector, live};
@@ -41,17 +41,26 @@ pub struct Top {
     /// Domain-0 first
     #[arg(short = 'z', long, action = ArgAction::SetTrue)]
     dom0_first: bool,
-    /// Print JSON with a schema version, one object each time
-    #[arg(long)]
-    json: bool,
 }
 
 impl Verb for Top {
     fn run(self, context: &Context) -> Outcome {
         let mut collector = Collector::new(context)?;
         let delay = Duration::from_secs(self.delay);
-        if !self.batch && !self.json && io::stdout().is_terminal() {
-            return live::run(&mut collector, delay, self.dom0_first);
+        if !self.batch && !context.json() && io::stdout().is_terminal() {
+            let below = [self.networks, self.vbds, self.vcpus, self.repeat_header];
+            if below.contains(&true) {
+                return Err(Failure::usage(
+                    "xl top: -n, -x, -v and -r are for text: say -b too; the live screen has a line a domain",
+                ));
+            }
+            let options = live::Options {
+                delay,
+                iterations: self.iterations,
+                full_name: self.full_name,
+                dom0_first: self.dom0_first,
+            };
+            return live::run(&mut collector, options);
         }
         let show = batch::Show {
             full_name: self.full_name,
@@ -64,8 +73,8 @@ impl Verb for Top {
         let mut left = self.iterations.unwrap_or(u64::MAX);
         while left > 0 {
             let sample = collector.sample()?;
-            if self.json {
-                output::print_json("top", &sample)?;
+            if context.json() {
+                output::print_json_line("top", &sample)?;
             } else {
                 output::print(&batch::text(&sample, show))?;
             }

@@ -19,9 +19,6 @@ pub struct Uptime {
     /// Show one short line each, with the time of day (UTC)
     #[arg(short)]
     short: bool,
-    /// Print JSON with a schema version
-    #[arg(long)]
-    json: bool,
     /// Only these domains
     domains: Vec<String>,
 }
@@ -53,7 +50,7 @@ impl Verb for Uptime {
                 });
             }
         }
-        if self.json {
+        if context.json() {
             return output::print_json("uptime", &ups);
         }
         output::print(&if self.short {

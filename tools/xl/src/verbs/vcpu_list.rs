@@ -15,9 +15,6 @@ use crate::table::Verb;
 /// Show the vCPUs of all domains, or of some
 #[derive(Debug, Parser)]
 pub struct VcpuList {
-    /// Print JSON with a schema version
-    #[arg(long)]
-    json: bool,
     /// Only these domains
     domains: Vec<String>,
 }
@@ -43,7 +40,7 @@ impl Verb for VcpuList {
         for domain in &domains {
             vcpus.extend(vcpus_of(context, domain, nr_cpus)?);
         }
-        if self.json {
+        if context.json() {
             return output::print_json(
                 "vcpu-list",
                 vcpus

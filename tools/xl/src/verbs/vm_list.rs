@@ -11,11 +11,7 @@ use crate::table::Verb;
 
 /// Show the UUIDs, ids and names of all domains
 #[derive(Debug, Parser)]
-pub struct VmList {
-    /// Print JSON with a schema version
-    #[arg(long)]
-    json: bool,
-}
+pub struct VmList {}
 
 #[derive(Serialize)]
 struct Vm<'a> {
@@ -27,7 +23,7 @@ struct Vm<'a> {
 impl Verb for VmList {
     fn run(self, context: &Context) -> Outcome {
         let domains = context.toolstack()?.list()?;
-        if self.json {
+        if context.json() {
             let vm = |d| {
                 let d: &DomainInfo = d;
                 Vm {
