@@ -193,16 +193,22 @@ fn completions_and_pages_are_written_for_every_verb() {
     let read =
         |name: &str| std::fs::read_to_string(directory.path().join(Path::new(name))).unwrap();
     assert!(read("bash/xl.bash").contains("block-attach"));
-    complete_in_bash(directory.path());
     assert!(read("zsh/_xl").contains("vcpu-pin") && read("fish/xl.fish").contains("cpupool-list"));
     assert!(read("man8/xl.8").contains("xl\\-create"));
     assert!(read("man8/xl-create.8").contains("timings"));
     assert!(!directory.path().join("man8/xl-monitor.8").exists());
 }
 
-/// Has bash complete words, with an xl in its path that lists two domains.
-fn complete_in_bash(directory: &Path) {
+#[test]
+fn bash_completes_domains_files_and_verbs() {
     use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let docs = Command::new(env!("CARGO_BIN_EXE_xl-docs"))
+        .arg(directory)
+        .status();
+    assert!(docs.unwrap().success());
+    // an xl that lists two domains
     let listed = "Name                                        ID   Mem VCPUs\tState\tTime(s)\n\
         web one                                      3   512     4     -b----      98.8\n\
         mail                                         4   512     4     r-----       8.8\n";

@@ -11,6 +11,7 @@ mod bochs_build;
 mod build;
 mod ci;
 mod debian;
+mod differential;
 mod image;
 mod initramfs;
 mod iso;

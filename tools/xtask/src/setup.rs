@@ -39,6 +39,7 @@ const PACKAGES: &[Package] = &[
     package("xz-utils", "/usr/bin/xz"),
     package("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
     package("ovmf", "/usr/share/ovmf/OVMF.fd"),
+    package("strace", "/usr/bin/strace"),
     package("make", "/usr/bin/make"),
     package("g++", "/usr/bin/g++"),
     package("pkg-config", "/usr/bin/pkg-config"),

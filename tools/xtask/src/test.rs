@@ -15,7 +15,7 @@ use harness::verdict::TestResult;
 use harness::{parallel, server};
 
 use crate::jobs::{self, Artefacts, Built};
-use crate::{build, paths, setup};
+use crate::{build, differential, paths, setup};
 
 /// Which tests, and how.
 #[derive(clap::Args, Clone, Debug)]
@@ -74,6 +74,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut count = Count::default();
     if !args.guest_only && !args.bare {
         count.add(host_tests(args.filter.as_deref())?);
+        count.add(xl_files(args.filter.as_deref())?);
     }
     if !args.host_only {
         count.add(machine_tests(args, scenarios)?);
@@ -137,6 +138,7 @@ fn list(scenarios: &[Scenario]) {
         "{:42} cargo test of the crates that run on the host",
         "host"
     );
+    println!("{:42} {}", differential::NAME, differential::ABOUT);
     for scenario in scenarios {
         for (name, _) in jobs::names(scenario) {
             println!("{name:42} {}", scenario.about);
@@ -172,6 +174,24 @@ fn host_tests(filter: Option<&str>) -> Result<Count> {
         count.failed += 1;
     }
     Ok(count)
+}
+
+/// Reads configurations by our xl and by Xen's, if that is asked for.
+fn xl_files(filter: Option<&str>) -> Result<Count> {
+    if filter.is_some_and(|filter| !differential::NAME.contains(filter)) {
+        return Ok(Count::default());
+    }
+    let (passed, failed) = differential::run()?;
+    for what in &failed {
+        println!("FAIL  {} {what}", differential::NAME);
+    }
+    if failed.is_empty() {
+        println!("pass  {}: {passed} files", differential::NAME);
+    }
+    Ok(Count {
+        passed,
+        failed: failed.len(),
+    })
 }
 
 /// Reads `test result: ok. 3 passed; 0 failed; …`.

@@ -35,8 +35,8 @@ says weight "^small +$id +512 +0\$" xl sched-credit2 -d small
 says pinning '^cpumap: all$' xl -N vcpu-pin small 0 all
 xl vcpu-pin small 0 0 || fail "xl vcpu-pin ended with $?"
 says vcpu-list "^small +$id +0 .* all / all\$" xl vcpu-list small
-says json '"schema": "hematite.xl/1"' xl list --json
-says prefix '"schema": "hematite.xl/1"' xl inf --json
+says json '"schema": "hematite.xl/2"' xl list --json
+says prefix '"schema": "hematite.xl/2"' xl inf --json
 [ "$(xl list -l | sed -n 's/^.*"name": "\(.*\)",$/\1/p' | tr '\n' ' ')" = "small " ] ||
     [ "$(xl list -l | sed -n 's/^.*"name": "\(.*\)",\{0,1\}$/\1/p' | tr '\n' ' ')" = "Domain-0 small " ] ||
     fail "names in xl list -l: $(xl list -l | grep '"name"' | tr -s ' \n' ' ')"
@@ -49,6 +49,7 @@ says xentop '^ +NAME  STATE ' /tmp/xentop -bi1
 says dryrun '"name": "small",' xl create --quiet --dryrun --defconfig /tmp/small.cfg
 xl dump-core small /tmp/core 2>/tmp/err || fail "xl dump-core: $(cat /tmp/err)"
 [ "$(head -c 4 /tmp/core | tail -c 3)" = ELF ] || fail "the dump is no ELF file"
+ls -l /tmp/core | grep -q '^-rw-------' || fail "others may read the dump: $(ls -l /tmp/core)"
 rm /tmp/core
 xl debug-keys q || fail "xl debug-keys ended with $?"
 says config-update 'setting dom' xl config-update small /tmp/small.cfg on_crash=\"preserve\"
@@ -61,7 +62,12 @@ denies "a bad trigger" 'Invalid trigger "bogus"' xl trigger small bogus
 denies "a button that is not there" 'has no power button' xl trigger small power
 denies save 'not supported' xl save small /tmp/saved
 denies migrate 'not supported' xl migrate small elsewhere
-denies pci-list 'not supported' xl pci-list small
+denies pci-attach 'not supported' xl pci-attach small 03:00.0
+[ -z "$(xl pci-list small 2>&1)" ] || fail "xl pci-list lists something"
+says sharing "^small +$id +32 +0\$" xl sharing
+says json-error '"exit_code": 1' sh -c 'xl list --json nobody || true'
+says json-domains '"domains": \[' xl pause --json small
+xl unpause small || fail "xl unpause ended with $?"
 denies set-parameters 'not supported' xl set-parameters loglvl=all
 denies "no such verb" 'not supported' xl frobnicate
 denies "no such domain" '^nobody is an invalid domain identifier \(rc=-6\)$' xl list nobody

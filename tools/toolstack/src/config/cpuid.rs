@@ -39,7 +39,12 @@ fn by_name(word: &str, note: &mut impl FnMut(String)) -> Result<Option<CpuidRule
         note(format!("unknown CPUID name \"{name}\" is ignored{hint}"));
         return Ok(None);
     };
-    let bits = field_bits(value.trim(), first, count).ok_or_else(|| {
+    let bits = match spelled.as_str() {
+        "family" => family_bits(value.trim()),
+        "model" => model_bits(value.trim()),
+        _ => field_bits(value.trim(), first, count),
+    };
+    let bits = bits.ok_or_else(|| {
         format!("{name} takes a number of {count} bit(s), or x, k or s, not \"{value}\"")
     })?;
     Ok(Some(CpuidRule {
@@ -48,6 +53,33 @@ fn by_name(word: &str, note: &mut impl FnMut(String)) -> Result<Option<CpuidRule
         register,
         bits,
     }))
+}
+
+/// Spells a family: of one above 15 the excess is in the extended field, which is 0 otherwise.
+fn family_bits(value: &str) -> Option<String> {
+    let Some(number) = integer(value).filter(|number| (0..=270).contains(number)) else {
+        return field_bits(value, 8, 4).map(|base| merged(&base, &field_bits(value, 20, 8)));
+    };
+    let base = number.min(15);
+    let base_bits = field_bits(&base.to_string(), 8, 4)?;
+    let extended = field_bits(&(number - base).to_string(), 20, 8);
+    Some(merged(&base_bits, &extended))
+}
+
+/// Spells a model: its upper four bits are in the extended field.
+fn model_bits(value: &str) -> Option<String> {
+    let Some(number) = integer(value).filter(|number| (0..=255).contains(number)) else {
+        return field_bits(value, 4, 4).map(|base| merged(&base, &field_bits(value, 16, 4)));
+    };
+    let low = field_bits(&(number & 15).to_string(), 4, 4)?;
+    Some(merged(&low, &field_bits(&(number >> 4).to_string(), 16, 4)))
+}
+
+/// Puts two spellings together that touch different bits.
+fn merged(one: &str, other: &Option<String>) -> String {
+    let other = other.as_deref().unwrap_or(one);
+    let both = one.chars().zip(other.chars());
+    both.map(|(a, b)| if a == 'x' { b } else { a }).collect()
 }
 
 /// Spells 32 characters with the field's value in its place.
@@ -151,6 +183,20 @@ mod tests {
         assert_eq!(rules[2].apply(0, 0), 6 << 8);
         assert_eq!((rules[3].leaf, rules[3].subleaf), (7, Some(0)));
         assert_eq!(cpuid_name(&rules[1]), Some("sse4-1"));
+    }
+
+    #[test]
+    fn family_and_model_are_in_two_fields_each() {
+        let bits = |text: &str| {
+            let rules = parse_cpuid_names(&format!("host,{text}"), |_| ()).unwrap();
+            rules[0].bits.clone()
+        };
+        // as libxl spells them
+        assert_eq!(bits("family=6"), "xxxx00000000xxxxxxxx0110xxxxxxxx");
+        assert_eq!(bits("family=23"), "xxxx00001000xxxxxxxx1111xxxxxxxx");
+        assert_eq!(bits("model=0x2a"), "xxxxxxxxxxxx0010xxxxxxxx1010xxxx");
+        assert_eq!(bits("family=k"), "xxxxkkkkkkkkxxxxxxxxkkkkxxxxxxxx");
+        assert!(parse_cpuid_names("host,family=300", |_| ()).is_err());
     }
 
     #[test]

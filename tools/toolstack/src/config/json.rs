@@ -141,8 +141,8 @@ struct BuildInfo<'a> {
     rtc_timeoffset: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     localtime: Option<&'static str>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    cpuid: Vec<Leaf>,
+    #[serde(skip_serializing_if = "Policy::is_empty")]
+    cpuid: Policy,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_grant_frames: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -196,6 +196,19 @@ impl<'a> Sched<'a> {
 struct ArchX86 {
     #[serde(skip_serializing_if = "Option::is_none")]
     msr_relaxed: Option<&'static str>,
+}
+
+/// Changes of the CPUID policy; libxl has changes of MSRs beside them, for which there is no key.
+#[derive(Serialize, Default)]
+struct Policy {
+    cpuid: Vec<Leaf>,
+    msr: [(); 0],
+}
+
+impl Policy {
+    fn is_empty(&self) -> bool {
+        self.cpuid.is_empty()
+    }
 }
 
 #[derive(Serialize, Default)]
@@ -344,7 +357,10 @@ impl<'a> BuildInfo<'a> {
             // The field is unsigned in libxl, and wraps.
             rtc_timeoffset: config.time_offset.seconds.cast_unsigned(),
             localtime: config.time_offset.localtime.then_some(defbool(true)),
-            cpuid: cpuid(config),
+            cpuid: Policy {
+                cpuid: cpuid(config),
+                msr: [],
+            },
             max_grant_frames: config.max_grant_frames,
             max_maptrack_frames: config.max_maptrack_frames,
             sched_params: Sched {
@@ -648,7 +664,7 @@ mod tests {
         );
         assert_eq!(value["nics"][0]["rate_bytes_per_interval"], 62_500);
         assert_eq!(
-            value["b_info"]["cpuid"][0]["edx"],
+            value["b_info"]["cpuid"]["cpuid"][0]["edx"],
             "xx0xxxxxx1xxxxxxxxxxxxxxxxxxxxxx"
         );
         assert_eq!(
