@@ -80,12 +80,18 @@ fn configuration(machine: &Machine, com1_port: u16) -> Result<String> {
     };
     // Bochs backs at most 2 GiB at a time and moves blocks to a file beyond that; most of a big machine is not touched.
     let host_mib = memory_mib.min(&MAX_HOST_MIB);
+    // It starts in a time that grows with the square of their number: minutes, by its own size of 128 KiB, for 8 GiB.
+    let block_kib = if memory_mib > &MAX_HOST_MIB {
+        2048
+    } else {
+        128
+    };
     // Logging is slow, so only what ends the machine is logged.
     let mut text = format!(
         "config_interface: textconfig\n\
          display_library: {display}\n\
          cpu: model={cpu}, count={cpus}, ips={IPS}, reset_on_triple_fault=0, ignore_bad_msrs=1\n\
-         memory: guest={memory_mib}, host={host_mib}\n\
+         memory: guest={memory_mib}, host={host_mib}, block_size={block_kib}\n\
          romimage: file={bios}\n\
          vgaromimage: file={vgabios}\n\
          vga: extension=vbe, update_freq=1\n\
