@@ -49,7 +49,7 @@ pub struct Module {
     pub start: Hpa,
     /// Behind its last byte; not below `start`.
     pub end: Hpa,
-    /// The words after its name in the loader's configuration.
+    /// The words after its name in the loader's configuration, without that name: see [`arguments`].
     pub command_line: String,
 }
 
@@ -156,7 +156,8 @@ impl Reader {
     fn take(&mut self, tag: &GenericInfoTag) -> Result<(), Multiboot2Error> {
         match TagType::from(tag.header().typ) {
             TagType::Cmdline => {
-                self.info.command_line = string(tag, typed::<CommandLineTag>(tag)?.cmdline())?
+                self.info.command_line =
+                    arguments(&string(tag, typed::<CommandLineTag>(tag)?.cmdline())?)
             }
             TagType::BootLoaderName => {
                 self.info.loader = string(tag, typed::<BootLoaderNameTag>(tag)?.name())?
@@ -188,7 +189,7 @@ impl Reader {
         self.info.modules.push(Module {
             start: Hpa::new(start.into()),
             end: Hpa::new(end.into()),
-            command_line: string(tag, module.cmdline())?,
+            command_line: arguments(&string(tag, module.cmdline())?),
         });
         Ok(())
     }
@@ -227,6 +228,21 @@ impl Reader {
         self.info.memory = E820Map::sanitise(raw);
         Ok(self.info)
     }
+}
+
+/// A command line without a first word that only names the file: its path, or the word `placeholder` that
+/// grub-mkconfig's 20_linux_xen writes in its place. No option of ours or of a kernel is such a word. (Xen drops the first
+/// word of whatever loader is not GRUB 2, and passes `placeholder` on, which Linux then passes to init.)
+fn arguments(line: &str) -> String {
+    let line = line.trim_start_matches(' ');
+    let (first, rest) = line.split_once(' ').unwrap_or((line, ""));
+    let is_name = first == "placeholder" || first.starts_with(['/', '(']);
+    let words = if is_name {
+        rest.trim_start_matches(' ')
+    } else {
+        line
+    };
+    words.into()
 }
 
 fn raw_type(tag: &GenericInfoTag) -> u32 {

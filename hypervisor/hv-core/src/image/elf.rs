@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 use elf::ElfBytes;
-use elf::abi::{EM_386, EM_X86_64, ET_EXEC, PT_LOAD, PT_NOTE};
+use elf::abi::{EM_386, EM_X86_64, ET_EXEC, PT_LOAD, PT_NOTE, SHT_NOTE};
 use elf::endian::LittleEndian;
 use elf::file::Class;
 use elf::note::{Note, NoteIterator};
@@ -153,7 +153,7 @@ impl<'a> Kernel<'a> {
             .flat_map(|table| table.iter())
             .collect();
         let segments = load_segments(file, &headers)?;
-        let notes = Notes::read(file, &headers);
+        let notes = Notes::of(file, &elf, &headers);
         let entry = notes.entry.ok_or(ElfError::NoPvhNote)?;
         if !segments.iter().any(|s| (s.start..s.end()).contains(&entry)) {
             return Err(ElfError::BadEntry(entry));
@@ -225,7 +225,8 @@ fn load_segment<'a>(file: &'a [u8], header: &ProgramHeader) -> Result<Segment<'a
     if header.p_filesz > header.p_memsz || end.is_none_or(|end| end > LIMIT) {
         return Err(ElfError::BadSegment(start));
     }
-    let data = bytes_of(file, header).ok_or(ElfError::Truncated(start))?;
+    let data =
+        bytes_at(file, header.p_offset, header.p_filesz).ok_or(ElfError::Truncated(start))?;
     Ok(Segment {
         start,
         data,
@@ -233,9 +234,9 @@ fn load_segment<'a>(file: &'a [u8], header: &ProgramHeader) -> Result<Segment<'a
     })
 }
 
-fn bytes_of<'a>(file: &'a [u8], header: &ProgramHeader) -> Option<&'a [u8]> {
-    let start = usize::try_from(header.p_offset).ok()?;
-    let end = start.checked_add(usize::try_from(header.p_filesz).ok()?)?;
+fn bytes_at(file: &[u8], offset: u64, size: u64) -> Option<&[u8]> {
+    let start = usize::try_from(offset).ok()?;
+    let end = start.checked_add(usize::try_from(size).ok()?)?;
     file.get(start..end)
 }
 
@@ -244,21 +245,42 @@ struct Notes {
     entry: Option<Gpa>,
     relocation: Option<Relocation>,
     is_linux: bool,
+    /// How many of Xen's there are, of any type.
+    count: usize,
 }
 
 impl Notes {
-    fn read(file: &[u8], headers: &[ProgramHeader]) -> Self {
-        let mut notes = Self::default();
-        for bytes in headers
+    /// Those of the program headers; where none of them is Xen's, as in files linked without a note segment, those of the
+    /// sections (the order of Xen's own loader, `elf_xen_parse`).
+    fn of(file: &[u8], elf: &ElfBytes<'_, LittleEndian>, headers: &[ProgramHeader]) -> Self {
+        let of_segments = headers
             .iter()
             .filter(|h| h.p_type == PT_NOTE)
-            .filter_map(|h| bytes_of(file, h))
-        {
+            .map(|h| (h.p_offset, h.p_filesz));
+        let notes = Self::read(file, of_segments);
+        if notes.count > 0 {
+            return notes;
+        }
+        let sections = elf
+            .section_headers()
+            .into_iter()
+            .flat_map(|table| table.iter());
+        let of_sections = sections
+            .filter(|section| section.sh_type == SHT_NOTE)
+            .map(|section| (section.sh_offset, section.sh_size));
+        Self::read(file, of_sections)
+    }
+
+    /// Reads the notes at these offsets of the file, each with its size; places outside it are passed over.
+    fn read(file: &[u8], places: impl Iterator<Item = (u64, u64)>) -> Self {
+        let mut notes = Self::default();
+        for bytes in places.filter_map(|(offset, size)| bytes_at(file, offset, size)) {
             // a note's header has 4-byte fields and alignment in 64-bit files, too
             for note in NoteIterator::new(LittleEndian, Class::ELF32, 4, bytes) {
                 if let Note::Unknown(note) = note
                     && note.name_str().is_ok_and(|name| name == "Xen")
                 {
+                    notes.count += 1;
                     notes.take(note.n_type, note.desc);
                 }
             }

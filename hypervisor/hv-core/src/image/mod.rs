@@ -1,7 +1,7 @@
 //! From a kernel file to a domain that can start: the file's formats, and what the kernel is told about its machine.
 //!
 //! A Debian kernel is a [`bzimage`] with a compressed [`payload`], which holds an ELF file ([`elf`]) whose note names
-//! the PVH entry point; [`KernelFile`] is where a file's bytes go in. [`e820`] is the map of memory, [`dom0_memory`]
+//! the PVH entry point; others come as ELF files, plain or packed whole by gzip; [`KernelFile`] is where a file's bytes go in. [`e820`] is the map of memory, [`dom0_memory`]
 //! decides which memory of the host is dom0's, [`initrd`] whether an initrd is whole, and [`start_info`] lays out what the
 //! kernel finds through EBX.
 
@@ -16,7 +16,7 @@ pub mod payload;
 pub mod start_info;
 
 use bzimage::{BzImage, BzImageError};
-use payload::Payload;
+use payload::{Payload, PayloadError};
 
 /// A kernel's file by its format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +25,8 @@ pub enum KernelFile<'a> {
     Elf(&'a [u8]),
     /// A bzImage, whose payload is to be unpacked first.
     BzImage(BzImage<'a>),
+    /// An ELF file packed whole by gzip (`vmlinux.gz`), to be unpacked first.
+    Packed(Payload<'a>),
 }
 
 /// Why a file is no kernel.
@@ -36,16 +38,19 @@ pub enum KernelFileError {
     UnknownFormat,
     /// It is a bzImage that cannot be used.
     BzImage(BzImageError),
+    /// It is packed whole and cannot be unpacked.
+    Packed(PayloadError),
 }
 
 impl fmt::Display for KernelFileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("the kernel file is empty"),
-            Self::UnknownFormat => {
-                f.write_str("the kernel file is neither a bzImage nor an ELF file")
-            }
+            Self::UnknownFormat => f.write_str(
+                "the kernel file is neither a bzImage nor an ELF file, plain or by gzip",
+            ),
             Self::BzImage(error) => error.fmt(f),
+            Self::Packed(error) => write!(f, "the kernel file: {error}"),
         }
     }
 }
@@ -64,10 +69,12 @@ impl<'a> KernelFile<'a> {
                 .map(Self::BzImage)
                 .map_err(KernelFileError::BzImage);
         }
-        if file.starts_with(b"\x7fELF") {
-            Ok(Self::Elf(file))
-        } else {
-            Err(KernelFileError::UnknownFormat)
+        match file {
+            [0x7f, b'E', b'L', b'F', ..] => Ok(Self::Elf(file)),
+            [0x1f, 0x8b, ..] => Payload::detect(file)
+                .map(Self::Packed)
+                .map_err(KernelFileError::Packed),
+            _ => Err(KernelFileError::UnknownFormat),
         }
     }
 
@@ -77,6 +84,7 @@ impl<'a> KernelFile<'a> {
         match self {
             Self::Elf(_) => None,
             Self::BzImage(image) => Some(image.payload),
+            Self::Packed(payload) => Some(*payload),
         }
     }
 }

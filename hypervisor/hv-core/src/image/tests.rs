@@ -209,6 +209,53 @@ fn a_file_is_told_by_its_first_bytes() {
     assert!(format!("{error}").contains("bzip2"), "{error}");
 }
 
+/// An ELF kernel packed whole: plain gzip, with a file's name, and damaged at every place.
+#[test]
+fn a_kernel_packed_whole_by_gzip_is_unpacked_or_refused() {
+    let elf = super::elf::tests::build(
+        &[(16 << 20, &sample(), 1 << 20)],
+        &[(18, &(16u64 << 20).to_le_bytes())],
+    );
+    for tool in [["gzip", "-n", "-9", "-c"], ["gzip", "-N", "-1", "-c"]] {
+        let Some(packed) = pack(&tool, &elf, false) else {
+            return;
+        };
+        let file = KernelFile::open(&packed).unwrap();
+        let payload = file.payload().unwrap();
+        let mut out = vec![0; payload.unpacked_size()];
+        payload.unpack(&mut out).unwrap();
+        assert_eq!(Kernel::parse(&out), Kernel::parse(&elf));
+        for cut in [0, 1, 2, 3, 9, 17, packed.len() / 2, packed.len() - 1] {
+            let part = &packed[..cut];
+            let whole = KernelFile::open(part).ok().and_then(|file| file.payload());
+            let unpacked = whole.map(|payload| {
+                let mut out = vec![0; payload.unpacked_size().min(1 << 24)];
+                payload.unpack(&mut out)
+            });
+            assert!(
+                !matches!(unpacked, Some(Ok(()))),
+                "{cut} bytes of {}",
+                packed.len()
+            );
+        }
+        // all of the header and the trailer, and places in between
+        let inner = (40..packed.len() - 8).step_by(packed.len() / 40);
+        for at in (0..40).chain(inner).chain(packed.len() - 8..packed.len()) {
+            let mut damaged = packed.clone();
+            damaged[at] ^= 0x55;
+            let Ok(file) = KernelFile::open(&damaged) else {
+                continue;
+            };
+            let Some(payload) = file.payload().filter(|p| p.unpacked_size() < 1 << 24) else {
+                continue;
+            };
+            let mut out = vec![0; payload.unpacked_size()];
+            // what does unpack is what was packed: only the header's time, flags and name are not summed
+            assert!(payload.unpack(&mut out).is_err() || out == elf, "byte {at}");
+        }
+    }
+}
+
 fn packed_samples() -> Vec<Vec<u8>> {
     let bytes = &sample()[..4000];
     PACKERS

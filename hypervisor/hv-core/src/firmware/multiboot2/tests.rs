@@ -70,6 +70,33 @@ fn what_grub_leaves_is_read() {
 }
 
 #[test]
+fn a_first_word_that_names_the_file_is_no_argument() {
+    for (line, arguments) in [
+        ("placeholder root=/dev/sda1 ro", "root=/dev/sda1 ro"),
+        ("/boot/vmlinuz-6.1 root=/dev/sda1", "root=/dev/sda1"),
+        ("(hd0,1)/vmlinuz  quiet", "quiet"),
+        ("  placeholder   placeholder", "placeholder"),
+        ("placeholder", ""),
+        ("/boot/hematite.elf", ""),
+        (
+            "root=/dev/sda1 placeholder /x",
+            "root=/dev/sda1 placeholder /x",
+        ),
+        ("placeholders=1", "placeholders=1"),
+        ("", ""),
+    ] {
+        let boot = parse(&info(&[
+            tag(1, &[line.as_bytes(), b"\0"].concat()),
+            module(0x10_0000, 0x20_0000, line),
+            mmap(&[(0x10_0000, 0x700_0000, 1)]),
+        ]))
+        .unwrap();
+        assert_eq!(boot.command_line, arguments, "{line:?}");
+        assert_eq!(boot.modules[0].command_line, arguments, "{line:?}");
+    }
+}
+
+#[test]
 fn efi_tags_are_noted_and_its_map_serves_where_there_is_no_other() {
     let mut map = vec![48, 0, 0, 0, 1, 0, 0, 0];
     for (kind, start, pages, attributes) in [

@@ -53,6 +53,25 @@ pub(in super::super) fn build(loads: &[(u64, &[u8], u64)], notes: &[(u32, &[u8])
     file
 }
 
+/// The same with the notes in a section of the type `SHT_NOTE` only.
+fn build_with_note_section(loads: &[(u64, &[u8], u64)], notes: &[(u32, &[u8])]) -> Vec<u8> {
+    let with_segment = build(loads, notes);
+    let header = 64 + 56 * loads.len();
+    let word = |at: usize| u64::from_le_bytes(*with_segment[at..].first_chunk().unwrap());
+    let (offset, size) = (word(header + 8), word(header + 32));
+    let mut file = with_segment;
+    file[header..header + 4].copy_from_slice(&[0; 4]);
+    let table = file.len() as u64;
+    file[40..48].copy_from_slice(&table.to_le_bytes());
+    file[58..64].copy_from_slice(&[64, 0, 2, 0, 0, 0]);
+    file.extend([0; 64]);
+    file.extend([0, 0, 0, 0, 7, 0, 0, 0]);
+    for word in [2, 0, offset, size, 0, 4, 0] {
+        file.extend(u64::to_le_bytes(word));
+    }
+    file
+}
+
 fn entry(address: u64) -> (u32, [u8; 8]) {
     (18, address.to_le_bytes())
 }
@@ -89,6 +108,25 @@ fn segments_and_entry_are_read() {
             min: 1 << 24,
             max: 0x3fff_ffff
         })
+    );
+}
+
+#[test]
+fn notes_of_sections_count_where_no_segment_has_any() {
+    let (kind, desc) = entry(16 * MIB + 4);
+    let loads: [(u64, &[u8], u64); 1] = [(16 * MIB, &[0; 16], 16)];
+    let notes: [(u32, &[u8]); 2] = [(6, b"linux\0"), (kind, &desc)];
+    let (by_section, by_segment) = (
+        build_with_note_section(&loads, &notes),
+        build(&loads, &notes),
+    );
+    assert_eq!(
+        Kernel::parse(&by_section).unwrap(),
+        Kernel::parse(&by_segment).unwrap()
+    );
+    assert_eq!(
+        Kernel::parse(&build_with_note_section(&loads, &[])),
+        Err(ElfError::NoPvhNote)
     );
 }
 
@@ -194,10 +232,16 @@ proptest! {
     }
 
     #[test]
-    fn no_changed_header_panics(changes in proptest::collection::vec((0usize..300, any::<u8>()), 1..8)) {
+    fn no_changed_header_panics(
+        changes in proptest::collection::vec((0usize..300, any::<u8>()), 1..8), is_section in any::<bool>()
+    ) {
         let (kind, desc) = entry(16 * MIB);
-        let mut file = build(&[(16 * MIB, &[0; 16], 16), (32 * MIB, &[0; 16], 64)], &[(kind, &desc)]);
+        let make = if is_section { build_with_note_section } else { build };
+        let mut file = make(&[(16 * MIB, &[0; 16], 16), (32 * MIB, &[0; 16], 64)], &[(kind, &desc)]);
+        let length = file.len();
         for (at, byte) in changes {
+            // the section headers are at the end
+            let at = if is_section && at % 2 == 1 { length.saturating_sub(at) } else { at };
             if let Some(place) = file.get_mut(at) {
                 *place = byte;
             }
