@@ -59,6 +59,10 @@ pub const XEN_DOMCTL_gethvmcontext: u32 = 33;
 pub const XEN_DOMCTL_sethvmcontext: u32 = 34;
 /// Saves one record of it.
 pub const XEN_DOMCTL_gethvmcontext_partial: u32 = 55;
+/// Lets a domain that shut down for it go on, with all forgotten that its old kernel had set up.
+pub const XEN_DOMCTL_soft_reset: u32 = 79;
+/// The same, already begun.
+pub const XEN_DOMCTL_soft_reset_cont: u32 = 23;
 /// Reads how the TSC behaves.
 pub const XEN_DOMCTL_gettscinfo: u32 = 59;
 /// Sets it.

@@ -25,7 +25,7 @@ use hypervisor::cpu_main::{CpuMain, Step};
 use hypervisor::domain::create::DomainConfig;
 use hypervisor::domain::destroy::{self, Progress};
 use hypervisor::domain::life::PauseError;
-use hypervisor::domain::{Domain, Ended, Policies, grants, info, registry, space};
+use hypervisor::domain::{Domain, Ended, Policies, grants, info, registry, soft_reset, space};
 use hypervisor::memory;
 use hypervisor::vcpu::make;
 use hypervisor::vcpu::parts::VcpuParts;
@@ -311,10 +311,46 @@ const LIFE: [Event; 13] = [
         // a page that it gives up, and that holds its vcpu_info
         space::release(&mut hw, domain, Gfn::new(7777)).unwrap();
         let _ = main.step();
-        domain.end(Ended::Crash);
+        domain.end(Ended::Crash, "by a test");
         let _ = main.step();
     },
 ];
+
+#[test]
+fn a_soft_reset_leaves_nothing_of_the_old_kernel_but_its_memory() {
+    let _alone = alone();
+    let mut main = cpu_with(endless, Scheduler::Credit2);
+    let before = memory::free_frames();
+    let domain = known_guest();
+    let mut hw = FakeVcpu::default();
+    let (place, info_gfn) = (Gfn::new(5000), Gfn::new(7777));
+    space::set_max_pages(&domain, 2);
+    for gfn in [place, info_gfn] {
+        space::populate(&domain, gfn, PageOrder::SIZE_4K).unwrap();
+    }
+    let register = || {
+        let frame = hypervisor::hypercall::guest::pin(&domain, info_gfn).unwrap();
+        domain.events.lock().register_vcpu_info(0, frame, 64)
+    };
+    let _ = register().unwrap();
+    assert!(register().is_err(), "it can be moved once");
+    let mfn = domain.shared_info.mfn();
+    space::map_special(&mut hw, &domain, mfn, place).unwrap();
+    assert!(
+        space::release(&mut hw, &domain, place).is_err(),
+        "it is no RAM"
+    );
+    soft_reset::forget_kernel(&domain, &mut hw).unwrap();
+    assert_eq!(domain.special_place(mfn), None);
+    let _ = register().unwrap();
+    // both are its own RAM; the one that held the info is free once that is forgotten
+    for gfn in [place, info_gfn] {
+        space::release(&mut hw, &domain, gfn).unwrap();
+    }
+    soft_reset::forget_kernel(&domain, &mut hw).unwrap();
+    destroy(domain, &mut main);
+    assert_eq!(memory::free_frames(), before);
+}
 
 #[test]
 fn destruction_at_any_point_of_a_life_gives_everything_back() {

@@ -90,6 +90,14 @@ pub fn step<H: VcpuHw>(domain: &Domain, hw: &mut H) -> Progress {
 }
 
 fn begin(domain: &Domain) -> Death {
+    if domain.ended().is_none() {
+        domain_log!(
+            domain.log,
+            Info,
+            "{}: ended: destroyed by its toolstack",
+            domain.id
+        );
+    }
     domain.hold(Holds::DYING);
     grants::close(domain);
     teardown::close(domain);

@@ -4,18 +4,19 @@
 //! crash, leaves everything as it is until the domain is destroyed or resumed. Next: `destroy`.
 
 use alloc::sync::Arc;
+use core::fmt;
 use core::sync::atomic::Ordering;
 
 use bitflags::bitflags;
 use guest_abi::sched::{
-    SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SHUTDOWN_suspend, SHUTDOWN_watchdog,
+    SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SHUTDOWN_soft_reset, SHUTDOWN_suspend,
+    SHUTDOWN_watchdog,
 };
 use hv_core::domid::DomId;
 use hv_core::evtchn::Virq;
 use hv_core::image::e820::E820Map;
 use hv_core::watchdog::Watchdogs;
 use hv_hw::domain_log;
-use hv_hw::info;
 
 use super::specials::Specials;
 use super::{Domain, HVM_PARAMS, registry};
@@ -106,6 +107,20 @@ impl Ended {
             Self::Suspend => SHUTDOWN_suspend,
             Self::Crash => SHUTDOWN_crash,
             Self::Other(other) => other,
+        }
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PowerOff => f.write_str("power-off"),
+            Self::Reboot => f.write_str("reboot"),
+            Self::Suspend => f.write_str("suspend"),
+            Self::Crash => f.write_str("crash"),
+            Self::Other(SHUTDOWN_watchdog) => f.write_str("watchdog"),
+            Self::Other(SHUTDOWN_soft_reset) => f.write_str("soft reset"),
+            Self::Other(reason) => write!(f, "reason {reason}"),
         }
     }
 }
@@ -247,8 +262,9 @@ impl Domain {
         domain_log!(self.log, Error, "{}: a vCPU does not stop", self.id);
     }
 
-    /// Ends the domain: its vCPUs stop at their next exit, and the toolstack hears of it. The first reason stays.
-    pub fn end(&self, why: Ended) {
+    /// Ends the domain: its vCPUs stop at their next exit, and the toolstack hears of it. The first reason stays, and the
+    /// log has one line of it with `how` it came.
+    pub fn end(&self, why: Ended, how: &str) {
         let is_first = {
             let mut life = self.life.lock();
             let is_first = life.ended.is_none();
@@ -256,6 +272,9 @@ impl Domain {
             is_first
         };
         self.hold(Holds::SHUT_DOWN);
+        if is_first {
+            domain_log!(self.log, Info, "{}: ended, {why}: {how}", self.id);
+        }
         if is_first && !self.is_hardware {
             tell_toolstack();
         }
@@ -266,8 +285,7 @@ impl Domain {
     pub fn look_at_watchdogs(&self) {
         let watchdogs = self.life.lock().watchdogs;
         if watchdogs.has_expired(host::now_ns()) {
-            info!("{}: its watchdog has expired", self.id);
-            self.end(Ended::Other(SHUTDOWN_watchdog));
+            self.end(Ended::Other(SHUTDOWN_watchdog), "its watchdog has expired");
         }
     }
 

@@ -21,6 +21,7 @@ pub mod life;
 pub mod policies;
 pub mod registry;
 pub mod share;
+pub mod soft_reset;
 pub mod space;
 pub mod specials;
 pub mod teardown;

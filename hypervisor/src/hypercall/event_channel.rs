@@ -260,6 +260,15 @@ pub(super) fn set_priority<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
 pub(super) fn reset<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: EvtchnReset = call.runner.copy_in(call.pointer(1))?;
     let domain = caller::target(call.runner, arg.dom)?;
+    if reset_ports(&domain) {
+        Ok(0)
+    } else {
+        Err(Stop::Again)
+    }
+}
+
+/// Closes some of a domain's ports; true once all are.
+pub(super) fn reset_ports(domain: &Domain) -> bool {
     let (reset, freed) = {
         let mut events = domain.events.lock();
         let before = events.port_bytes();
@@ -268,13 +277,9 @@ pub(super) fn reset<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     };
     domain.heap.uncharge(freed);
     for closed in reset.closed {
-        destroy::disconnect(&domain, closed);
+        destroy::disconnect(domain, closed);
     }
-    if reset.is_done {
-        Ok(0)
-    } else {
-        Err(Stop::Again)
-    }
+    reset.is_done
 }
 
 fn domid<H: VcpuHw>(call: &Call<'_, H>, raw: u16) -> Result<DomId, Stop> {

@@ -6,7 +6,6 @@ use guest_abi::sched::{SHUTDOWN_MAX, SchedPoll, SchedShutdown, SchedWatchdog};
 use hv_core::addr::Gva;
 use hv_core::evtchn::Port;
 use hv_core::watchdog::WatchdogError;
-use hv_hw::domain_log;
 use hv_hw::virt::VcpuHw;
 
 use super::{Answer, Call};
@@ -111,8 +110,7 @@ pub(super) fn shutdown<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     }
     let why = Ended::from_reason(arg.reason);
     let domain = &call.runner.domain;
-    domain_log!(domain.log, Info, "{}: shutdown, {why:?}", domain.id);
-    call.runner.domain.end(why);
+    domain.end(why, "it said so itself");
     call.next = Next::Yield;
     Ok(0)
 }

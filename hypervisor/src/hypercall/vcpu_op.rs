@@ -230,7 +230,9 @@ fn set_up<H: VcpuHw>(call: &mut Call<'_, H>, is_up: bool) -> Answer {
     target.is_up.store(is_up, Ordering::Release);
     target.request(Requests::LIFE);
     if call.runner.domain.is_every_vcpu_down() {
-        call.runner.domain.end(Ended::PowerOff);
+        call.runner
+            .domain
+            .end(Ended::PowerOff, "its last vCPU was taken down");
     }
     Ok(0)
 }

@@ -236,6 +236,17 @@ impl Daemon {
             return Ok(());
         }
         let failed = guest.failed;
+        // after a soft reset it is the same ring, of which the terminal and what it shows stay
+        if let (Some(attached), Some(wanted)) = (&mut guest.attached, wanted)
+            && attached.what.ring_frame == wanted.ring_frame
+            && let Ok(port) = self.evtchn.bind_interdomain(domid, wanted.port)
+        {
+            let old = std::mem::replace(&mut attached.port, port);
+            attached.what = wanted;
+            // the far end has gone, and the port with it
+            let _ = self.evtchn.unbind(old);
+            return store.write(&format!("{base}/tty"), attached.console.tty());
+        }
         if let Some(old) = guest.attached.take() {
             self.detach(old, now);
         }

@@ -20,6 +20,7 @@ mod two_level;
 mod types;
 
 use alloc::vec::Vec;
+use core::mem;
 
 use arrayvec::ArrayVec;
 use guest_abi::compat::Width;
@@ -238,6 +239,26 @@ impl<F: SharedWords + Clone> EventChannels<F> {
             upcall: Some(vcpu),
             wake_pollers_of: None,
         })
+    }
+
+    /// Puts each vCPU's info back to where it was before it was moved, for a kernel that starts anew. What was left is
+    /// returned, to be dropped where no lock is held.
+    pub fn forget_vcpu_infos(&mut self) -> Vec<VcpuInfo<F>> {
+        let shared_info = &self.shared_info;
+        let moved = self
+            .vcpus
+            .iter_mut()
+            .zip(0..)
+            .filter(|(vcpu, _)| vcpu.is_info_registered);
+        moved
+            .filter_map(|(vcpu, index)| {
+                vcpu.is_info_registered = false;
+                mem::replace(
+                    &mut vcpu.info,
+                    VcpuInfo::in_shared_info(shared_info.clone(), index),
+                )
+            })
+            .collect()
     }
 
     /// Where `vcpu`'s info is now, if anywhere.

@@ -19,9 +19,9 @@ use super::{Answer, Call, Domctl, Stop};
 use crate::domain::create::{self, Belongings, DomainConfig, MAX_PORT, MAX_VCPUS};
 use crate::domain::destroy::{self, Progress};
 use crate::domain::grants::{DEFAULT_GRANT_FRAMES, DEFAULT_MAPTRACK_FRAMES, MAX_GRANT_FRAMES};
-use crate::domain::life::PauseError;
-use crate::domain::{Domain, Ended, info as record, registry, space};
-use crate::hypercall::caller;
+use crate::domain::life::{Holds, PauseError};
+use crate::domain::{Domain, Ended, info as record, registry, soft_reset, space};
+use crate::hypercall::{caller, event_channel};
 use crate::vcpu::make;
 use crate::vcpu::run::Next;
 use crate::{host, wallclock};
@@ -190,6 +190,30 @@ pub(super) fn resume<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
     Ok(0)
 }
 
+/// DOMCTL_soft_reset: lets one that has shut down go on without all that its old kernel had set up. Executed again until
+/// its ports are closed.
+///
+/// # Errors
+/// EINVAL where it has not shut down or is not paused, ENOMEM; it is as it was then but for its ports.
+pub(super) fn soft_reset<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
+    let domain = another(call, op)?;
+    let holds = domain.holds();
+    let is_still = holds.contains(Holds::SHUT_DOWN | Holds::PAUSED)
+        && !holds.contains(Holds::DYING)
+        && !domain.is_any_vcpu_running();
+    if !is_still {
+        return Err(Errno::EINVAL.into());
+    }
+    if !event_channel::reset_ports(&domain) {
+        return Err(Stop::Again);
+    }
+    soft_reset::forget_kernel(&domain, &mut call.runner.hw)?;
+    domain_log!(domain.log, Info, "{}: soft reset", domain.id);
+    domain.resume();
+    call.next = Next::Look;
+    Ok(0)
+}
+
 /// DOMCTL_setdomainhandle.
 pub(super) fn set_handle(op: &Domctl) -> Answer {
     let handle: [u8; 16] = op.body();
@@ -259,7 +283,7 @@ pub(in crate::hypercall) fn remote_shutdown<H: VcpuHw>(call: &mut Call<'_, H>) -
         return Err(Errno::EINVAL.into());
     }
     let domain = caller::target(call.runner, arg.domain_id)?;
-    domain.end(Ended::from_reason(arg.reason));
+    domain.end(Ended::from_reason(arg.reason), "its toolstack shut it down");
     call.next = Next::Look;
     Ok(0)
 }

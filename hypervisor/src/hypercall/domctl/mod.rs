@@ -24,7 +24,8 @@ use guest_abi::domctl::{
     XEN_DOMCTL_set_cpu_policy, XEN_DOMCTL_set_paging_mempool_size, XEN_DOMCTL_set_virq_handler,
     XEN_DOMCTL_setdomainhandle, XEN_DOMCTL_sethvmcontext, XEN_DOMCTL_setnodeaffinity,
     XEN_DOMCTL_settimeoffset, XEN_DOMCTL_settscinfo, XEN_DOMCTL_setvcpuaffinity,
-    XEN_DOMCTL_setvcpucontext, XEN_DOMCTL_unpausedomain, XenDomctl,
+    XEN_DOMCTL_setvcpucontext, XEN_DOMCTL_soft_reset, XEN_DOMCTL_soft_reset_cont,
+    XEN_DOMCTL_unpausedomain, XenDomctl,
 };
 use guest_abi::errno::Errno;
 use hv_core::domid::DomId;
@@ -111,6 +112,7 @@ fn serve<H: VcpuHw>(call: &mut Call<'_, H>, command: u32, op: &mut Domctl) -> An
         XEN_DOMCTL_max_vcpus => life::max_vcpus(call, op),
         XEN_DOMCTL_setdomainhandle => life::set_handle(op),
         XEN_DOMCTL_resumedomain => life::resume(call, op),
+        XEN_DOMCTL_soft_reset | XEN_DOMCTL_soft_reset_cont => life::soft_reset(call, op),
         XEN_DOMCTL_gettscinfo => life::get_tsc_info(op),
         XEN_DOMCTL_settscinfo => life::set_tsc_info(call, op),
         XEN_DOMCTL_get_paging_mempool_size => life::paging_pool(op),

@@ -93,7 +93,9 @@ fn halt<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
             .is_up
             .store(false, core::sync::atomic::Ordering::Release);
         if runner.domain.is_every_vcpu_down() {
-            runner.domain.end(Ended::PowerOff);
+            runner
+                .domain
+                .end(Ended::PowerOff, "its last vCPU halted with interrupts off");
         }
         return Next::Yield;
     }
@@ -155,7 +157,9 @@ fn broken<H: VcpuHw>(runner: &mut Runner<H>, reason: u32, qualification: u64) ->
 pub fn die<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     let vcpu = runner.vcpu().id;
     runner.domain.log.dump(&vcpu, &state(runner));
-    runner.domain.end(Ended::Crash);
+    runner
+        .domain
+        .end(Ended::Crash, "what a vCPU did cannot go on, see above");
     Next::Resume
 }
 

@@ -17,5 +17,9 @@ on_guest large 240 'SUM ok' 'mkdir /big; mount -t tmpfs -o size=90% none /big; d
     fail "memory above does not hold what is written: $(tail -n 3 /tmp/large.console | tr '\n' ' ')"
 destroy large
 leftovers >/tmp/after
-cmp -s /tmp/before /tmp/after || fail "left: $(diff /tmp/before /tmp/after | tr '\n' ' ')"
+# the first guest makes nodes that stay
+for file in /tmp/before /tmp/after; do
+    grep -v ^nodes "$file" >"$file.kept"
+done
+cmp -s /tmp/before.kept /tmp/after.kept || fail "left: $(diff /tmp/before.kept /tmp/after.kept | tr '\n' ' ')"
 pass "$total MiB, $(grep -o 'up after .*' /tmp/large.console | head -n 1)"

@@ -7,6 +7,7 @@
 mod context;
 mod memory;
 mod policy;
+mod soft_reset;
 mod store;
 mod undo;
 
@@ -278,12 +279,16 @@ impl Recipe<'_> {
 
     /// Tells the guest where its rings are, and grants their pages to dom0.
     fn set_params(&mut self, domid: u16, ports: Ports) -> Result<()> {
+        self.set_ring_params(domid, ports)?;
+        memory::grant_rings(&self.ts.hyper, domid)
+    }
+
+    fn set_ring_params(&mut self, domid: u16, ports: Ports) -> Result<()> {
         let hyper = &self.ts.hyper;
         hyper.set_param(domid, HVM_PARAM_STORE_PFN, STORE_GFN)?;
         hyper.set_param(domid, HVM_PARAM_STORE_EVTCHN, ports.store.into())?;
         hyper.set_param(domid, HVM_PARAM_CONSOLE_PFN, CONSOLE_GFN)?;
-        hyper.set_param(domid, HVM_PARAM_CONSOLE_EVTCHN, ports.console.into())?;
-        memory::grant_rings(hyper, domid)
+        Ok(hyper.set_param(domid, HVM_PARAM_CONSOLE_EVTCHN, ports.console.into())?)
     }
 
     fn publish(&mut self, domid: u16, ports: Ports) -> Result<()> {

@@ -113,6 +113,14 @@ impl Hyper {
         self.plain_domctl("domctl resumedomain", XEN_DOMCTL_resumedomain, domid)
     }
 
+    /// Lets a paused domain that shut down for a soft reset go on, without its ports and registered places.
+    ///
+    /// # Errors
+    /// The hypervisor's: EINVAL where it has not shut down.
+    pub fn soft_reset_domain(&self, domid: u16) -> CallResult<()> {
+        self.plain_domctl("domctl soft_reset", XEN_DOMCTL_soft_reset, domid)
+    }
+
     /// Describes a domain.
     ///
     /// # Errors

@@ -15,6 +15,8 @@ use crate::{Result, Toolstack};
 /// What follows an end.
 pub(super) enum Next {
     Restart(Box<Restart>),
+    /// It goes on by itself.
+    GoesOn,
     /// It was destroyed.
     Gone,
     /// It is kept for a look.
@@ -40,7 +42,11 @@ impl Toolstack {
         match action {
             Action::Preserve => return Ok(Next::Preserved),
             Action::CoredumpDestroy | Action::CoredumpRestart => self.dump(domid, note)?,
-            Action::SoftReset => note("soft reset is not supported: the domain is destroyed"),
+            Action::SoftReset => {
+                if let Some(config) = &config {
+                    return self.go_on(domid, config, note);
+                }
+            }
             Action::Destroy | Action::Restart | Action::RestartRename => {}
         }
         let old = match action {
@@ -76,6 +82,14 @@ impl Toolstack {
                 Ok(Next::Restart(Box::new(Restart::after(pause, record))))
             }
         }
+    }
+
+    /// Lets a domain go on in the kernel that it loaded itself.
+    fn go_on(&self, domid: u16, config: &DomainConfig, note: &mut dyn FnMut(&str)) -> Result<Next> {
+        let held = self.lock(note)?;
+        self.soft_reset(&held, domid, config)?;
+        note(&format!("domain {domid} goes on in its next kernel"));
+        Ok(Next::GoesOn)
     }
 
     /// Writes a core dump; one that fails is told. A dump is for a look later, the domain's service matters more.

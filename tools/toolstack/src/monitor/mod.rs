@@ -244,7 +244,7 @@ impl Monitor {
         });
         match next {
             Ok(Next::Restart(restart)) => self.restarts.push(*restart),
-            Ok(Next::Gone) => {}
+            Ok(Next::Gone | Next::GoesOn) => {}
             Ok(Next::Preserved) => {
                 self.ended = Ended::Preserved;
                 self.leave(toolstack, domid)?;

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use guest_abi::sched::{SHUTDOWN_crash, SHUTDOWN_reboot};
+use guest_abi::sched::{SHUTDOWN_crash, SHUTDOWN_reboot, SHUTDOWN_soft_reset, SHUTDOWN_watchdog};
 
 use super::*;
 use crate::config::{Action, DomainConfig};
@@ -101,6 +101,60 @@ fn a_reboot_outlasts_a_xenstored_that_goes_at_any_moment() {
             .take_while(|request| reboot_with_a_loss_at(*request, on_reboot, stays))
             .count();
         assert!(requests > 60, "only {requests} requests were made");
+    }
+}
+
+#[test]
+fn a_domain_that_asks_for_a_soft_reset_goes_on_and_is_followed_further() {
+    let bench = Bench::new();
+    let domid = bench.create(&bench.config("web")).unwrap().domid;
+    let end = |reason| {
+        let mut host = bench.host.state();
+        host.domains.get_mut(&domid).unwrap().shutdown = Some(reason);
+    };
+    end(SHUTDOWN_soft_reset);
+    let mut notes = Vec::new();
+    let connect = bench.connect();
+    let ended = follow_one(|| Ok(connect()), domid, &mut |_, line| {
+        notes.push(line.to_owned());
+        if line.ends_with("goes on in its next kernel") {
+            end(0);
+        }
+    });
+    assert_eq!(ended.unwrap(), Ended::Destroyed);
+    assert_eq!(
+        notes,
+        [
+            "domain 1 ended: it asks for a soft reset; soft_reset",
+            "domain 1 goes on in its next kernel",
+            "domain 1 ended: it powered off; destroy"
+        ]
+    );
+}
+
+#[test]
+fn each_reason_has_its_own_action() {
+    for (reason, name) in [
+        (
+            SHUTDOWN_watchdog,
+            "domain 1 ended: its watchdog expired; preserve",
+        ),
+        (
+            SHUTDOWN_soft_reset,
+            "domain 1 ended: it asks for a soft reset; preserve",
+        ),
+    ] {
+        let bench = Bench::new();
+        let mut config = bench.config("web");
+        let kept = if reason == SHUTDOWN_watchdog {
+            &mut config.actions.watchdog
+        } else {
+            &mut config.actions.soft_reset
+        };
+        *kept = Action::Preserve;
+        let (_, ended, notes) = end(&bench, &config, reason);
+        assert_eq!(ended.unwrap(), Ended::Preserved);
+        assert_eq!(notes, [name]);
     }
 }
 

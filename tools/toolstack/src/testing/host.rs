@@ -287,6 +287,12 @@ fn domctl(
         XEN_DOMCTL_destroydomain => drop(state.domains.remove(&domid).ok_or(Errno::ESRCH)?),
         XEN_DOMCTL_unpausedomain => state.domain(domid)?.running = true,
         XEN_DOMCTL_pausedomain => state.domain(domid)?.running = false,
+        XEN_DOMCTL_soft_reset => {
+            let domain = state.domain(domid)?;
+            if domain.running || domain.shutdown.take().is_none() {
+                return Err(Errno::EINVAL);
+            }
+        }
         XEN_DOMCTL_getdomaininfo => {
             state.domain(domid)?;
             let info = state.info(domid);

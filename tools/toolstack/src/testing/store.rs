@@ -135,11 +135,11 @@ impl StoreState {
             Kind::TransactionEnd => self
                 .end_transaction(message.tx_id, path == "T", events)
                 .and(ok),
-            Kind::Introduce => self
-                .introduced
-                .insert(path.parse().unwrap())
-                .then_some(b"OK\0".to_vec())
-                .ok_or(Refusal::from_name(b"EEXIST").unwrap()),
+            // one that is served already begins anew
+            Kind::Introduce => {
+                self.introduced.insert(path.parse().unwrap());
+                ok
+            }
             Kind::Release => {
                 if self.introduced.remove(&path.parse().unwrap()) {
                     ok

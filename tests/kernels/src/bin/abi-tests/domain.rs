@@ -4,11 +4,12 @@ use guest_abi::Errno;
 use guest_abi::domctl::{
     XEN_DOMCTL_CDF_hap, XEN_DOMCTL_CDF_hvm, XEN_DOMCTL_INTERFACE_VERSION, XEN_DOMCTL_createdomain,
     XEN_DOMCTL_destroydomain, XEN_DOMCTL_getdomaininfo, XEN_DOMCTL_max_mem, XEN_DOMCTL_max_vcpus,
-    XEN_DOMCTL_pausedomain, XEN_DOMCTL_sethvmcontext, XEN_DOMCTL_unpausedomain, XEN_DOMINF_blocked,
-    XEN_DOMINF_paused, XEN_DOMINF_shutdown, XEN_DOMINF_shutdownshift, XenDomctl,
-    XenDomctlCreatedomain, XenDomctlGetdomaininfo, XenDomctlHvmcontext, XenDomctlMaxMem,
-    XenDomctlMaxVcpus,
+    XEN_DOMCTL_pausedomain, XEN_DOMCTL_sethvmcontext, XEN_DOMCTL_soft_reset,
+    XEN_DOMCTL_unpausedomain, XEN_DOMINF_blocked, XEN_DOMINF_paused, XEN_DOMINF_shutdown,
+    XEN_DOMINF_shutdownshift, XenDomctl, XenDomctlCreatedomain, XenDomctlGetdomaininfo,
+    XenDomctlHvmcontext, XenDomctlMaxMem, XenDomctlMaxVcpus,
 };
+use guest_abi::event_channel::{EVTCHNOP_alloc_unbound, EvtchnAllocUnbound};
 use guest_abi::hvm::save::{
     HVM_FILE_MAGIC, HVM_FILE_VERSION, HVM_SAVE_CODE_CPU, HVM_SAVE_CODE_END, HVM_SAVE_CODE_HEADER,
     HvmHwCpu, HvmSaveDescriptor, HvmSaveHeader, segment,
@@ -17,7 +18,9 @@ use guest_abi::memory::{
     XENMAPSPACE_gmfn_foreign, XENMEM_add_to_physmap_batch, XENMEM_populate_physmap,
     XENMEM_remove_from_physmap, XenAddToPhysmapBatch, XenMemoryReservation, XenRemoveFromPhysmap,
 };
-use guest_abi::sched::{SCHEDOP_yield, SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot};
+use guest_abi::sched::{
+    SCHEDOP_yield, SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SHUTDOWN_soft_reset,
+};
 use guest_abi::sysctl::{XEN_SYSCTL_physinfo, XenSysctlPhysinfo};
 use guest_abi::xen::{
     __HYPERVISOR_domctl, __HYPERVISOR_sched_op, DOMID_SELF, VIRQ_DOM_EXC, XEN_X86_EMU_LAPIC,
@@ -39,6 +42,7 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("domain_that_triple_faults_has_crashed", crashes),
     Test::new("domain_that_loops_is_paused_and_destroyed", loops),
     Test::new("domain_destroyed_while_mapped_is_a_zombie", zombie),
+    Test::new("domain_goes_on_after_a_soft_reset", soft_reset),
     Test::new("domain_200_times_leaves_nothing", many),
 ];
 
@@ -73,6 +77,21 @@ const SPEAKING: [u8; 64] = {
     }
     code
 };
+/// Shuts down for a soft reset; let go on, it writes [`MAGIC`] at the start of the data page and shuts down for a reboot.
+const RESETTING: [u8; 64] = [
+    0xB8, 0x1D, 0x00, 0x00, 0x00, // mov eax, sched_op
+    0xBF, 0x02, 0x00, 0x00, 0x00, // mov edi, SCHEDOP_shutdown
+    0xBE, 0x30, 0x00, 0x10, 0x00, // mov esi, 0x100030
+    0x0F, 0x01, 0xC1, // vmcall
+    0xC7, 0x05, 0x00, 0x10, 0x10, 0x00, 0xE5, 0xD0, 0x0D, 0x60, // mov dword [0x101000], MAGIC
+    0xB8, 0x1D, 0x00, 0x00, 0x00, // mov eax, sched_op
+    0xBE, 0x34, 0x00, 0x10, 0x00, // mov esi, 0x100034
+    0x0F, 0x01, 0xC1, // vmcall
+    0xFA, 0xF4, 0x90, 0x90, 0x90, 0x90, 0x90, // cli; hlt
+    0x05, 0x00, 0x00, 0x00, // at 0x30: SHUTDOWN_soft_reset
+    0x01, 0x00, 0x00, 0x00, // at 0x34: SHUTDOWN_reboot
+    0, 0, 0, 0, 0, 0, 0, 0,
+];
 /// cli; hlt
 pub(crate) const HALTING: [u8; 64] = start_with([0xFA, 0xF4]);
 /// ud2, without an IDT
@@ -407,6 +426,56 @@ fn check_gone(domid: u16) -> Verdict {
         XenDomctlGetdomaininfo::default(),
     );
     check!(result < 0 || found != domid, "d{domid} is still there");
+    Ok(())
+}
+
+fn soft_reset() -> Verdict {
+    need_dom0()?;
+    destroy(create(&HALTING)?)?;
+    let before = free_pages();
+    let domid = create(&RESETTING)?;
+    let reset = || domctl(XEN_DOMCTL_soft_reset, domid, 0u64).0;
+    check_eq!(
+        reset(),
+        refused(Errno::EINVAL),
+        "of one that has not shut down"
+    );
+    let arg = EvtchnAllocUnbound {
+        dom: domid,
+        remote_dom: DOMID_SELF,
+        port: 0,
+    };
+    let alloc = || hypercall::event_channel(EVTCHNOP_alloc_unbound, arg);
+    let (result, port) = alloc();
+    check_eq!(result, 0, "a port of its");
+    check_eq!(run(domid)?, SHUTDOWN_soft_reset, "why it shut down");
+    check_eq!(reset(), refused(Errno::EINVAL), "of one that is not paused");
+    check_eq!(
+        domctl(XEN_DOMCTL_pausedomain, domid, 0u64).0,
+        0,
+        "pausedomain"
+    );
+    check_eq!(reset(), 0, "soft_reset");
+    check_eq!(reset(), refused(Errno::EINVAL), "once more");
+    let flags = info(domid)?.flags;
+    check!(
+        flags & XEN_DOMINF_shutdown == 0,
+        "it is still shut down: {flags:#x}"
+    );
+    // the first port is free again
+    let (result, again) = alloc();
+    check_eq!(
+        (result, again.port),
+        (0, port.port),
+        "a port after the reset"
+    );
+    check_eq!(run(domid)?, SHUTDOWN_reboot, "why it shut down after that");
+    let word = insn::peek(look_into(domid, DATA_GFN)?);
+    look_away()?;
+    check_eq!(word, Ok(u64::from(MAGIC)), "what it wrote");
+    destroy(domid)?;
+    check_gone(domid)?;
+    check_eq!(free_pages(), before, "free pages");
     Ok(())
 }
 

@@ -13,7 +13,8 @@ mod console;
 mod greed;
 
 use guest_abi::sched::{
-    SCHEDOP_shutdown, SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SchedShutdown,
+    SCHEDOP_shutdown, SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SHUTDOWN_soft_reset,
+    SchedShutdown,
 };
 use guest_rt::{event, hold, hypercall, insn, options, probe, say};
 
@@ -26,6 +27,12 @@ fn main() {
         "hello" | "poweroff" => shutdown(SHUTDOWN_poweroff),
         "reboot" => shutdown(SHUTDOWN_reboot),
         "crash" => shutdown(SHUTDOWN_crash),
+        "soft-reset" => {
+            shutdown(SHUTDOWN_soft_reset);
+            // the console's port is another now, as its parameter says
+            console::print(format_args!("domu: goes on after a soft reset"));
+            shutdown(SHUTDOWN_poweroff);
+        }
         "triple-fault" => probe::triple_fault(),
         "loop" => loop {
             insn::pause();
