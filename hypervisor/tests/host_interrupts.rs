@@ -15,7 +15,7 @@ use hv_hw::irq::vectors;
 use hv_hw::virt::fake::{Course, FakeVcpu};
 use hv_hw::virt::{
     ControlRegister, Event, GuestRegs, IoExit, SEGMENT_CS, SoftwareEvent, Stage2Access,
-    Stage2Fault, StringIo, SystemRegs, VmExit,
+    Stage2Fault, StringIo, SystemRegs, TaskSource, TaskSwitch, VmExit,
 };
 use hypervisor::cpu::Pcpu;
 use hypervisor::cpu_main::{CpuMain, Step};
@@ -101,6 +101,10 @@ reasons! {
     VmExit::Nothing => [VmExit::Nothing],
     // the end of the machine
     VmExit::HostReset => [],
+    VmExit::TaskSwitch(_) => [
+        VmExit::TaskSwitch(TaskSwitch { selector: 0x30, source: TaskSource::Gate(None), length: 2 }),
+        VmExit::TaskSwitch(TaskSwitch { selector: 0x30, source: TaskSource::Jump, length: 7 }),
+    ],
     VmExit::Undefined(_) => [VmExit::Undefined(36)],
     VmExit::TripleFault => [VmExit::TripleFault],
     VmExit::Broken { .. } => [VmExit::Broken { reason: 33, qualification: 0 }],

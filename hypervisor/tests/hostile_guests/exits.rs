@@ -3,8 +3,8 @@
 use hv_core::addr::{Gpa, Gva};
 use hv_hw::virt::fake::{Course, FakeVcpu};
 use hv_hw::virt::{
-    ControlRegister, Event, IoExit, SoftwareEvent, Stage2Access, Stage2Fault, StringIo, VcpuHw,
-    VmExit,
+    ControlRegister, Event, IoExit, SoftwareEvent, Stage2Access, Stage2Fault, StringIo, TaskSource,
+    TaskSwitch, VcpuHw, VmExit,
 };
 
 use crate::random::Random;
@@ -168,6 +168,16 @@ pub(crate) fn any(random: &mut Random, ids: &[u64], hw: &mut FakeVcpu) -> VmExit
             error: random.one_in(2).then_some(0),
             qualification: random.next(),
         },
+        20 => VmExit::TaskSwitch(TaskSwitch {
+            selector: (random.below(16) << 3) as u16,
+            source: random.of(&[
+                TaskSource::Call,
+                TaskSource::Iret,
+                TaskSource::Jump,
+                TaskSource::Gate(None),
+            ]),
+            length: random.below(16) as u8,
+        }),
         _ => random.of(&[
             VmExit::CacheFlush,
             VmExit::Undefined(3),

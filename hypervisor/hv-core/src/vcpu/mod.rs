@@ -4,6 +4,7 @@ pub mod context;
 pub mod event;
 pub mod initialise;
 pub mod runstate;
+pub mod task;
 pub mod time;
 pub mod vcpu_info;
 

@@ -283,6 +283,12 @@ impl VcpuHw for FakeVcpu {
     fn set_switched(&mut self, regs: &SwitchedRegs) {
         self.switched = Some(regs.clone());
     }
+    fn set_cr2(&mut self, value: u64) {
+        self.switched.get_or_insert_with(SwitchedRegs::reset).cr2 = value;
+    }
+    fn add_dr6(&mut self, bits: u64) {
+        self.switched.get_or_insert_with(SwitchedRegs::reset).debug[4] |= bits;
+    }
     fn set_xcr0(&mut self, _value: u64) {}
     fn apic(&self) -> ApicAssist {
         ApicAssist::None

@@ -15,6 +15,7 @@ use bitflags::bitflags;
 use hv_core::addr::{Gpa, Gva, Mfn, PAGE_BYTES};
 use hv_core::msr::Passthrough;
 pub use hv_core::vcpu::event::{Event, SoftwareEvent};
+pub use hv_core::vcpu::task::TaskSource;
 
 use crate::percpu::IrqsOff;
 
@@ -80,6 +81,10 @@ pub trait VcpuHw: 'static {
     fn switched(&mut self) -> SwitchedRegs;
     /// Sets it; the values have been checked.
     fn set_switched(&mut self, regs: &SwitchedRegs);
+    /// Sets CR2.
+    fn set_cr2(&mut self, value: u64);
+    /// Sets bits of DR6, for a debug exception that the story raises.
+    fn add_dr6(&mut self, bits: u64);
     /// XCR0 as the guest set it.
     fn set_xcr0(&mut self, value: u64);
     /// The parts of the local APIC that the hardware takes over.
@@ -387,6 +392,8 @@ pub enum VmExit {
     Wrmsr,
     /// XSETBV, number in ECX.
     Xsetbv,
+    /// A hardware task switch, which the CPU leaves to us.
+    TaskSwitch(TaskSwitch),
     /// INVD or WBINVD.
     CacheFlush,
     /// A port access.
@@ -432,6 +439,17 @@ pub enum VmExit {
         /// Its qualification.
         qualification: u64,
     },
+}
+
+/// A hardware task switch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TaskSwitch {
+    /// Of the new task's TSS.
+    pub selector: u16,
+    /// What brought it about; the error code of an event is the interrupted one's.
+    pub source: TaskSource,
+    /// Bytes of the instruction, where one brought it about.
+    pub length: u8,
 }
 
 /// A port access.

@@ -115,7 +115,7 @@ pub(in crate::vcpu) fn load_pdptes<H: VcpuHw>(runner: &mut Runner<H>) {
 /// With PAE paging outside long mode the CPU keeps the four top entries in registers, which VM entry loads from the VMCS:
 /// those that are due with `value` in `register`, or an error where one of them has a reserved bit set.
 /// SDM vol. 3A, "PDPTE Registers".
-fn pdptes<H: VcpuHw>(
+pub(super) fn pdptes<H: VcpuHw>(
     runner: &Runner<H>,
     register: ControlRegister,
     value: u64,
@@ -124,7 +124,8 @@ fn pdptes<H: VcpuHw>(
     match register {
         ControlRegister::Cr0 => regs.cr0 = value,
         ControlRegister::Cr4 => regs.cr4 = value,
-        ControlRegister::Cr3 | ControlRegister::Cr8 => return Ok(None),
+        ControlRegister::Cr3 => regs.cr3 = value,
+        ControlRegister::Cr8 => return Ok(None),
     }
     let is_pae = regs.cr0 & CR0_PG != 0 && regs.cr4 & CR4_PAE != 0 && regs.efer & EFER_LME == 0;
     if !is_pae {
@@ -144,4 +145,4 @@ fn pdptes<H: VcpuHw>(
 }
 
 /// A top entry of PAE paging sets a bit that must be zero.
-struct ReservedBit;
+pub(super) struct ReservedBit;

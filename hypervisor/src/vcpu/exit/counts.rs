@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use hv_hw::virt::VmExit;
 
-const NAMES: [&str; 25] = [
+const NAMES: [&str; 26] = [
     "hypercall",
     "cpuid",
     "external interrupt",
@@ -30,6 +30,7 @@ const NAMES: [&str; 25] = [
     "bus lock",
     "instruction timeout",
     "nothing",
+    "task switch",
 ];
 
 /// How often each reason occurred.
@@ -66,6 +67,7 @@ impl Counts {
             VmExit::BusLock => 22,
             VmExit::InstructionTimeout => 23,
             VmExit::Nothing => 24,
+            VmExit::TaskSwitch(_) => 25,
         };
         // only the CPU that runs the vCPU counts: a plain load and store do
         let count = &self.0[slot];

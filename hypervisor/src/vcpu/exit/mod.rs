@@ -7,6 +7,7 @@ mod io;
 mod mmio;
 mod msr;
 mod stage2;
+mod task;
 
 use alloc::string::String;
 use hv_hw::domain_log;
@@ -64,6 +65,7 @@ fn handle_other<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: VmExit
         VmExit::InterruptWindow => close_window(runner, Window::Interrupt),
         VmExit::NmiWindow => close_window(runner, Window::Nmi),
         VmExit::Exception { vector, error, .. } => exception(runner, vector, error),
+        VmExit::TaskSwitch(switch) => task::handle(runner, switch),
         VmExit::CacheFlush => cache_flush(runner),
         VmExit::Undefined(_) => raise(runner, Event::UNDEFINED),
         VmExit::PauseLoop => pause_loop(runner),
@@ -111,8 +113,8 @@ fn close_window<H: VcpuHw>(runner: &mut Runner<H>, window: Window) -> Next {
     Next::Resume
 }
 
-/// #DB and #AC go on to the guest; they exit only so that a guest that raises one in the delivery of the other does not
-/// keep the CPU for ever. #MC is the host's.
+/// #DB and #AC go on to the guest; they exit only so that one that raises the next in its own delivery comes out of the CPU,
+/// which would go on for ever, and past the run loop's look at the host's interrupts. #MC is the host's.
 fn exception<H: VcpuHw>(runner: &mut Runner<H>, vector: u8, error: Option<u32>) -> Next {
     const MACHINE_CHECK: u8 = 18;
     if vector == MACHINE_CHECK {

@@ -5,7 +5,8 @@
 use hv_core::addr::{Gpa, Gva};
 
 use super::super::{
-    ControlRegister, GuestRegs, IoExit, Stage2Access, Stage2Fault, StringIo, VmExit,
+    ControlRegister, GuestRegs, IoExit, Stage2Access, Stage2Fault, StringIo, TaskSource,
+    TaskSwitch, VmExit,
 };
 use super::fields::Field;
 use super::reasons::{self, Answer};
@@ -60,6 +61,7 @@ fn decode_rare(vmcs: CurrentVmcs, regs: &GuestRegs, reason: u32) -> VmExit {
         reasons::INIT => VmExit::HostReset,
         reasons::SIPI => VmExit::Nothing,
         reasons::NMI_WINDOW => VmExit::NmiWindow,
+        reasons::TASK_SWITCH => VmExit::TaskSwitch(task_switch(vmcs)),
         reasons::INVD | reasons::WBINVD => VmExit::CacheFlush,
         reasons::CONTROL_REGISTER => control_access(vmcs, regs),
         reasons::PAUSE => VmExit::PauseLoop,
@@ -80,6 +82,22 @@ fn decode_rare(vmcs: CurrentVmcs, regs: &GuestRegs, reason: u32) -> VmExit {
             reason,
             qualification: vmcs.read(Field::Qualification),
         },
+    }
+}
+
+/// SDM vol. 3C, table "Exit Qualification for Task Switches".
+fn task_switch(vmcs: CurrentVmcs) -> TaskSwitch {
+    let qualification = vmcs.read(Field::Qualification);
+    let [low, high, ..] = qualification.to_le_bytes();
+    TaskSwitch {
+        selector: u16::from_le_bytes([low, high]),
+        source: match (qualification >> 30) & 3 {
+            0 => TaskSource::Call,
+            1 => TaskSource::Iret,
+            2 => TaskSource::Jump,
+            _ => TaskSource::Gate(None),
+        },
+        length: low_byte(vmcs.read(Field::InstructionLength)),
     }
 }
 

@@ -409,6 +409,14 @@ impl VcpuHw for VtxVcpu {
         self.switched.write(regs);
     }
 
+    fn set_cr2(&mut self, value: u64) {
+        switch::write_cr2(value);
+    }
+
+    fn add_dr6(&mut self, bits: u64) {
+        switch::merge_dr6(bits);
+    }
+
     fn set_xcr0(&mut self, value: u64) {
         self.switched.set_xcr0(value);
     }

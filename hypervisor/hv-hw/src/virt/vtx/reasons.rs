@@ -58,7 +58,7 @@ reasons! {
     OTHER_SMI = 6, "other SMI", Never(SMM);
     INTERRUPT_WINDOW = 7, "interrupt window", Handled;
     NMI_WINDOW = 8, "NMI window", Handled;
-    TASK_SWITCH = 9, "task switch", Never("guests are told to do without; who tries one dies");
+    TASK_SWITCH = 9, "task switch", Handled;
     CPUID = 10, "CPUID", Handled;
     GETSEC = 11, "GETSEC", Undefined;
     HLT = 12, "HLT", Handled;

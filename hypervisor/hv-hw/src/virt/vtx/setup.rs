@@ -14,7 +14,8 @@ use super::registers::{CR0_OWNED, CR4_REQUIRED};
 use super::switch::ExtendedState;
 use super::vmcs::CurrentVmcs;
 
-/// #DB and #AC, which a guest could make deliver each other without end, and #MC, which is the host's.
+/// #DB and #AC, which a guest could make deliver each other without end inside the CPU (the run loop ends what goes on outside),
+/// and #MC, which is the host's.
 const EXCEPTIONS: u64 = (1 << 1) | (1 << 17) | (1 << 18);
 const EPT_WRITE_BACK: u64 = 6;
 const EPT_FOUR_LEVELS: u64 = 3 << 3;

@@ -219,7 +219,7 @@ pub(super) fn merge_dr6(bits: u64) {
     // SAFETY: reads a register of the guest's.
     unsafe { asm!("mov {}, dr6", out(reg) dr6, options(nomem, nostack)) };
     // B0..B3 are replaced, BS BD BT accumulate; RTM (bit 16) is inverted
-    let merged = (dr6 & !0xF) | (bits & 0x600F) | 0xFFFF_0FF0;
+    let merged = (dr6 & !0xF) | (bits & 0xE00F) | 0xFFFF_0FF0;
     // SAFETY: writes a register of the guest's; no reserved bit is set.
     unsafe { asm!("mov dr6, {}", in(reg) merged, options(nomem, nostack)) };
 }
@@ -250,7 +250,7 @@ fn write_msr(msr: u32, value: u64) {
     unsafe { Msr::new(msr).write(value) }
 }
 
-fn write_cr2(value: u64) {
+pub(super) fn write_cr2(value: u64) {
     // SAFETY: the hypervisor does not use CR2 but in the handler of its own page faults, which end it.
     unsafe { asm!("mov cr2, {}", in(reg) value, options(nomem, nostack)) };
 }
