@@ -33,6 +33,22 @@ fn cpuid_shows_xen_and_steps_over_the_instruction() {
 }
 
 #[test]
+fn cpuid_of_an_application_faults_where_the_guest_asked_for_that() {
+    const MISC_FEATURES_ENABLES: u64 = 0x140;
+    for (asked, cpl, faults) in [(0, 3, false), (1, 0, false), (1, 3, true)] {
+        let mut machine = one_vcpu();
+        access_msr(&mut machine, MISC_FEATURES_ENABLES, Some(asked));
+        let (runner, pcpu) = &mut machine;
+        runner.hw.system.rip = RIP;
+        runner.hw.system.segments[SEGMENT_SS].access = cpl << 5;
+        let _ = exit::handle(runner, pcpu, VmExit::Cpuid);
+        let expected = faults.then_some(Event::PROTECTION);
+        assert_eq!(runner.raised, expected, "{asked} at CPL {cpl}");
+        assert_eq!(runner.hw.rip() == RIP, faults);
+    }
+}
+
+#[test]
 fn unknown_msr_raises_protection_fault_at_the_instruction() {
     for access in [VmExit::Rdmsr, VmExit::Wrmsr] {
         let (mut runner, mut pcpu) = one_vcpu();

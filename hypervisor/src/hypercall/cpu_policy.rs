@@ -5,13 +5,14 @@ use guest_abi::domctl::{XenCpuidLeaf, XenMsrEntry};
 use guest_abi::errno::Errno;
 use hv_core::addr::Gva;
 use hv_core::cpuid::{CpuidLeaf, MAX_POLICY_LEAVES};
+use hv_core::msr::PLATFORM_INFO;
 use hv_hw::virt::VcpuHw;
 
 use super::Call;
 
 /// The most MSRs of a policy in release 4.17.
 pub(super) const MAX_POLICY_MSRS: usize = 2;
-/// Whether CPUID faulting is there, in bit 31: it is not.
+/// Whether CPUID faulting is there, in bit 31: every domain has it.
 const MSR_PLATFORM_INFO: u32 = 0xCE;
 const MSR_ARCH_CAPABILITIES: u32 = 0x10A;
 
@@ -20,7 +21,7 @@ const MSR_ARCH_CAPABILITIES: u32 = 0x10A;
 pub(super) fn msrs(arch_capabilities: u64) -> [XenMsrEntry; MAX_POLICY_MSRS] {
     let entry = |idx, val| XenMsrEntry { idx, flags: 0, val };
     [
-        entry(MSR_PLATFORM_INFO, 0),
+        entry(MSR_PLATFORM_INFO, PLATFORM_INFO),
         entry(MSR_ARCH_CAPABILITIES, arch_capabilities),
     ]
 }
@@ -33,7 +34,7 @@ pub(super) fn apply_msr(msr: &XenMsrEntry, arch_capabilities: &mut u64) -> Resul
     match msr.idx {
         _ if msr.flags != 0 => Err(Errno::EINVAL),
         MSR_PLATFORM_INFO if msr.val >> 32 != 0 => Err(Errno::EOVERFLOW),
-        MSR_PLATFORM_INFO if msr.val != 0 => Err(Errno::EINVAL),
+        MSR_PLATFORM_INFO if msr.val & !PLATFORM_INFO != 0 => Err(Errno::EINVAL),
         MSR_PLATFORM_INFO => Ok(()),
         MSR_ARCH_CAPABILITIES => {
             *arch_capabilities &= msr.val;

@@ -5,11 +5,12 @@
 
 use alloc::vec::Vec;
 
+use arrayvec::ArrayVec;
 use guest_abi::hvm::save::{
     HvmHwCpu, HvmHwCpuXsave, HvmHwMtrr, HvmOneMsr, XEN_X86_FPU_INITIALISED, segment,
 };
 use hv_core::cpuid::CpuidPolicy;
-use hv_core::msr::{MsrPolicy, MsrState, number};
+use hv_core::msr::{MsrPolicy, number};
 use hv_core::vcpu::context::{self, BadRecord};
 use hv_hw::virt::{DescriptorTable, GuestRegs, Segment, SwitchedRegs, SystemRegs};
 
@@ -134,7 +135,7 @@ impl VcpuState {
     /// [`BadRecord`]; then nothing has changed.
     pub fn take_mtrrs(&mut self, mtrrs: &HvmHwMtrr, cpuid: &CpuidPolicy) -> Result<(), BadRecord> {
         self.msr_state =
-            MsrState::with_mtrrs(mtrrs, cpuid.physical_bits()).ok_or(BadRecord::Values)?;
+            (self.msr_state.with_mtrrs(mtrrs, cpuid.physical_bits())).ok_or(BadRecord::Values)?;
         self.msrs[KEPT_PAT] = mtrrs.msr_pat_cr;
         Ok(())
     }
@@ -196,15 +197,28 @@ impl VcpuState {
         Ok(())
     }
 
-    /// The MSRs of the record of MSRs.
+    /// The MSRs of the record of MSRs: those that are not as after reset.
     #[must_use]
-    pub fn msr_record(&self, msrs: &MsrPolicy) -> Option<HvmOneMsr> {
-        let value = self.msrs[KEPT_SPEC_CTRL];
-        (msrs.spec_ctrl_allowed() != 0 && value != 0).then_some(HvmOneMsr {
-            index: number::IA32_SPEC_CTRL,
+    pub fn msr_record(&self, msrs: &MsrPolicy) -> ArrayVec<HvmOneMsr, MOST_MSRS> {
+        let spec_ctrl = if msrs.spec_ctrl_allowed() == 0 {
+            0
+        } else {
+            self.msrs[KEPT_SPEC_CTRL]
+        };
+        let all = [
+            (number::IA32_SPEC_CTRL, spec_ctrl),
+            (
+                number::MSR_MISC_FEATURES_ENABLES,
+                self.msr_state.misc_features(),
+            ),
+        ];
+        let set = all.into_iter().filter(|(_, value)| *value != 0);
+        set.map(|(index, val)| HvmOneMsr {
+            index,
             _rsvd: 0,
-            val: value,
+            val,
         })
+        .collect()
     }
 
     /// Takes up an MSR of the record of MSRs.
@@ -215,7 +229,8 @@ impl VcpuState {
         let is_valid = msr._rsvd == 0
             && match msr.index {
                 number::IA32_SPEC_CTRL => msr.val & !msrs.spec_ctrl_allowed() == 0,
-                number::IA32_XSS | number::MSR_MISC_FEATURES_ENABLES => msr.val == 0,
+                number::IA32_XSS => msr.val == 0,
+                number::MSR_MISC_FEATURES_ENABLES => self.msr_state.set_misc_features(msr.val),
                 _ => false,
             };
         if !is_valid {
@@ -228,6 +243,8 @@ impl VcpuState {
     }
 }
 
+/// The most MSRs that a record of MSRs has.
+pub const MOST_MSRS: usize = 2;
 /// Bytes of the record of extended state before the area.
 const XSAVE_HEAD: usize = 24;
 

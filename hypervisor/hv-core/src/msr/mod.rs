@@ -90,13 +90,22 @@ pub struct MsrContext {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MsrState {
     mtrrs: Mtrrs,
+    faults_cpuid: bool,
 }
 
 impl MsrState {
     /// The values after reset.
     pub const RESET: Self = Self {
         mtrrs: Mtrrs::RESET,
+        faults_cpuid: false,
     };
+
+    /// True where CPUID of an application is to raise #GP, as MSR_MISC_FEATURES_ENABLES asks.
+    #[inline]
+    #[must_use]
+    pub const fn faults_cpuid(&self) -> bool {
+        self.faults_cpuid
+    }
 
     /// The record of a vCPU with these values and `pat` in IA32_PAT (`public/arch-x86/hvm/save.h, hvm_hw_mtrr`).
     #[must_use]
@@ -107,9 +116,28 @@ impl MsrState {
     /// The state with the MTRRs of `record`, for a domain whose physical addresses have `physical_bits`; `None` where WRMSR
     /// would refuse one of its values, PAT's too.
     #[must_use]
-    pub fn with_mtrrs(record: &HvmHwMtrr, physical_bits: u8) -> Option<Self> {
+    pub fn with_mtrrs(&self, record: &HvmHwMtrr, physical_bits: u8) -> Option<Self> {
         let mtrrs = Mtrrs::from_record(record, physical_bits)?;
-        pat_is_valid(record.msr_pat_cr).then_some(Self { mtrrs })
+        pat_is_valid(record.msr_pat_cr).then_some(Self {
+            mtrrs,
+            faults_cpuid: self.faults_cpuid,
+        })
+    }
+
+    /// MSR_MISC_FEATURES_ENABLES.
+    #[must_use]
+    pub const fn misc_features(&self) -> u64 {
+        self.faults_cpuid as u64
+    }
+
+    /// Sets MSR_MISC_FEATURES_ENABLES; false, and nothing happens, where `value` has a bit that there is not.
+    #[must_use]
+    pub fn set_misc_features(&mut self, value: u64) -> bool {
+        let is_valid = value & !CPUID_FAULTING == 0;
+        if is_valid {
+            self.faults_cpuid = value != 0;
+        }
+        is_valid
     }
 }
 
@@ -171,10 +199,10 @@ impl MsrPolicy {
             number::IA32_BIOS_SIGN_ID => Value(self.microcode_revision),
             number::IA32_ARCH_CAPABILITIES => self.arch_capabilities.map_or(MsrRead::Fault, Value),
             number::IA32_MISC_ENABLE => Value(self.misc_enable),
-            // No CPUID faulting; no machine-check banks; no performance or thermal interface.
-            number::MSR_PLATFORM_INFO
-            | number::MSR_MISC_FEATURES_ENABLES
-            | number::IA32_MCG_CAP
+            number::MSR_PLATFORM_INFO => Value(PLATFORM_INFO),
+            number::MSR_MISC_FEATURES_ENABLES => Value(state.misc_features()),
+            // No machine-check banks; no performance or thermal interface.
+            number::IA32_MCG_CAP
             | number::IA32_MCG_STATUS
             | number::IA32_PERF_STATUS
             | number::IA32_PERF_CTL
@@ -210,7 +238,8 @@ impl MsrPolicy {
             }
             // Linux writes 0 here before it asks for the revision, and clears bits of the other on some models.
             number::IA32_BIOS_SIGN_ID | number::IA32_MISC_ENABLE => MsrWrite::Done,
-            number::MSR_MISC_FEATURES_ENABLES | number::IA32_MCG_STATUS => done_if(value == 0),
+            number::MSR_MISC_FEATURES_ENABLES => done_if(state.set_misc_features(value)),
+            number::IA32_MCG_STATUS => done_if(value == 0),
             number::IA32_DEBUGCTL => backed_if(BackedMsr::DebugCtl, value, value & !BTF == 0),
             number::IA32_PAT => backed_if(BackedMsr::Pat, value, pat_is_valid(value)),
             number::IA32_TSC_DEADLINE => MsrWrite::Backed(BackedMsr::TscDeadline, value),
@@ -253,7 +282,11 @@ impl MsrPolicy {
 const CR0_PG: u64 = 1 << 31;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
-/// IA32_DEBUGCTL: single-step on branches.
+/// MSR_MISC_FEATURES_ENABLES: CPUID of an application raises #GP.
+const CPUID_FAULTING: u64 = 1 << 0;
+/// MSR_PLATFORM_INFO of every domain: CPUID can be made to fault. It exits in any case, so that no CPU needs to be able to.
+pub const PLATFORM_INFO: u64 = 1 << 31;
+/// IA32_DEBUGCTL: single-step on branches. There are no branch records: LBR faults as on a CPU without them.
 const BTF: u64 = 1 << 1;
 
 /// IA32_MISC_ENABLE: the only bit of the host's that guests see; the others enable what CPUID hides.

@@ -86,10 +86,46 @@ fn constants_ignore_or_refuse_writes() {
     assert_eq!(write(IA32_BIOS_SIGN_ID, 0), MsrWrite::Done);
     assert_eq!(write(IA32_FEATURE_CONTROL, 5), MsrWrite::Fault);
     assert_eq!(write(IA32_MTRRCAP, 0x508), MsrWrite::Fault);
-    assert_eq!(write(MSR_MISC_FEATURES_ENABLES, 1), MsrWrite::Fault);
-    assert_eq!(write(MSR_MISC_FEATURES_ENABLES, 0), MsrWrite::Done);
+    assert_eq!(write(MSR_MISC_FEATURES_ENABLES, 2), MsrWrite::Fault);
     assert_eq!(write(IA32_XSS, 0), MsrWrite::Done);
     assert_eq!(write(IA32_XSS, 1 << 8), MsrWrite::Fault);
+}
+
+#[test]
+fn cpuid_faulting_is_announced_and_kept() {
+    let policy = policy_with(Provides::all());
+    let mut state = MsrState::RESET;
+    assert_eq!(
+        policy.read(MSR_PLATFORM_INFO, &state),
+        MsrRead::Value(1 << 31)
+    );
+    for value in [1, 0, 1] {
+        let context = MsrContext::default();
+        let written = policy.write(MSR_MISC_FEATURES_ENABLES, value, &mut state, &context);
+        assert_eq!(written, MsrWrite::Done);
+        let read = policy.read(MSR_MISC_FEATURES_ENABLES, &state);
+        assert_eq!(
+            (read, state.faults_cpuid()),
+            (MsrRead::Value(value), value == 1)
+        );
+    }
+    let record = state.mtrr_record(0x0007_0406_0007_0406);
+    assert_eq!(state.with_mtrrs(&record, 46), Some(state));
+}
+
+/// IA32_DEBUGCTL.LBR and the registers of records: LBR_SELECT, LASTBRANCH_TOS, LER, LASTBRANCH_0.
+#[test]
+fn branch_records_are_absent() {
+    assert_eq!(write(IA32_DEBUGCTL, 1), MsrWrite::Fault);
+    assert_eq!(
+        write(IA32_DEBUGCTL, 2),
+        MsrWrite::Backed(BackedMsr::DebugCtl, 2)
+    );
+    for msr in [
+        0x1C8, 0x1C9, 0x1DB, 0x1DC, 0x1DD, 0x1DE, 0x680, 0x6C0, 0xDC0, 0x14CE,
+    ] {
+        assert_eq!(read(msr), MsrRead::Fault, "{msr:#x}");
+    }
 }
 
 #[test]
@@ -233,14 +269,14 @@ proptest! {
             let _ = policy.write(msr, value & 0x0606_0606_06ff, &mut state, &MsrContext::default());
         }
         let record = state.mtrr_record(0x0007_0406_0007_0406);
-        prop_assert_eq!(MsrState::with_mtrrs(&record, 46), Some(state));
+        prop_assert_eq!(MsrState::RESET.with_mtrrs(&record, 46), Some(state));
     }
 }
 
 #[test]
 fn records_with_values_that_cannot_be_written_are_refused() {
     let good = MsrState::RESET.mtrr_record(0x0007_0406_0007_0406);
-    assert_eq!(MsrState::with_mtrrs(&good, 46), Some(MsrState::RESET));
+    assert_eq!(MsrState::RESET.with_mtrrs(&good, 46), Some(MsrState::RESET));
     for change in [
         |r: &mut HvmHwMtrr| r.msr_pat_cr = 2,
         |r: &mut HvmHwMtrr| r.msr_mtrr_def_type = 2,
@@ -249,6 +285,6 @@ fn records_with_values_that_cannot_be_written_are_refused() {
     ] {
         let mut bad = good;
         change(&mut bad);
-        assert_eq!(MsrState::with_mtrrs(&bad, 46), None);
+        assert_eq!(MsrState::RESET.with_mtrrs(&bad, 46), None);
     }
 }

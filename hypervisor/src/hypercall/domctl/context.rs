@@ -20,13 +20,14 @@ use hv_core::addr::{Gva, PAGE_BYTES};
 use hv_core::device::lapic::{LapicPage, check_saved};
 use hv_core::vcpu::context::{BadRecord, NoRoom, Record, Records, Stream, record_bytes};
 use hv_hw::virt::VcpuHw;
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use super::{Answer, Call, Domctl, Stop, life};
 use crate::domain::{Domain, Policies};
 use crate::host::host;
 use crate::memory;
 use crate::vcpu::Vcpu;
+use crate::vcpu::context::MOST_MSRS;
 use crate::vcpu::state::VcpuState;
 
 /// Bytes of a vCPU's records at most.
@@ -49,12 +50,12 @@ const VCPU_RECORDS: [u16; 6] = [
     HVM_SAVE_CODE_CPU_MSR,
 ];
 
-/// Body of the record of MSRs, with one of them.
+/// Body of the record of MSRs, with as many as there can be.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 struct MsrRecord {
     count: u64,
-    msr: HvmOneMsr,
+    msrs: [HvmOneMsr; MOST_MSRS],
 }
 
 impl From<BadRecord> for Stop {
@@ -288,10 +289,17 @@ fn put(stream: &mut Stream, typecode: u16, domain: &Domain, held: &Held<'_>) -> 
             Some(body) => put(&body),
             None => Ok(()),
         },
-        (HVM_SAVE_CODE_CPU_MSR, _) => match state.msr_record(&policies.msrs) {
-            Some(msr) => put(MsrRecord { count: 1, msr }.as_bytes()),
-            None => Ok(()),
-        },
+        (HVM_SAVE_CODE_CPU_MSR, _) => {
+            let set = state.msr_record(&policies.msrs);
+            if set.is_empty() {
+                return Ok(());
+            }
+            let mut record = MsrRecord::new_zeroed();
+            record.count = set.len() as u64;
+            record.msrs[..set.len()].copy_from_slice(&set);
+            let bytes = size_of::<u64>() + size_of_val(set.as_slice());
+            put(&record.as_bytes()[..bytes])
+        }
         _ => Ok(()),
     }
 }

@@ -192,5 +192,10 @@ fn msrs_that_the_domain_has_not_are_refused() {
             Err(BadRecord::Values)
         );
     }
-    assert!(state.msr_record(&msrs).is_none());
+    assert!(state.msr_record(&msrs).is_empty());
+    let faulting = msr(number::MSR_MISC_FEATURES_ENABLES, 1);
+    assert_eq!(state.take_msr(&faulting, &msrs), Ok(()));
+    let record = state.msr_record(&msrs);
+    assert_eq!(record.len(), 1);
+    assert_eq!((record[0].index, record[0].val), (faulting.index, 1));
 }

@@ -1,12 +1,16 @@
-//! CPUID: answered from the domain's policy.
+//! CPUID: answered from the domain's policy, or with #GP where the guest asked for that (CPUID faulting).
 
-use hv_hw::virt::VcpuHw;
+use hv_hw::virt::{Event, VcpuHw};
 
 use super::{Next, Runner, done};
+use crate::vcpu::run::raise;
 
 /// Answers it.
 #[inline]
 pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
+    if runner.msr_state.faults_cpuid() && runner.hw.cpl() != 0 {
+        return raise(runner, Event::PROTECTION);
+    }
     let view = runner.cpuid_view();
     let regs = runner.hw.regs();
     let (leaf, subleaf) = (low(regs.rax()), low(regs.rcx()));
