@@ -17,8 +17,24 @@ pub(super) enum AluOp {
     Dec,
     Not,
     Neg,
-    /// Copies the bit with this number to CF.
-    BitTest(u8),
+    /// With the carry.
+    Adc,
+    Sbb,
+    /// Copies the bit with this number to CF, and leaves it as said.
+    Bit(u8, BitChange),
+}
+
+/// What becomes of a bit that was tested.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum BitChange {
+    /// BT.
+    Keep,
+    /// BTS.
+    Set,
+    /// BTR.
+    Reset,
+    /// BTC.
+    Complement,
 }
 
 /// Where the result goes.
@@ -80,21 +96,29 @@ impl Alu {
 
 impl AluOp {
     /// The result of `size` bytes, and the flags that follow from it.
-    fn compute(self, a: u64, b: u64, size: u8, rflags: &mut u64) -> u64 {
+    pub(super) fn compute(self, a: u64, b: u64, size: u8, rflags: &mut u64) -> u64 {
         let carry_before = *rflags & CF;
         let (result, flags) = match self {
-            Self::Add => add(a, b, size),
-            Self::Sub => sub(a, b, size),
+            Self::Add => add(a, b, 0, size),
+            Self::Sub => sub(a, b, 0, size),
+            Self::Adc => add(a, b, carry_before, size),
+            Self::Sbb => sub(a, b, carry_before, size),
             Self::And => (a & b, 0),
             Self::Or => (a | b, 0),
             Self::Xor => (a ^ b, 0),
-            Self::Inc => keep_carry(add(a, 1, size), carry_before),
-            Self::Dec => keep_carry(sub(a, 1, size), carry_before),
-            Self::Neg => sub(0, a, size),
+            Self::Inc => keep_carry(add(a, 1, 0, size), carry_before),
+            Self::Dec => keep_carry(sub(a, 1, 0, size), carry_before),
+            Self::Neg => sub(0, a, 0, size),
             Self::Not => return truncate(!a, size),
-            Self::BitTest(bit) => {
-                *rflags = *rflags & !CF | (a >> (bit & 63)) & CF;
-                return a;
+            Self::Bit(bit, change) => {
+                let bit = bit & 63;
+                *rflags = *rflags & !CF | (a >> bit) & CF;
+                return match change {
+                    BitChange::Keep => a,
+                    BitChange::Set => a | 1 << bit,
+                    BitChange::Reset => a & !(1 << bit),
+                    BitChange::Complement => a ^ 1 << bit,
+                };
             }
         };
         *rflags = *rflags & !STATUS | flags | of_result(result, size);
@@ -102,16 +126,18 @@ impl AluOp {
     }
 }
 
-fn add(a: u64, b: u64, size: u8) -> (u64, u64) {
-    let result = truncate(a.wrapping_add(b), size);
+fn add(a: u64, b: u64, carry: u64, size: u8) -> (u64, u64) {
+    let result = truncate(a.wrapping_add(b).wrapping_add(carry), size);
     let overflow = (a ^ result) & (b ^ result) & sign_bit(size) != 0;
-    (result, carries(result < a, a ^ b ^ result, overflow))
+    let carries_on = result < a || carry != 0 && result == a;
+    (result, carries(carries_on, a ^ b ^ result, overflow))
 }
 
-fn sub(a: u64, b: u64, size: u8) -> (u64, u64) {
-    let result = truncate(a.wrapping_sub(b), size);
+fn sub(a: u64, b: u64, borrow: u64, size: u8) -> (u64, u64) {
+    let result = truncate(a.wrapping_sub(b).wrapping_sub(borrow), size);
     let overflow = (a ^ b) & (a ^ result) & sign_bit(size) != 0;
-    (result, carries(a < b, a ^ b ^ result, overflow))
+    let borrows_on = a < b || borrow != 0 && a == b;
+    (result, carries(borrows_on, a ^ b ^ result, overflow))
 }
 
 /// CF, AF (the carry into bit 4) and OF.

@@ -2,9 +2,9 @@
 
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind};
 
-use super::alu::{Alu, AluOp, Destination};
-use super::register::{Gprs, Register, truncate};
-use super::{CodeSize, CpuView, DecodeError, MmioInsn, Operation};
+use super::alu::{Alu, AluOp, BitChange, Destination};
+use super::register::{Gprs, Register, sign_extend, truncate};
+use super::{CodeSize, CpuView, DecodeError, MmioInsn, Operation, StringStep};
 use crate::addr::Gva;
 
 /// The architecture's limit on the length of an instruction.
@@ -34,7 +34,11 @@ pub(super) fn decode(bytes: &[u8], cpu: &CpuView) -> Result<MmioInsn, DecodeErro
 
 /// `None` for what is not known.
 fn decoded(insn: &Instruction, cpu: &CpuView) -> Option<MmioInsn> {
-    let memory = (0..insn.op_count()).find(|&op| insn.op_kind(op) == OpKind::Memory)?;
+    let string = string_step(insn);
+    let memory = match string {
+        Some((memory, _)) => memory,
+        None => (0..insn.op_count()).find(|&op| insn.op_kind(op) == OpKind::Memory)?,
+    };
     let size = u8::try_from(insn.memory_size().size()).ok()?;
     if insn.op_count() > 2 || !matches!(size, 1 | 2 | 4 | 8) {
         return None;
@@ -42,9 +46,10 @@ fn decoded(insn: &Instruction, cpu: &CpuView) -> Option<MmioInsn> {
     let operation = operation(insn, memory, size, cpu)?;
     Some(MmioInsn {
         len: u8::try_from(insn.len()).ok()?,
-        gva: address(insn, memory, cpu)?,
+        gva: bit_string(insn, memory, size, cpu, address(insn, memory, cpu)?),
         size,
         operation,
+        string: string.map(|(_, step)| step),
     })
 }
 
@@ -66,7 +71,27 @@ fn operation(insn: &Instruction, memory: u32, size: u8, cpu: &CpuView) -> Option
         Mnemonic::Xchg => Some(Operation::Exchange {
             with: register(insn.op_register(other))?,
         }),
-        Mnemonic::Bt => bit_test(insn, memory, size),
+        Mnemonic::Stosb | Mnemonic::Stosw | Mnemonic::Stosd | Mnemonic::Stosq => {
+            Some(Operation::Store {
+                value: cpu.gprs.get(Register::accumulator(size)),
+            })
+        }
+        Mnemonic::Lodsb | Mnemonic::Lodsw | Mnemonic::Lodsd | Mnemonic::Lodsq => {
+            Some(Operation::Load {
+                to: Register::accumulator(size),
+                signed: false,
+            })
+        }
+        Mnemonic::Xadd => Some(Operation::ExchangeAdd {
+            with: register(insn.op_register(other))?,
+        }),
+        Mnemonic::Cmpxchg => Some(Operation::CompareExchange {
+            with: register(insn.op_register(other))?,
+        }),
+        Mnemonic::Bt => bit(insn, size, cpu, BitChange::Keep),
+        Mnemonic::Bts => bit(insn, size, cpu, BitChange::Set),
+        Mnemonic::Btr => bit(insn, size, cpu, BitChange::Reset),
+        Mnemonic::Btc => bit(insn, size, cpu, BitChange::Complement),
         mnemonic => {
             let (op, stores) = alu_op(mnemonic)?;
             let is_unary = insn.op_count() == 1;
@@ -93,6 +118,8 @@ fn alu_op(mnemonic: Mnemonic) -> Option<(AluOp, bool)> {
     Some(match mnemonic {
         Mnemonic::Add => (AluOp::Add, true),
         Mnemonic::Sub => (AluOp::Sub, true),
+        Mnemonic::Adc => (AluOp::Adc, true),
+        Mnemonic::Sbb => (AluOp::Sbb, true),
         Mnemonic::Cmp => (AluOp::Sub, false),
         Mnemonic::And => (AluOp::And, true),
         Mnemonic::Test => (AluOp::And, false),
@@ -106,17 +133,64 @@ fn alu_op(mnemonic: Mnemonic) -> Option<(AluOp, bool)> {
     })
 }
 
-/// Only with an immediate: with a register the bit may lie far from the operand.
-fn bit_test(insn: &Instruction, memory: u32, size: u8) -> Option<Operation> {
-    if insn.op1_kind() != OpKind::Immediate8 || memory != 0 {
-        return None;
-    }
+/// The bit in the operand that an immediate or a register names.
+fn bit(insn: &Instruction, size: u8, cpu: &CpuView, change: BitChange) -> Option<Operation> {
+    let [number, ..] = value(insn, 1, size, cpu)?.to_le_bytes();
     Some(Operation::Compute(Alu {
-        op: AluOp::BitTest(insn.immediate8() & (size * 8 - 1)),
+        op: AluOp::Bit(number & (size * 8 - 1), change),
         other: 0,
         memory_first: true,
-        destination: Destination::Nowhere,
+        destination: match change {
+            BitChange::Keep => Destination::Nowhere,
+            _ => Destination::Memory,
+        },
     }))
+}
+
+/// A bit that a register names may lie far from the operand, on either side: where that part of the bit string is.
+fn bit_string(insn: &Instruction, memory: u32, size: u8, cpu: &CpuView, at: Gva) -> Gva {
+    let is_bit = matches!(
+        insn.mnemonic(),
+        Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
+    );
+    if !is_bit || memory != 0 || insn.op1_kind() != OpKind::Register {
+        return at;
+    }
+    let Some(number) = value(insn, 1, size, cpu) else {
+        return at;
+    };
+    let bits = i64::from(size) * 8;
+    let parts = sign_extend(number, size).cast_signed().div_euclid(bits);
+    let bytes = parts.wrapping_mul(i64::from(size));
+    let linear = at.as_u64().wrapping_add_signed(bytes);
+    Gva::new(if cpu.code_size == CodeSize::Bits64 {
+        linear
+    } else {
+        truncate(linear, 4)
+    })
+}
+
+/// STOS and LODS: their operand in memory, and what they do beside.
+fn string_step(insn: &Instruction) -> Option<(u32, StringStep)> {
+    const RCX: u8 = 1;
+    const RSI: u8 = 6;
+    const RDI: u8 = 7;
+    let (memory, pointer) = match insn.mnemonic() {
+        Mnemonic::Stosb | Mnemonic::Stosw | Mnemonic::Stosd | Mnemonic::Stosq => (0, RDI),
+        Mnemonic::Lodsb | Mnemonic::Lodsw | Mnemonic::Lodsd | Mnemonic::Lodsq => (1, RSI),
+        _ => return None,
+    };
+    let width = match insn.op_kind(memory) {
+        OpKind::MemoryESDI | OpKind::MemorySegSI => 2,
+        OpKind::MemoryESEDI | OpKind::MemorySegESI => 4,
+        _ => 8,
+    };
+    let is_rep = insn.has_rep_prefix() || insn.has_repne_prefix();
+    let step = StringStep {
+        pointer: Register::low(pointer, width),
+        count: is_rep.then_some(Register::low(RCX, width)),
+    };
+    Some((memory, step))
 }
 
 /// The value of a register or of an immediate, of `size` bytes.

@@ -2,9 +2,9 @@
 //!
 //! An access has three steps, so that the device sits between them: [`MmioInsn::decode`], then the caller reads the
 //! device where [`MmioInsn::reads`], then [`MmioInsn::finish`] updates registers and flags and says what to write.
-//! Known: MOV, MOVZX, MOVSX(D), XCHG, and the arithmetic that drivers do on registers of devices (AND OR XOR ADD SUB
-//! TEST CMP, INC DEC NOT NEG, BT with an immediate). String instructions, SSE and the rest are refused, as is an operand
-//! that crosses the end of its page.
+//! Known: MOV, MOVZX, MOVSX(D), XCHG, XADD, CMPXCHG, arithmetic (AND OR XOR ADD ADC SUB SBB TEST CMP, INC DEC NOT NEG, BT BTS
+//! BTR BTC), and STOS and LODS, a repetition at a time. String instructions with two operands in memory, shifts, SSE and the
+//! rest are refused, as is an operand that crosses the end of its page.
 //!
 //! Decoding is iced-x86's; without VEX, EVEX and XOP it adds 100 KiB to the image. It builds 100 KiB of tables on the heap
 //! when it is first used: call [`prepare`] at boot, so that no exit allocates.
@@ -16,7 +16,7 @@ mod register;
 mod tests;
 
 use crate::addr::{Gva, PAGE_BYTES};
-use alu::Alu;
+use alu::{Alu, AluOp};
 pub use register::{Gprs, SegmentBases};
 use register::{Register, truncate};
 
@@ -63,6 +63,16 @@ pub struct MmioInsn {
     /// Bytes of the operand: 1, 2, 4 or 8.
     pub size: u8,
     operation: Operation,
+    string: Option<StringStep>,
+}
+
+/// What STOS and LODS do beside the access.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct StringStep {
+    /// RDI or RSI, as wide as addresses are.
+    pointer: Register,
+    /// RCX, where there is a REP prefix.
+    count: Option<Register>,
 }
 
 /// What happens to the operand.
@@ -74,6 +84,10 @@ enum Operation {
     Store { value: u64 },
     /// Operand and register change places.
     Exchange { with: Register },
+    /// The operand goes to the register, the sum of both to the operand.
+    ExchangeAdd { with: Register },
+    /// The register goes to the operand where that is equal to the accumulator, else the operand to that.
+    CompareExchange { with: Register },
     /// The operand is computed with.
     Compute(Alu),
 }
@@ -102,11 +116,21 @@ impl MmioInsn {
         !matches!(self.operation, Operation::Store { .. })
     }
 
-    /// Completes the instruction with the operand `read` (ignored where it does not read): updates registers and flags,
+    /// True where the instruction, [finished](Self::finish), is to be executed again: repetitions are left.
+    #[must_use]
+    pub fn repeats(&self, gprs: &Gprs) -> bool {
+        let count = self.string.and_then(|string| string.count);
+        count.is_some_and(|count| gprs.get(count) != 0)
+    }
+
+    /// Completes the instruction, or a repetition of it, with the operand `read` (ignored where it does not read): updates registers and flags,
     /// not RIP. Returns what is to be written to the operand, if anything.
     #[must_use]
     pub fn finish(&self, read: u64, gprs: &mut Gprs, rflags: &mut u64) -> Option<u64> {
         let read = truncate(read, self.size);
+        if let Some(string) = self.string {
+            string.step(self.size, gprs, *rflags);
+        }
         match self.operation {
             Operation::Load { to, signed } => {
                 let value = if signed {
@@ -123,7 +147,39 @@ impl MmioInsn {
                 gprs.set(with, read);
                 Some(value)
             }
+            Operation::ExchangeAdd { with } => {
+                let other = truncate(gprs.get(with), self.size);
+                gprs.set(with, read);
+                Some(AluOp::Add.compute(read, other, self.size, rflags))
+            }
+            Operation::CompareExchange { with } => {
+                let accumulator = Register::accumulator(self.size);
+                let expected = gprs.get(accumulator);
+                let _ = AluOp::Sub.compute(expected, read, self.size, rflags);
+                if expected == read {
+                    return Some(truncate(gprs.get(with), self.size));
+                }
+                gprs.set(accumulator, read);
+                Some(read)
+            }
             Operation::Compute(alu) => alu.finish(read, self.size, gprs, rflags),
+        }
+    }
+}
+
+impl StringStep {
+    /// Moves on to the next repetition.
+    fn step(self, size: u8, gprs: &mut Gprs, rflags: u64) {
+        const DF: u64 = 1 << 10;
+        let at = gprs.get(self.pointer);
+        let next = if rflags & DF == 0 {
+            at.wrapping_add(u64::from(size))
+        } else {
+            at.wrapping_sub(u64::from(size))
+        };
+        gprs.set(self.pointer, next);
+        if let Some(count) = self.count {
+            gprs.set(count, gprs.get(count).wrapping_sub(1));
         }
     }
 }

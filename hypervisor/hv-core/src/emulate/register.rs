@@ -19,6 +19,21 @@ pub(super) struct Register {
     pub(super) is_high: bool,
 }
 
+impl Register {
+    /// AL, AX, EAX, RAX.
+    pub(super) const fn accumulator(size: u8) -> Self {
+        Self::low(0, size)
+    }
+    /// The low `size` bytes of the register at `index`.
+    pub(super) const fn low(index: u8, size: u8) -> Self {
+        Self {
+            index,
+            size,
+            is_high: false,
+        }
+    }
+}
+
 impl Gprs {
     /// The register's value, zero-extended.
     pub(super) fn get(&self, register: Register) -> u64 {

@@ -129,14 +129,91 @@ fn tests_and_comparisons_only_set_flags() {
 }
 
 #[test]
+fn bits_far_from_the_operand_are_found_on_either_side() {
+    let mut cpu = cpu();
+    for (number, size, place, bit) in [
+        (33, 4, 4, 1),
+        (31, 4, 0, 31),
+        (-1, 4, -4, 31),
+        (-33, 8, -8, 31),
+        (1 << 20, 8, 1 << 17, 0),
+    ] {
+        cpu.gprs.0[1] = i64::cast_unsigned(number);
+        // bts %rcx,(%rbx) ; bts %ecx,(%rbx)
+        let bytes: &[u8] = if size == 8 {
+            &[0x48, 0x0f, 0xab, 0x0b]
+        } else {
+            &[0x0f, 0xab, 0x0b]
+        };
+        let insn = MmioInsn::decode(bytes, &cpu).unwrap();
+        assert_eq!(
+            insn.gva.as_u64(),
+            BASE.wrapping_add_signed(place),
+            "{number}"
+        );
+        let (mut gprs, mut flags) = (cpu.gprs, 3);
+        let written = insn.finish(0, &mut gprs, &mut flags);
+        assert_eq!((written, flags), (Some(1 << bit), 2), "{number}");
+    }
+    // btr, btc with immediates
+    assert_eq!(run(&[0x0f, 0xba, 0x33, 3], 0xF, 2).1, 3);
+    assert_eq!(run(&[0x0f, 0xba, 0x33, 3], 0xF, 2).2, Some(7));
+    assert_eq!(run(&[0x0f, 0xba, 0x3b, 3], 7, 2).2, Some(0xF));
+}
+
+#[test]
+fn exchanges_compare_and_add() {
+    // lock xadd %ecx,(%rbx)
+    let (gprs, flags, written) = run(&[0xf0, 0x0f, 0xc1, 0x0b], 5, 2);
+    assert_eq!((gprs.0[1], written), (5, Some(0x1111_1116)));
+    assert_eq!(flags & 0x41, 0);
+    // lock cmpxchg %ecx,(%rbx) with EAX = 0
+    let bytes = [0xf0, 0x0f, 0xb1, 0x0b];
+    let (gprs, flags, written) = run(&bytes, 0, 2);
+    assert_eq!(
+        (gprs, flags & 0x40, written),
+        (cpu().gprs, 0x40, Some(0x1111_1111))
+    );
+    let (gprs, flags, written) = run(&bytes, 7, 2);
+    assert_eq!((gprs.0[0], flags & 0x41, written), (7, 1, Some(7)));
+}
+
+#[test]
+fn string_stores_and_loads_go_on_by_one() {
+    let mut cpu = cpu();
+    cpu.gprs.0[0] = 0x1_2345_6789;
+    cpu.gprs.0[1] = 2;
+    cpu.gprs.0[7] = BASE;
+    // rep stosl
+    let insn = MmioInsn::decode(&[0xf3, 0xab], &cpu).unwrap();
+    assert_eq!(
+        (insn.gva, insn.size, insn.reads()),
+        (Gva::new(BASE), 4, false)
+    );
+    let (mut gprs, mut flags) = (cpu.gprs, 2);
+    assert_eq!(insn.finish(0, &mut gprs, &mut flags), Some(0x2345_6789));
+    assert_eq!(
+        (gprs.0[7], gprs.0[1], insn.repeats(&gprs)),
+        (BASE + 4, 1, true)
+    );
+    assert_eq!(insn.finish(0, &mut gprs, &mut flags), Some(0x2345_6789));
+    assert!(!insn.repeats(&gprs));
+    // lodsw, downwards
+    cpu.gprs.0[6] = BASE;
+    let insn = MmioInsn::decode(&[0x66, 0xad], &cpu).unwrap();
+    let (mut gprs, mut flags) = (cpu.gprs, 0x402);
+    assert_eq!(insn.finish(0xABCD, &mut gprs, &mut flags), None);
+    assert_eq!((gprs.0[0], gprs.0[6]), (0x1_2345_ABCD, BASE - 2));
+    assert!(!insn.repeats(&gprs));
+}
+
+#[test]
 fn what_is_not_known_is_refused() {
-    let refused: [&[u8]; 12] = [
+    let refused: [&[u8]; 10] = [
         &[0xf3, 0xa5],       // rep movsl
-        &[0xab],             // stosl
+        &[0xae],             // scasb
         &[0x90],             // no operand in memory
         &[0x0f, 0x11, 0x03], // movups
-        &[0x0f, 0xb1, 0x0b], // cmpxchg
-        &[0x0f, 0xa3, 0x0b], // bt %ecx,(%rbx)
         &[0x8c, 0x1b],       // mov %ds,(%rbx)
         &[0xff, 0x33],       // push (%rbx)
         &[0xff, 0x13],       // call *(%rbx)
@@ -167,10 +244,10 @@ fn what_is_not_known_is_refused() {
 proptest! {
     /// The naive model: signed and unsigned arithmetic in 128 bits.
     #[test]
-    fn arithmetic_agrees_with_wide_numbers(a in any::<u64>(), b in any::<u64>(), size in 0usize..4, op in 0usize..8) {
+    fn arithmetic_agrees_with_wide_numbers(a in any::<u64>(), b in any::<u64>(), size in 0usize..4, op in 0usize..10, carry in any::<bool>()) {
         let size = [1u8, 2, 4, 8][size];
         // OR, AND, SUB, XOR, CMP, ADD of memory and register; their first opcode and whether they store.
-        let (opcode, stores) = [(0x08, true), (0x20, true), (0x28, true), (0x30, true), (0x38, false), (0, true), (0x84, false), (0x86, true)][op];
+        let (opcode, stores) = [(0x08, true), (0x20, true), (0x28, true), (0x30, true), (0x38, false), (0, true), (0x84, false), (0x86, true), (0x10, true), (0x18, true)][op];
         let mut bytes = alloc::vec::Vec::new();
         if size == 2 { bytes.push(0x66); }
         if size == 8 { bytes.push(0x48); }
@@ -178,7 +255,7 @@ proptest! {
         let mut cpu = cpu();
         cpu.gprs.0[1] = b;
         let insn = MmioInsn::decode(&bytes, &cpu).unwrap();
-        let (mut gprs, mut flags) = (cpu.gprs, 2);
+        let (mut gprs, mut flags) = (cpu.gprs, 2 | u64::from(carry));
         let written = insn.finish(a, &mut gprs, &mut flags);
         let (x, y) = (truncate(a, size), truncate(b, size));
         let signed = |v: u64| i128::from(register::sign_extend(v, size).cast_signed());
@@ -187,6 +264,8 @@ proptest! {
             0x20 | 0x84 => i128::from(x & y),
             0x28 | 0x38 => i128::from(x) - i128::from(y),
             0x30 => i128::from(x ^ y),
+            0x10 => i128::from(x) + i128::from(y) + i128::from(carry),
+            0x18 => i128::from(x) - i128::from(y) - i128::from(carry),
             0x86 => {
                 prop_assert_eq!(written, Some(y));
                 prop_assert_eq!(truncate(gprs.0[1], size), x);
@@ -199,6 +278,8 @@ proptest! {
         prop_assert_eq!(written, stores.then_some(result));
         let (carry, overflow) = match opcode {
             0x28 | 0x38 => (wide < 0, signed(x) - signed(y) != signed(result)),
+            0x10 => (wide >= modulus, signed(x) + signed(y) + i128::from(carry) != signed(result)),
+            0x18 => (wide < 0, signed(x) - signed(y) - i128::from(carry) != signed(result)),
             0 => (wide >= modulus, signed(x) + signed(y) != signed(result)),
             _ => (false, false),
         };

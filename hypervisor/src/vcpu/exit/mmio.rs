@@ -8,7 +8,8 @@ use hv_core::walk::{self, Access};
 use hv_hw::domain_log;
 use hv_hw::virt::{Event, SEGMENT_CS, Stage2Access, Stage2Fault, VcpuHw};
 
-use super::{Next, Runner, io, stage2};
+use super::{Next, Runner, again, io, stage2};
+use crate::cpu::Pcpu;
 use crate::hypercall::guest::DomainMemory;
 use crate::irq;
 use crate::vcpu::run::raise;
@@ -18,7 +19,11 @@ const MAX_INSTRUCTION: usize = 15;
 const CS_BIG: u32 = 1 << 14;
 
 /// Emulates the access that faulted.
-pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> Next {
+pub(super) fn handle<H: VcpuHw>(
+    runner: &mut Runner<H>,
+    pcpu: &mut Pcpu,
+    fault: Stage2Fault,
+) -> Next {
     let Some(instruction) = instruction_of(runner, fault) else {
         return refuse(runner, fault);
     };
@@ -38,6 +43,9 @@ pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> N
         runner.hw.set_rsp(gprs.0[4]);
     }
     runner.hw.set_rflags(rflags);
+    if instruction.repeats(&gprs) {
+        return again(runner, pcpu);
+    }
     runner.hw.skip_bytes(instruction.len);
     Next::Resume
 }

@@ -29,7 +29,7 @@ pub(super) fn handle<H: VcpuHw>(
 ) -> Next {
     match answer(runner, fault) {
         Answer::Retry => retry(pcpu),
-        Answer::Emulate => mmio::handle(runner, fault),
+        Answer::Emulate => mmio::handle(runner, pcpu, fault),
         Answer::OutOfMemory => {
             domain_log!(
                 runner.domain.log,
