@@ -13,7 +13,6 @@ use hv_hw::sync::{RankedLock, rank};
 use hv_hw::time;
 
 use crate::domain::Domain;
-use crate::host;
 use crate::vcpu::Requests;
 use crate::vcpu::make::Arrival;
 use crate::vcpu::poll::Patience;
@@ -37,10 +36,12 @@ struct Mailbox {
 #[derive(Clone, Copy)]
 #[repr(u8)]
 enum News {
-    /// A capped vCPU may run again.
+    /// Capped domains begin a new period.
     Period = 1,
     /// Somebody let go of something of a domain that is kept by such uses only.
     Zombies = 2,
+    /// The scheduler's rate limit is another.
+    RateLimit = 4,
 }
 
 impl Mailbox {
@@ -118,11 +119,6 @@ pub fn end_slice(cpu: u32) {
     wake(cpu);
 }
 
-/// Lets capped vCPUs run again.
-pub fn begin_period(cpu: u32) {
-    tell(cpu, News::Period);
-}
-
 /// Gives a CPU another vCPU to run.
 pub fn send(cpu: u32, arrival: Arrival) {
     if let Some(mailbox) = mailbox(cpu) {
@@ -130,6 +126,25 @@ pub fn send(cpu: u32, arrival: Arrival) {
         mailbox.has_arrivals.store(true, Ordering::Release);
     }
     wake(cpu);
+}
+
+/// How long a vCPU keeps a CPU at least, in µs; 0 for no such time.
+static RATE_LIMIT_US: AtomicU32 = AtomicU32::new(DEFAULT_RATE_LIMIT_US);
+/// Credit2's in Xen.
+const DEFAULT_RATE_LIMIT_US: u32 = 1000;
+
+/// The scheduler's rate limit in µs.
+#[must_use]
+pub fn rate_limit_us() -> u32 {
+    RATE_LIMIT_US.load(Ordering::Relaxed)
+}
+
+/// Sets the scheduler's rate limit on all CPUs.
+pub fn set_rate_limit(us: u32) {
+    RATE_LIMIT_US.store(us, Ordering::Relaxed);
+    for cpu in 0..online() {
+        tell(cpu, News::RateLimit);
+    }
 }
 
 /// Has this CPU look, before it goes on with a guest, whether a zombie is one no longer.
@@ -158,7 +173,7 @@ pub enum TimerKind {
     Watchdog,
     /// The end of the time that a vCPU has the CPU while another can run; nobody's own.
     Slice,
-    /// A capped vCPU may run again; nobody's own.
+    /// Parked vCPUs of a capped domain may run again; the domain's own.
     Period,
 }
 
@@ -171,7 +186,7 @@ const OF_VCPUS: [TimerKind; 4] = [
     TimerKind::Watchdog,
 ];
 
-/// Whom an expired timer concerns: a slot of the owners.
+/// Whom an expired timer concerns: a slot of the owners, or the number that a domain has on its CPU.
 #[derive(Clone, Copy, Debug)]
 pub struct TimerKey {
     slot: usize,
@@ -190,7 +205,8 @@ pub struct Pcpu {
     mailbox: &'static Mailbox,
     timers: TimerQueue<TimerKey>,
     slice: TimerId,
-    period: TimerId,
+    /// Domains whose timer for the next period has expired, by their number here.
+    periods_over: Vec<usize>,
     /// The deadline that the hardware's timer is set to.
     armed: Option<u64>,
     owners: Vec<Option<(Arc<Domain>, usize)>>,
@@ -210,10 +226,6 @@ impl Pcpu {
             slot: 0,
             kind: TimerKind::Slice,
         });
-        let period = timers.add(TimerKey {
-            slot: 0,
-            kind: TimerKind::Period,
-        });
         let id = percpu::this().id();
         Self {
             irqs_off,
@@ -222,7 +234,7 @@ impl Pcpu {
             mailbox: &MAILBOXES[id as usize],
             timers,
             slice,
-            period,
+            periods_over: Vec::new(),
             armed: None,
             owners: Vec::new(),
             owned: 0,
@@ -324,20 +336,31 @@ impl Pcpu {
         }
     }
 
-    /// Has [`Pcpu::take_new_period`] tell at system time `ns`, where it does not do so before.
-    pub fn set_period_end(&mut self, ns: u64) {
-        let deadline = host::tsc_at(ns);
-        let first = self.timers.deadline(self.period);
-        self.set_timer(
-            self.period,
-            first.map_or(deadline, |first| first.min(deadline)),
-        );
+    /// A timer for the periods of a capped domain; `number` is what [`Pcpu::take_new_period`] tells.
+    pub fn add_period_timer(&mut self, number: usize) -> TimerId {
+        self.periods_over.reserve(number + 1);
+        let kind = TimerKind::Period;
+        self.timers.add(TimerKey { slot: number, kind })
     }
 
-    /// True once for each time that capped vCPUs may run again.
+    /// Gives such a timer back.
+    pub fn remove_period_timer(&mut self, timer: TimerId) {
+        self.timers.remove(timer);
+    }
+
+    /// A domain that begins a new period: each once for each time that its timer has expired.
     #[must_use]
-    pub fn take_new_period(&self) -> bool {
-        self.take(News::Period)
+    pub fn take_new_period(&mut self) -> Option<usize> {
+        if self.periods_over.is_empty() {
+            let _ = self.take(News::Period);
+        }
+        self.periods_over.pop()
+    }
+
+    /// True once for each time that the rate limit was set.
+    #[must_use]
+    pub fn take_rate_limit_news(&self) -> bool {
+        self.take(News::RateLimit)
     }
 
     /// True once for each time that a zombie may be one no longer.
@@ -385,7 +408,8 @@ impl Pcpu {
                     continue;
                 }
                 TimerKind::Period => {
-                    begin_period(self.id);
+                    self.periods_over.push(key.slot);
+                    tell(self.id, News::Period);
                     continue;
                 }
                 TimerKind::Singleshot | TimerKind::Apic | TimerKind::Poll | TimerKind::Watchdog => {

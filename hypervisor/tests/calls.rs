@@ -7,7 +7,9 @@ use std::sync::atomic::Ordering;
 
 use common::{RIP, alone, fake, give_ram, known_guest, one_vcpu, pcpu};
 use guest_abi::domctl::{
-    XEN_DOMCTL_INTERFACE_VERSION, XEN_DOMCTL_sethvmcontext, XenDomctl, XenDomctlHvmcontext,
+    XEN_DOMCTL_INTERFACE_VERSION, XEN_DOMCTL_SCHEDOP_putinfo, XEN_DOMCTL_scheduler_op,
+    XEN_DOMCTL_sethvmcontext, XEN_SCHEDULER_CREDIT2, XenDomctl, XenDomctlHvmcontext,
+    XenDomctlSchedulerOp,
 };
 use guest_abi::errno::Errno;
 use guest_abi::event_channel::{
@@ -17,9 +19,13 @@ use guest_abi::hvm::save::{
     HVM_FILE_MAGIC, HVM_FILE_VERSION, HVM_SAVE_CODE_VMCE_VCPU, HvmSaveHeader,
 };
 use guest_abi::sched::{SCHEDOP_block, SCHEDOP_poll, SchedPoll};
+use guest_abi::sysctl::{
+    XEN_SYSCTL_INTERFACE_VERSION, XEN_SYSCTL_SCHEDOP_getinfo, XEN_SYSCTL_SCHEDOP_putinfo,
+    XEN_SYSCTL_scheduler_op, XenSysctl, XenSysctlSchedulerOp,
+};
 use guest_abi::xen::{
     __HYPERVISOR_domctl, __HYPERVISOR_event_channel_op, __HYPERVISOR_multicall,
-    __HYPERVISOR_sched_op, DOMID_SELF, MulticallEntry,
+    __HYPERVISOR_sched_op, __HYPERVISOR_sysctl, DOMID_SELF, MulticallEntry,
 };
 use hv_core::domid::DomId;
 use hv_core::options::Scheduler;
@@ -193,4 +199,68 @@ fn context_with_more_records_than_a_vcpu_has_is_refused() {
     while destroy::step(&guest, &mut hw) != Progress::Done {
         let _ = main.step();
     }
+}
+
+/// A cap is at most what all vCPUs together could use, as in Xen.
+#[test]
+fn caps_above_all_vcpus_are_refused() {
+    let _alone = alone();
+    let mut dom0 = Caller::new();
+    let guest = known_guest();
+    let mut set = |cap: u16| {
+        let body = XenDomctlSchedulerOp {
+            sched_id: XEN_SCHEDULER_CREDIT2,
+            cmd: XEN_DOMCTL_SCHEDOP_putinfo,
+            u: [512 | u32::from(cap) << 16, 0, 0, 0],
+        };
+        let mut domctl = XenDomctl::new_zeroed();
+        domctl.cmd = XEN_DOMCTL_scheduler_op;
+        domctl.interface_version = XEN_DOMCTL_INTERFACE_VERSION;
+        domctl.domain = guest.id.get();
+        body.write_to_prefix(domctl.u.as_mut_bytes()).unwrap();
+        dom0.ram[0].write_bytes(0, domctl.as_bytes());
+        let answer = dom0.call(__HYPERVISOR_domctl, 0, 0);
+        let weight = guest.weight.load(Ordering::Relaxed);
+        (answer, weight, guest.cap.load(Ordering::Relaxed))
+    };
+    let refused = Some(Errno::EINVAL.to_rax());
+    assert_eq!(set(101), (refused, 256, 0));
+    assert_eq!(set(u16::MAX), (refused, 256, 0));
+    assert_eq!(set(100), (Some(0), 512, 100));
+    let mut hw = FakeVcpu::default();
+    while destroy::step(&guest, &mut hw) != Progress::Done {}
+}
+
+/// What is told of the rate limit is what was set.
+#[test]
+fn rate_limit_is_set_within_its_range() {
+    let _alone = alone();
+    let mut dom0 = Caller::new();
+    let mut ask = |cmd: u32, us: u32| {
+        let body = XenSysctlSchedulerOp {
+            sched_id: XEN_SCHEDULER_CREDIT2,
+            cmd,
+            u: [us, 0, 0, 0],
+            ..Default::default()
+        };
+        let mut sysctl = XenSysctl::new_zeroed();
+        sysctl.cmd = XEN_SYSCTL_scheduler_op;
+        sysctl.interface_version = XEN_SYSCTL_INTERFACE_VERSION;
+        body.write_to_prefix(sysctl.u.as_mut_bytes()).unwrap();
+        dom0.ram[0].write_bytes(0, sysctl.as_bytes());
+        let answer = dom0.call(__HYPERVISOR_sysctl, 0, 0).unwrap();
+        (answer, hypervisor::cpu::rate_limit_us())
+    };
+    let refused = Errno::EINVAL.to_rax();
+    assert_eq!(ask(XEN_SYSCTL_SCHEDOP_getinfo, 7), (0, 1000));
+    for (us, result, now) in [
+        (99, refused, 1000),
+        (100, 0, 100),
+        (500_001, refused, 100),
+        (0, 0, 0),
+    ] {
+        assert_eq!(ask(XEN_SYSCTL_SCHEDOP_putinfo, us), (result, now));
+    }
+    assert_eq!(ask(XEN_SYSCTL_SCHEDOP_putinfo, 1000), (0, 1000));
+    assert_eq!(ask(9, 500), (refused, 1000));
 }

@@ -80,8 +80,8 @@ fn new_cpu() -> CpuMain<FakeVcpu> {
     CpuMain::new(pcpu, Scheduler::Credit2, computing)
 }
 
-/// A running guest.
-fn guest(who: u32, vcpus: u16, state: &VcpuState) -> Arc<Domain> {
+/// A guest that runs; so many of its vCPUs are busy.
+fn guest(who: u32, (vcpus, busy): (u16, u16), state: &VcpuState) -> Arc<Domain> {
     let number = registry::reserve(None).unwrap();
     let config = hypervisor::domain::create::DomainConfig {
         ssidref: who,
@@ -90,7 +90,9 @@ fn guest(who: u32, vcpus: u16, state: &VcpuState) -> Arc<Domain> {
     let domain = domain(number.id().get(), config);
     registry::add(domain.clone());
     for index in 0..usize::from(vcpus) {
-        domain.vcpus[index].set_state(state.clone());
+        if index < usize::from(busy) {
+            domain.vcpus[index].set_state(state.clone());
+        }
         make::spawn(&domain, index).unwrap();
     }
     domain.unpause().unwrap();
@@ -153,8 +155,8 @@ fn destroy(domain: &Arc<Domain>, main: &mut CpuMain<FakeVcpu>) {
 /// tick, and how many switches that took.
 fn left_to_the_other(vcpus: u16, happens: impl Fn(&Domain)) -> (u64, u64) {
     let mut main = new_cpu();
-    let other = guest(OTHER, 1, &still());
-    let victim = guest(TICKING, vcpus, &ticking());
+    let other = guest(OTHER, (1, 1), &still());
+    let victim = guest(TICKING, (vcpus, vcpus), &ticking());
     // all have had the CPU, so that all tick
     run_for(&mut main, 2 * u64::from(vcpus) * 12 * MS);
     assert_ne!(RAN_NS[1].load(Ordering::Relaxed), 0);
@@ -198,4 +200,38 @@ fn timers_of_a_capped_guest_take_no_more_than_its_cap() {
         guest.kick_all();
     });
     assert!(percent >= 95, "{percent} %");
+}
+
+/// A cap is a domain's, in percent of one CPU, however many of its vCPUs are busy.
+#[test]
+fn busy_vcpus_have_the_whole_cap_of_their_domain() {
+    let _alone = alone();
+    let _clock = Clock::take_over();
+    for (percent, vcpus, busy) in [(25, 4, 1), (50, 8, 1), (50, 8, 8), (100, 4, 1), (5, 2, 2)] {
+        let mut main = new_cpu();
+        let other = guest(OTHER, (1, 1), &still());
+        let capped = guest(TICKING, (vcpus, busy), &still());
+        capped.weight.store(u16::MAX, Ordering::Relaxed);
+        capped.cap.store(percent, Ordering::Relaxed);
+        capped.kick_all();
+        run_for(&mut main, 100 * MS);
+        let before = RAN_NS[1].load(Ordering::Relaxed);
+        run_for(&mut main, 2000 * MS);
+        let ran_ns = RAN_NS[1].load(Ordering::Relaxed) - before;
+        let ran = ran_ns / (20 * MS);
+        let due = u64::from(percent);
+        assert!(
+            (due - 1..=due).contains(&ran),
+            "{ran} of {due}, {busy} of {vcpus} busy"
+        );
+        // without it, the weight decides
+        capped.cap.store(0, Ordering::Relaxed);
+        capped.kick_all();
+        run_for(&mut main, 100 * MS);
+        let before = RAN_NS[1].load(Ordering::Relaxed);
+        run_for(&mut main, 100 * MS);
+        assert!(RAN_NS[1].load(Ordering::Relaxed) - before >= 90 * MS);
+        destroy(&capped, &mut main);
+        destroy(&other, &mut main);
+    }
 }

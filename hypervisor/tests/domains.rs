@@ -14,7 +14,6 @@ use hv_core::evtchn::{State, Virq};
 use hv_core::grant::{GrantRef, MapRequest, UnmapRequest, Want};
 use hv_core::mem::SharedWords;
 use hv_core::options::Scheduler;
-use hv_core::sched::cap::PERIOD_NS;
 use hv_core::vcpu::VcpuId;
 use hv_hw::direct_map::SharedFrame;
 use hv_hw::time::{self, hosted::Clock};
@@ -453,29 +452,6 @@ fn grant_in_use_keeps_the_dead_until_it_is_unmapped() {
     assert!(registry::find(id).is_none());
     assert_eq!(memory::charged(id), 0);
     destroy(other, &mut main);
-}
-
-#[test]
-fn capped_domain_leaves_the_cpu_idle_until_the_next_period() {
-    let _alone = alone();
-    let _clock = Clock::take_over();
-    let mut main = cpu_with(endless, Scheduler::Credit2);
-    let domain = known_guest();
-    start(&domain);
-    domain.unpause().unwrap();
-    assert!(matches!(main.step(), Step::Ran(_)));
-    domain.cap.store(20, Ordering::Relaxed);
-    domain.kick_all();
-    let idles = |main: &mut CpuMain<FakeVcpu>| (0..100_000).any(|_| main.step() == Step::Idle);
-    assert!(idles(&mut main), "a fifth of a period is over");
-    Clock::advance(time::ns_to_ticks(2 * PERIOD_NS));
-    cpu::begin_period(0);
-    assert!(matches!(main.step(), Step::Ran(_)));
-    assert!(idles(&mut main));
-    domain.cap.store(0, Ordering::Relaxed);
-    domain.kick_all();
-    assert!(!(0..1000).any(|_| main.step() == Step::Idle));
-    destroy(domain, &mut main);
 }
 
 #[test]

@@ -153,7 +153,7 @@ pub(super) fn node_affinity<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> A
 /// DOMCTL_scheduler_op: weight and cap of credit2. No weight leaves it as it is, no cap ends one.
 ///
 /// # Errors
-/// EINVAL for another scheduler, EOPNOTSUPP for parameters of single vCPUs.
+/// EINVAL for another scheduler or a cap above what all its vCPUs could use, EOPNOTSUPP for parameters of single vCPUs.
 pub(super) fn scheduler(op: &mut Domctl) -> Answer {
     let mut body: XenDomctlSchedulerOp = op.body();
     let domain = op.domain()?;
@@ -173,6 +173,9 @@ pub(super) fn scheduler(op: &mut Domctl) -> Answer {
         XEN_DOMCTL_SCHEDOP_putinfo => {
             let [w0, w1, c0, c1] = first.to_le_bytes();
             let (weight, cap) = (u16::from_le_bytes([w0, w1]), u16::from_le_bytes([c0, c1]));
+            if u32::from(cap) > 100 * u32::from(domain.config.vcpus) {
+                return Err(Errno::EINVAL.into());
+            }
             domain.cap.store(cap, Ordering::Relaxed);
             if weight != 0 {
                 domain.weight.store(weight, Ordering::Relaxed);

@@ -1,10 +1,13 @@
 //! The scheduler's name and parameters, and the one CPU pool that all CPUs and domains are in.
 
+use core::ops::RangeInclusive;
+
 use guest_abi::domctl::XEN_SCHEDULER_CREDIT2;
 use guest_abi::errno::Errno;
 use guest_abi::sysctl::{
     XEN_SYSCTL_CPUPOOL_OP_FREEINFO, XEN_SYSCTL_CPUPOOL_OP_INFO, XEN_SYSCTL_CPUPOOL_OP_MOVEDOMAIN,
-    XEN_SYSCTL_SCHEDOP_getinfo, XenSysctlCpupoolOp, XenSysctlSchedId, XenSysctlSchedulerOp,
+    XEN_SYSCTL_SCHEDOP_getinfo, XEN_SYSCTL_SCHEDOP_putinfo, XenSysctlCpupoolOp, XenSysctlSchedId,
+    XenSysctlSchedulerOp,
 };
 use guest_abi::xen::XenctlBitmap;
 use hv_core::domid::DomId;
@@ -20,8 +23,8 @@ use crate::host;
 const POOL: u32 = 0;
 /// What Xen has no number for: the round-robin scheduler.
 const OTHER_SCHEDULER: u32 = 0;
-/// How long a vCPU runs at least, in µs: credit2's default.
-const RATE_LIMIT_US: u32 = 1000;
+/// Rate limits that can be set, in µs, beside 0 for none (`public/sysctl.h, XEN_SYSCTL_SCHED_RATELIMIT_MIN` and `_MAX`).
+const RATE_LIMITS_US: RangeInclusive<u32> = 100..=500_000;
 
 fn scheduler_id() -> u32 {
     match host::host().options.sched {
@@ -65,10 +68,10 @@ fn put_cpus<H: VcpuHw>(call: &Call<'_, H>, map: &XenctlBitmap, count: u32) -> An
     Ok(0)
 }
 
-/// XEN_SYSCTL_scheduler_op: parameters of the whole scheduler. They can be read, and written back as they are.
+/// XEN_SYSCTL_scheduler_op: the rate limit, a parameter of the whole scheduler. Both commands tell what holds then.
 ///
 /// # Errors
-/// ENOENT for a pool that is not there, EINVAL for another scheduler, EOPNOTSUPP for another rate limit.
+/// ENOENT for a pool that is not there; EINVAL for another scheduler or command, or a rate limit out of range.
 pub(super) fn scheduler<H: VcpuHw>(_: &mut Call<'_, H>, arg: &mut XenSysctlSchedulerOp) -> Answer {
     if arg.cpupool_id != POOL {
         return Err(Errno::ENOENT.into());
@@ -76,11 +79,14 @@ pub(super) fn scheduler<H: VcpuHw>(_: &mut Call<'_, H>, arg: &mut XenSysctlSched
     if arg.sched_id != scheduler_id() || arg.sched_id != XEN_SCHEDULER_CREDIT2 {
         return Err(Errno::EINVAL.into());
     }
-    let [limit, ..] = &mut arg.u;
-    if arg.cmd == XEN_SYSCTL_SCHEDOP_getinfo {
-        *limit = RATE_LIMIT_US;
-    } else if *limit != RATE_LIMIT_US {
-        return Err(Errno::EOPNOTSUPP.into());
+    let [limit_us, ..] = &mut arg.u;
+    match arg.cmd {
+        XEN_SYSCTL_SCHEDOP_putinfo if *limit_us == 0 || RATE_LIMITS_US.contains(limit_us) => {
+            cpu::set_rate_limit(*limit_us);
+        }
+        XEN_SYSCTL_SCHEDOP_getinfo => {}
+        _ => return Err(Errno::EINVAL.into()),
     }
+    *limit_us = cpu::rate_limit_us();
     Ok(0)
 }

@@ -354,16 +354,36 @@ impl Hyper {
     /// # Errors
     /// The hypervisor's.
     pub fn sched_ratelimit(&self, pool: u32, scheduler: u32) -> CallResult<u32> {
+        let getinfo = ("sysctl scheduler_op getinfo", XEN_SYSCTL_SCHEDOP_getinfo);
+        self.sched_param(getinfo, pool, scheduler, 0)
+    }
+
+    /// Sets it; 0 is none.
+    ///
+    /// # Errors
+    /// The hypervisor's: EINVAL for one that is neither 0 nor 100 to 500000.
+    pub fn set_sched_ratelimit(&self, pool: u32, scheduler: u32, us: u32) -> CallResult<()> {
+        let putinfo = ("sysctl scheduler_op putinfo", XEN_SYSCTL_SCHEDOP_putinfo);
+        self.sched_param(putinfo, pool, scheduler, us).map(|_| ())
+    }
+
+    fn sched_param(
+        &self,
+        (name, cmd): (&'static str, u32),
+        pool: u32,
+        scheduler: u32,
+        us: u32,
+    ) -> CallResult<u32> {
         let mut body = XenSysctlSchedulerOp {
             cpupool_id: pool,
             sched_id: scheduler,
-            cmd: 1,
+            cmd,
+            u: [us, 0, 0, 0],
             ..Default::default()
         };
+        let failed = |errno| HypercallError::new(name, format!("pool {pool}"), errno);
         self.sysctl(XEN_SYSCTL_scheduler_op, &mut body, &mut [])
-            .map_err(|errno| {
-                HypercallError::new("sysctl scheduler_op getinfo", format!("pool {pool}"), errno)
-            })?;
+            .map_err(failed)?;
         Ok(body.u[0])
     }
 }

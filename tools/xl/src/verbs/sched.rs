@@ -46,7 +46,7 @@ struct Words {
     /// Only this CPU pool
     #[arg(short = 'p', long)]
     cpupool: Option<String>,
-    /// Rate limit in microseconds (cannot be set)
+    /// With -s: set the rate limit in microseconds, 100 to 500000; 0 is none
     #[arg(short, long)]
     ratelimit_us: Option<u32>,
     /// Show the scheduler's own parameters
@@ -83,7 +83,9 @@ pub fn scheduler_name(id: u32) -> &'static str {
 impl Verb for SchedCredit {
     fn run(self, context: &Context) -> Outcome {
         if self.tslice_ms.is_some() || self.migration_delay_us.is_some() {
-            return Err(fixed());
+            return Err(Failure::new(
+                "xl: credit's own parameters are fixed: setting them is not supported",
+            ));
         }
         self.words
             .run(context, "sched-credit", XEN_SCHEDULER_CREDIT)
@@ -97,14 +99,10 @@ impl Verb for SchedCredit2 {
     }
 }
 
-fn fixed() -> Failure {
-    Failure::new("xl: the scheduler's own parameters are fixed: setting them is not supported")
-}
-
 impl Words {
     fn run(&self, context: &Context, verb: &str, scheduler: u32) -> Outcome {
-        if self.ratelimit_us.is_some() {
-            return Err(fixed());
+        if let Some(us) = self.ratelimit_us {
+            return self.set_ratelimit(context, scheduler, us);
         }
         match (&self.domain, self.weight, self.cap) {
             (None, None, None) => self.show_pools(context, verb, scheduler),
@@ -125,6 +123,25 @@ impl Words {
                     .set_sched_params(domain.domid, scheduler, weight, cap)?)
             }
         }
+    }
+
+    fn set_ratelimit(&self, context: &Context, scheduler: u32, us: u32) -> Outcome {
+        if !self.schedparam {
+            return Err(Failure::new(
+                "xl: -r is for the scheduler's own parameters: add -s",
+            ));
+        }
+        let all = pools(context, context.nr_cpus()?)?;
+        let pool = match &self.cpupool {
+            None => all.first(),
+            Some(name) => all.iter().find(|pool| pool.name == *name),
+        };
+        let Some(pool) = pool else {
+            let name = self.cpupool.as_deref().unwrap_or_default();
+            return Err(Failure::new(format!("unknown cpupool '{name}'")));
+        };
+        let hyper = context.hyper()?;
+        Ok(hyper.set_sched_ratelimit(pool.id, scheduler, us)?)
     }
 
     /// Shows the pools that this scheduler runs, and their domains.
