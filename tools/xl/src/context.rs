@@ -206,6 +206,14 @@ impl Context {
             .map_err(|error| Failure::new(error.to_string()))
     }
 
+    /// Gives the number of CPUs that masks cover; where there is no hypervisor, of this machine's.
+    pub fn nr_cpus_or_here(&self) -> u32 {
+        self.nr_cpus().unwrap_or_else(|_| {
+            let here = std::thread::available_parallelism();
+            here.map_or(1, |count| u32::try_from(count.get()).unwrap_or(1))
+        })
+    }
+
     /// Gives the number of CPUs that masks cover.
     ///
     /// # Errors

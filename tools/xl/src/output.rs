@@ -25,6 +25,7 @@ struct Envelope<'a, T> {
 /// # Errors
 /// stdout cannot be written.
 pub fn print(text: &str) -> Outcome {
+    ANSWERED.store(true, Ordering::Relaxed);
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -87,7 +88,6 @@ pub fn json(verb: &str, data: impl Serialize) -> String {
 /// # Errors
 /// stdout cannot be written.
 pub fn print_json(verb: &str, data: impl Serialize) -> Outcome {
-    ANSWERED.store(true, Ordering::Relaxed);
     print(&json(verb, data))
 }
 
@@ -96,7 +96,6 @@ pub fn print_json(verb: &str, data: impl Serialize) -> Outcome {
 /// # Errors
 /// stdout cannot be written.
 pub fn print_json_line(verb: &str, data: impl Serialize) -> Outcome {
-    ANSWERED.store(true, Ordering::Relaxed);
     print(&json_line(verb, data))
 }
 
@@ -119,7 +118,7 @@ pub fn answer_in_json(verb: &str) {
     let _already_set = JSON_VERB.set(verb.to_owned());
 }
 
-/// Tells whether JSON was printed.
+/// Tells whether anything was printed on stdout.
 pub fn has_answered() -> bool {
     ANSWERED.load(Ordering::Relaxed)
 }

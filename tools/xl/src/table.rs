@@ -278,8 +278,11 @@ pub const VERBS: &[Entry] = &[
     Entry::nothing("usb-list", "", 1),
     Entry::unserved("qemu-monitor-command", "there is no device model"),
     Entry::unserved("dt-overlay", "device trees are ARM's"),
-    Entry::unserved("xenstore-quota-get", "quotas are options of xenstored"),
-    Entry::unserved("xenstore-quota-set", "quotas are options of xenstored"),
+    Entry::unserved("xenstore-quota-get", "xenstore-control quota shows them"),
+    Entry::unserved(
+        "xenstore-quota-set",
+        "xenstore-control quota sets them, for all domains",
+    ),
 ];
 
 /// What a typed verb means.

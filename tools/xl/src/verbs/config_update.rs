@@ -37,7 +37,7 @@ impl Verb for ConfigUpdate {
             output::print(&toolstack::config::domain_json(
                 &config,
                 None,
-                context.nr_cpus().unwrap_or(1),
+                context.nr_cpus_or_here(),
             ))?;
         }
         if context.globals.dry_run {

@@ -111,7 +111,7 @@ impl Verb for Create {
             context.mask_cpus(&mut config)?;
         }
         let dry_run = self.dryrun || context.globals.dry_run;
-        let json = || config::domain_json(&config, None, context.nr_cpus().unwrap_or(1));
+        let json = || config::domain_json(&config, None, context.nr_cpus_or_here());
         if dry_run {
             output::print(&json())?;
         } else if self.debug {

@@ -214,7 +214,21 @@ struct JsonState {
     paused: bool,
     shutdown: bool,
     shutdown_reason: Option<u8>,
+    shutdown_reason_name: Option<&'static str>,
     dying: bool,
+}
+
+/// Gives a shutdown's reason as libxl calls it.
+fn reason_name(reason: u8) -> &'static str {
+    const NAMES: [&str; 6] = [
+        "poweroff",
+        "reboot",
+        "suspend",
+        "crash",
+        "watchdog",
+        "soft_reset",
+    ];
+    NAMES.get(usize::from(reason)).copied().unwrap_or("unknown")
 }
 
 impl<'a> JsonDomain<'a> {
@@ -234,6 +248,7 @@ impl<'a> JsonDomain<'a> {
                 paused: domain.state.paused,
                 shutdown: domain.state.shutdown.is_some(),
                 shutdown_reason: domain.state.shutdown,
+                shutdown_reason_name: domain.state.shutdown.map(reason_name),
                 dying: domain.state.dying,
             },
             cpu_time_ns: domain.cpu_time_ns,

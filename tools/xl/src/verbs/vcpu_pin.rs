@@ -63,6 +63,10 @@ impl Verb for VcpuPin {
         if context.globals.dry_run {
             let spell =
                 |mask: &Option<Vec<u8>>| mask.as_ref().map(|mask| cpu_ranges(mask, nr_cpus));
+            if context.json() {
+                let masks = serde_json::json!({"hard": spell(&hard), "soft": spell(&soft)});
+                return output::print_json("vcpu-pin", masks);
+            }
             let soft = spell(&soft).map_or_else(String::new, |soft| format!(" {soft}"));
             return output::print(&format!(
                 "cpumap: {}{soft}\n",
