@@ -195,7 +195,14 @@ fn completions_and_pages_are_written_for_every_verb() {
     assert!(read("bash/xl.bash").contains("block-attach"));
     assert!(read("zsh/_xl").contains("vcpu-pin") && read("fish/xl.fish").contains("cpupool-list"));
     assert!(read("man8/xl.8").contains("xl\\-create"));
-    assert!(read("man8/xl-create.8").contains("timings"));
+    let create = read("man8/xl-create.8");
+    assert!(create.contains("timings"));
+    // the table of keys keeps its lines
+    let (_, notes) = create.split_once(".nf\n").unwrap();
+    assert!(
+        notes.contains("\n\\&  memory = 512                    MiB\n"),
+        "{notes}"
+    );
     assert!(!directory.path().join("man8/xl-monitor.8").exists());
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Command;
+use clap::builder::Resettable;
 use clap_complete::{Shell, generate_to};
 
 fn main() -> ExitCode {
@@ -68,15 +69,32 @@ fn bash_of_arguments(command: &Command) -> String {
         .replace("@FILES@", &taking(&["words", "file", "spec"]))
 }
 
+/// Gives a section whose lines and columns stay as they are: tables would be filled into paragraphs.
+fn as_it_stands(text: &str) -> String {
+    let mut section = String::from(".SH NOTES\n.nf\n");
+    for line in text.lines() {
+        // a dot or a quote at the beginning would be a request
+        section.push_str("\\&");
+        section.push_str(&line.replace('\\', "\\e").replace('-', "\\-"));
+        section.push('\n');
+    }
+    section + ".fi\n"
+}
+
 fn write_page(command: &Command, name: &str, into: &Path) -> io::Result<()> {
     let mut page = Vec::new();
     // The page's name is the program's and the verb's; clap wants a static string.
+    let notes = command.get_after_help().map(ToString::to_string);
     let command = command
         .clone()
+        .after_help(Resettable::Reset)
         .name(Box::leak(name.to_owned().into_boxed_str()) as &'static str);
     clap_mangen::Man::new(command)
         .section("8")
         .manual("Hematite")
         .render(&mut page)?;
+    if let Some(notes) = notes {
+        page.extend(as_it_stands(&notes).into_bytes());
+    }
     fs::write(into.join(format!("{name}.8")), page)
 }
