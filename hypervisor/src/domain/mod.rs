@@ -30,6 +30,7 @@ pub mod zombies;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering};
+use hv_core::speculation::index;
 
 use arrayvec::ArrayString;
 
@@ -126,7 +127,7 @@ impl Domain {
     /// The vCPU with this index, where the domain has it.
     #[must_use]
     pub fn vcpu(&self, index: u32) -> Option<&Vcpu> {
-        let vcpu = self.vcpus.get(usize::try_from(index).ok()?)?;
+        let vcpu = index::get(&self.vcpus, usize::try_from(index).ok()?)?;
         Some(vcpu)
     }
 

@@ -6,6 +6,7 @@ use super::ports::{CHUNK_BYTES, State};
 use super::{Abi, Error, EventChannels, Notify, Peer, PeerClosed, Port, Virq, fifo, two_level};
 use crate::domid::DomId;
 use crate::mem::SharedWords;
+use crate::speculation::index;
 
 impl<F: SharedWords + Clone> EventChannels<F> {
     /// Opens a port that domain `remote` may bind.
@@ -205,7 +206,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
     }
 
     fn set_virq_port(&mut self, vcpu: u16, virq: Virq, port: u32) {
-        if let Some(vcpu) = self.vcpus.get_mut(usize::from(vcpu)) {
+        if let Some(vcpu) = index::get_mut(&mut self.vcpus, usize::from(vcpu)) {
             vcpu.virqs[usize::from(virq.get())] = port;
         }
     }

@@ -5,6 +5,7 @@
 //! are written and never followed, retries are bounded. A guest that breaks the protocol loses its own events.
 //! Source: `public/event_channel.h, EVTCHN_FIFO_*`. Its sibling is `two_level.rs`.
 
+use crate::speculation::index;
 use alloc::vec::Vec;
 use core::mem::offset_of;
 
@@ -76,10 +77,8 @@ impl<F: SharedWords> Fifo<F> {
         if !Self::is_control_offset(offset) {
             return Err(Error::BadArgument);
         }
-        let slot = self
-            .controls
-            .get_mut(usize::from(vcpu))
-            .ok_or(Error::NoSuchVcpu)?;
+        let slot =
+            index::get_mut(&mut self.controls, usize::from(vcpu)).ok_or(Error::NoSuchVcpu)?;
         if slot.is_some() {
             return Err(Error::BadArgument);
         }
@@ -206,7 +205,7 @@ impl<F: SharedWords> Fifo<F> {
 
     fn word(&self, port: Port) -> Option<(&F, usize)> {
         let port = port.get();
-        let page = self.words.get((port / WORDS_PER_PAGE) as usize)?;
+        let page = index::get(&self.words, (port / WORDS_PER_PAGE) as usize)?;
         Some((page, (port % WORDS_PER_PAGE) as usize * 4))
     }
 

@@ -19,6 +19,7 @@ mod tests;
 mod two_level;
 mod types;
 
+use crate::speculation::index;
 use alloc::vec::Vec;
 use core::mem;
 
@@ -224,10 +225,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
         frame: F,
         offset: u32,
     ) -> Result<Notify, Error> {
-        let slot = self
-            .vcpus
-            .get_mut(usize::from(vcpu))
-            .ok_or(Error::NoSuchVcpu)?;
+        let slot = index::get_mut(&mut self.vcpus, usize::from(vcpu)).ok_or(Error::NoSuchVcpu)?;
         if slot.is_info_registered {
             return Err(Error::BadArgument);
         }
@@ -264,7 +262,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
     /// Where `vcpu`'s info is now, if anywhere.
     #[must_use]
     pub fn vcpu_info(&self, vcpu: u16) -> Option<&VcpuInfo<F>> {
-        self.vcpus.get(usize::from(vcpu))?.info.as_ref()
+        index::get(&self.vcpus, usize::from(vcpu))?.info.as_ref()
     }
 
     /// Writes the time of `vcpu` into its info.
@@ -390,7 +388,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
     }
 
     fn vcpu(&self, vcpu: u16) -> Result<&Vcpu<F>, Error> {
-        self.vcpus.get(usize::from(vcpu)).ok_or(Error::NoSuchVcpu)
+        index::get(&self.vcpus, usize::from(vcpu)).ok_or(Error::NoSuchVcpu)
     }
 }
 

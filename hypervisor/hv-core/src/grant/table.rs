@@ -1,5 +1,6 @@
 //! The granter's side: the shared frames, and for each entry who uses it and how often.
 
+use crate::speculation::index;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -149,10 +150,10 @@ impl<F: SharedWords> GrantTable<F> {
         Ok(())
     }
 
-    /// The shared frame `index`, to map into the domain.
+    /// The shared frame `number`, to map into the domain.
     #[must_use]
-    pub fn frame(&self, index: u32) -> Option<&F> {
-        let shared = self.frames.get(usize::try_from(index).ok()?)?;
+    pub fn frame(&self, number: u32) -> Option<&F> {
+        let shared = index::get(&self.frames, usize::try_from(number).ok()?)?;
         Some(&shared.frame)
     }
 
@@ -241,7 +242,7 @@ impl<F: SharedWords> GrantTable<F> {
 
     fn entry(&mut self, reference: GrantRef) -> Option<(&mut Shared<F>, usize)> {
         let number = usize::try_from(reference.get()).ok()?;
-        let shared = self.frames.get_mut(number / ENTRIES_PER_FRAME)?;
+        let shared = index::get_mut(&mut self.frames, number / ENTRIES_PER_FRAME)?;
         Some((shared, number % ENTRIES_PER_FRAME))
     }
 }

@@ -11,12 +11,14 @@
 //! | branch-target injection | steers the hypervisor's indirect branches | IBRS while the hypervisor runs; IBPB between domains |
 //! | return-stack injection | steers the hypervisor's returns | the return stack overwritten at VM exit, or by the CPU (enhanced IBRS) |
 //! | branch-history injection | steers them in spite of enhanced IBRS | BHI_DIS_S, or the history overwritten at VM exit |
+//! | bounds-check bypass | has a number out of bounds used | [`index`] |
 //!
 //! The hypervisor has no retpolines: stable Rust offers none. A CPU without IBRS is named as unprotected.
 //!
 //! Sources: Intel, "Affected Processors: Transient Execution Attacks"; SDM vol. 4, IA32_ARCH_CAPABILITIES; Xen,
 //! `docs/misc/xen-command-line.pandoc, spec-ctrl`.
 
+pub mod index;
 mod models;
 mod settings;
 #[cfg(test)]
