@@ -316,6 +316,33 @@ const LIFE: [Event; 13] = [
 ];
 
 #[test]
+fn what_is_populated_on_demand_may_exceed_the_limit_until_the_balloon_has_come_down() {
+    let _alone = alone();
+    let mut main = cpu_with(endless, Scheduler::Credit2);
+    let before = memory::free_frames();
+    let domain = known_guest();
+    let mut hw = FakeVcpu::default();
+    space::set_max_pages(&domain, 2);
+    let gfn = |page: u64| Gfn::new(0x1000 + page);
+    for page in 0..4 {
+        space::populate_on_demand(&domain, gfn(page), PageOrder::SIZE_4K).unwrap();
+    }
+    assert_eq!(domain.pages(), 4);
+    // its balloon gives what is above the target, and gets no more than that back
+    for page in 0..3 {
+        space::release(&mut hw, &domain, gfn(page)).unwrap();
+    }
+    space::populate(&domain, gfn(0), PageOrder::SIZE_4K).unwrap();
+    assert!(space::populate(&domain, gfn(1), PageOrder::SIZE_4K).is_err());
+    space::set_max_pages(&domain, 4);
+    for page in 1..3 {
+        space::populate(&domain, gfn(page), PageOrder::SIZE_4K).unwrap();
+    }
+    destroy(domain, &mut main);
+    assert_eq!(memory::free_frames(), before);
+}
+
+#[test]
 fn a_soft_reset_leaves_nothing_of_the_old_kernel_but_its_memory() {
     let _alone = alone();
     let mut main = cpu_with(endless, Scheduler::Credit2);

@@ -244,6 +244,25 @@ pub(super) fn put(entry: P2mEntry, frames: u64, done: &FlushDone) {
 /// # Errors
 /// [`SpaceError`].
 pub fn populate(domain: &Domain, gfn: Gfn, order: PageOrder) -> Result<(), SpaceError> {
+    let max = domain.limits.max_pages.load(Ordering::Relaxed);
+    populate_within(domain, gfn, order, max)
+}
+
+/// Gives the domain RAM that its toolstack wants populated on demand. It is populated at once, also beyond the domain's
+/// limit, which is the target that its balloon comes down to when it runs: beyond it, nothing more is given to it then.
+///
+/// # Errors
+/// [`SpaceError`].
+pub fn populate_on_demand(domain: &Domain, gfn: Gfn, order: PageOrder) -> Result<(), SpaceError> {
+    populate_within(domain, gfn, order, u64::MAX)
+}
+
+fn populate_within(
+    domain: &Domain,
+    gfn: Gfn,
+    order: PageOrder,
+    max: u64,
+) -> Result<(), SpaceError> {
     if domain
         .p2m
         .lock()
@@ -251,7 +270,6 @@ pub fn populate(domain: &Domain, gfn: Gfn, order: PageOrder) -> Result<(), Space
     {
         return Err(SpaceError::NotYours);
     }
-    let max = domain.limits.max_pages.load(Ordering::Relaxed);
     if !memory::charge_ram(domain.id, order.frames(), max) {
         return Err(SpaceError::OutOfMemory);
     }

@@ -24,15 +24,20 @@ const CHUNK: usize = 8;
 
 /// XENMEM_decrease_reservation: takes RAM away.
 pub(in crate::hypercall) fn decrease<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    extents(call, |call, domain, gfn, order| {
+    extents(call, |call, domain, (gfn, order), _| {
         space::release_block(&mut call.runner.hw, domain, gfn, order).is_ok()
     })
 }
 
-/// XENMEM_populate_physmap: gives RAM where there is none.
+/// XENMEM_populate_physmap: gives RAM where there is none. What is to be populated on demand is so at once, of another
+/// domain only.
 pub(in crate::hypercall) fn populate<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    extents(call, |_, domain, gfn, order| {
-        space::populate(domain, gfn, order).is_ok()
+    extents(call, |call, domain, (gfn, order), flags| {
+        if flags & XENMEMF_populate_on_demand == 0 {
+            return space::populate(domain, gfn, order).is_ok();
+        }
+        let is_own = domain.id == call.runner.domain.id;
+        !is_own && space::populate_on_demand(domain, gfn, order).is_ok()
     })
 }
 
@@ -41,14 +46,11 @@ pub(in crate::hypercall) fn populate<H: VcpuHw>(call: &mut Call<'_, H>) -> Answe
 #[inline]
 fn extents<H: VcpuHw>(
     call: &mut Call<'_, H>,
-    serve: fn(&mut Call<'_, H>, &Domain, Gfn, PageOrder) -> bool,
+    serve: fn(&mut Call<'_, H>, &Domain, (Gfn, PageOrder), u32) -> bool,
 ) -> Answer {
     let done = call.extents_done();
     let arg: XenMemoryReservation = call.runner.copy_in(call.pointer(1))?;
     let domain = caller::target(call.runner, arg.domid)?;
-    if arg.mem_flags & XENMEMF_populate_on_demand != 0 {
-        return Err(Errno::EOPNOTSUPP.into());
-    }
     if done > arg.nr_extents || arg.nr_extents > most_extents(call.runner.width) {
         return Err(Errno::EINVAL.into());
     }
@@ -72,7 +74,7 @@ fn extents<H: VcpuHw>(
         }
         for gfn in &gfns[..count] {
             let gfn = Gfn::new(gfn.0);
-            if !gfn.is_aligned(order) || !serve(call, &domain, gfn, order) {
+            if !gfn.is_aligned(order) || !serve(call, &domain, (gfn, order), arg.mem_flags) {
                 return Ok(at);
             }
             at += 1;

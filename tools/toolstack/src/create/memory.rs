@@ -59,10 +59,24 @@ fn table_bytes(config: &DomainConfig) -> u64 {
 
 /// How many pages have to be free for a domain: its own, those set aside for its tables, and what the hypervisor keeps of
 /// it (1 MiB, and 128 KiB a vCPU, are more than enough).
-pub(crate) fn needed(config: &DomainConfig, layout: &Layout) -> u64 {
+pub(crate) fn needed(config: &DomainConfig, pages: u64) -> u64 {
     const KEPT: u64 = (1 << 20) / PAGE;
     const KEPT_PER_VCPU: u64 = (128 << 10) / PAGE;
-    layout.pages() + table_bytes(config) / PAGE + KEPT + u64::from(config.max_vcpus) * KEPT_PER_VCPU
+    pages + table_bytes(config) / PAGE + KEPT + u64::from(config.max_vcpus) * KEPT_PER_VCPU
+}
+
+/// How much memory a domain starts with, in KiB: all that it may ever have, where so much is free, of which its balloon
+/// gives what is above its target when it runs. A kernel can only have later what it found at its start. Where less is
+/// free it starts with its target, beyond which its kernel has to have memory hotplug.
+pub(crate) fn at_start(config: &DomainConfig, free_pages: u64) -> u64 {
+    /// ACPI tables and the shared pages.
+    const MORE: u64 = 256;
+    let most = config.max_memory_kib.max(config.memory_kib);
+    if needed(config, most / 4 + MORE) <= free_pages {
+        most
+    } else {
+        config.memory_kib
+    }
 }
 
 /// Says how much is missing, where that is the reason.
@@ -185,6 +199,17 @@ mod tests {
     use super::*;
     use crate::testing::FakeHost;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_domain_starts_with_all_that_it_may_have_where_that_is_free() {
+        let mut config = crate::testing::config("web", 256);
+        config.max_memory_kib = 512 << 10;
+        let enough = needed(&config, 512 * 256 + 256);
+        assert_eq!(at_start(&config, enough), 512 << 10);
+        assert_eq!(at_start(&config, enough - 1), 256 << 10);
+        config.max_memory_kib = config.memory_kib;
+        assert_eq!(at_start(&config, 0), 256 << 10);
+    }
 
     #[test]
     fn memory_comes_in_the_largest_pieces_and_in_smaller_ones_where_there_are_none() {

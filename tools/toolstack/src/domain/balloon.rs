@@ -103,7 +103,7 @@ impl Toolstack {
     }
 
     /// Free pages that nobody has claimed.
-    fn unclaimed(&self) -> Result<u64> {
+    pub(crate) fn unclaimed(&self) -> Result<u64> {
         let host = self.hyper.physinfo()?;
         Ok(host.free_pages.saturating_sub(host.outstanding_pages))
     }

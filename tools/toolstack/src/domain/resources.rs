@@ -50,7 +50,7 @@ impl Toolstack {
         }
     }
 
-    fn memory_node(&self, domid: u16, name: &str) -> Result<Option<u64>> {
+    pub(crate) fn memory_node(&self, domid: u16, name: &str) -> Result<Option<u64>> {
         let text = self
             .store
             .read_string_opt(&format!("{}/memory/{name}", path(domid)))?;

@@ -121,9 +121,9 @@ fn more_memory_than_a_domain_may_have_is_refused() {
         "66560 KiB is above the domain's maximum of 65536 KiB (xl mem-max changes it)"
     );
     assert_eq!(bench.ts.memory_target(domid).unwrap(), Some(64 << 10));
-    // of one whose configuration was not kept, xenstore tells
+    // of one whose configuration was not kept, xenstore tells what it started with
     bench.ts.forget_config(domid, config.uuid).unwrap();
-    assert!(refused(33 << 10).contains("maximum of 32768 KiB"));
+    assert!(refused(65 << 10).contains("maximum of 65536 KiB"));
 }
 
 #[test]
