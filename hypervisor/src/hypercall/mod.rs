@@ -106,13 +106,30 @@ pub fn low(value: u64) -> u32 {
 /// Serves the hypercall that the guest made.
 #[inline(always)]
 pub fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
+    if runner.hw.is_64_bit_kernel() {
+        handle_wide(runner, pcpu)
+    } else {
+        handle_other(runner, pcpu)
+    }
+}
+
+/// From user mode, from 32-bit code, or from code of a kind that kernels do not use.
+#[cold]
+#[inline(never)]
+fn handle_other<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
     if runner.hw.cpl() != 0 {
         finish(runner, Errno::EPERM.to_rax());
         return Next::Resume;
     }
-    if !runner.hw.is_64_bit() {
-        return narrow::handle(runner, pcpu);
+    if runner.hw.is_64_bit() {
+        handle_wide(runner, pcpu)
+    } else {
+        narrow::handle(runner, pcpu)
     }
+}
+
+#[inline(always)]
+fn handle_wide<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
     let number = runner.hw.read_regs().rax();
     let mut call = Call {
         runner,
@@ -141,7 +158,7 @@ fn finish<H: VcpuHw>(runner: &mut Runner<H>, rax: u64) {
 /// Finds the row, asks whether the caller may, and has it served.
 #[inline(never)]
 fn dispatch<H: VcpuHw>(call: &mut Call<'_, H>, number: u64) -> Answer {
-    let row = table::find::<H>(number, call.arg(0))?;
-    caller::may(call.runner, row.who)?;
-    (row.serve)(call)
+    let (serve, who) = table::find::<H>(number, call.arg(0))?;
+    caller::may(call.runner, who)?;
+    serve(call)
 }

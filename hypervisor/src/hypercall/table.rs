@@ -37,14 +37,12 @@ pub(super) enum Who {
 pub(super) type Handler<H> = fn(&mut Call<'_, H>) -> Answer;
 
 /// A row of the table.
-pub(super) struct Row<H> {
+struct Row<H> {
     number: u64,
     /// The sub-operation; 0 where the hypercall has none, or has it in its argument's structure.
     sub_op: u32,
-    /// Who may.
-    pub(super) who: Who,
-    /// What serves it.
-    pub(super) serve: Handler<H>,
+    who: Who,
+    serve: Handler<H>,
 }
 
 macro_rules! rows {
@@ -188,49 +186,99 @@ impl<H: VcpuHw> Table<H> {
             0: HardwareDomain => domctl::handle,
         }
     };
-    /// By number and sub-operation: the place in [`Self::ROWS`], counted from 1; 0 for none.
-    const PLACES: &'static [[u8; SUB_OPS]; NUMBERS] = &places(Self::ROWS);
+    /// For each number its slots, one a sub-operation.
+    const SLOTS: &'static [Slot<H>; SLOTS] = &slots(Self::ROWS);
+    const SPANS: &'static [Span; NUMBERS] = &spans(Self::ROWS);
 }
 
 const NUMBERS: usize = NR_HYPERCALLS as usize;
-/// No hypercall has a sub-operation with a number from there on.
-const SUB_OPS: usize = 64;
+/// Slots for all numbers together, most of them in use.
+const SLOTS: usize = 256;
 
-/// Which bits of the first argument are the sub-operation: none, the lower half, or for memory_op fewer.
-const SUB_OP_MASKS: [u32; NUMBERS] = {
-    let mut masks = [u32::MAX; NUMBERS];
-    masks[__HYPERVISOR_platform_op as usize] = 0;
-    masks[__HYPERVISOR_multicall as usize] = 0;
-    masks[__HYPERVISOR_set_timer_op as usize] = 0;
-    masks[__HYPERVISOR_sysctl as usize] = 0;
-    masks[__HYPERVISOR_domctl as usize] = 0;
-    masks[__HYPERVISOR_memory_op as usize] = MEMOP_CMD_MASK as u32;
-    masks
-};
+/// What is done for a number and a sub-operation; `None` where no row says so.
+type Slot<H> = Option<(Handler<H>, Who)>;
 
-const fn places<H>(rows: &[Row<H>]) -> [[u8; SUB_OPS]; NUMBERS] {
-    let mut places = [[0; SUB_OPS]; NUMBERS];
+/// The slots of a number.
+#[derive(Clone, Copy)]
+struct Span {
+    /// Which bits of the first argument are the sub-operation: none, the lower half, or for memory_op fewer.
+    mask: u32,
+    first: u8,
+    count: u8,
+}
+
+const fn sub_op_mask(number: u64) -> u32 {
+    match number {
+        __HYPERVISOR_platform_op
+        | __HYPERVISOR_multicall
+        | __HYPERVISOR_set_timer_op
+        | __HYPERVISOR_sysctl
+        | __HYPERVISOR_domctl => 0,
+        __HYPERVISOR_memory_op => MEMOP_CMD_MASK as u32,
+        _ => u32::MAX,
+    }
+}
+
+/// Each number's slots follow those of the number before it.
+const fn spans<H>(rows: &[Row<H>]) -> [Span; NUMBERS] {
+    let mut spans = [Span {
+        mask: 0,
+        first: 0,
+        count: 0,
+    }; NUMBERS];
+    let (mut number, mut first) = (0, 0);
+    while number < NUMBERS {
+        let mut count = 0;
+        let mut at = 0;
+        while at < rows.len() {
+            let row = &rows[at];
+            if row.number == number as u64 && row.sub_op >= count {
+                count = row.sub_op + 1;
+            }
+            at += 1;
+        }
+        assert!(first as usize + (count as usize) < SLOTS, "too few slots");
+        spans[number] = Span {
+            mask: sub_op_mask(number as u64),
+            first: first as u8,
+            count: count as u8,
+        };
+        first += count;
+        number += 1;
+    }
+    spans
+}
+
+const fn slots<H>(rows: &[Row<H>]) -> [Slot<H>; SLOTS] {
+    let spans = spans(rows);
+    let mut slots = [None; SLOTS];
     let mut at = 0;
     while at < rows.len() {
         let row = &rows[at];
-        let place = &mut places[row.number as usize][row.sub_op as usize];
-        assert!(*place == 0, "two rows for one call");
+        let slot = &mut slots[spans[row.number as usize].first as usize + row.sub_op as usize];
+        assert!(slot.is_none(), "two rows for one call");
+        *slot = Some((row.serve, row.who));
         at += 1;
-        assert!(at <= u8::MAX as usize, "more rows than a byte counts");
-        *place = at as u8;
     }
-    places
+    slots
 }
 
-/// The row of hypercall `number` with this first argument.
+/// Who may make hypercall `number` with this first argument, and what serves it.
+///
+/// # Errors
+/// ENOSYS where no row has it.
 #[inline(always)]
-pub(super) fn find<H: VcpuHw>(number: u64, first_argument: u64) -> Result<&'static Row<H>, Errno> {
+pub(super) fn find<H: VcpuHw>(
+    number: u64,
+    first_argument: u64,
+) -> Result<(Handler<H>, Who), Errno> {
     let number = usize::try_from(number).map_err(|_| Errno::ENOSYS)?;
-    let mask = SUB_OP_MASKS.get(number).ok_or(Errno::ENOSYS)?;
-    let sub_op = super::low(first_argument) & mask;
-    let places = Table::<H>::PLACES.get(number).ok_or(Errno::ENOSYS)?;
-    let place = places.get(sub_op as usize).ok_or(Errno::ENOSYS)?;
-    // 0 becomes a place past the end
-    let row = Table::<H>::ROWS.get(usize::from(*place).wrapping_sub(1));
-    row.ok_or(Errno::ENOSYS)
+    let span = Table::<H>::SPANS.get(number).ok_or(Errno::ENOSYS)?;
+    let sub_op = super::low(first_argument) & span.mask;
+    if sub_op >= u32::from(span.count) {
+        return Err(Errno::ENOSYS);
+    }
+    // both numbers are bytes, and below what the array has
+    let slot = Table::<H>::SLOTS.get(usize::from(span.first) + sub_op as usize);
+    slot.copied().flatten().ok_or(Errno::ENOSYS)
 }

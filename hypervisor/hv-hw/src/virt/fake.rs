@@ -213,6 +213,9 @@ impl VcpuHw for FakeVcpu {
     fn cpl(&self) -> u8 {
         (self.system.segments[super::SEGMENT_SS].access >> 5).to_le_bytes()[0] & 3
     }
+    fn is_64_bit_kernel(&self) -> bool {
+        self.is_64_bit() && self.cpl() == 0
+    }
     fn is_64_bit(&self) -> bool {
         const EFER_LMA: u64 = 1 << 10;
         let code = self.system.segments[super::SEGMENT_CS].access;

@@ -43,6 +43,9 @@ pub trait VcpuHw: 'static {
     fn set_rflags(&mut self, rflags: u64);
     /// The current privilege level, 0 to 3.
     fn cpl(&self) -> u8;
+    /// True in 64-bit code of privilege level 0 as kernels have it, by one look. False in other code of that level, such as a
+    /// conforming segment's. Outside long mode it is false for whoever leaves the bit for 64-bit code 0, as they must.
+    fn is_64_bit_kernel(&self) -> bool;
     /// True in 64-bit code; false in all other, of compatibility mode too.
     fn is_64_bit(&self) -> bool;
     /// Control registers, EFER, segments and tables: all of them, for creation and dumps.

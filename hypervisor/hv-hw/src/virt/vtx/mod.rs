@@ -280,6 +280,14 @@ impl VcpuHw for VtxVcpu {
     }
 
     #[inline(always)]
+    fn is_64_bit_kernel(&self) -> bool {
+        // a code segment that is not conforming has the level at which it runs
+        const CONFORMING: u32 = 1 << 2;
+        const LEVEL: u32 = 3 << 5;
+        let access = self.current().read32(Field::GuestCsAccess);
+        access & (SEGMENT_LONG | CONFORMING | LEVEL) == SEGMENT_LONG
+    }
+
     fn is_64_bit(&self) -> bool {
         const EFER_LMA: u64 = 1 << 10;
         let vmcs = self.current();
