@@ -24,6 +24,7 @@ pub mod hold;
 pub mod hypercall;
 pub mod insn;
 pub mod memory;
+pub mod narrow;
 pub mod options;
 pub mod probe;
 pub mod report;

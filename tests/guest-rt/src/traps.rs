@@ -67,6 +67,8 @@ pub const USER_CS: u64 = 0x2B;
 pub const USER_DS: u64 = 0x23;
 /// Selector of kernel code.
 pub const KERNEL_CS: u64 = 0x08;
+/// Selector of 32-bit kernel code.
+pub const NARROW_CS: u64 = 0x40;
 
 /// Sets or clears the handler of a vector.
 pub fn set_handler(vector: u8, handler: Option<Handler>) {
@@ -151,7 +153,7 @@ struct Pointer {
 #[repr(C, align(16))]
 struct Tables {
     idt: [[u64; 2]; 256],
-    gdt: [u64; 8],
+    gdt: [u64; 9],
     tss: [u32; 26],
 }
 
@@ -161,7 +163,7 @@ unsafe impl Sync for TablesCell {}
 
 static TABLES: TablesCell = TablesCell(UnsafeCell::new(Tables {
     idt: [[0; 2]; 256],
-    gdt: [0; 8],
+    gdt: [0; 9],
     tss: [0; 26],
 }));
 
@@ -185,6 +187,7 @@ impl Tables {
             0x00AF_FA00_0000_FFFF,
             0x0000_8900_0000_0067 | (tss & 0xFF_FFFF) << 16 | (tss >> 24 & 0xFF) << 56,
             tss >> 32,
+            0x00CF_9A00_0000_FFFF,
         ];
         self.set_stack(1, &USER_ENTRY_STACK);
         self.set_stack(9, &DOUBLE_FAULT_STACK);

@@ -31,6 +31,7 @@ mod hypercall;
 mod io;
 mod memory;
 mod msr;
+mod narrow;
 mod timer;
 mod toolstack;
 mod version;
@@ -53,6 +54,7 @@ static GROUPS: &[&[Test]] = &[
     version::TESTS,
     hypercall::TESTS,
     arguments::TESTS,
+    narrow::TESTS,
     exception::TESTS,
     apic::TESTS,
     io::TESTS,
