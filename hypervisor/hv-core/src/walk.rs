@@ -7,7 +7,7 @@
 //! honoured as for a supervisor access: a read-only page is refused while CR0.WP is set. Accessed and dirty bits are not
 //! set. Tables are read with [`GuestMem::read_u64`], once per level.
 //!
-//! [`copy_in`] and [`copy_out`] are what hypercalls use; [`page_chunks`] is how they cut a range at page borders.
+//! [`copy_in`] and [`copy_out`] serve exits; hypercalls keep translations and cut ranges with [`page_chunks`].
 
 #[cfg(test)]
 mod tests;

@@ -84,15 +84,6 @@ pub fn init(
     Ok(())
 }
 
-/// The root of the tables, for CR3 of the host part of a VMCS.
-#[must_use]
-pub fn root() -> Hpa {
-    SPACE
-        .lock()
-        .as_ref()
-        .map_or(Hpa::new(0), |table| table.root().base())
-}
-
 /// Maps `count` frames from `mfn` at linear address `address` as device registers.
 pub(crate) fn map_device(
     frames: &mut impl TableFrames,

@@ -34,8 +34,6 @@ use crate::start::{Machine, fatal};
 use crate::vcpu::make;
 use crate::vcpu::state::VcpuState;
 
-const MAX_VCPUS: u32 = 32;
-
 /// Makes dom0, its vCPUs on their way to the CPU that runs them, or ends the boot with a line that says why not.
 pub(super) fn dom0(machine: &Machine) -> Arc<Domain> {
     let (file, initrd) = modules(machine);
@@ -114,7 +112,7 @@ fn vcpu_count(machine: &Machine) -> u32 {
         .options
         .dom0_max_vcpus
         .map_or(1, |count| count.max.max(count.min))
-        .clamp(1, MAX_VCPUS)
+        .clamp(1, u32::from(create::MAX_VCPUS))
 }
 
 /// Writes ACPI tables and start info; returns where the latter is.

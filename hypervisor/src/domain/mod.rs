@@ -1,6 +1,6 @@
 //! A domain: what belongs to it, and under which lock.
 //!
-//! | field | lock | rank |
+//! | field | rank of its lock | what |
 //! |---|---|---|
 //! | `grants` | `GRANT`, then `MAPTRACK` | what it grants, what it has mapped of what others do |
 //! | `life` | `DOMAIN` | limits, parameters, why it ended, how far its destruction is |

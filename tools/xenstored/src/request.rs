@@ -5,6 +5,7 @@
 
 use std::{rc::Rc, time::Instant};
 
+use guest_abi::xen::DOMID_SELF;
 use xenstore::{Access, Domid, Kind, Perm, Refusal, path, wire};
 
 use crate::access::{Caller, Need};
@@ -14,8 +15,6 @@ use crate::record::Record;
 use crate::transaction::{Transaction, mentioned};
 use crate::tree::{Node, Op, Tree, Usage};
 
-/// `DOMID_SELF` of `public/xen.h`.
-const DOMID_SELF: u32 = 0x7FF0;
 /// First of the ids that are no domain's.
 const DOMID_FIRST_RESERVED: Domid = 0x7FF0;
 
@@ -383,7 +382,7 @@ impl Core {
     fn is_introduced(&mut self, payload: &[u8]) -> Reply {
         let asked: u32 = number(one(payload)?)?;
         let known = Domid::try_from(asked).is_ok_and(|domid| self.domains.contains_key(&domid));
-        let is_introduced = asked == DOMID_SELF || known;
+        let is_introduced = asked == u32::from(DOMID_SELF) || known;
         Ok(if is_introduced { b"T\0" } else { b"F\0" }.to_vec())
     }
 

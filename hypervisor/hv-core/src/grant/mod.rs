@@ -2,7 +2,7 @@
 //!
 //! The granter writes entries into pages shared with the hypervisor (`v1.rs`); the user names them by reference.
 //! [`GrantTable`] is the granter's side: which entries are in use, for what. [`Maptrack`] is the user's: which handles
-//! stand for which mappings. Neither holds a lock; the story locks two domains in ascending domid and goes:
+//! stand for which mappings. Neither holds a lock, and no step needs those of two domains:
 //!
 //! | map | unmap | copy |
 //! |---|---|---|

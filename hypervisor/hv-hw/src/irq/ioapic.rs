@@ -135,12 +135,6 @@ pub fn gsi_end() -> u32 {
         .unwrap_or(0)
 }
 
-/// The entry of `gsi`, or `None` where no I/O APIC serves it.
-#[must_use]
-pub fn read_entry(gsi: u32) -> Option<RedirectionEntry> {
-    with_pin(gsi, IoApic::read_entry)
-}
-
 /// Sets the entry of `gsi`; false where no I/O APIC serves it.
 pub fn write_entry(gsi: u32, entry: RedirectionEntry) -> bool {
     with_pin(gsi, |ioapic, pin| ioapic.write_entry(pin, entry)).is_some()
@@ -176,11 +170,6 @@ impl IoApic {
     fn write(&self, register: u32, value: u32) {
         self.registers.write32(SELECT, register);
         self.registers.write32(WINDOW, value);
-    }
-    fn read_entry(&self, pin: u32) -> RedirectionEntry {
-        let low = self.read(FIRST_ENTRY + 2 * pin);
-        let high = self.read(FIRST_ENTRY + 2 * pin + 1);
-        RedirectionEntry(u64::from(high) << 32 | u64::from(low))
     }
     /// Writes the half with the mask last, and masks first, so that no half-written entry delivers.
     #[expect(

@@ -16,8 +16,6 @@ use hv_core::mem::TableFrames;
 use crate::paging::OutOfFrames;
 use crate::percpu::{self, IrqsOff, MAX_CPUS};
 
-pub use timer::{arm as arm_timer, disarm as disarm_timer};
-
 /// APIC ids by CPU number.
 static APIC_IDS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 

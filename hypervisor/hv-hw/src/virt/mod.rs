@@ -302,7 +302,7 @@ pub enum Window {
     Nmi,
 }
 
-/// Root of a second-stage page table and the identity under which its translations are cached.
+/// Root of a second-stage page table, by which its translations are cached too.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stage2Root {
     /// The frame of the top-level table.
@@ -331,10 +331,6 @@ pub enum VcpuMsr {
     SysenterEsp,
     /// IA32_SYSENTER_EIP.
     SysenterEip,
-    /// IA32_FS_BASE.
-    FsBase,
-    /// IA32_GS_BASE.
-    GsBase,
     /// IA32_SPEC_CTRL.
     SpecCtrl,
 }

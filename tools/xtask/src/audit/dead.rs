@@ -1,5 +1,5 @@
 //! Each `pub` of the hypervisor's crates has a user: its name occurs in code that is neither a test nor its definition, a
-//! re-export or the head of its own `impl`. rustc finds what is dead within a crate; this, by names alone, what only other
+//! re-export or the head of its own `impl`; a function without `self` is not used by `x.name`. rustc finds what is dead within a crate; this, by names alone, what only other
 //! crates could use and none does. What has the name of something alive escapes it.
 
 use std::collections::{HashMap, HashSet};
@@ -39,12 +39,19 @@ fn breaches_but(
     allowed: &[(&'static str, &str)],
 ) -> Vec<String> {
     let users = users(sources);
-    let is_used = |name: &str| users.contains(name) || assembly.contains(name);
+    let is_used = |found: &Definition| {
+        let Definition {
+            name, is_method, ..
+        } = found;
+        let is_called = *is_method && users.after_dot.contains(name);
+        is_called || users.others.contains(name) || assembly.contains(*name)
+    };
     let mut allowed: HashMap<&str, bool> = allowed.iter().map(|(name, _)| (*name, false)).collect();
     let mut breaches = Vec::new();
     for source in sources.iter().filter(|source| is_looked_at(&source.path)) {
-        for (name, line) in definitions(source) {
-            if is_used(name) {
+        for found in definitions(source) {
+            let Definition { name, line, .. } = found;
+            if is_used(&found) {
                 continue;
             }
             match allowed.get_mut(name) {
@@ -79,13 +86,53 @@ pub(super) fn assembly_words(root: &Path) -> Result<HashSet<String>> {
     Ok(words)
 }
 
-/// The names that `source` makes known outside its file, with their lines: `pub` items and functions of traits.
-fn definitions(source: &Source) -> Vec<(&str, usize)> {
+/// A name that is made known.
+struct Definition<'a> {
+    name: &'a str,
+    line: usize,
+    /// A function with `self`.
+    is_method: bool,
+}
+
+impl<'a> Definition<'a> {
+    /// Of the name at `i`.
+    fn at(source: &'a Source, i: usize) -> Option<Self> {
+        let token = source.tokens.get(i)?;
+        let is_function = source.before(i, 1) == "fn";
+        Some(Self {
+            name: &token.text,
+            line: token.line,
+            is_method: is_function && has_receiver(source, i + 1),
+        })
+    }
+}
+
+/// Says whether the parameters of the function whose name is before `i` begin with `self`.
+fn has_receiver(source: &Source, mut i: usize) -> bool {
+    let mut generics = 0i32;
+    while source.at(i) != "(" || generics > 0 {
+        match source.at(i) {
+            "" => return false,
+            "<" => generics += 1,
+            ">" if source.before(i, 1) != "-" => generics -= 1,
+            _ => {}
+        }
+        i += 1;
+    }
+    let first = (i + 1..i + 6).map(|i| source.at(i));
+    first
+        .take_while(|text| !matches!(*text, ")" | "," | ":"))
+        .any(|text| text == "self")
+}
+
+/// The names that `source` makes known outside its file: `pub` items, functions of traits, new names in `pub use`.
+fn definitions(source: &Source) -> Vec<Definition<'_>> {
     let mut found = Vec::new();
     let mut depth = 0usize;
     // the depth inside the trait that is being read
     let mut in_trait = None;
     let mut is_trait_ahead = false;
+    let mut is_in_export = false;
     for (i, token) in source.in_use() {
         match token.text.as_str() {
             "{" => {
@@ -101,8 +148,13 @@ fn definitions(source: &Source) -> Vec<(&str, usize)> {
                 depth = depth.saturating_sub(1);
             }
             "pub" => found.extend(public(source, i + 1)),
-            "macro_rules" => found.push((source.at(i + 2), token.line)),
-            "fn" if in_trait == Some(depth) => found.push((source.at(i + 1), token.line)),
+            "macro_rules" => found.extend(Definition::at(source, i + 2)),
+            "fn" if in_trait == Some(depth) => found.extend(Definition::at(source, i + 1)),
+            "use" => is_in_export = is_export(source, i),
+            ";" => is_in_export = false,
+            "as" if is_in_export && source.at(i + 1) != "_" => {
+                found.extend(Definition::at(source, i + 1));
+            }
             "trait" => is_trait_ahead = true,
             _ => {}
         }
@@ -111,7 +163,7 @@ fn definitions(source: &Source) -> Vec<(&str, usize)> {
 }
 
 /// The name that the `pub` before `i` makes known, where that is no module, re-export or field.
-fn public(source: &Source, mut i: usize) -> Option<(&str, usize)> {
+fn public(source: &Source, mut i: usize) -> Option<Definition<'_>> {
     if source.at(i) == "(" {
         i += (0..)
             .take_while(|ahead| source.at(i + ahead) != ")")
@@ -122,8 +174,7 @@ fn public(source: &Source, mut i: usize) -> Option<(&str, usize)> {
         i += 1;
     }
     let is_item = DEFINERS.contains(&source.at(i)) && !matches!(source.at(i + 1), "_" | "$");
-    let name = source.tokens.get(i + 1).filter(|_| is_item)?;
-    Some((&name.text, name.line))
+    is_item.then(|| Definition::at(source, i + 1))?
 }
 
 /// Words before a name that is being defined.
@@ -139,9 +190,15 @@ fn is_qualifier(source: &Source, i: usize) -> bool {
     }
 }
 
-/// All names that are used.
-fn users(sources: &[Source]) -> HashSet<&str> {
-    let mut users = HashSet::new();
+/// The names that are used.
+#[derive(Default)]
+struct Users<'a> {
+    after_dot: HashSet<&'a str>,
+    others: HashSet<&'a str>,
+}
+
+fn users(sources: &[Source]) -> Users<'_> {
+    let mut users = Users::default();
     let is_user = |source: &&Source| USERS.iter().any(|place| source.path.starts_with(place));
     for source in sources.iter().filter(is_user) {
         let mut is_in_export = false;
@@ -152,7 +209,11 @@ fn users(sources: &[Source]) -> HashSet<&str> {
                 _ => {}
             }
             if token.is_word && !is_in_export && !is_own(source, i) {
-                users.insert(token.text.as_str());
+                let names = match source.before(i, 1) {
+                    "." => &mut users.after_dot,
+                    _ => &mut users.others,
+                };
+                names.insert(token.text.as_str());
             }
         }
     }
@@ -236,6 +297,18 @@ mod tests {
             .len(),
             1
         );
+    }
+
+    #[test]
+    fn name_after_a_dot_is_no_use_of_a_function_without_self() {
+        let text = "pub fn root() {}\npub use a::b as other;\nimpl T { pub fn walk<'a, const N: usize>(&'a mut self) {} }\n";
+        let user = "fn f() { x.root(); x.walk(); }\n";
+        let found = found(&[("hypervisor/src/a.rs", text), ("boot/src/b.rs", user)]);
+        let names: Vec<&str> = found
+            .iter()
+            .filter_map(|line| line.split('`').nth(1))
+            .collect();
+        assert_eq!(names, ["root", "other"]);
     }
 
     #[test]

@@ -209,8 +209,6 @@ pub(super) fn msr_field(msr: VcpuMsr) -> Option<Field> {
         VcpuMsr::SysenterCs => Some(Field::GuestSysenterCs),
         VcpuMsr::SysenterEsp => Some(Field::GuestSysenterEsp),
         VcpuMsr::SysenterEip => Some(Field::GuestSysenterEip),
-        VcpuMsr::FsBase => Some(Field::GuestFsBase),
-        VcpuMsr::GsBase => Some(Field::GuestGsBase),
         VcpuMsr::SpecCtrl => None,
     }
 }
