@@ -1,11 +1,12 @@
 //! A host interrupt: whose is it?
 //!
 //! Route card, device interrupt → guest:
-//! - hypervisor/hv-hw/src/cpu/mod.rs (stub, when idle) or hypervisor/hv-hw/src/virt/vtx/exit.rs (in a guest)
-//! - hypervisor/src/irq.rs
-//! - hypervisor/hv-core/src/device/ioapic.rs, hypervisor/hv-core/src/evtchn/mod.rs
-//! - hypervisor/src/vcpu/mod.rs (kick)
-//! - hypervisor/src/vcpu/inject.rs
+//! - hypervisor/hv-hw/src/cpu/entry.S (stub, when idle) or hypervisor/hv-hw/src/virt/vtx/exit.rs:decode (in a guest)
+//! - hypervisor/src/irq.rs:handle
+//! - hypervisor/src/domain/devices.rs:raise, hypervisor/hv-core/src/device/ioapic.rs:IoApic
+//! - hypervisor/src/vcpu/exit/apic.rs:deliver
+//! - hypervisor/src/vcpu/mod.rs:kick
+//! - hypervisor/src/vcpu/inject.rs:prepare
 //! - hypervisor/hv-hw/src/virt/vtx/inject.rs
 //!
 //! Line `n` of the machine's I/O APICs has host vector `DEVICES + n`; the vectors behind the last line are for messages.

@@ -34,3 +34,4 @@ pub mod timer;
 pub mod vcpu;
 pub mod walk;
 pub mod watchdog;
+pub mod x86;

@@ -14,6 +14,7 @@ mod tests;
 
 use crate::addr::{Gpa, Gva, PAGE_BYTES};
 use crate::mem::GuestMem;
+use crate::x86::{CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_PSE, EFER_LMA};
 
 /// The control registers that decide how linear addresses are translated. All zero: no paging.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -55,13 +56,6 @@ pub enum WalkFault {
     /// A table, or the page itself, is not RAM of the guest.
     NotRam(Gpa),
 }
-
-const CR0_WP: u64 = 1 << 16;
-const CR0_PG: u64 = 1 << 31;
-const CR4_PSE: u64 = 1 << 4;
-const CR4_PAE: u64 = 1 << 5;
-const CR4_LA57: u64 = 1 << 12;
-const EFER_LMA: u64 = 1 << 10;
 
 const PRESENT: u64 = 1 << 0;
 const WRITABLE: u64 = 1 << 1;

@@ -28,7 +28,7 @@ pub(super) fn plan(
 ) -> Dom0Layout {
     let mut available: Vec<MfnRange> = machine.low_ram.clone();
     available.push(loaded.frames.range());
-    available.extend(initrd.map(frames_of));
+    available.extend(initrd.map(Module::frames));
     let reserved = taken(machine, &available);
     let request = Dom0MemoryRequest {
         host: &machine.memory,
@@ -75,7 +75,12 @@ pub(super) fn take(
 ) {
     move_initrd(layout, initrd);
     let mut free = memory::free().lock();
-    for range in machine.low_ram.iter().copied().chain(initrd.map(frames_of)) {
+    for range in machine
+        .low_ram
+        .iter()
+        .copied()
+        .chain(initrd.map(Module::frames))
+    {
         let _ = free.add_free(range);
     }
     free.free(loaded.frames);
@@ -164,8 +169,4 @@ pub(super) fn out_of_memory() -> ! {
     fatal(format_args!(
         "no memory is left for dom0's tables; lower dom0_mem or give the machine more memory"
     ))
-}
-
-fn frames_of(module: &Module) -> MfnRange {
-    MfnRange::covering(module.start, module.end.max(module.start + 1))
 }

@@ -18,8 +18,7 @@ use super::table::Who;
 use super::{Answer, Call, Stop, caller};
 use crate::domain::{Domain, HVM_PARAMS};
 use crate::host;
-
-const FIRST_LEGAL_VECTOR: u8 = 16;
+use hv_core::x86::FIRST_LEGAL_VECTOR;
 
 /// HVMOP_get_time.
 pub(super) fn get_time<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {

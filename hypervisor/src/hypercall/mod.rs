@@ -1,13 +1,12 @@
 //! Hypercalls: number and sub-operation → handler.
 //!
 //! Route card, hypercall:
-//! - hypervisor/src/vcpu/exit/mod.rs
-//! - hypervisor/src/hypercall/mod.rs
-//! - hypervisor/src/hypercall/table.rs (the table)
-//! - hypervisor/src/hypercall/caller.rs (may it?)
-//! - hypervisor/src/hypercall/event_channel.rs and its neighbours: copy in, decode, check, act
-//! - hypervisor/hv-core/src/evtchn/mod.rs: rule → Notify
-//! - hypervisor/src/vcpu/mod.rs (kick), back to hypervisor/src/vcpu/run.rs
+//! - hypervisor/src/vcpu/exit/mod.rs:handle
+//! - hypervisor/src/hypercall/mod.rs:dispatch, hypervisor/src/hypercall/table.rs (the table)
+//! - hypervisor/src/hypercall/caller.rs:may
+//! - hypervisor/src/hypercall/event_channel.rs:handle and its neighbours: copy in, decode, check, act
+//! - hypervisor/hv-core/src/evtchn/types.rs:Notify (what the rules answer)
+//! - hypervisor/src/domain/mod.rs:notify, hypervisor/src/vcpu/mod.rs:kick, back to hypervisor/src/vcpu/run.rs:run
 //!
 //! A handler returns what goes to RAX, a refusal, or [`Stop::Again`]: then the guest executes the same instruction again,
 //! with its arguments moved on, after whatever else was due. No other register of the guest's changes. A caller in 32-bit

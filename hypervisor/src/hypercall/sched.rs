@@ -6,6 +6,7 @@ use guest_abi::sched::{SHUTDOWN_MAX, SchedPoll, SchedShutdown, SchedWatchdog};
 use hv_core::addr::Gva;
 use hv_core::evtchn::Port;
 use hv_core::watchdog::WatchdogError;
+use hv_core::x86::RFLAGS_IF;
 use hv_hw::virt::VcpuHw;
 
 use super::{Answer, Call};
@@ -81,7 +82,6 @@ pub(super) fn poll<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
 /// True where the guest would take an interrupt or NMI at once. A guest that polls with interrupts off waits for its ports:
 /// its spinlocks do, with whatever else pending.
 fn can_be_interrupted<H: VcpuHw>(call: &mut Call<'_, H>) -> bool {
-    const RFLAGS_IF: u64 = 1 << 9;
     call.runner.nmi_pending
         || (call.runner.hw.rflags() & RFLAGS_IF != 0 && call.runner.has_something_to_deliver())
 }

@@ -138,14 +138,9 @@ fn below(ranges: &[MfnRange], end: Mfn) -> Vec<MfnRange> {
     cut.filter(|range| !range.is_empty()).collect()
 }
 
-/// The frames of a module, at least one.
-fn frames_of(module: &Module) -> MfnRange {
-    MfnRange::covering(module.start, module.end.max(module.start + 1))
-}
-
 /// What must not be overwritten or handed out.
 fn busy(image: &ImageLayout, modules: &[Module], more: &[MfnRange]) -> Vec<MfnRange> {
-    let modules = modules.iter().map(frames_of);
+    let modules = modules.iter().map(Module::frames);
     modules
         .chain([image.whole()])
         .chain(more.iter().copied())
@@ -172,7 +167,7 @@ fn move_modules(
         if module.start >= DOM0_LOW_END {
             continue;
         }
-        let pages = frames_of(&module).len();
+        let pages = module.frames().len();
         let no_room = MemoryProblem::NoRoom(pages, "a module");
         let taken = busy(image, &modules, &[]);
         let to = highest_hole(ram, &taken, pages, Mfn::containing(BOOT_MAP_END)).ok_or(no_room)?;

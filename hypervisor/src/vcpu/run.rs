@@ -1,10 +1,10 @@
 //! The run loop: what was asked → what goes in → the guest → what came out.
 //!
 //! Route card, VM exit:
-//! - hypervisor/hv-hw/src/virt/vtx/entry.rs
-//! - hypervisor/hv-hw/src/virt/vtx/exit.rs
-//! - hypervisor/src/vcpu/run.rs
-//! - hypervisor/src/vcpu/exit/mod.rs
+//! - hypervisor/src/vcpu/run.rs:run, hypervisor/hv-hw/src/virt/vtx/mod.rs:enter
+//! - hypervisor/hv-hw/src/virt/vtx/entry.rs:enter (the guest runs)
+//! - hypervisor/hv-hw/src/virt/vtx/exit.rs:decode
+//! - hypervisor/src/vcpu/exit/mod.rs:handle
 //! - hypervisor/src/vcpu/exit/ (a file per reason)
 
 use core::sync::atomic::Ordering;

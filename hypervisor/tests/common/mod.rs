@@ -15,6 +15,7 @@ use hv_core::msr::HostMsrs;
 use hv_core::options::Options;
 use hv_core::p2m::{P2mKind, P2mMapping};
 use hv_core::speculation::{Defences, Plan, Weakness};
+use hv_core::x86::EFER_LMA;
 use hv_hw::direct_map::{DirectTables, SharedFrame};
 use hv_hw::percpu::IrqsOff;
 use hv_hw::virt::fake::FakeVcpu;
@@ -160,7 +161,6 @@ pub(crate) fn pcpu() -> Pcpu {
 
 /// A vCPU without hardware, in 64-bit kernel mode with interrupts off.
 pub(crate) fn fake(_: &Domain, _: usize, _: &VcpuParts, _: &Policies) -> FakeVcpu {
-    const EFER_LMA: u64 = 1 << 10;
     let mut hw = FakeVcpu::default();
     hw.system.efer = EFER_LMA;
     hw.system.segments[SEGMENT_CS].access = SEGMENT_LONG;

@@ -19,6 +19,7 @@ mod xsave;
 
 use bitflags::bitflags;
 
+use crate::x86::{CR4_OSXSAVE, CR4_PKE};
 use build::{LAST_BASIC, LAST_EXTENDED};
 use features::{Features, extended1_edx, leaf1_ecx, leaf1_edx, leaf7_ebx, leaf7_ecx, leaf7_edx};
 pub use host::HostCpuid;
@@ -331,9 +332,6 @@ impl CpuidPolicy {
         regs
     }
 }
-
-const CR4_OSXSAVE: u64 = 1 << 18;
-const CR4_PKE: u64 = 1 << 22;
 
 /// The entry `index`; zeros behind the end.
 #[inline]

@@ -23,8 +23,6 @@ pub mod message;
 pub mod pci;
 pub mod ports;
 pub mod posted;
-#[cfg(test)]
-mod test_frame;
 
 /// The access raises #GP(0) in the guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -145,11 +145,11 @@ const fn position(vector: u8) -> (usize, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::test_frame::TestFrame;
+    use crate::evtchn::testing::TestFrame;
     use proptest::prelude::*;
 
     fn empty_box() -> PostedInterrupts<TestFrame> {
-        PostedInterrupts::new(TestFrame::zeroed(), BOX_BYTES)
+        PostedInterrupts::new(TestFrame::new(), BOX_BYTES)
     }
 
     fn has(set: &[u64; 4], vector: u8) -> bool {
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn levels_stay_out_of_the_half_that_the_cpu_reads() {
-        let frame = TestFrame::zeroed();
+        let frame = TestFrame::new();
         let posted = PostedInterrupts::new(frame.clone(), 0);
         assert_eq!(posted.post_level(0x41), PostNotify::Kick);
         for offset in (0..64).step_by(8) {
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn descriptor_has_the_layout_of_the_sdm() {
-        let frame = TestFrame::zeroed();
+        let frame = TestFrame::new();
         let posted = PostedInterrupts::new(frame.clone(), 0);
         let _ = posted.post_edge(0x21);
         assert_eq!(frame.load_u32(4), 1 << 1);

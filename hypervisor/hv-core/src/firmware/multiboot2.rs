@@ -6,7 +6,7 @@
 //!
 //! Source: "The Multiboot2 Specification", "Boot information".
 
-use crate::addr::Hpa;
+use crate::addr::{Hpa, MfnRange};
 use crate::image::e820::{E820Entry, E820Kind, E820Map};
 use crate::le::u32_at;
 use alloc::string::{String, ToString};
@@ -51,6 +51,14 @@ pub struct Module {
     pub end: Hpa,
     /// The words after its name in the loader's configuration, without that name: see [`arguments`].
     pub command_line: String,
+}
+
+impl Module {
+    /// The frames that it touches; one where it is empty.
+    #[must_use]
+    pub fn frames(&self) -> MfnRange {
+        MfnRange::covering(self.start, self.end.max(self.start + 1))
+    }
 }
 
 /// What is known of EFI.

@@ -14,6 +14,7 @@ use arrayvec::ArrayVec;
 use guest_abi::hvm::save::HvmHwMtrr;
 
 use crate::cpuid::{CpuidPolicy, HYPERCALL_PAGE_MSR};
+use crate::x86::{CR0_PG, EFER_LMA, EFER_LME};
 use mtrr::Mtrrs;
 
 /// Values of the host's own MSRs that guests see, as read or changed.
@@ -279,9 +280,6 @@ impl MsrPolicy {
     }
 }
 
-const CR0_PG: u64 = 1 << 31;
-const EFER_LME: u64 = 1 << 8;
-const EFER_LMA: u64 = 1 << 10;
 /// MSR_MISC_FEATURES_ENABLES: CPUID of an application raises #GP.
 const CPUID_FAULTING: u64 = 1 << 0;
 /// MSR_PLATFORM_INFO of every domain: CPUID can be made to fault. It exits in any case, so that no CPU needs to be able to.

@@ -15,6 +15,9 @@ use guest_abi::hvm::save::{
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::cpuid::CpuidPolicy;
+use crate::x86::{
+    CR0_CD, CR0_ET, CR0_NW, CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME, RFLAGS_FIXED,
+};
 
 /// A record as it lies in a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -179,17 +182,8 @@ pub const fn record_bytes(body: usize) -> usize {
     size_of::<HvmSaveDescriptor>() + body
 }
 
-const CR0_PE: u64 = 1 << 0;
-const CR0_ET: u64 = 1 << 4;
-const CR0_NW: u64 = 1 << 29;
-const CR0_CD: u64 = 1 << 30;
-const CR0_PG: u64 = 1 << 31;
 /// PE MP EM TS ET NE WP AM NW CD PG.
 const CR0_KNOWN: u64 = 0x3F | 1 << 16 | 1 << 18 | CR0_NW | CR0_CD | CR0_PG;
-const CR4_PAE: u64 = 1 << 5;
-const EFER_LME: u64 = 1 << 8;
-const EFER_LMA: u64 = 1 << 10;
-const RFLAGS_FIXED: u64 = 1 << 1;
 /// The bits of RFLAGS that are not reserved.
 const RFLAGS_KNOWN: u64 = 0x3F_7FD7;
 

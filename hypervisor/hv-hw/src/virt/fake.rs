@@ -17,6 +17,7 @@ use super::{
 };
 use crate::percpu::{self, IrqsOff};
 use hv_core::msr::Passthrough;
+use hv_core::x86::EFER_LMA;
 
 /// Where its exits find the guest, which decides whether a host interrupt gets in between two of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -217,7 +218,6 @@ impl VcpuHw for FakeVcpu {
         self.is_64_bit() && self.cpl() == 0
     }
     fn is_64_bit(&self) -> bool {
-        const EFER_LMA: u64 = 1 << 10;
         let code = self.system.segments[super::SEGMENT_CS].access;
         code & super::SEGMENT_LONG != 0 && self.system.efer & EFER_LMA != 0
     }

@@ -2,6 +2,7 @@
 
 use hv_core::device::lapic::{Eoi, LapicEffect};
 use hv_core::device::message::{DeliveryMode, InterruptMessage, Trigger};
+use hv_core::x86::FIRST_LEGAL_VECTOR;
 use hv_hw::virt::{ApicAssist, VcpuHw};
 
 use super::{Next, Runner};
@@ -104,7 +105,6 @@ pub fn deliver(domain: &Domain, message: InterruptMessage) -> bool {
 }
 
 fn deliver_to(vcpu: &Vcpu, message: InterruptMessage) -> bool {
-    const FIRST_LEGAL_VECTOR: u8 = 16;
     match message.mode {
         DeliveryMode::Fixed | DeliveryMode::LowestPriority
             if message.vector >= FIRST_LEGAL_VECTOR =>

@@ -3,24 +3,17 @@
 use hv_core::addr::Gpa;
 use hv_core::mem::GuestMem;
 use hv_core::walk::pdpte_is_valid;
+use hv_core::x86::{
+    CR0_CD, CR0_ET, CR0_NW, CR0_PE, CR0_PG, CR4_LA57, CR4_PAE, CR4_PCIDE, EFER_LMA, EFER_LME,
+};
 use hv_hw::virt::{ControlRegister, Event, VcpuHw};
 
 use super::{Next, Runner, done};
 use crate::hypercall::guest::DomainMemory;
 use crate::vcpu::run::raise;
 
-const CR0_PE: u64 = 1;
-const CR0_ET: u64 = 1 << 4;
-const CR0_NW: u64 = 1 << 29;
-const CR0_CD: u64 = 1 << 30;
-const CR0_PG: u64 = 1 << 31;
 const CR0_DEFINED: u64 = 0xE005_003F;
-const CR4_PAE: u64 = 1 << 5;
-const CR4_LA57: u64 = 1 << 12;
-const CR4_PCIDE: u64 = 1 << 17;
 const CR3_PCID: u64 = 0xFFF;
-const EFER_LME: u64 = 1 << 8;
-const EFER_LMA: u64 = 1 << 10;
 
 /// Carries out the write, or raises #GP as the CPU would have.
 pub(super) fn write<H: VcpuHw>(

@@ -4,6 +4,7 @@ use hv_core::addr::PAGE_BYTES;
 use hv_core::device::pci::{Bdf, ConfigSpace, PciEffect};
 use hv_core::device::ports::{self, PortOwner};
 use hv_core::walk::{self, Access};
+use hv_core::x86::RFLAGS_DF;
 use hv_hw::console::log::GuestLog;
 use hv_hw::virt::{Event, IoExit, StringIo, VcpuHw};
 use hv_hw::{pci, port};
@@ -130,7 +131,6 @@ fn string_io<H: VcpuHw>(
     access: IoExit,
     string: StringIo,
 ) -> Next {
-    const RFLAGS_DF: u64 = 1 << 10;
     let is_served = access.port == DEBUG_CONSOLE
         && access.size == 1
         && !access.is_in

@@ -18,6 +18,7 @@ use super::{Activity, Runner};
 use crate::cpu::Pcpu;
 use crate::domain::Ended;
 use crate::{debug_keys, hypercall, irq, shutdown};
+use hv_core::x86::RFLAGS_IF;
 
 pub use counts::Counts;
 
@@ -85,7 +86,6 @@ fn handle_other<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: VmExit
 
 /// HLT: waits for an interrupt. With interrupts off on every vCPU of a domain, none can come: it has switched itself off.
 fn halt<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
-    const RFLAGS_IF: u64 = 1 << 9;
     runner.hw.skip_instruction();
     let can_be_woken = runner.hw.rflags() & RFLAGS_IF != 0;
     if !can_be_woken && !runner.nmi_pending {

@@ -1,7 +1,7 @@
 //! The recipe that makes a domain, undone where a step fails.
 //!
-//! Route card of `xl create`: tools/xl reads the file (`config`) → here, step by step → `hypercall` → privcmd → the
-//! hypervisor's domctl. A step is a line in `Recipe::cook`; what it made is undone in reverse when a later one fails,
+//! Route card of `xl create`: tools/xl reads the file (`config`) → here, step by step → `hypercall` → tools/xendev/src/privcmd.rs →
+//! hypervisor/src/hypercall/domctl/life.rs:create. A step is a line in `Recipe::cook`; what it made is undone in reverse when a later one fails,
 //! and the error names the step. [`Timings`] says how long each took.
 
 mod context;

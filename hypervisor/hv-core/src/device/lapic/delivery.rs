@@ -74,7 +74,7 @@ impl<F: SharedWords> Lapic<F> {
     /// Accepts an interrupt that was not posted. Vectors below 16 are refused and noted as errors.
     #[cfg(test)]
     pub(super) fn accept(&mut self, vector: u8, trigger: Trigger) {
-        if vector < super::regs::FIRST_LEGAL_VECTOR {
+        if vector < crate::x86::FIRST_LEGAL_VECTOR {
             self.error(super::regs::esr::RECEIVE_ILLEGAL_VECTOR);
             return;
         }

@@ -2,10 +2,11 @@
 //!
 //! Intel SDM vol. 3A, "Interrupt Command Register (ICR)", "ICR Operation in x2APIC Mode".
 
-use super::regs::{FIRST_LEGAL_VECTOR, Reg, esr};
+use super::regs::{Reg, esr};
 use super::{Lapic, LapicEffect};
 use crate::device::message::{DeliveryMode, InterruptMessage, Target, Trigger};
 use crate::mem::SharedWords;
+use crate::x86::FIRST_LEGAL_VECTOR;
 
 const VECTOR: u64 = 0xFF;
 const MODE_SHIFT: u32 = 8;

@@ -381,7 +381,7 @@ impl<F: SharedWords> Lapic<F> {
     /// could be itself.
     fn accept_local(&mut self, entry: u32) {
         let vector = entry.to_le_bytes()[0];
-        if vector < regs::FIRST_LEGAL_VECTOR {
+        if vector < crate::x86::FIRST_LEGAL_VECTOR {
             self.errors |= regs::esr::RECEIVE_ILLEGAL_VECTOR;
         } else {
             self.accept_edge(vector);

@@ -9,8 +9,6 @@ use super::{X2APIC_FIRST, X2APIC_LAST};
 pub(super) const END: usize = 0x400;
 /// Version 0x14, six LVT entries (0–5), no EOI-broadcast suppression: what Xen reports.
 pub(super) const VERSION: u32 = 0x0005_0014;
-/// Vectors below are exceptions' only.
-pub(super) const FIRST_LEGAL_VECTOR: u8 = 16;
 
 /// A register, by its offset in the page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -3,7 +3,7 @@
 use super::*;
 use crate::device::message::{DeliveryMode, Target, Trigger};
 use crate::device::posted::PostedInterrupts;
-use crate::device::test_frame::TestFrame;
+use crate::evtchn::testing::TestFrame;
 use std::collections::BTreeSet;
 use std::vec::Vec;
 
@@ -29,7 +29,7 @@ const SELF_IPI: u32 = 0x83F;
 
 fn with(delivery: Delivery, id: u32) -> Lapic<TestFrame> {
     let mut lapic = Lapic::new(
-        TestFrame::zeroed(),
+        TestFrame::new(),
         LapicConfig {
             id,
             is_bsp: id == 0,
@@ -46,7 +46,7 @@ fn enabled() -> Lapic<TestFrame> {
 }
 
 fn empty_box() -> PostedInterrupts<TestFrame> {
-    PostedInterrupts::new(TestFrame::zeroed(), 0)
+    PostedInterrupts::new(TestFrame::new(), 0)
 }
 
 fn read(lapic: &mut Lapic<TestFrame>, msr: u32) -> u64 {
@@ -63,7 +63,7 @@ fn set_of(lapic: &mut Lapic<TestFrame>, first: u32) -> BTreeSet<u8> {
 #[test]
 fn reset_state_is_that_of_x2apic_mode() {
     let mut lapic = Lapic::new(
-        TestFrame::zeroed(),
+        TestFrame::new(),
         LapicConfig {
             id: 0x21,
             is_bsp: false,

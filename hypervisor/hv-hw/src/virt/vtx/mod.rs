@@ -43,6 +43,7 @@ use core::fmt;
 
 use hv_core::addr::Hpa;
 use hv_core::msr::Passthrough;
+use hv_core::x86::{EFER_LMA, RFLAGS_IF};
 
 pub use bitmaps::{IoBitmap, MsrAccess, MsrBitmap};
 pub use caps::{Caps, Refusal, Switches};
@@ -61,7 +62,6 @@ use guard::Guard;
 use switch::Switched;
 use vmcs::CurrentVmcs;
 
-const RFLAGS_IF: u64 = 1 << 9;
 const BLOCKED_BY_STI: u64 = 1;
 const BLOCKED_BY_MOV_SS: u64 = 2;
 const BLOCKED_BY_NMI: u64 = 8;
@@ -289,7 +289,6 @@ impl VcpuHw for VtxVcpu {
     }
 
     fn is_64_bit(&self) -> bool {
-        const EFER_LMA: u64 = 1 << 10;
         let vmcs = self.current();
         // outside long mode the bit means nothing
         vmcs.read32(Field::GuestCsAccess) & SEGMENT_LONG != 0

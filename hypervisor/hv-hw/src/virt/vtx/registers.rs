@@ -5,15 +5,9 @@ use super::exit::seen;
 use super::fields::{Entry, Field};
 use super::vmcs::CurrentVmcs;
 use super::{BLOCKED_BY_MOV_SS, BLOCKED_BY_STI, VtxVcpu, low_half, setup};
+use hv_core::x86::{CR0_NE, CR0_PG, CR4_MCE, CR4_VMXE, EFER_LMA, EFER_LME, RFLAGS_TF};
 
-const CR0_PG: u64 = 1 << 31;
-const EFER_LME: u64 = 1 << 8;
-const EFER_LMA: u64 = 1 << 10;
-const RFLAGS_TF: u64 = 1 << 8;
 const PENDING_SINGLE_STEP: u64 = 1 << 14;
-const CR0_NE: u64 = 1 << 5;
-const CR4_MCE: u64 = 1 << 6;
-const CR4_VMXE: u64 = 1 << 13;
 /// NE must be 1, and a guest may not turn the caches off: CR0.CD and NW outlive a VM exit.
 pub(super) const CR0_OWNED: u64 = CR0_NE | (1 << 29) | (1 << 30);
 /// Bits of CR4 that are always 1.

@@ -171,7 +171,7 @@ proptest! {
     #[test]
     fn eoi_of_a_level_always_exits(steps in proptest::collection::vec((0..6u8, 16..=255u8), 0..200)) {
         let mut lapic = with(Delivery::ByCpu, 0);
-        let frame = TestFrame::zeroed();
+        let frame = TestFrame::new();
         let posted = PostedInterrupts::new(frame.clone(), 0);
         let mut exits = lapic.eoi_exit_bitmap();
         let mut status = 0u16;
