@@ -2,9 +2,9 @@
 //!
 //! Route card, hypercall:
 //! - hypervisor/src/vcpu/exit/mod.rs:handle
-//! - hypervisor/src/hypercall/mod.rs:dispatch, hypervisor/src/hypercall/table.rs (the table)
+//! - hypervisor/src/hypercall/mod.rs:dispatch, hypervisor/src/hypercall/table.rs:find
 //! - hypervisor/src/hypercall/caller.rs:may
-//! - hypervisor/src/hypercall/event_channel.rs:handle and its neighbours: copy in, decode, check, act
+//! - hypervisor/src/hypercall/event_channel.rs:send and its neighbours: copy in, decode, check, act
 //! - hypervisor/hv-core/src/evtchn/types.rs:Notify (what the rules answer)
 //! - hypervisor/src/domain/mod.rs:notify, hypervisor/src/vcpu/mod.rs:kick, back to hypervisor/src/vcpu/run.rs:run
 //!
