@@ -18,6 +18,7 @@ unsafe extern "C" {
     /// The first of 256 stubs, 16 bytes apart.
     static hv_stubs: u8;
     static hv_rdmsr_at: u8;
+    static hv_wrmsr_at: u8;
     static hv_msr_failed: u8;
 }
 
@@ -73,9 +74,9 @@ extern "C" fn exception(frame: &mut ExceptionFrame) {
     }
 }
 
-/// True where `rip` is the instruction of `rdmsr_safe`.
+/// True where `rip` is the instruction of `rdmsr_safe` or `wrmsr_safe`.
 fn is_msr_access(rip: u64) -> bool {
-    rip == (&raw const hv_rdmsr_at).addr() as u64
+    rip == (&raw const hv_rdmsr_at).addr() as u64 || rip == (&raw const hv_wrmsr_at).addr() as u64
 }
 
 /// What the manual calls exception `vector`.
