@@ -139,9 +139,9 @@ fn enable_vmx(options: &Options, irqs_off: &IrqsOff) -> Caps {
         apicv: features.apicv,
         posted_interrupts: features.posted_interrupts,
         vpid: features.vpid,
-        ept_superpages: features.ept_2m,
+        ept_2m: features.ept_2m,
+        ept_1g: features.ept_1g,
         tsc_scaling: features.tsc_scaling,
-        pml: features.pml,
         ..Switches::default()
     };
     let has_vmx = cpu::cpuid()

@@ -51,10 +51,6 @@ pub struct Options {
     pub reboot: Option<RebootMethod>,
     /// True where each console write waits until the port has taken it.
     pub sync_console: bool,
-    /// CPUs to use at most.
-    pub maxcpus: Option<u32>,
-    /// What is assumed about the time-stamp counters.
-    pub tsc: TscTrust,
     /// The scheduler.
     pub sched: Scheduler,
     /// Defences against speculative execution that are on or off whatever the CPU needs.
@@ -76,10 +72,6 @@ pub struct Features {
     pub ept_2m: bool,
     /// 1 GiB mappings in EPT.
     pub ept_1g: bool,
-    /// Accessed and dirty bits in EPT.
-    pub ept_ad: bool,
-    /// Page-modification logging; needs accessed and dirty bits.
-    pub pml: bool,
     /// Executable superpages; `None` decides by the erratum of CVE-2018-12207.
     pub exec_sp: Option<bool>,
     /// TSC scaling.
@@ -145,19 +137,6 @@ pub enum RebootMethod {
     Never,
 }
 
-/// What is assumed about the time-stamp counters.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TscTrust {
-    /// What CPUID says of them.
-    Detect,
-    /// They may stop or differ between CPUs.
-    Unstable,
-    /// They run at one rate but start at different values.
-    Skewed,
-    /// They are one clock across all sockets.
-    Stable,
-}
-
 /// A scheduler.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scheduler {
@@ -193,8 +172,6 @@ impl Default for Options {
             noreboot: false,
             reboot: None,
             sync_console: false,
-            maxcpus: None,
-            tsc: TscTrust::Detect,
             sched: Scheduler::Credit2,
             spec_ctrl: Settings::DEFAULT,
             features: Features::default(),
@@ -210,8 +187,6 @@ impl Default for Features {
             vpid: true,
             ept_2m: true,
             ept_1g: true,
-            ept_ad: true,
-            pml: true,
             exec_sp: None,
             tsc_scaling: true,
         }

@@ -3,8 +3,7 @@
 //! A reader gets `None` where the option stands without `=`, and either changes the options or says what is wrong.
 
 use super::{
-    Consoles, LogLevel, LogThresholds, Options, Reason, RebootMethod, Scheduler, TscTrust,
-    VcpuCount, value,
+    Consoles, LogLevel, LogThresholds, Options, Reason, RebootMethod, Scheduler, VcpuCount, value,
 };
 
 /// What a user is told about an option.
@@ -95,8 +94,8 @@ pub const OPTION_TABLE: &[Row] = &[
     row("dom0_mem", "dom0_mem=<amount>[,min:<amount>][,max:<amount>]", "all but 1/16 of memory, at most 128M",
         "memory of dom0; an amount is like 1G (or K, M, T), -1G (all but that), 25% or 1G+25%",
         |o, v| { o.dom0_mem = o.dom0_mem.parse(text(v)?)?; Ok(()) }),
-    row("ept", "ept=[ad=<bool>][,pml=<bool>][,exec-sp=<bool>]", "ad,pml; exec-sp by CPU",
-        "EPT features: accessed and dirty bits, page-modification logging, executable superpages",
+    row("ept", "ept=exec-sp=<bool>", "by CPU",
+        "EPT features: executable superpages",
         ept_list),
     row("ept-superpages", "ept-superpages=<bool>", "on",
         "map guests with 2 MiB and 1 GiB pages (hap_2mb and hap_1gb together)",
@@ -105,7 +104,7 @@ pub const OPTION_TABLE: &[Row] = &[
         "which messages caused by guests are shown: none, error, warning, info, debug or all",
         |o, v| { o.guest_loglvl = thresholds(text(v)?)?; Ok(()) }),
     row("hap_1gb", "hap_1gb=<bool>", "on",
-        "map guests with 1 GiB pages",
+        "map guests with 1 GiB pages; they need hap_2mb",
         |o, v| flag(&mut o.features.ept_1g, v)),
     row("hap_2mb", "hap_2mb=<bool>", "on",
         "map guests with 2 MiB pages",
@@ -113,18 +112,9 @@ pub const OPTION_TABLE: &[Row] = &[
     row("loglvl", "loglvl=<level>[/<rate-limited level>]", "info",
         "which messages of the hypervisor are shown: none, error, warning, info, debug or all",
         |o, v| { o.loglvl = thresholds(text(v)?)?; Ok(()) }),
-    row("maxcpus", "maxcpus=<count>", "all",
-        "how many CPUs are used",
-        |o, v| { o.maxcpus = Some(count(text(v)?)?); Ok(()) }),
     row("noreboot", "noreboot=<bool>", "off",
         "halt after a crash instead of rebooting",
         |o, v| flag(&mut o.noreboot, v)),
-    row("nosmp", "nosmp=<bool>", "off",
-        "use one CPU only (maxcpus=1)",
-        |o, v| { if boolean(v)? { o.maxcpus = Some(1); } Ok(()) }),
-    row("pml", "pml=<bool>", "on",
-        "use page-modification logging (ept=pml)",
-        |o, v| flag(&mut o.features.pml, v)),
     row("posted-interrupts", "posted-interrupts=<bool>", "on",
         "use posted interrupts; they need apicv",
         |o, v| flag(&mut o.features.posted_interrupts, v)),
@@ -140,9 +130,6 @@ pub const OPTION_TABLE: &[Row] = &[
     row("sync_console", "sync_console=<bool>", "off",
         "wait for each console write to be done: nothing is lost in a crash, all is slower",
         |o, v| flag(&mut o.sync_console, v)),
-    row("tsc", "tsc=unstable|skewed|stable:socket", "by CPUID",
-        "what is assumed about the time-stamp counters",
-        |o, v| { o.tsc = tsc_trust(text(v)?)?; Ok(()) }),
     row("tsc-scaling", "tsc-scaling=<bool>", "on",
         "use TSC scaling",
         |o, v| flag(&mut o.features.tsc_scaling, v)),
@@ -246,10 +233,8 @@ fn ept_list(options: &mut Options, value: Option<&str>) -> Result<(), &'static s
                 .map_or((part, true), |name| (name, false)),
         };
         match name {
-            "ad" => features.ept_ad = on,
-            "pml" => features.pml = on,
             "exec-sp" => features.exec_sp = Some(on),
-            _ => return Err("is not a list of ad, pml and exec-sp"),
+            _ => return Err("is not a list of exec-sp alone"),
         }
     }
     options.features = features;
@@ -273,14 +258,5 @@ fn scheduler(text: &str) -> Result<Scheduler, &'static str> {
         "credit2" => Ok(Scheduler::Credit2),
         "rr" => Ok(Scheduler::RoundRobin),
         _ => Err("names a scheduler that is not supported (credit2 and rr are)"),
-    }
-}
-
-fn tsc_trust(text: &str) -> Result<TscTrust, &'static str> {
-    match text {
-        "unstable" => Ok(TscTrust::Unstable),
-        "skewed" => Ok(TscTrust::Skewed),
-        "stable:socket" => Ok(TscTrust::Stable),
-        _ => Err("is none of unstable, skewed and stable:socket"),
     }
 }

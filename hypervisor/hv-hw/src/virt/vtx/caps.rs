@@ -33,12 +33,12 @@ pub struct Switches {
     pub tpr_shadow: bool,
     /// Virtual-processor identifiers.
     pub vpid: bool,
-    /// EPT leaves of 2 MiB and 1 GiB.
-    pub ept_superpages: bool,
+    /// EPT leaves of 2 MiB.
+    pub ept_2m: bool,
+    /// EPT leaves of 1 GiB, where there are those of 2 MiB.
+    pub ept_1g: bool,
     /// TSC scaling.
     pub tsc_scaling: bool,
-    /// Page-modification logging.
-    pub pml: bool,
 }
 
 impl Default for Switches {
@@ -48,9 +48,9 @@ impl Default for Switches {
             posted_interrupts: true,
             tpr_shadow: true,
             vpid: true,
-            ept_superpages: true,
+            ept_2m: true,
+            ept_1g: true,
             tsc_scaling: true,
-            pml: true,
         }
     }
 }
@@ -170,8 +170,8 @@ impl Caps {
             cr0_allowed: rdmsr(VMX_CR0_FIXED1),
             cr4_required: rdmsr(VMX_CR4_FIXED0),
             cr4_allowed: rdmsr(VMX_CR4_FIXED1),
-            ept_2m: switches.ept_superpages && ept_vpid.has(16),
-            ept_1g: switches.ept_superpages && ept_vpid.has(17),
+            ept_2m: switches.ept_2m && ept_vpid.has(16),
+            ept_1g: switches.ept_2m && switches.ept_1g && ept_vpid.has(17),
             ept_accessed_dirty: ept_vpid.has(21),
             invvpid_single: ept_vpid.invvpid_single(),
         })

@@ -40,6 +40,19 @@ fn apicv_off_leaves_tpr_shadow_and_no_posted_interrupts() {
 }
 
 #[test]
+fn sizes_of_ept_leaves_are_switched_one_by_one() {
+    for (ept_2m, ept_1g) in [(true, true), (true, false), (false, true), (false, false)] {
+        let switches = Switches {
+            ept_2m,
+            ept_1g,
+            ..Switches::default()
+        };
+        let caps = Caps::probe(true, &switches, all).unwrap();
+        assert_eq!((caps.ept_2m, caps.ept_1g), (ept_2m, ept_2m && ept_1g));
+    }
+}
+
+#[test]
 fn without_tpr_shadow_cr8_exits() {
     let switches = Switches {
         tpr_shadow: false,
