@@ -6,8 +6,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use hv_core::evtchn::Virq;
 use hv_core::timer::{TimerId, TimerQueue};
-use hv_hw::irq::local;
-use hv_hw::irq::{timer, vectors};
+use hv_hw::irq::{self, timer};
 use hv_hw::percpu::{self, IrqsOff, MAX_CPUS};
 use hv_hw::sync::{RankedLock, rank};
 use hv_hw::time;
@@ -90,7 +89,7 @@ pub fn wake(cpu: u32) {
     };
     mailbox.wake.store(true, Ordering::Release);
     if cpu != percpu::this().id() {
-        local::send_ipi(cpu, vectors::KICK);
+        irq::send_kick(cpu);
     }
 }
 

@@ -494,3 +494,112 @@ fn numbers_roll_and_are_not_given_twice() {
     assert_eq!(third.id().get(), second.id().get() + 1);
     assert_eq!(registry::reserve(Some(freed)).unwrap().id(), freed);
 }
+
+/// Runs two threads of two closures in step, round after round; `check` sees what each round came to.
+fn race(rounds: u32, first: impl Fn() + Sync, second: impl Fn() + Sync, check: impl Fn(u32)) {
+    let barrier = std::sync::Barrier::new(3);
+    std::thread::scope(|scope| {
+        for act in [&first as &(dyn Fn() + Sync), &second] {
+            let barrier = &barrier;
+            scope.spawn(move || {
+                for _ in 0..rounds {
+                    barrier.wait();
+                    act();
+                    barrier.wait();
+                }
+            });
+        }
+        for round in 0..rounds {
+            barrier.wait();
+            barrier.wait();
+            check(round);
+        }
+    });
+}
+
+#[test]
+fn pause_that_meets_an_unpause_is_not_lost() {
+    let _alone = alone();
+    let domain = known_guest();
+    let unpause = || domain.unpause().unwrap();
+    let pause = || domain.pause().unwrap();
+    race(5000, unpause, pause, |round| {
+        assert!(domain.is_held(), "one pause is open in round {round}");
+    });
+    let mut main = cpu_with(endless, Scheduler::Credit2);
+    destroy(domain, &mut main);
+}
+
+#[test]
+fn of_two_vcpus_that_go_down_at_once_one_hears_that_all_are_down() {
+    let _alone = alone();
+    let domain = domain(7, guest_config(2));
+    let heard = [AtomicU64::new(0), AtomicU64::new(0)];
+    for vcpu in &domain.vcpus {
+        vcpu.is_up.store(true, Ordering::SeqCst);
+    }
+    let go_down = |index: usize| {
+        domain.vcpus[index].is_up.store(false, Ordering::Release);
+        let all = domain.is_every_vcpu_down();
+        heard[index].store(u64::from(all), Ordering::SeqCst);
+    };
+    race(
+        5000,
+        || go_down(0),
+        || go_down(1),
+        |round| {
+            let heard: u64 = heard
+                .iter()
+                .map(|heard| heard.swap(0, Ordering::SeqCst))
+                .sum();
+            assert!(heard > 0, "round {round}");
+            for vcpu in &domain.vcpus {
+                vcpu.is_up.store(true, Ordering::SeqCst);
+            }
+        },
+    );
+}
+
+#[test]
+fn vcpu_is_made_once_whoever_asks_and_not_of_the_dying() {
+    let _alone = alone();
+    for _ in 0..50 {
+        let mut main = cpu_with(endless, Scheduler::Credit2);
+        let domain = known_guest();
+        let spawn = || make::spawn(&domain, 0).unwrap();
+        race(1, spawn, spawn, |_| {});
+        let arrivals = pcpu().take_arrivals();
+        assert_eq!(arrivals.len(), 1);
+        for arrival in arrivals {
+            cpu::send(0, arrival);
+        }
+        let mut hw = FakeVcpu::default();
+        assert_eq!(destroy::step(&domain, &mut hw), Progress::WaitForCpus);
+        destroy(domain, &mut main);
+    }
+    let domain = known_guest();
+    let mut hw = FakeVcpu::default();
+    let _ = destroy::step(&domain, &mut hw);
+    assert!(make::spawn(&domain, 0).is_err());
+    assert!(pcpu().take_arrivals().is_empty());
+    let mut main = cpu_with(endless, Scheduler::Credit2);
+    destroy(domain, &mut main);
+}
+
+/// Two who reap the same dead domain: the second must not take the one that has its number by then.
+#[test]
+fn only_the_domain_itself_is_forgotten_not_its_number() {
+    let _alone = alone();
+    let number = registry::reserve(None).unwrap();
+    let id = number.id();
+    let (dead, next) = (
+        domain(id.get(), guest_config(1)),
+        domain(id.get(), guest_config(1)),
+    );
+    registry::add(dead.clone());
+    assert!(registry::remove(&dead));
+    registry::add(next.clone());
+    assert!(!registry::remove(&dead));
+    assert!(is_known(&next));
+    assert!(registry::remove(&next));
+}

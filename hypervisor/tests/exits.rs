@@ -214,3 +214,22 @@ fn what_is_no_doing_of_the_guests_leaves_it_as_it_was() {
         assert_eq!(runner.domain.ended(), None, "{exit:?}");
     }
 }
+
+/// Of two vCPUs that touch a page for the first time together, the second finds it there: it tries again, and its write is not
+/// lost to an emulation.
+#[test]
+fn access_to_what_is_there_by_now_is_tried_again() {
+    let (mut runner, mut pcpu) = one_vcpu();
+    let _ram = common::give_ram(&runner.domain, 4);
+    let fault = |access| {
+        VmExit::Stage2Fault(hv_hw::virt::Stage2Fault {
+            gpa: hv_core::addr::Gpa::new(0x2000),
+            linear: None,
+            access,
+        })
+    };
+    let write = hv_hw::virt::Stage2Access::WRITE;
+    let next = exit::handle(&mut runner, &mut pcpu, fault(write));
+    assert_eq!(next, run::Next::Resume);
+    assert_eq!((runner.raised, runner.hw.rip()), (None, RIP));
+}

@@ -31,6 +31,14 @@ pub unsafe fn rdmsr(msr: u32) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
+/// Has all stores before it be visible to others before anything after it is done, also WRMSR to the local APIC, which
+/// waits for no store (MFENCE, then LFENCE).
+#[inline]
+pub fn store_fence() {
+    // SAFETY: orders memory accesses, and has no other effect.
+    unsafe { asm!("mfence", "lfence", options(nostack, preserves_flags)) };
+}
+
 /// Writes `value` to model-specific register `msr`.
 ///
 /// # Safety

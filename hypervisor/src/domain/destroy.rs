@@ -184,7 +184,7 @@ pub fn reap() {
         let Some(domain) = registry::find(id) else {
             continue;
         };
-        if is_unused(&domain) && registry::remove(id).is_some() {
+        if is_unused(&domain) && registry::remove(&domain) {
             zombies::remove(id);
             domain_log!(domain.log, Info, "{id}: gone");
             drop(domain);

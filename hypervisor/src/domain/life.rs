@@ -195,12 +195,12 @@ impl Domain {
         self.kick_all();
     }
 
-    fn release(&self, why: Holds) {
+    /// Ends a hold. Under the lock of what it stands for, as holds begin: or the end of one would take the next with it.
+    fn release(&self, why: Holds, _life: &mut Life) {
         for vcpu in &self.vcpus {
             vcpu.forget_saved();
         }
         self.holds.fetch_and(!why.bits(), Ordering::AcqRel);
-        self.kick_all();
     }
 
     /// Lets none of its vCPUs run until [`Domain::unpause`] was called as often. They may be running still: see
@@ -215,8 +215,9 @@ impl Domain {
                 return Err(PauseError::TooMany);
             }
             life.pauses += 1;
+            self.holds.fetch_or(Holds::PAUSED.bits(), Ordering::AcqRel);
         }
-        self.hold(Holds::PAUSED);
+        self.kick_all();
         Ok(())
     }
 
@@ -225,15 +226,16 @@ impl Domain {
     /// # Errors
     /// [`PauseError::NotPaused`].
     pub fn unpause(&self) -> Result<(), PauseError> {
-        let is_last = {
+        {
             let mut life = self.life.lock();
             life.pauses = life.pauses.checked_sub(1).ok_or(PauseError::NotPaused)?;
-            life.has_started |= life.pauses == 0;
-            life.pauses == 0
-        };
-        if is_last {
-            self.release(Holds::PAUSED);
+            if life.pauses > 0 {
+                return Ok(());
+            }
+            life.has_started = true;
+            self.release(Holds::PAUSED, &mut life);
         }
+        self.kick_all();
         Ok(())
     }
 
@@ -269,9 +271,11 @@ impl Domain {
             let mut life = self.life.lock();
             let is_first = life.ended.is_none();
             life.ended.get_or_insert(why);
+            self.holds
+                .fetch_or(Holds::SHUT_DOWN.bits(), Ordering::AcqRel);
             is_first
         };
-        self.hold(Holds::SHUT_DOWN);
+        self.kick_all();
         if is_first {
             domain_log!(self.log, Info, "{}: ended, {why}: {how}", self.id);
         }
@@ -292,8 +296,12 @@ impl Domain {
     /// Lets a domain go on that has shut down, as one that asked for its suspend and is to live here on. Without effect on
     /// others.
     pub fn resume(&self) {
-        self.life.lock().ended = None;
-        self.release(Holds::SHUT_DOWN);
+        {
+            let mut life = self.life.lock();
+            life.ended = None;
+            self.release(Holds::SHUT_DOWN, &mut life);
+        }
+        self.kick_all();
     }
 
     /// Why it ended, if it did.

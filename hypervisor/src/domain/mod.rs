@@ -29,7 +29,7 @@ pub mod zombies;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering, fence};
 use hv_core::speculation::index;
 
 use arrayvec::ArrayString;
@@ -171,9 +171,11 @@ impl Domain {
         self.notify(notify);
     }
 
-    /// True where no vCPU will run again by itself.
+    /// True where no vCPU will run again by itself. Of several that have just gone down, one at least hears it.
     #[must_use]
     pub fn is_every_vcpu_down(&self) -> bool {
+        // the caller's own flag is seen by whoever does not see theirs here
+        fence(Ordering::SeqCst);
         self.vcpus
             .iter()
             .all(|vcpu| !vcpu.is_up.load(Ordering::Acquire))

@@ -86,11 +86,17 @@ pub fn add(domain: Arc<Domain>) {
     }
 }
 
-/// Forgets a domain; its number is free again. What it holds goes with the last reference to it.
-pub fn remove(id: DomId) -> Option<Arc<Domain>> {
+/// Forgets a domain; its number is free again. What it holds goes with the last reference to it. False where it was not known:
+/// another may have its number by then.
+pub fn remove(domain: &Arc<Domain>) -> bool {
     let mut table = DOMAINS.lock();
-    let place = table.place(id).ok()?;
-    Some(table.domains.remove(place))
+    let Ok(place) = table.place(domain.id) else {
+        return false;
+    };
+    let is_it = Arc::ptr_eq(&table.domains[place], domain);
+    let removed = is_it.then(|| table.domains.remove(place));
+    drop(table);
+    removed.is_some()
 }
 
 /// The domain with this number, a dying one as well: what that may no longer give, its parts refuse under their locks.

@@ -38,10 +38,10 @@ pub struct Arrival {
 /// Makes the hardware half of a vCPU of a domain from its parts.
 pub type MakeHw<H> = fn(&Domain, usize, &VcpuParts, &Policies) -> H;
 
-/// Gives vCPU `index` what it runs on and sends it to a CPU; without effect where that was done.
+/// Gives vCPU `index` what it runs on and sends it to a CPU; without effect where that was done, by whomever.
 ///
 /// # Errors
-/// ENOMEM.
+/// ENOMEM; EINVAL for a domain that is being destroyed.
 pub fn spawn(domain: &Arc<Domain>, index: usize) -> Result<(), Errno> {
     let vcpu = domain.vcpus.get(index).ok_or(Errno::EINVAL)?;
     if vcpu.is_made() {
@@ -52,8 +52,13 @@ pub fn spawn(domain: &Arc<Domain>, index: usize) -> Result<(), Errno> {
         return Err(Errno::ENOMEM);
     }
     let parts = VcpuParts::alloc().ok_or(Errno::ENOMEM)?;
-    domain.runners.fetch_add(1, Ordering::AcqRel);
-    vcpu.set_made();
+    // whoever destroys the domain waits for it, or has said so before
+    domain.runners.fetch_add(1, Ordering::SeqCst);
+    let is_dying = domain.is_dying();
+    if is_dying || !vcpu.set_made() {
+        domain.runners.fetch_sub(1, Ordering::AcqRel);
+        return if is_dying { Err(Errno::EINVAL) } else { Ok(()) };
+    }
     let arrival = Arrival {
         domain: domain.clone(),
         index,

@@ -281,8 +281,9 @@ impl Vcpu {
         self.is_made.load(Ordering::Acquire)
     }
 
-    fn set_made(&self) {
-        self.is_made.store(true, Ordering::Release);
+    /// True once, for the one who is first.
+    fn set_made(&self) -> bool {
+        !self.is_made.swap(true, Ordering::AcqRel)
     }
 
     /// Its CPU has dropped it.

@@ -130,10 +130,14 @@ pub fn eoi() {
 }
 
 /// Sends `vector` to the CPU with APIC id `apic_id`. Bounded: a CPU that never accepts loses it.
-pub fn send_ipi(apic_id: u32, vector: u8) {
+///
+/// What was stored before is visible to that CPU when the interrupt arrives: a WRMSR to a register of x2APIC mode may be done
+/// before the stores that precede it (Intel SDM vol. 3A, "x2APIC Register Address Space"; the fence is the one it names).
+pub(super) fn send_ipi(apic_id: u32, vector: u8) {
     match ACCESS.get() {
         Some(Access::Msrs) => {
             let command = u64::from(apic_id) << 32 | u64::from(vector);
+            insn::store_fence();
             // SAFETY: an interrupt to a CPU that has a stub for every vector.
             unsafe { insn::wrmsr(msr(Register::CommandLow), command) };
         }

@@ -49,10 +49,15 @@ fn answer<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> Answer {
     if fault.access.contains(Stage2Access::FETCH) && fault.access.contains(Stage2Access::PRESENT) {
         return allow_fetch(runner, &mut p2m, gfn);
     }
-    if !domain.is_hardware || !is_device_memory(fault.gpa) {
-        return Answer::Emulate;
-    }
     if p2m.lookup(&DirectTables, gfn).is_some() {
+        // what was not there for the CPU may be there by now: another vCPU was first
+        return if fault.access.contains(Stage2Access::PRESENT) {
+            Answer::Emulate
+        } else {
+            Answer::Retry
+        };
+    }
+    if !domain.is_hardware || !is_device_memory(fault.gpa) {
         return Answer::Emulate;
     }
     let block = device_block(gfn);
