@@ -195,8 +195,13 @@ const NUMBERS: usize = NR_HYPERCALLS as usize;
 /// Slots for all numbers together, most of them in use.
 const SLOTS: usize = 256;
 
-/// What is done for a number and a sub-operation; `None` where no row says so.
-type Slot<H> = Option<(Handler<H>, Who)>;
+/// What is done for a number and a sub-operation: [`denied`] where no row says so.
+type Slot<H> = (Handler<H>, Who);
+
+/// Serves what no row has.
+fn denied<H>(_: &mut Call<'_, H>) -> Answer {
+    Err(Errno::ENOSYS.into())
+}
 
 /// The slots of a number.
 #[derive(Clone, Copy)]
@@ -251,13 +256,15 @@ const fn spans<H>(rows: &[Row<H>]) -> [Span; NUMBERS] {
 
 const fn slots<H>(rows: &[Row<H>]) -> [Slot<H>; SLOTS] {
     let spans = spans(rows);
-    let mut slots = [None; SLOTS];
+    let mut slots = [(denied as Handler<H>, Who::Everybody); SLOTS];
+    let mut is_taken = [false; SLOTS];
     let mut at = 0;
     while at < rows.len() {
         let row = &rows[at];
-        let slot = &mut slots[spans[row.number as usize].first as usize + row.sub_op as usize];
-        assert!(slot.is_none(), "two rows for one call");
-        *slot = Some((row.serve, row.who));
+        let slot = spans[row.number as usize].first as usize + row.sub_op as usize;
+        assert!(!is_taken[slot], "two rows for one call");
+        is_taken[slot] = true;
+        slots[slot] = (row.serve, row.who);
         at += 1;
     }
     slots
@@ -278,7 +285,7 @@ pub(super) fn find<H: VcpuHw>(
     if sub_op >= u32::from(span.count) {
         return Err(Errno::ENOSYS);
     }
-    // both numbers are bytes, and below what the array has
-    let slot = Table::<H>::SLOTS.get(usize::from(span.first) + sub_op as usize);
-    slot.copied().flatten().ok_or(Errno::ENOSYS)
+    // below the number's count, so that the sum is a slot of its own; a byte is always one of the array's
+    let slot = span.first.wrapping_add(sub_op as u8);
+    Ok(Table::<H>::SLOTS[usize::from(slot)])
 }
