@@ -97,7 +97,7 @@ fn halt<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
         if runner.domain.is_every_vcpu_down() {
             runner
                 .domain
-                .end(Ended::PowerOff, "its last vCPU halted with interrupts off");
+                .end(Ended::PowerOff, "HLT with interrupts off on its last vCPU");
         }
         return Next::Yield;
     }
