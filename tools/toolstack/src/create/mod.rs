@@ -23,6 +23,7 @@ use guest_abi::hvm::params::{
 use guest_abi::xen::XEN_X86_EMU_LAPIC;
 
 use crate::config::DomainConfig;
+use crate::devices::Force;
 use crate::error::During;
 use crate::image::layout::{CONSOLE_GFN, STORE_GFN};
 use crate::image::{Image, InitrdFile, KernelFile, load};
@@ -321,8 +322,9 @@ impl Recipe<'_> {
                 .ts
                 .attach_disk(self.held, domid, &disk)
                 .during(format!("disk \"{}\"", disk.vdev))?;
-            self.undo
-                .push("attaching its disks", move |ts| ts.detach(&device, true));
+            self.undo.push("attaching its disks", move |ts| {
+                ts.detach(&device, Force::AtOnce)
+            });
         }
         Ok(())
     }
@@ -341,7 +343,7 @@ impl Recipe<'_> {
                 .attach_vif(domid, number, &vif)
                 .during(format!("network card {devid}"))?;
             self.undo.push("attaching its network cards", move |ts| {
-                ts.detach(&device, true)
+                ts.detach(&device, Force::AtOnce)
             });
         }
         Ok(())

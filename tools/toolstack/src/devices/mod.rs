@@ -33,7 +33,8 @@ use crate::error::During;
 use crate::{Error, Result, Toolstack};
 
 /// How long a backend may take to answer.
-pub(crate) const BACKEND_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const BACKEND_TIMEOUT: Duration =
+    Duration::from_millis(if cfg!(test) { 500 } else { 10_000 });
 
 /// A kind of device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,6 +65,17 @@ impl Kind {
             Self::Vif => "xen-netback",
         }
     }
+}
+
+/// Whether a device is taken from a guest that does not let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Force {
+    /// No: it may be in use.
+    Never,
+    /// Yes, when it was asked and time is over.
+    AfterAsking,
+    /// Yes, without asking.
+    AtOnce,
 }
 
 /// A connection's state, as both ends publish it.
@@ -238,29 +250,38 @@ impl Toolstack {
         Ok(())
     }
 
-    /// Takes a device away. A guest that runs is asked first; with `force`, or where it does not answer, its end is
-    /// removed under it.
+    /// Takes a device away; its guest is asked first, unless it is forced at once.
     ///
     /// # Errors
-    /// xenstore's; [`Error::Timeout`] where the backend does not let go.
-    pub fn detach(&self, device: &Device, force: bool) -> Result<()> {
+    /// xenstore's; [`Error::Timeout`] where the guest does not let go and is not forced, and all stays as it was, or where
+    /// the backend does not.
+    pub fn detach(&self, device: &Device, force: Force) -> Result<()> {
         let (front, back) = (device.frontend_path(), device.backend_path());
         let state = format!("{back}/state");
         let Some(present) = self.store.read_string_opt(&state)? else {
             return self.forget_device(device);
         };
+        let present = State::parse(&present);
         self.store.write(&format!("{back}/online"), "0")?;
-        if State::parse(&present) < State::Closing {
+        if present < State::Closing {
             self.store.write(&state, State::Closing.text())?;
         }
         // without its other end a backend lets go
-        if force {
+        if force == Force::AtOnce {
             self.store.rm_if_exists(&front)?;
         }
         // nobody serves what no driver ever took
-        let was_served = State::parse(&present) > State::Initialising;
+        let was_served = present > State::Initialising;
         let mut gone = !was_served || self.wait_closed(&state)?;
-        if !gone && !force {
+        if !gone && force == Force::Never {
+            self.keep_attached(device, present)?;
+            return Err(Error::Timeout(format!(
+                "{}: the guest did not let go of it within {} s: it stays attached (--force takes it all the same)",
+                device.describe(),
+                BACKEND_TIMEOUT.as_secs()
+            )));
+        }
+        if !gone && force == Force::AfterAsking {
             self.store.rm_if_exists(&front)?;
             gone = self.wait_closed(&state)?;
         }
@@ -276,6 +297,18 @@ impl Toolstack {
             device.kind.driver(),
             BACKEND_TIMEOUT.as_secs()
         )))
+    }
+
+    /// Takes back what a guest was asked that has not begun to close: it goes on as before.
+    fn keep_attached(&self, device: &Device, present: State) -> Result<()> {
+        let back = device.backend_path();
+        self.store.write(&format!("{back}/online"), "1")?;
+        let front = format!("{}/state", device.frontend_path());
+        let theirs = self.store.read_string_opt(&front)?.unwrap_or_default();
+        if State::parse(&theirs) < State::Closing {
+            self.store.write(&format!("{back}/state"), present.text())?;
+        }
+        Ok(())
     }
 
     fn wait_closed(&self, state: &str) -> Result<bool> {

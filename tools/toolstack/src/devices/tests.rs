@@ -49,7 +49,7 @@ fn a_disk_by_script_is_published_listed_found_and_taken_away() {
         .attach_disk(&bench.lock(), domid, &disk("/images/b", false))
         .unwrap_err();
     assert_eq!(twice.chain(), "there is a vbd 51728 of domain 1 already");
-    bench.ts.detach(&device, false).unwrap();
+    bench.ts.detach(&device, Force::Never).unwrap();
     assert!(bench.ts.devices(domid, Kind::Vbd).unwrap().is_empty());
     assert!(bench.ts.find_disk(domid, "xvdb").is_err());
 }
@@ -69,7 +69,7 @@ fn a_served_disk_goes_when_its_backend_closed() {
         .state()
         .reactions
         .push(["/state", "5", "/state", "6"]);
-    bench.ts.detach(&device, false).unwrap();
+    bench.ts.detach(&device, Force::Never).unwrap();
     assert_eq!(bench.store.get(&state), None);
     assert_eq!(bench.store.get(&device.libxl_path()), None);
 }
@@ -94,7 +94,7 @@ fn what_a_driver_domain_writes_is_not_run_here() {
             .write(&format!("{back}/{name}"), value)
             .unwrap();
     }
-    bench.ts.detach(&device, true).unwrap();
+    bench.ts.detach(&device, Force::AtOnce).unwrap();
     assert!(!ran.exists());
     assert_eq!(bench.store.get(&back), None);
 }
@@ -148,7 +148,7 @@ fn a_guest_that_keeps_writing_cannot_hold_up_a_detach() {
         .attach_disk(&bench.lock(), domid, &disk("/images/a", true))
         .unwrap();
     bench.store.state().contended = Some("/device/vbd/");
-    bench.ts.detach(&device, true).unwrap();
+    bench.ts.detach(&device, Force::AtOnce).unwrap();
     assert!(bench.ts.device_ids(domid, Kind::Vbd).unwrap().is_empty());
 }
 
@@ -288,4 +288,60 @@ fn waiting_for_a_connection_says_who_is_where() {
         error.chain(),
         "vbd 51728 of domain 1: not connected within 0 s: backend InitWait, frontend Initialising"
     );
+}
+
+/// What a disk's two ends and libxl's directory hold.
+fn nodes_of(bench: &Bench, device: &Device) -> Vec<Option<String>> {
+    let (front, back) = (device.frontend_path(), device.backend_path());
+    [
+        format!("{front}/state"),
+        format!("{back}/state"),
+        format!("{back}/online"),
+        format!("{}/backend", device.libxl_path()),
+    ]
+    .iter()
+    .map(|node| bench.store.get(node))
+    .collect()
+}
+
+#[test]
+fn a_disk_in_use_stays_attached_unless_it_is_forced() {
+    let bench = Bench::new();
+    let domid = bench.host.make_domain();
+    let attached = disk("/images/a", true);
+    let device = bench
+        .ts
+        .attach_disk(&bench.lock(), domid, &attached)
+        .unwrap();
+    for end in [device.frontend_path(), device.backend_path()] {
+        let state = format!("{end}/state");
+        bench.ts.store.write(&state, "4").unwrap();
+    }
+    let before = nodes_of(&bench, &device);
+    let error = bench.ts.detach(&device, Force::Never).unwrap_err();
+    assert!(
+        error.chain().contains("stays attached"),
+        "{}",
+        error.chain()
+    );
+    assert_eq!(nodes_of(&bench, &device), before);
+    assert!(bench.ts.detach(&device, Force::AfterAsking).is_err());
+    assert_eq!(nodes_of(&bench, &device), [None, None, None, None]);
+}
+
+#[test]
+fn what_goes_leaves_the_kept_configuration_and_what_stays_does_not() {
+    for (force, stays) in [(Force::Never, true), (Force::AtOnce, false)] {
+        let bench = Bench::new();
+        let mut config = bench.config("web");
+        config.disks.push(disk("/images/a", true));
+        let domid = bench.create(&config).unwrap().domid;
+        let info = bench.ts.devices(domid, Kind::Vbd).unwrap().remove(0);
+        let state = format!("{}/state", info.device.backend_path());
+        bench.ts.store.write(&state, "4").unwrap();
+        assert!(bench.ts.detach(&info.device, force).is_err());
+        bench.ts.forget_detached(&bench.lock(), &info).unwrap();
+        let kept = bench.ts.kept_config(domid).unwrap().unwrap();
+        assert_eq!(kept.disks.len(), usize::from(stays));
+    }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use xenstore::Ops;
 
-use super::{BACKEND_TIMEOUT, Device, Kind, Nodes, State, netlink, script, wait_for};
+use super::{BACKEND_TIMEOUT, Device, Force, Kind, Nodes, State, netlink, script, wait_for};
 use crate::config::{Mac, VifConfig};
 use crate::error::During;
 use crate::{DOM0, Error, Result, Toolstack};
@@ -76,7 +76,7 @@ impl Toolstack {
             Ok(()) => Ok(device),
             Err(error) => {
                 // the reason matters more than what taking it away says
-                let _ = self.detach(&device, true);
+                let _ = self.detach(&device, Force::AtOnce);
                 Err(error)
             }
         }

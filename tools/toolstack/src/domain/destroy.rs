@@ -7,7 +7,7 @@ use guest_abi::Errno;
 use uuid::Uuid;
 use xenstore::Ops;
 
-use crate::devices::Kind;
+use crate::devices::{Force, Kind};
 use crate::domain::path;
 use crate::error::During;
 use crate::{DOM0, Error, Lock, Result, Toolstack, create};
@@ -52,7 +52,7 @@ impl Toolstack {
         let mut first = None;
         for kind in Kind::ALL {
             for device in self.device_ids(domid, kind)? {
-                if let Err(error) = self.detach(&device, true) {
+                if let Err(error) = self.detach(&device, Force::AtOnce) {
                     first.get_or_insert(error);
                 }
             }

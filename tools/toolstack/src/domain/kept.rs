@@ -6,8 +6,10 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use uuid::Uuid;
+use xenstore::Ops;
 
-use crate::config::DomainConfig;
+use crate::config::{DomainConfig, VifConfig, vdev_number};
+use crate::devices::{DeviceInfo, Kind};
 use crate::{Error, Lock, Result, Toolstack};
 
 impl Toolstack {
@@ -54,6 +56,28 @@ impl Toolstack {
         }
     }
 
+    /// Takes a device out of its domain's kept configuration, if it is gone: one that stays attached comes back with the
+    /// next reboot as well.
+    ///
+    /// # Errors
+    /// xenstore's, the file system's.
+    pub fn forget_detached(&self, held: &Lock, info: &DeviceInfo) -> Result<()> {
+        let device = &info.device;
+        if self.store.exists(&device.libxl_path())? {
+            return Ok(());
+        }
+        let Some(mut config) = self.kept_config(device.frontend)? else {
+            return Ok(());
+        };
+        match device.kind {
+            Kind::Vbd => config
+                .disks
+                .retain(|disk| vdev_number(&disk.vdev) != Some(device.devid)),
+            Kind::Vif => leave_out(&mut config.vifs, info),
+        }
+        self.keep_config(held, device.frontend, &config)
+    }
+
     /// Removes it.
     pub(crate) fn forget_config(&self, domid: u16, uuid: Uuid) -> Result<()> {
         let path = self.kept_path(domid, uuid);
@@ -66,8 +90,27 @@ impl Toolstack {
     }
 }
 
+/// Takes a card out of those of a configuration: by its address, or by its place where the configuration has none for it.
+fn leave_out(vifs: &mut Vec<VifConfig>, card: &DeviceInfo) {
+    let has_its_address = |vif: &VifConfig| vif.mac.map(String::from) == card.mac;
+    let place = usize::try_from(card.device.devid).unwrap_or(usize::MAX);
+    let by_address = vifs
+        .iter()
+        .position(|vif| vif.mac.is_some() && has_its_address(vif));
+    let by_place = || {
+        vifs.get(place)
+            .filter(|vif| vif.mac.is_none())
+            .map(|_| place)
+    };
+    if let Some(at) = by_address.or_else(by_place) {
+        vifs.remove(at);
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::devices::{Device, State};
     use std::os::unix::fs::PermissionsExt;
 
     use crate::testing::Bench;
@@ -79,5 +122,41 @@ mod tests {
         let path = bench.ts.kept_path(created.domid, created.config.uuid);
         let mode = path.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    fn card(devid: u32, mac: &str) -> DeviceInfo {
+        DeviceInfo {
+            device: Device {
+                kind: Kind::Vif,
+                frontend: 3,
+                backend: 0,
+                devid,
+            },
+            state: State::Connected,
+            event_channel: None,
+            ring_refs: Vec::new(),
+            mac: Some(mac.to_owned()),
+            name: None,
+            target: None,
+        }
+    }
+
+    #[test]
+    fn a_card_that_is_detached_is_left_out_with_and_without_an_address() {
+        let with = |text: &str| VifConfig {
+            mac: text.parse().ok(),
+            ..Default::default()
+        };
+        let (first, second) = ("00:16:3e:00:00:01", "00:16:3e:00:00:02");
+        let mut vifs = vec![with(""), with(second)];
+        leave_out(&mut vifs, &card(5, second));
+        assert_eq!(vifs, [with("")]);
+        leave_out(&mut vifs, &card(1, first));
+        assert_eq!(vifs, [with("")], "card 1 is another one");
+        leave_out(&mut vifs, &card(0, first));
+        assert!(vifs.is_empty());
+        let mut other = vec![with(second)];
+        leave_out(&mut other, &card(0, first));
+        assert_eq!(other, [with(second)], "it has an address of its own");
     }
 }

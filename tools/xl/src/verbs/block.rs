@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use clap::Parser;
 use serde::Serialize;
 use toolstack::config::{DiskConfig, disk_json, parse_disk, vdev_number};
-use toolstack::devices::{DeviceInfo, Kind};
+use toolstack::devices::{DeviceInfo, Force, Kind};
 
 use super::network::or_unknown;
 use crate::config_file::make_disk_absolute;
@@ -106,15 +106,14 @@ impl Verb for BlockDetach {
             .iter()
             .find(|info| info.device.devid == number)
             .ok_or_else(unknown)?;
-        toolstack.detach(&disk.device, self.force)?;
-        let held = context.lock()?;
-        if let Some(mut config) = toolstack.kept_config(domain.domid)? {
-            config
-                .disks
-                .retain(|disk| vdev_number(&disk.vdev) != Some(number));
-            toolstack.keep_config(&held, domain.domid, &config)?;
-        }
-        Ok(())
+        let force = if self.force {
+            Force::AtOnce
+        } else {
+            Force::Never
+        };
+        let detached = toolstack.detach(&disk.device, force);
+        toolstack.forget_detached(&context.lock()?, disk)?;
+        Ok(detached?)
     }
 }
 

@@ -3,7 +3,7 @@
 use clap::Parser;
 use serde::Serialize;
 use toolstack::config::{Mac, VifConfig, parse_vif, vif_json};
-use toolstack::devices::{DeviceInfo, Kind};
+use toolstack::devices::{DeviceInfo, Force, Kind};
 use toolstack::domain::DomainInfo;
 
 use crate::context::Context;
@@ -96,30 +96,14 @@ impl Verb for NetworkDetach {
         let domain = context.find(&self.domain)?;
         let card = find(context, &domain, &self.device)?;
         let toolstack = context.toolstack()?;
-        toolstack.detach(&card.device, self.force)?;
-        let held = context.lock()?;
-        if let Some(mut config) = toolstack.kept_config(domain.domid)? {
-            leave_out(&mut config.vifs, &card);
-            toolstack.keep_config(&held, domain.domid, &config)?;
-        }
-        Ok(())
-    }
-}
-
-/// Takes a card out of those of a configuration: by its address, or by its place where the configuration has none for it.
-fn leave_out(vifs: &mut Vec<VifConfig>, card: &DeviceInfo) {
-    let has_its_address = |vif: &VifConfig| vif.mac.map(String::from) == card.mac;
-    let place = usize::try_from(card.device.devid).unwrap_or(usize::MAX);
-    let by_address = vifs
-        .iter()
-        .position(|vif| vif.mac.is_some() && has_its_address(vif));
-    let by_place = || {
-        vifs.get(place)
-            .filter(|vif| vif.mac.is_none())
-            .map(|_| place)
-    };
-    if let Some(at) = by_address.or_else(by_place) {
-        vifs.remove(at);
+        let force = if self.force {
+            Force::AtOnce
+        } else {
+            Force::AfterAsking
+        };
+        let detached = toolstack.detach(&card.device, force);
+        toolstack.forget_detached(&context.lock()?, &card)?;
+        Ok(detached?)
     }
 }
 
@@ -193,48 +177,5 @@ impl<'a> Json<'a> {
             event_channel: card.event_channel,
             ring_refs: &card.ring_refs,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use toolstack::devices::{Device, State};
-
-    use super::*;
-
-    fn card(devid: u32, mac: &str) -> DeviceInfo {
-        DeviceInfo {
-            device: Device {
-                kind: Kind::Vif,
-                frontend: 3,
-                backend: 0,
-                devid,
-            },
-            state: State::Connected,
-            event_channel: None,
-            ring_refs: Vec::new(),
-            mac: Some(mac.to_owned()),
-            name: None,
-            target: None,
-        }
-    }
-
-    #[test]
-    fn a_card_that_is_detached_is_left_out_with_and_without_an_address() {
-        let with = |text: &str| VifConfig {
-            mac: text.parse().ok(),
-            ..Default::default()
-        };
-        let (first, second) = ("00:16:3e:00:00:01", "00:16:3e:00:00:02");
-        let mut vifs = vec![with(""), with(second)];
-        leave_out(&mut vifs, &card(5, second));
-        assert_eq!(vifs, [with("")]);
-        leave_out(&mut vifs, &card(1, first));
-        assert_eq!(vifs, [with("")], "card 1 is another one");
-        leave_out(&mut vifs, &card(0, first));
-        assert!(vifs.is_empty());
-        let mut other = vec![with(second)];
-        leave_out(&mut other, &card(0, first));
-        assert_eq!(other, [with(second)], "it has an address of its own");
     }
 }
