@@ -85,6 +85,9 @@ impl Artefacts {
         for guest in &guests {
             name = format!("{name}-{}", guest.name());
         }
+        if scenario.hotplug_scripts {
+            name += "-hotplug";
+        }
         // The name is not the one of `cargo xtask run`, whose image may have a user's script.
         let path = paths::out().join(format!("{name}-test.cpio"));
         let mut made = self
@@ -100,6 +103,7 @@ impl Artefacts {
             tools,
             probe: self.probe.clone(),
             programs: self.programs.clone(),
+            hotplug_scripts: scenario.hotplug_scripts,
             documentation: None,
             guests,
             test_kernels: if has_guests {

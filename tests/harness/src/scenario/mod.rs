@@ -54,6 +54,9 @@ pub struct Scenario {
     /// The Linux kernels that dom0 has to start guests from.
     #[serde(default)]
     pub guests: Vec<GuestKernel>,
+    /// Whether dom0 has the hotplug scripts of Debian's xen-utils-common beside our tools, with what they want.
+    #[serde(default)]
+    pub hotplug_scripts: bool,
     /// Options of the hypervisor.
     #[serde(default)]
     pub options: String,
@@ -195,6 +198,7 @@ impl Scenario {
             kernel: DomZero::Missing,
             tools: Toolstack::None,
             guests: Vec::new(),
+            hotplug_scripts: false,
             initrd: Ramdisk::Whole,
             options: String::new(),
             append: String::new(),

@@ -47,6 +47,8 @@ pub(crate) struct Contents {
     pub(crate) tools: Tools,
     /// The program that measures clocks.
     pub(crate) probe: PathBuf,
+    /// Whether our toolstack has Xen's hotplug scripts beside it.
+    pub(crate) hotplug_scripts: bool,
     /// The programs of our toolstack, where it is the one.
     pub(crate) programs: Vec<PathBuf>,
     /// Their man pages and completions.
@@ -88,6 +90,9 @@ pub(crate) fn build(contents: &Contents, out: &Path) -> Result<()> {
         Tools::None => {}
         Tools::Ours => {
             userland::install(&[userland::NAT], &tree)?;
+            if contents.hotplug_scripts {
+                userland::install(&[userland::HOTPLUG], &tree)?;
+            }
             our_tools(&contents.programs, &tree)?;
             tree.scripts("live")?;
             if let Some(documentation) = &contents.documentation {

@@ -29,6 +29,17 @@ pub(super) const NAT: Part = Part {
     links: &[("xtables-legacy-multi", "usr/sbin/iptables-legacy")],
 };
 
+/// Xen's hotplug scripts, and the shell and tools that they want.
+pub(super) const HOTPLUG: Part = Part {
+    files: &[
+        "etc/xen/scripts",
+        "bin/bash",
+        "usr/bin/stat",
+        "usr/bin/flock",
+    ],
+    links: &[],
+};
+
 /// Xen's toolstack as Debian has it. Its hotplug scripts want bash, flock, and a stat that follows descriptors.
 pub(super) const XEN_UTILS: Part = Part {
     files: &[
