@@ -94,7 +94,8 @@ struct Mean {
 impl Mean {
     /// The mean; with nobody there, what it was last.
     fn get(&mut self) -> i128 {
-        if self.weights > 0 {
+        // the quotient is 0 most of the time, and a division of 128 bits is long
+        if self.sum.abs() >= self.weights && self.weights > 0 {
             let step = self.sum / self.weights;
             self.base += step;
             self.sum -= step * self.weights;
@@ -175,6 +176,10 @@ impl Credit2 {
     /// Forgets by how much more than [`MAX_LAG_NS`] running vCPUs are behind the mean: all the time they cannot get more than
     /// the CPU that they have. To bound those ahead instead would lose the order between them.
     fn catch_up(&mut self) {
+        if self.running.len() < 2 && self.queue.first().is_none() {
+            // nobody to be behind of
+            return;
+        }
         let mut mean = self.mean.get();
         loop {
             // the mean with those in it that are too far behind, each at the bound below it
