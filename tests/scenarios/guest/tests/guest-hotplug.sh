@@ -51,18 +51,28 @@ disk_is $xvdb 4 || fail "after the refusal: $(xl block-list web | tail -n 1)"
 on_guest web 60 'STILL 40' "mount /dev/xvdb /mnt && echo STIL\"\"L \$(cat /mnt/round); umount /mnt" ||
     fail "the disk does not work after the refusal: $(tail -n 2 /tmp/web.console)"
 xl block-detach web xvdb || fail "block-detach afterwards ended with $?"
-# Xen's scripts.
+# Xen's scripts. They ask for a primary address, a word that busybox's ip has not.
+mkdir -p /sbin
+cat >/sbin/ip <<'EOF'
+#!/bin/sh
+for word; do
+    shift
+    [ "$word" = primary ] || set -- "$@" "$word"
+done
+exec /bin/ip "$@"
+EOF
+chmod +x /sbin/ip
 vif="vif$id"
-xl network-attach web "mac=$mac,bridge=xenbr0,script=vif-bridge" || fail "vif-bridge: network-attach ended with $?"
+xl network-attach web "mac=$mac,bridge=xenbr0,script=vif-bridge" 2>/tmp/err || fail "vif-bridge: $(cat /tmp/err)"
 await 10 card_is $mac 4 || fail "vif-bridge: not connected: $(xl network-list web | tail -n 1)"
 [ "$(ls /sys/class/net/xenbr0/brif | grep -c "^$vif\.")" = 2 ] || fail "vif-bridge: in the bridge are $(ls /sys/class/net/xenbr0/brif)"
 xl network-detach web $mac || fail "vif-bridge: network-detach ended with $?"
-xl network-attach web "mac=$mac,ip=10.77.1.2,gatewaydev=xenbr0,script=vif-route" || fail "vif-route: network-attach ended with $?"
+xl network-attach web "mac=$mac,ip=10.77.1.2,gatewaydev=xenbr0,script=vif-route" 2>/tmp/err || fail "vif-route: $(cat /tmp/err)"
 await 10 card_is $mac 4 || fail "vif-route: not connected: $(xl network-list web | tail -n 1)"
 ip route | grep -q "^10.77.1.2 dev $vif\." || fail "vif-route: no route to the guest: $(ip route | tr '\n' ';')"
 xl network-detach web $mac || fail "vif-route: network-detach ended with $?"
 ip route | grep -q 10.77.1.2 && fail "vif-route: the route stays"
-xl block-attach web "format=raw,vdev=xvdd,access=w,script=block,target=/dev/sda" || fail "block: block-attach ended with $?"
+xl block-attach web "format=raw,vdev=xvdd,access=w,script=block,target=/dev/sda" 2>/tmp/err || fail "block: $(cat /tmp/err)"
 await 10 disk_is 51760 4 || fail "block: not connected: $(xl block-list web | tail -n 1)"
 on_guest web 60 'SECTORS 327680' "echo SECTOR\"\"S \$(cat /sys/class/block/xvdd/size)" || fail "block: $(tail -n 2 /tmp/web.console)"
 xl block-detach web xvdd || fail "block: block-detach ended with $?"

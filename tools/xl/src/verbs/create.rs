@@ -132,10 +132,8 @@ impl Create {
         let held = context.lock()?;
         let signals = Signals::hold()?;
         let progress = progress(self.quiet, &config.name);
-        // Who wants the console wants its first line too: it starts when the console is there.
-        let options = Options {
-            paused: self.paused || self.console,
-        };
+        // It starts when the monitor knows of it, and where the console is wanted with its first line, when that is there.
+        let options = Options { paused: true };
         let mut tell =
             |step: &str| progress.set_message(format!("creating {}: {step}", config.name));
         let created = toolstack.create_telling(&held, config, options, &mut tell);
@@ -155,7 +153,7 @@ impl Create {
     /// Does what is left when the domain is there. It is there whatever fails now: the rest is done all the same.
     fn after(&self, context: &Context, created: &Created) -> Outcome {
         let mut outcome = Ok(());
-        // First: who ends is acted on even where nobody hears what is printed.
+        // First: who ends is acted on, however soon, and even where nobody hears what is printed.
         if !self.no_monitor && !self.foreground {
             also(&mut outcome, start_monitor(context, created));
         }
@@ -171,18 +169,20 @@ impl Create {
                 output::print_json("create", Json::new(created)),
             );
         }
+        let start = || {
+            if self.paused {
+                Ok(())
+            } else {
+                Ok(context.toolstack()?.unpause(created.domid)?)
+            }
+        };
         if self.console {
-            let start = || {
-                if self.paused {
-                    Ok(())
-                } else {
-                    Ok(context.toolstack()?.unpause(created.domid)?)
-                }
-            };
             let attach = |start: &mut dyn FnMut() -> Outcome| {
                 console::attach(context, created.domid, console::ESCAPE, start)
             };
             also(&mut outcome, attach_then_start(attach, start));
+        } else {
+            also(&mut outcome, start());
         }
         if self.foreground && !self.no_monitor {
             also(&mut outcome, super::monitor::follow(created.domid));
