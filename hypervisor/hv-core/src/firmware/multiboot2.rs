@@ -49,7 +49,7 @@ pub struct Module {
     pub start: Hpa,
     /// Behind its last byte; not below `start`.
     pub end: Hpa,
-    /// The words after its name in the loader's configuration, without that name: see [`arguments`].
+    /// The words after its name in the loader's configuration, without that name: see `arguments`.
     pub command_line: String,
 }
 
