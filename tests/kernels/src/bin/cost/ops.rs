@@ -123,7 +123,7 @@ pub(crate) static TESTS: &[Test] = &[
         multicall()
     }),
     row!("hc_evtchn_status", NO_BUDGET, port(), |port| status(port)),
-    row!("hc_evtchn_unmask_notpending", Some(400), port(), |port| {
+    row!("hc_evtchn_unmask_notpending", Some(410), port(), |port| {
         unmask(port)
     }),
     row!(
@@ -134,7 +134,7 @@ pub(crate) static TESTS: &[Test] = &[
     ),
     row!(
         "evtchn_send_loopback_already_pending",
-        Some(400),
+        Some(405),
         port(),
         |port| send_pending(port)
     ),
@@ -157,7 +157,7 @@ pub(crate) static TESTS: &[Test] = &[
         |()| arm()
     ),
     row!("hc_stop_singleshot_timer", NO_BUDGET, timer(), |()| stop()),
-    row!("hlt_wake_after_deadline_1ms", Some(1500), timer(), |()| {
+    row!("hlt_wake_after_deadline_1ms", Some(1680), timer(), |()| {
         hlt_wake(1)
     }),
     row!("hlt_wake_after_deadline_10ms", NO_BUDGET, timer(), |()| {
