@@ -3,8 +3,9 @@
 //! It lies where libxl keeps such files, under the domain's id and UUID.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use uuid::Uuid;
 use xenstore::Ops;
 
@@ -24,16 +25,9 @@ impl Toolstack {
     /// # Errors
     /// The file system's.
     pub fn keep_config(&self, _held: &Lock, domid: u16, config: &DomainConfig) -> Result<()> {
-        let path = self.kept_path(domid, config.uuid);
-        let failed = |error: std::io::Error| Error::file(&path, error);
-        let text = serde_json::to_vec_pretty(config).map_err(|error| failed(error.into()))?;
         std::fs::create_dir_all(&self.paths.userdata)
             .map_err(|error| Error::file(&self.paths.userdata, error))?;
-        let new = path.with_extension("new");
-        let written = private_file::create(&new).and_then(|mut file| file.write_all(&text));
-        written
-            .and_then(|()| std::fs::rename(&new, &path))
-            .map_err(failed)
+        write_json(&self.kept_path(domid, config.uuid), config)
     }
 
     /// Reads a domain's configuration back; `None` where none was kept.
@@ -80,13 +74,26 @@ impl Toolstack {
 
     /// Removes it.
     pub(crate) fn forget_config(&self, domid: u16, uuid: Uuid) -> Result<()> {
-        let path = self.kept_path(domid, uuid);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::file(&path, error))
-            }
-            _ => Ok(()),
-        }
+        remove_if_there(&self.kept_path(domid, uuid))
+    }
+}
+
+/// Writes a value as JSON to a file for its owner alone; a reader sees the old one or the new one whole.
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let failed = |error: std::io::Error| Error::file(path, error);
+    let text = serde_json::to_vec_pretty(value).map_err(|error| failed(error.into()))?;
+    let new = path.with_extension("new");
+    let written = private_file::create(&new).and_then(|mut file| file.write_all(&text));
+    written
+        .and_then(|()| std::fs::rename(&new, path))
+        .map_err(failed)
+}
+
+/// Removes a file; one that is not there is no error.
+pub(crate) fn remove_if_there(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::file(path, error)),
+        _ => Ok(()),
     }
 }
 

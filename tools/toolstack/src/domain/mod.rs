@@ -6,7 +6,7 @@
 mod balloon;
 mod destroy;
 mod dump;
-mod kept;
+pub(crate) mod kept;
 mod life;
 mod resources;
 

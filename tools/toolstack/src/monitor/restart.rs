@@ -3,7 +3,6 @@
 //! From the moment its predecessor goes until it is there, the guest is nowhere but in a record beside the kept
 //! configurations: a monitor that is killed in between is followed by one that finds it there.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,7 @@ use super::marks::Mark;
 use super::{Note, clock};
 use crate::config::DomainConfig;
 use crate::create::Options;
+use crate::domain::kept::{remove_if_there, write_json};
 use crate::domain::{DomainState, path};
 use crate::error::During;
 use crate::{Error, Lock, Result, Toolstack};
@@ -142,7 +142,10 @@ impl Toolstack {
         if let Some(config) = self.kept_config(domid)? {
             restart.record.config = config;
         }
-        self.write_record(&restart.record)?;
+        write_json(
+            &self.record_path(restart.record.config.uuid),
+            &restart.record,
+        )?;
         restart.stage = Stage::Clearing;
         Ok(true)
     }
@@ -161,13 +164,7 @@ impl Toolstack {
 
     /// Removes the record of a restart that is over.
     pub(super) fn forget_restart(&self, record: &Record) -> Result<()> {
-        let path = self.record_path(record.config.uuid);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::file(&path, error))
-            }
-            _ => Ok(()),
-        }
+        remove_if_there(&self.record_path(record.config.uuid))
     }
 
     /// Finds what a monitor left that was killed during a restart.
@@ -222,17 +219,6 @@ impl Toolstack {
 
     fn record_path(&self, uuid: Uuid) -> PathBuf {
         self.paths.userdata.join(format!("{RECORD}{uuid}.json"))
-    }
-
-    fn write_record(&self, record: &Record) -> Result<()> {
-        let path = self.record_path(record.config.uuid);
-        let failed = |error: std::io::Error| Error::file(&path, error);
-        let text = serde_json::to_vec_pretty(record).map_err(|error| failed(error.into()))?;
-        let new = path.with_extension("new");
-        let written = private_file::create(&new).and_then(|mut file| file.write_all(&text));
-        written
-            .and_then(|()| std::fs::rename(&new, &path))
-            .map_err(failed)
     }
 
     /// Destroys a domain so that another can take its place. Where it is gone in the end, a part that failed is told, and
