@@ -98,15 +98,17 @@ impl Runstate {
             return;
         }
         let flagged = info.state_entry_time | UPDATE;
-        let entry_time = entry_time(area.width);
-        area.split(entry_time, &flagged.to_le_bytes(), &mut write);
+        // the flag's byte alone: the entry time may cross pages, and half of a new one under no flag would be believed
+        let flag_at = entry_time(area.width) + size_of::<u64>() - 1;
+        let [.., flag] = flagged.to_le_bytes();
+        area.split(flag_at, &[flag], &mut write);
         let under_flag = VcpuRunstateInfo {
             state_entry_time: flagged,
             ..info
         };
         area.split(0, &bytes(area.width, under_flag), &mut write);
-        let entry = info.state_entry_time.to_le_bytes();
-        area.split(entry_time, &entry, &mut write);
+        let [.., no_flag] = info.state_entry_time.to_le_bytes();
+        area.split(flag_at, &[no_flag], &mut write);
     }
 }
 
