@@ -49,6 +49,13 @@ fn live_and_die(id: u16) {
     let _ = exit::handle(&mut runner, &mut pcpu, VmExit::TripleFault);
 }
 
+/// Stops the clock after so much quiet that guests' earlier lines count no longer.
+fn clock_after_quiet() -> Clock {
+    let clock = Clock::take_over();
+    Clock::advance(3_000 * u64::from(TSC_KHZ));
+    clock
+}
+
 fn flood(domain: &Domain) {
     for _ in 0..1000 {
         guest_debug(domain, b"all work and no play makes a guest a dull boy\n");
@@ -58,7 +65,7 @@ fn flood(domain: &Domain) {
 #[test]
 fn deaths_of_guests_do_not_flood_the_log() {
     let _alone = alone();
-    let _clock = Clock::take_over();
+    let _clock = clock_after_quiet();
     let since = end_of_log();
     for id in 100..120 {
         live_and_die(id);
@@ -73,10 +80,9 @@ fn deaths_of_guests_do_not_flood_the_log() {
 #[test]
 fn quiet_guest_is_heard_among_floods_and_deaths() {
     let _alone = alone();
-    let _clock = Clock::take_over();
+    let _clock = clock_after_quiet();
     show_words_of_guests();
     let quiet = domain(200, guest_config(1));
-    Clock::advance(3_000 * u64::from(TSC_KHZ));
     let since = end_of_log();
     for id in 201..221 {
         live_and_die(id);
@@ -91,7 +97,7 @@ fn quiet_guest_is_heard_among_floods_and_deaths() {
 #[test]
 fn lines_left_out_are_counted_and_told_later() {
     let _alone = alone();
-    let _clock = Clock::take_over();
+    let _clock = clock_after_quiet();
     show_words_of_guests();
     let guest = domain(330, guest_config(1));
     let since = end_of_log();
