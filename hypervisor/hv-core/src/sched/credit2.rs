@@ -3,9 +3,11 @@
 //!
 //! The name, the weights and the rate limit are those of Xen's second credit scheduler, whose tools find here what they
 //! know; a credit is a lag behind the others. There is no refill, and no debt: how far a vCPU is behind the weighted mean of
-//! those that can run is bounded, so that sleep saves up little, as is how far it is ahead when it joins them. One that
-//! runs alone is that mean; where several CPUs give a vCPU more than its weight would, the others that have not used theirs
-//! follow it by that bound, and it owes no more than they have saved.
+//! those that can run is bounded, so that sleep saves up little, as is how far it is ahead when it joins them. That mean is
+//! not pulled back by those who join behind it, or many sleepers that wake one after another would each join further back,
+//! and whoever ran before would wait for all of that. One that runs alone is the mean; where several CPUs give a vCPU more
+//! than its weight would, the others that have not used theirs follow it by that bound, and it owes no more than they have
+//! saved.
 //!
 //! Each operation is O(log n) in the queued vCPUs, and linear in the CPUs that pick here.
 
@@ -15,12 +17,12 @@ use super::{MakeRoom, Pick, Policy, Unit};
 use crate::index_heap::IndexHeap;
 
 /// How far a vCPU may be ahead of or behind the mean, in ns of its own CPU time.
-const MAX_LAG_NS: i128 = 10_000_000;
+pub(super) const MAX_LAG_NS: u64 = 10_000_000;
 /// How far a vCPU may run ahead of the next in line before they change places: fewer switches, coarser shares.
-const GRAIN_NS: u64 = 2_000_000;
+pub(super) const GRAIN_NS: u64 = 2_000_000;
 const MIN_TIMESLICE_NS: u64 = 500_000;
 /// The longest turn while another waits, unless the rate limit is above it.
-pub const MAX_TIMESLICE_NS: u64 = 10_000_000;
+const MAX_TIMESLICE_NS: u64 = 10_000_000;
 /// Virtual time that a vCPU of weight 1 takes a ns; others take that by their weight. The finer, the truer are shares.
 const RATE_OF_ONE: u32 = 1 << 24;
 
@@ -70,8 +72,8 @@ impl Entity {
     }
 
     /// Virtual time in `ns` of its CPU time.
-    fn vtime_in(&self, ns: i128) -> i128 {
-        ns * i128::from(RATE_OF_ONE / u32::from(self.weight))
+    fn vtime_in(&self, ns: u64) -> i128 {
+        i128::from(ns) * i128::from(RATE_OF_ONE / u32::from(self.weight))
     }
 
     /// Its CPU time in ns until its virtual time is `vtime`; 0 where it is past that.
@@ -89,6 +91,10 @@ struct Mean {
     /// Σ weight · (virtual time − base).
     sum: i128,
     weights: i128,
+    /// How many they are.
+    count: usize,
+    /// The furthest that it has been, as seen when vCPUs joined, since the last time that one was alone.
+    furthest: i128,
 }
 
 impl Mean {
@@ -103,13 +109,26 @@ impl Mean {
         self.base
     }
 
+    /// What joining vCPUs are measured against: the mean, had nobody pulled it back.
+    fn furthest(&mut self) -> i128 {
+        let mean = self.get();
+        self.furthest = if self.count < 2 {
+            mean
+        } else {
+            self.furthest.max(mean)
+        };
+        self.furthest
+    }
+
     fn join(&mut self, entity: &Entity) {
+        self.count += 1;
         let weight = i128::from(entity.weight);
         self.sum += weight * (entity.vtime - self.base);
         self.weights += weight;
     }
 
     fn leave(&mut self, entity: &Entity) {
+        self.count -= 1;
         let weight = i128::from(entity.weight);
         self.weights -= weight;
         if self.weights == 0 {
@@ -134,6 +153,8 @@ impl Credit2 {
                 base: 0,
                 sum: 0,
                 weights: 0,
+                count: 0,
+                furthest: 0,
             },
             rate_limit_ns: 0,
             next_arrival: 0,
@@ -167,7 +188,7 @@ impl Credit2 {
                 };
                 let ran_ns = now_ns.saturating_sub(*since_ns);
                 *since_ns = now_ns.max(*since_ns);
-                entity.vtime += entity.vtime_in(i128::from(ran_ns));
+                entity.vtime += entity.vtime_in(ran_ns);
             });
         }
         self.catch_up();
@@ -209,7 +230,7 @@ impl Credit2 {
 
     /// Forgets by how much more than [`MAX_LAG_NS`] a vCPU is ahead of the mean or behind it.
     fn bound(&mut self, slot: usize) {
-        let mean = self.mean.get();
+        let mean = self.mean.furthest();
         self.change(slot, |entity| {
             let most = entity.vtime_in(MAX_LAG_NS);
             entity.vtime = entity.vtime.clamp(mean - most, mean + most);
@@ -384,7 +405,7 @@ impl Policy for Credit2 {
         let mean = self.mean.get();
         self.change(slot, |entity| {
             let most = mean + entity.vtime_in(MAX_LAG_NS);
-            let charged = entity.vtime + entity.vtime_in(i128::from(ns));
+            let charged = entity.vtime + entity.vtime_in(ns);
             entity.vtime = charged.min(most).max(entity.vtime);
         });
         if let (Some(entity), Some((_, arrival))) = (self.get(slot), self.queue.key(slot)) {

@@ -5,7 +5,7 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
-use super::super::credit2::MAX_TIMESLICE_NS;
+use super::super::credit2::{GRAIN_NS, MAX_LAG_NS};
 use super::super::{Policy, Unit};
 use super::MS;
 use super::simulator::Simulator;
@@ -49,11 +49,11 @@ enum Change {
     Naps(usize, u64),
 }
 
-fn change() -> impl Strategy<Value = Change> {
+fn change(vcpus: usize) -> impl Strategy<Value = Change> {
     prop_oneof![
-        3 => (0..6usize).prop_map(Change::Wake),
-        2 => (0..6usize).prop_map(Change::Block),
-        1 => (0..6usize, 1..100u64).prop_map(|(index, times)| Change::Naps(index, times)),
+        3 => (0..vcpus).prop_map(Change::Wake),
+        2 => (0..vcpus).prop_map(Change::Block),
+        1 => (0..vcpus, 1..100u64).prop_map(|(index, times)| Change::Naps(index, times)),
     ]
 }
 
@@ -70,7 +70,7 @@ proptest! {
     fn shares_are_ideal_after_any_history(
         cpus in 1..4u8,
         weights in prop::collection::vec(16u16..2048, 6),
-        history in prop::collection::vec((change(), stretch_ns()), 1..12),
+        history in prop::collection::vec((change(6), stretch_ns()), 1..12),
     ) {
         let mut sim = Simulator::new(usize::from(cpus), &weights);
         let mut ready = [false; 6];
@@ -101,34 +101,38 @@ proptest! {
         }
     }
 
-    /// Of n vCPUs of equal weight that can run, none waits for longer than n turns. Where weights differ, what it has had
-    /// ahead of its share comes on top: 10 ms of its own CPU time at most.
+    /// Whoever waits is ahead of the mean by so much of its own CPU time at most, each of the others as much behind it, and
+    /// each goes on for a grain: nobody waits for longer than that takes, however many wake meanwhile, and in what order.
     #[test]
-    fn nobody_waits_for_more_turns_than_there_are_vcpus(
-        weights in prop_oneof![Just(vec![256; 6]), prop::collection::vec(64u16..1024, 6)],
-        history in prop::collection::vec((change(), stretch_ns()), 1..12),
+    fn a_wait_is_no_longer_than_what_all_may_be_ahead_and_behind(
+        weights in prop_oneof![
+            (2..24usize).prop_map(|count| vec![256; count]),
+            prop::collection::vec(64u16..1024, 2..24),
+        ],
+        history in prop::collection::vec((change(24), stretch_ns()), 1..40),
     ) {
         let mut sim = Simulator::new(1, &weights);
+        let place = |index: usize| index % weights.len();
         for (change, for_ns) in history {
             match change {
-                Change::Wake(index) => sim.wake(index),
-                Change::Block(index) => sim.block(index),
+                Change::Wake(index) => sim.wake(place(index)),
+                Change::Block(index) => sim.block(place(index)),
                 Change::Naps(index, times) => for _ in 0..times {
-                    sim.block(index);
+                    sim.block(place(index));
                     sim.pass(500 * US);
-                    sim.wake(index);
+                    sim.wake(place(index));
                     sim.pass(500 * US);
                 },
             }
             sim.pass(for_ns);
         }
-        sim.block(5);
         let sum: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
-        let is_equal = weights.iter().all(|weight| *weight == weights[0]);
+        let others = weights.len() as u64 - 1;
         for (index, weight) in weights.iter().enumerate() {
-            let ahead = if is_equal { 0 } else { sum.div_ceil(u64::from(*weight)) };
+            let weight = u64::from(*weight);
+            let ahead_ns = (MAX_LAG_NS * (sum - weight)).div_ceil(weight);
+            let due_ns = ahead_ns + others * (MAX_LAG_NS + GRAIN_NS) + US;
             let wait_ns = sim.record(index).longest_wait_ns;
-            let due_ns = MAX_TIMESLICE_NS * (6 + ahead);
             prop_assert!(wait_ns <= due_ns, "{index} waited {wait_ns}, not {due_ns}: {weights:?}");
         }
     }
@@ -148,6 +152,23 @@ proptest! {
         prop_assert_eq!(sim.ran_ns(1), 50 * use_ms * MS);
         prop_assert_eq!(sim.ran_ns(0), 50 * naps_ms * MS);
     }
+}
+
+/// Many sleepers that wake one after another take no more from who ran before them than each may have saved.
+#[test]
+fn a_hog_waits_for_each_sleeper_that_wakes_no_longer_than_it_may_have_saved() {
+    const SLEEPERS: usize = 40;
+    let mut sim = Simulator::new(1, &[256; SLEEPERS + 1]);
+    sim.wake(0);
+    sim.pass(60_000 * MS);
+    for index in 1..=SLEEPERS {
+        sim.wake(index);
+        sim.pass(1);
+    }
+    sim.pass(10_000 * MS);
+    let wait_ns = sim.record(0).longest_wait_ns;
+    let due_ns = SLEEPERS as u64 * (MAX_LAG_NS + GRAIN_NS);
+    assert!(wait_ns <= due_ns, "waited {wait_ns}, not {due_ns}");
 }
 
 /// What was used while nobody else wanted it is not held against anybody, nor is what an idle time would have given.
