@@ -315,13 +315,22 @@ impl Core {
 
     /// Removes what domains that are gone owned, and their rights; `gone` ascends.
     pub(crate) fn forget(&mut self, gone: &[Domid]) {
-        let is_gone = |domid: &Domid| gone.binary_search(domid).is_ok();
-        self.known.retain(|domid| !is_gone(domid));
-        self.quotas.forget(is_gone);
+        self.quotas
+            .forget(|domid| gone.binary_search(domid).is_ok());
         // Only operations on one path can fail.
         let _ = self.apply(Op::Forget {
             domids: gone.into(),
         });
+        self.strip(gone);
+        // They may hold the dead domain's rights in their copies.
+        self.transactions.doom_all();
+        self.tell(None);
+    }
+
+    /// Takes the rights that domains that are gone have besides the tree; [`Op::Forget`] stands for it in the journal.
+    pub(crate) fn strip(&mut self, gone: &[Domid]) {
+        let is_gone = |domid: &Domid| gone.binary_search(domid).is_ok();
+        self.known.retain(|domid| !is_gone(domid));
         for perms in self.special.values_mut() {
             let kept = perms.iter().filter(|perm| !is_gone(&perm.domid));
             let kept: Vec<_> = kept.copied().collect();
@@ -333,12 +342,9 @@ impl Core {
                 Rc::from([Perm::none(0)])
             };
         }
-        // They may hold the dead domain's rights in their copies.
-        self.transactions.doom_all();
         for conn in self.conns.values_mut() {
             conn.caller.target = conn.caller.target.filter(|target| !is_gone(target));
         }
-        self.tell(None);
     }
 
     /// Drops a connection's watches and transactions.

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use crate::core::Core;
 use crate::record::{Record, RingState};
 use crate::transaction::{Transaction, mentioned};
+use crate::tree::Op;
 
 impl Core {
     /// Takes up one record; what concerns rings is the caller's.
@@ -19,6 +20,9 @@ impl Core {
                     .extend(mentioned(std::slice::from_ref(&op)).filter(|domid| *domid != 0));
                 // It worked when it was written.
                 let _ = self.tree.apply(&op, &mut Vec::new());
+                if let Op::Forget { domids } = &op {
+                    self.strip(domids);
+                }
             }
             Record::Node { path, value, perms } => {
                 let named = perms.iter().map(|perm| perm.domid);
