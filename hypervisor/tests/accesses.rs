@@ -10,9 +10,10 @@ use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{
     Event, IoExit, SEGMENT_CS, SEGMENT_SS, Stage2Access, Stage2Fault, StringIo, VcpuHw, VmExit,
 };
-use hypervisor::cpu::Pcpu;
-use hypervisor::hypercall::guest::DomainMemory;
-use hypervisor::vcpu::{Runner, exit, inject};
+use hypervisor::exit;
+use hypervisor::guest_mem::DomainMemory;
+use hypervisor::pcpu::Pcpu;
+use hypervisor::runner::{Runner, inject};
 
 /// Where a guest of these tests has nothing.
 const NOWHERE: u64 = 0x4000_0000;

@@ -33,10 +33,11 @@ use hv_core::vcpu::context::Stream;
 use hv_hw::direct_map::SharedFrame;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{VcpuHw, VmExit};
-use hypervisor::cpu::Pcpu;
-use hypervisor::cpu_main::CpuMain;
 use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::vcpu::{Activity, Runner, exit, make};
+use hypervisor::exit;
+use hypervisor::main_loop::CpuMain;
+use hypervisor::pcpu::{Pcpu, hand_off};
+use hypervisor::runner::{Activity, Runner};
 use zerocopy::{FromZeros, IntoBytes};
 
 /// dom0's only vCPU, its CPU, and what is in its memory from address 0 on.
@@ -190,7 +191,7 @@ fn context_with_more_records_than_a_vcpu_has_is_refused() {
     let mut dom0 = Caller::new();
     let guest = known_guest();
     let mut main = CpuMain::new(pcpu(), Scheduler::Credit2, fake);
-    make::spawn(&guest, 0).unwrap();
+    hand_off::spawn(&guest, 0).unwrap();
     let _ = main.step();
     assert_eq!(load(&mut dom0, &mut main, guest.id, 16), 0);
     let refused = load(&mut dom0, &mut main, guest.id, 17);
@@ -249,7 +250,7 @@ fn rate_limit_is_set_within_its_range() {
         body.write_to_prefix(sysctl.u.as_mut_bytes()).unwrap();
         dom0.ram[0].write_bytes(0, sysctl.as_bytes());
         let answer = dom0.call(__HYPERVISOR_sysctl, 0, 0).unwrap();
-        (answer, hypervisor::cpu::rate_limit_us())
+        (answer, hypervisor::machine::cpus::rate_limit_us())
     };
     let refused = Errno::EINVAL.to_rax();
     assert_eq!(ask(XEN_SYSCTL_SCHEDOP_getinfo, 7), (0, 1000));

@@ -12,9 +12,10 @@ use hv_core::mem::SharedWords;
 use hv_hw::direct_map::{DirectTables, SharedFrame};
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{ControlRegister, Event, VcpuHw, VmExit};
-use hypervisor::hypercall::guest::Memo;
-use hypervisor::memory::Tables;
-use hypervisor::vcpu::{Runner, exit};
+use hypervisor::exit;
+use hypervisor::guest_mem::Memo;
+use hypervisor::machine::memory::Tables;
+use hypervisor::runner::Runner;
 use proptest::prelude::*;
 use zerocopy::IntoBytes;
 

@@ -14,13 +14,13 @@ use hv_hw::percpu::IrqsOff;
 use hv_hw::time::{self, hosted::Clock};
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{GuestRegs, SystemRegs, VmExit};
-use hypervisor::cpu::{self, Pcpu};
-use hypervisor::cpu_main::CpuMain;
 use hypervisor::domain::destroy::{self, Progress};
+use hypervisor::domain::vcpu_frames::VcpuParts;
+use hypervisor::domain::vcpu_state::VcpuState;
 use hypervisor::domain::{Domain, Policies, registry};
-use hypervisor::vcpu::make;
-use hypervisor::vcpu::parts::VcpuParts;
-use hypervisor::vcpu::state::VcpuState;
+use hypervisor::machine::cpus;
+use hypervisor::main_loop::CpuMain;
+use hypervisor::pcpu::{Pcpu, hand_off};
 
 const US: u64 = 1000;
 const MS: u64 = 1_000_000;
@@ -49,7 +49,7 @@ fn compute<const WHO: usize>(_: u64) -> VmExit {
     Clock::advance(ticks);
     RAN_NS[WHO].fetch_add(time::ticks_to_ns(ticks), Ordering::Relaxed);
     if time::now() >= END.load(Ordering::Relaxed) {
-        cpu::end_slice(0);
+        cpus::end_slice(0);
     }
     if time::now() < alarm {
         return VmExit::TprBelowThreshold;
@@ -93,7 +93,7 @@ fn guest(who: u32, (vcpus, busy): (u16, u16), state: &VcpuState) -> Arc<Domain> 
         if index < usize::from(busy) {
             domain.vcpus[index].set_state(state.clone());
         }
-        make::spawn(&domain, index).unwrap();
+        hand_off::spawn(&domain, index).unwrap();
     }
     domain.unpause().unwrap();
     domain

@@ -19,16 +19,16 @@ use hv_hw::direct_map::SharedFrame;
 use hv_hw::time::{self, hosted::Clock};
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{GuestRegs, SystemRegs, VmExit};
-use hypervisor::cpu;
-use hypervisor::cpu_main::{CpuMain, Step};
 use hypervisor::domain::create::DomainConfig;
 use hypervisor::domain::destroy::{self, Progress};
 use hypervisor::domain::life::PauseError;
+use hypervisor::domain::vcpu_frames::VcpuParts;
+use hypervisor::domain::vcpu_state::VcpuState;
 use hypervisor::domain::{Domain, Ended, Policies, grants, info, registry, soft_reset, space};
-use hypervisor::memory;
-use hypervisor::vcpu::make;
-use hypervisor::vcpu::parts::VcpuParts;
-use hypervisor::vcpu::state::VcpuState;
+use hypervisor::machine::{cpus, memory};
+use hypervisor::main_loop::{CpuMain, Step};
+use hypervisor::pcpu::hand_off;
+use hypervisor::runner::make;
 
 /// How often a guest was entered, by domid.
 static ENTRIES: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
@@ -45,7 +45,7 @@ const ENTRY_NS: u64 = 20_000;
 fn looping<const SLOT: usize>(_: u64) -> VmExit {
     Clock::advance(time::ns_to_ticks(ENTRY_NS));
     if ENTRIES[SLOT].fetch_add(1, Ordering::Relaxed) % SLICE == SLICE - 1 {
-        cpu::end_slice(0);
+        cpus::end_slice(0);
     }
     VmExit::TprBelowThreshold
 }
@@ -84,7 +84,7 @@ fn cpu_with(make: make::MakeHw<FakeVcpu>, scheduler: Scheduler) -> CpuMain<FakeV
 fn start(domain: &Arc<Domain>) {
     let state = VcpuState::starting(GuestRegs::default(), SystemRegs::default());
     domain.vcpus[0].set_state(state);
-    make::spawn(domain, 0).unwrap();
+    hand_off::spawn(domain, 0).unwrap();
 }
 
 /// Destroys it; the CPU has its turn where that is asked for.
@@ -224,7 +224,7 @@ fn registers_are_read_and_set_by_the_vcpus_cpu() {
     let mut main = cpu_with(endless, Scheduler::Credit2);
     let domain = known_guest();
     let vcpu = &domain.vcpus[0];
-    make::spawn(&domain, 0).unwrap();
+    hand_off::spawn(&domain, 0).unwrap();
     assert!(vcpu.take_state().is_none());
     let _ = main.step();
     let mut state = vcpu.take_state().unwrap();
@@ -301,7 +301,7 @@ const LIFE: [Event; 13] = [
         let _ = main.step();
     },
     |domain, _, _| {
-        let frame = hypervisor::hypercall::guest::pin(domain, Gfn::new(7777)).unwrap();
+        let frame = hypervisor::guest_mem::pin(domain, Gfn::new(7777)).unwrap();
         let notify = domain.events.lock().register_vcpu_info(0, frame, 64);
         domain.notify(notify.unwrap());
     },
@@ -355,7 +355,7 @@ fn a_soft_reset_leaves_nothing_of_the_old_kernel_but_its_memory() {
         space::populate(&domain, gfn, PageOrder::SIZE_4K).unwrap();
     }
     let register = || {
-        let frame = hypervisor::hypercall::guest::pin(&domain, info_gfn).unwrap();
+        let frame = hypervisor::guest_mem::pin(&domain, info_gfn).unwrap();
         domain.events.lock().register_vcpu_info(0, frame, 64)
     };
     let _ = register().unwrap();
@@ -566,12 +566,12 @@ fn vcpu_is_made_once_whoever_asks_and_not_of_the_dying() {
     for _ in 0..50 {
         let mut main = cpu_with(endless, Scheduler::Credit2);
         let domain = known_guest();
-        let spawn = || make::spawn(&domain, 0).unwrap();
+        let spawn = || hand_off::spawn(&domain, 0).unwrap();
         race(1, spawn, spawn, |_| {});
         let arrivals = pcpu().take_arrivals();
         assert_eq!(arrivals.len(), 1);
         for arrival in arrivals {
-            cpu::send(0, arrival);
+            hand_off::send(0, arrival);
         }
         let mut hw = FakeVcpu::default();
         assert_eq!(destroy::step(&domain, &mut hw), Progress::WaitForCpus);
@@ -580,7 +580,7 @@ fn vcpu_is_made_once_whoever_asks_and_not_of_the_dying() {
     let domain = known_guest();
     let mut hw = FakeVcpu::default();
     let _ = destroy::step(&domain, &mut hw);
-    assert!(make::spawn(&domain, 0).is_err());
+    assert!(hand_off::spawn(&domain, 0).is_err());
     assert!(pcpu().take_arrivals().is_empty());
     let mut main = cpu_with(endless, Scheduler::Credit2);
     destroy(domain, &mut main);

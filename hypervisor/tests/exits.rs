@@ -8,10 +8,12 @@ use guest_abi::errno::Errno;
 use guest_abi::xen::{__HYPERVISOR_sched_op, __HYPERVISOR_xen_version};
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{Event, SEGMENT_SS, VcpuHw, VmExit};
-use hypervisor::cpu::Pcpu;
 use hypervisor::domain::Ended;
-use hypervisor::vcpu::run::{self, Stop};
-use hypervisor::vcpu::{Activity, Requests, Runner, exit};
+use hypervisor::domain::vcpu::Requests;
+use hypervisor::exit;
+use hypervisor::main_loop::run_loop::{self, Stop};
+use hypervisor::pcpu::Pcpu;
+use hypervisor::runner::{Activity, Next, Runner};
 
 fn hypercall(number: u64) -> (u64, u64) {
     let (mut runner, mut pcpu) = one_vcpu();
@@ -89,7 +91,7 @@ fn pointer_to_nowhere_is_refused() {
 fn halt_of_the_only_vcpu_with_interrupts_off_is_power_off() {
     let (mut runner, mut pcpu) = one_vcpu();
     runner.hw.exits.push_back(VmExit::Hlt);
-    assert_eq!(run::run(&mut runner, &mut pcpu), Stop::Yield);
+    assert_eq!(run_loop::run(&mut runner, &mut pcpu), Stop::Yield);
     assert_eq!(runner.domain.ended(), Some(Ended::PowerOff));
 }
 
@@ -99,7 +101,7 @@ fn vcpu_that_is_taken_down_stops_and_goes_on_when_it_is_up() {
     let (mut runner, mut pcpu) = one_vcpu();
     runner.vcpu().is_up.store(false, Ordering::Release);
     runner.vcpu().request(Requests::LIFE);
-    assert_eq!(run::run(&mut runner, &mut pcpu), Stop::Waiting);
+    assert_eq!(run_loop::run(&mut runner, &mut pcpu), Stop::Waiting);
     assert_eq!(runner.activity, Activity::Down);
     runner.vcpu().is_up.store(true, Ordering::Release);
     runner.vcpu().request(Requests::LIFE);
@@ -128,7 +130,7 @@ fn kick_after_the_wait_began_is_left_for_the_one_who_wakes() {
     let (mut runner, mut pcpu) = one_vcpu();
     runner.activity = Activity::Halted;
     runner.vcpu().post_edge(0x40);
-    assert_eq!(run::run(&mut runner, &mut pcpu), Stop::Waiting);
+    assert_eq!(run_loop::run(&mut runner, &mut pcpu), Stop::Waiting);
     assert!(runner.vcpu().take_kick());
     runner.reconsider(&mut pcpu);
     assert_eq!(runner.activity, Activity::Ready);
@@ -140,10 +142,10 @@ fn init_forgets_the_event_in_whose_delivery_it_came() {
     runner.hw.interrupted = Some(Event::Interrupt(0x40));
     let _ = exit::handle(&mut runner, &mut pcpu, VmExit::ExternalInterrupt(0));
     runner.vcpu().request(Requests::INIT);
-    assert_eq!(run::run(&mut runner, &mut pcpu), Stop::Waiting);
+    assert_eq!(run_loop::run(&mut runner, &mut pcpu), Stop::Waiting);
     runner.vcpu().request_startup(0x10);
     runner.reconsider(&mut pcpu);
-    while run::run(&mut runner, &mut pcpu) == Stop::Look {}
+    while run_loop::run(&mut runner, &mut pcpu) == Stop::Look {}
     assert_eq!(runner.hw.injected, []);
 }
 
@@ -187,7 +189,7 @@ fn written_tsc_runs_on_from_there_and_the_clock_does_not_jump() {
 fn vcpu_that_spins_steps_over_its_pause_and_lets_others_run() {
     let (mut runner, mut pcpu) = one_vcpu();
     runner.hw.exits.push_back(VmExit::PauseLoop);
-    assert_eq!(run::run(&mut runner, &mut pcpu), Stop::Yield);
+    assert_eq!(run_loop::run(&mut runner, &mut pcpu), Stop::Yield);
     assert_eq!(runner.hw.rip(), RIP + LENGTH);
     assert_eq!(runner.activity, Activity::Ready);
 }
@@ -230,6 +232,6 @@ fn access_to_what_is_there_by_now_is_tried_again() {
     };
     let write = hv_hw::virt::Stage2Access::WRITE;
     let next = exit::handle(&mut runner, &mut pcpu, fault(write));
-    assert_eq!(next, run::Next::Resume);
+    assert_eq!(next, Next::Resume);
     assert_eq!((runner.raised, runner.hw.rip()), (None, RIP));
 }

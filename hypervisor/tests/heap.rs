@@ -21,7 +21,7 @@ use hv_hw::virt::{VcpuHw, VmExit};
 use hypervisor::domain::create::DomainConfig;
 use hypervisor::domain::destroy::{self, Progress};
 use hypervisor::domain::{Domain, grants, space};
-use hypervisor::vcpu::exit;
+use hypervisor::exit;
 use zerocopy::IntoBytes;
 
 /// One guest's share, and what every guest gets.

@@ -17,13 +17,13 @@ use hv_hw::virt::{
     ControlRegister, Event, GuestRegs, IoExit, SEGMENT_CS, SoftwareEvent, Stage2Access,
     Stage2Fault, StringIo, SystemRegs, TaskSource, TaskSwitch, VmExit,
 };
-use hypervisor::cpu::Pcpu;
-use hypervisor::cpu_main::{CpuMain, Step};
 use hypervisor::domain::Domain;
 use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::hypercall::guest::DomainMemory;
-use hypervisor::vcpu::state::VcpuState;
-use hypervisor::vcpu::{Runner, make, run};
+use hypervisor::domain::vcpu_state::VcpuState;
+use hypervisor::guest_mem::DomainMemory;
+use hypervisor::main_loop::{CpuMain, Step, run_loop};
+use hypervisor::pcpu::{Pcpu, hand_off};
+use hypervisor::runner::Runner;
 
 /// Exits in a row that a scenario has, more than any host interrupt may wait for.
 const EXITS: usize = 200;
@@ -168,7 +168,7 @@ impl Machine {
             GuestRegs::default(),
             SystemRegs::default(),
         ));
-        make::spawn(&guest, 0).unwrap();
+        hand_off::spawn(&guest, 0).unwrap();
         assert_eq!(main.step(), Step::Idle);
         let mut machine = Self { guest, main };
         let hw = &mut machine.part().0.hw;
@@ -311,7 +311,7 @@ fn guest_that_leaves_the_run_loop_at_each_exit_lets_the_host_in() {
     let hw = &mut machine.part().0.hw;
     hw.exits.clear();
     hw.endless = Some(|entry| {
-        hypervisor::cpu::end_slice(0);
+        hypervisor::machine::cpus::end_slice(0);
         if entry <= EXITS as u64 {
             VmExit::Cpuid
         } else {
@@ -336,6 +336,6 @@ fn access_that_is_tried_again_in_a_shadow_lets_the_host_in() {
     hw.course = Course::InShadow;
     hw.interrupt_at = Some((AT, vectors::KICK));
     hw.patience = SOON;
-    assert_eq!(run::run(&mut runner, &mut pcpu), run::Stop::Held);
+    assert_eq!(run_loop::run(&mut runner, &mut pcpu), run_loop::Stop::Held);
     assert!(runner.hw.entries > EXITS as u64);
 }

@@ -10,9 +10,10 @@ use hv_hw::time::hosted::Clock;
 use hv_hw::virt::VmExit;
 use hypervisor::console::guest_debug;
 use hypervisor::domain::Domain;
-use hypervisor::vcpu::exit;
-use hypervisor::vcpu::make::{self, Arrival};
-use hypervisor::vcpu::parts::VcpuParts;
+use hypervisor::domain::vcpu_frames::VcpuParts;
+use hypervisor::exit;
+use hypervisor::pcpu::hand_off::Arrival;
+use hypervisor::runner::make;
 
 /// What has been logged since stream position `since`.
 fn logged(since: u64) -> String {

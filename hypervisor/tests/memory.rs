@@ -23,7 +23,7 @@ use hypervisor::domain::destroy::{self, Progress};
 use hypervisor::domain::space::{self, SpaceError};
 use hypervisor::domain::teardown::{self, Budget};
 use hypervisor::domain::{Domain, grants, registry};
-use hypervisor::memory;
+use hypervisor::machine::memory;
 use proptest::prelude::*;
 
 const GUESTS: usize = 3;

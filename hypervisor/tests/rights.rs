@@ -14,11 +14,12 @@ use guest_abi::version::*;
 use guest_abi::xen::*;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{VcpuHw, VmExit};
-use hypervisor::cpu::Pcpu;
 use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::vcpu::make::{self, Arrival};
-use hypervisor::vcpu::parts::VcpuParts;
-use hypervisor::vcpu::{Activity, Runner, exit};
+use hypervisor::domain::vcpu_frames::VcpuParts;
+use hypervisor::exit;
+use hypervisor::pcpu::Pcpu;
+use hypervisor::pcpu::hand_off::Arrival;
+use hypervisor::runner::{Activity, Runner, make};
 
 /// What a guest may ask for, by hypercall. Whoever adds a row for guests adds it here, and says why they may.
 const GUESTS_MAY: &[(u64, &[u32])] = &[

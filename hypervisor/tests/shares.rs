@@ -8,10 +8,10 @@ use hv_core::addr::{Gfn, PageOrder};
 use hv_hw::virt::fake::FakeVcpu;
 use hypervisor::domain::create::DomainConfig;
 use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::domain::grants::NoFrame;
+use hypervisor::domain::grants::{self, NoFrame};
 use hypervisor::domain::space::{self, SpaceError};
-use hypervisor::domain::{Domain, grants, registry};
-use hypervisor::memory;
+use hypervisor::domain::{Domain, registry};
+use hypervisor::machine::memory;
 
 /// Where guests have RAM.
 const RAM: u64 = 0x1000;

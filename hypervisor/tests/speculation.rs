@@ -10,11 +10,11 @@ use hv_core::domid::DomId;
 use hv_core::options::Scheduler;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{GuestRegs, SystemRegs, VmExit};
-use hypervisor::cpu_main::{CpuMain, Step};
 use hypervisor::domain::destroy::{self, Progress};
+use hypervisor::domain::vcpu_state::VcpuState;
 use hypervisor::domain::{Domain, registry};
-use hypervisor::vcpu::make;
-use hypervisor::vcpu::state::VcpuState;
+use hypervisor::main_loop::{CpuMain, Step};
+use hypervisor::pcpu::hand_off;
 
 /// A guest whose vCPUs do nothing but let others run.
 fn yielding_guest(main: &mut CpuMain<FakeVcpu>, wanted: Option<DomId>, vcpus: u16) -> Arc<Domain> {
@@ -26,7 +26,7 @@ fn yielding_guest(main: &mut CpuMain<FakeVcpu>, wanted: Option<DomId>, vcpus: u1
             GuestRegs::default(),
             SystemRegs::default(),
         ));
-        make::spawn(&guest, index).unwrap();
+        hand_off::spawn(&guest, index).unwrap();
     }
     let _ = main.step();
     for index in 0..guest.vcpus.len() {

@@ -13,7 +13,7 @@ use hypervisor::domain::Domain;
 use hypervisor::domain::create::DomainConfig;
 use hypervisor::domain::destroy::{self, Progress};
 use hypervisor::domain::space::{self, SpaceError};
-use hypervisor::memory::{self, pool};
+use hypervisor::machine::memory::{self, pool};
 
 const BLOCK: u64 = 512;
 /// Tables that three blocks far apart take, split.

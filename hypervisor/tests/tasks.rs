@@ -11,9 +11,10 @@ use hv_hw::virt::{
     DescriptorTable, Event, SEGMENT_CS, SEGMENT_SS, SEGMENT_TR, Segment, SoftwareEvent, TaskSource,
     TaskSwitch, VcpuHw, VmExit,
 };
-use hypervisor::cpu::Pcpu;
-use hypervisor::hypercall::guest::DomainMemory;
-use hypervisor::vcpu::{Runner, exit};
+use hypervisor::exit;
+use hypervisor::guest_mem::DomainMemory;
+use hypervisor::pcpu::Pcpu;
+use hypervisor::runner::Runner;
 
 const GDT: u64 = 0x1000;
 const OLD: u16 = 0x18;

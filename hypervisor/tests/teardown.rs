@@ -8,7 +8,7 @@ use hv_hw::virt::fake::FakeVcpu;
 use hypervisor::domain::destroy::{self, Progress};
 use hypervisor::domain::space;
 use hypervisor::domain::teardown::{self, Budget};
-use hypervisor::memory;
+use hypervisor::machine::memory;
 
 /// Taken down in one go.
 const STEP: Budget = Budget {

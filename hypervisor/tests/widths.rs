@@ -30,16 +30,16 @@ use hv_core::options::Scheduler;
 use hv_hw::direct_map::SharedFrame;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{SEGMENT_CS, SEGMENT_SS, VcpuHw, VmExit};
-use hypervisor::cpu::Pcpu;
-use hypervisor::cpu_main::CpuMain;
-use hypervisor::domain::Ended;
 use hypervisor::domain::create::{self, Belongings};
 use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::domain::registry;
-use hypervisor::vcpu::make::{self, Arrival};
-use hypervisor::vcpu::parts::VcpuParts;
-use hypervisor::vcpu::state::VcpuState;
-use hypervisor::vcpu::{Activity, Runner, exit};
+use hypervisor::domain::vcpu_frames::VcpuParts;
+use hypervisor::domain::vcpu_state::VcpuState;
+use hypervisor::domain::{Ended, registry};
+use hypervisor::exit;
+use hypervisor::main_loop::CpuMain;
+use hypervisor::pcpu::Pcpu;
+use hypervisor::pcpu::hand_off::{self, Arrival};
+use hypervisor::runner::{Activity, Runner, make};
 use proptest::prelude::*;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -774,7 +774,7 @@ fn state_of(guest: &Guest, main: &mut CpuMain<FakeVcpu>) -> Box<VcpuState> {
 fn vcpu_starts_with_the_registers_that_it_is_given() {
     let outcome = alike(|guest| {
         let mut main = CpuMain::new(pcpu(), Scheduler::Credit2, fake);
-        make::spawn(&guest.runner.domain, 1).unwrap();
+        hand_off::spawn(&guest.runner.domain, 1).unwrap();
         let _ = main.step();
         let regs = VcpuHvmX8632 {
             ebx: 0x1234,

@@ -2,7 +2,7 @@
 //! already.
 //!
 //! All that its making takes is allocated here, so that a lack of memory is the caller's error and nothing is left behind.
-//! Its vCPUs get what they run on with [`crate::vcpu::make`].
+//! Its vCPUs get what they run on with `pcpu::hand_off`.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -28,16 +28,16 @@ use hv_hw::time;
 use hv_hw::virt::vtx::IoBitmap;
 use hv_hw::virt::{Stage2Root, TscView};
 
-use super::devices::Devices;
-use super::grants::{DEFAULT_GRANT_FRAMES, DEFAULT_MAPTRACK_FRAMES, Grants};
-use super::policies::STAGE2_BITS;
-use super::share::HeapShare;
-use super::space::Limits;
-use super::{Domain, Holds, Life, Policies};
-use crate::host::{self, host};
-use crate::memory::{self, OwnFrame, SpecialFrame, Tables};
-use crate::pinned::Pinned;
-use crate::vcpu::Vcpu;
+use crate::domain::devices::Devices;
+use crate::domain::grants::{DEFAULT_GRANT_FRAMES, DEFAULT_MAPTRACK_FRAMES, Grants};
+use crate::domain::policies::STAGE2_BITS;
+use crate::domain::share::HeapShare;
+use crate::domain::space::Limits;
+use crate::domain::vcpu::Vcpu;
+use crate::domain::{Domain, Holds, Life, Policies};
+use crate::machine::host::{self, host};
+use crate::machine::memory::{self, OwnFrame, SpecialFrame, Tables};
+use crate::machine::pinned::Pinned;
 
 /// The most vCPUs of a domain (`public/hvm/hvm_info_table.h, HVM_MAX_VCPUS`).
 pub const MAX_VCPUS: u16 = 128;

@@ -12,11 +12,11 @@ use hv_core::evtchn::{EventChannels, PeerClosed};
 use hv_hw::domain_log;
 use hv_hw::virt::VcpuHw;
 
-use super::life::{Holds, tell_toolstack};
-use super::teardown::{self, Budget};
-use super::{Domain, grants, registry, zombies};
-use crate::memory;
-use crate::pinned::Pinned;
+use crate::domain::life::{Holds, tell_toolstack};
+use crate::domain::teardown::{self, Budget};
+use crate::domain::{Domain, grants, registry};
+use crate::machine::pinned::Pinned;
+use crate::machine::{memory, zombies};
 
 /// Ports closed in one step.
 const PORTS: u32 = 256;

@@ -29,9 +29,9 @@ use hv_hw::domain_log;
 use hv_hw::sync::{RankedLock, rank};
 use hv_hw::virt::VcpuHw;
 
-use super::space::{self, SpaceError};
-use super::{Domain, registry, zombies};
-use crate::memory;
+use crate::domain::space::{self, SpaceError};
+use crate::domain::{Domain, registry};
+use crate::machine::{memory, zombies};
 
 /// Frames of a grant table where nothing else is asked for: 32768 entries.
 pub const DEFAULT_GRANT_FRAMES: u32 = 64;

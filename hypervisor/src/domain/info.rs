@@ -10,10 +10,10 @@ use guest_abi::domctl::{
 use hv_core::addr::Gfn;
 use hv_core::vcpu::runstate::RunState;
 
-use super::destroy::Death;
-use super::{Domain, Holds};
-use crate::host;
-use crate::vcpu::Vcpu;
+use crate::domain::destroy::Death;
+use crate::domain::vcpu::Vcpu;
+use crate::domain::{Domain, Holds};
+use crate::machine::host;
 
 /// `public/domctl.h, XEN_INVALID_MAX_VCPU_ID`: no vCPU was made yet.
 const NO_VCPU: u32 = u32::MAX;

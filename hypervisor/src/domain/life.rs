@@ -18,10 +18,10 @@ use hv_core::image::e820::E820Map;
 use hv_core::watchdog::Watchdogs;
 use hv_hw::domain_log;
 
-use super::specials::Specials;
-use super::{Domain, HVM_PARAMS, registry};
-use crate::host;
-use crate::vcpu::Requests;
+use crate::domain::specials::Specials;
+use crate::domain::vcpu::Requests;
+use crate::domain::{Domain, HVM_PARAMS, registry};
+use crate::machine::host;
 
 /// The most pauses that can be open at once.
 const MAX_PAUSES: u32 = 255;

@@ -10,14 +10,18 @@
 //! | `policies`, `Vcpu::account`, `Vcpu::state` | `VCPU` | what CPUID and MSRs are, run state, registers on their way |
 //!
 //! What is not behind a lock never changes, or is a single atomic word. Next: `create` for how one is made, `life` for
-//! what becomes of it, `destroy` and `teardown` for how it goes, `registry` for how it is found, [`crate::vcpu`] for what runs.
+//! what becomes of it, `destroy` and `teardown` for how it goes, `registry` for how it is found, `runner` for what runs.
 
+pub mod account;
 pub mod create;
 pub mod destroy;
 pub mod devices;
+pub mod exit_counts;
 pub mod grants;
 pub mod info;
+pub(crate) mod interrupts;
 pub mod life;
+pub(crate) mod msi;
 pub mod policies;
 pub mod registry;
 pub mod share;
@@ -25,7 +29,10 @@ pub mod soft_reset;
 pub mod space;
 pub mod specials;
 pub mod teardown;
-pub mod zombies;
+pub mod vcpu;
+pub mod vcpu_frames;
+pub mod vcpu_state;
+pub(crate) mod wallclock;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -46,9 +53,9 @@ use hv_hw::sync::{RankedLock, rank};
 use hv_hw::virt::vtx::IoBitmap;
 use hv_hw::virt::{Stage2Root, TscView};
 
-use crate::memory::{self, OwnFrame, SpecialFrame};
-use crate::pinned::Pinned;
-use crate::vcpu::Vcpu;
+use crate::domain::vcpu::Vcpu;
+use crate::machine::memory::{self, OwnFrame, SpecialFrame};
+use crate::machine::pinned::Pinned;
 use create::DomainConfig;
 use devices::Devices;
 pub use life::{Ended, Holds, Life};

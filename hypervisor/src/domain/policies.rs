@@ -6,7 +6,7 @@ use hv_core::cpuid::{CpuidOptions, CpuidPolicy, TscInfo};
 use hv_core::domid::DomId;
 use hv_core::msr::{HostMsrs, MsrPolicy};
 
-use crate::host;
+use crate::machine::host;
 
 /// 4-level EPT.
 pub const STAGE2_BITS: u8 = 48;

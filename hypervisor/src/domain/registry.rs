@@ -7,7 +7,7 @@ use core::iter;
 use hv_core::domid::DomId;
 use hv_hw::sync::{RankedLock, rank};
 
-use super::Domain;
+use crate::domain::Domain;
 
 struct Table {
     /// In ascending order of number.

@@ -7,7 +7,7 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::memory;
+use crate::machine::memory;
 
 /// Of the heap, one guest may have one part in so many.
 const ONE: usize = 8;

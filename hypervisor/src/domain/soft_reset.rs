@@ -7,8 +7,8 @@
 use hv_core::addr::PageOrder;
 use hv_hw::virt::VcpuHw;
 
-use super::Domain;
-use super::space::{self, SpaceError};
+use crate::domain::Domain;
+use crate::domain::space::{self, SpaceError};
 
 /// Forgets the places that its vCPUs registered, and puts RAM where it had its shared info: a kernel that knows nothing of
 /// that page would find a hole there. None of its vCPUs runs.

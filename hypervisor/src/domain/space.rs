@@ -2,7 +2,7 @@
 //!
 //! The order is always the same: take the entry out, flush, and only then put the frame's use. What another domain's
 //! page is mapped by holds a use of it, so the page stays while the mapping does, whatever becomes of its owner.
-//! Next: [`crate::memory`] for the accounts.
+//! Next: [`crate::machine::memory`] for the accounts.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -15,8 +15,9 @@ use hv_core::paging::flush::{FlushDone, PendingFlush};
 use hv_hw::direct_map::DirectTables;
 use hv_hw::virt::VcpuHw;
 
-use super::Domain;
-use crate::memory::{self, pool::TablePool};
+use crate::domain::Domain;
+use crate::machine::memory;
+use crate::machine::memory::pool::TablePool;
 
 /// What bounds a domain's memory.
 #[derive(Debug)]

@@ -5,9 +5,9 @@ use alloc::vec::Vec;
 
 use hv_core::addr::{Gfn, Mfn};
 
-use super::Domain;
-use super::space::SpaceError;
-use crate::memory;
+use crate::domain::Domain;
+use crate::domain::space::SpaceError;
+use crate::machine::memory;
 
 /// The places by frame.
 #[derive(Default, Debug)]

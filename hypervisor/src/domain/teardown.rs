@@ -13,9 +13,9 @@ use hv_core::paging::flush::PendingFlush;
 use hv_hw::direct_map::DirectTables;
 use hv_hw::virt::VcpuHw;
 
-use super::Domain;
-use super::space::{SpaceError, flush, put};
-use crate::memory;
+use crate::domain::Domain;
+use crate::domain::space::{SpaceError, flush, put};
+use crate::machine::memory;
 
 /// Leaves that are flushed at once.
 const BATCH: usize = 64;

@@ -5,7 +5,7 @@ use guest_abi::xen::XenctlBitmap;
 use hv_core::addr::Gva;
 use hv_hw::virt::VcpuHw;
 
-use super::Call;
+use crate::hypercall::Call;
 
 /// CPUs and nodes end well before: what lies behind is not written, and counts as zero where it is read.
 const MAX_BYTES: u32 = 1024;

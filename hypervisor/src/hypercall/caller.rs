@@ -7,10 +7,10 @@ use alloc::sync::Arc;
 use guest_abi::xen::DOMID_SELF;
 use hv_core::domid::DomId;
 
-use super::Stop;
-use super::table::Who;
 use crate::domain::{Domain, registry};
-use crate::vcpu::Runner;
+use crate::hypercall::Stop;
+use crate::hypercall::table::Who;
+use crate::runner::Runner;
 
 /// Whether the caller is among those who may.
 ///

@@ -3,8 +3,8 @@
 use guest_abi::errno::Errno;
 use hv_hw::virt::VcpuHw;
 
-use super::{Answer, Call, low};
 use crate::console;
+use crate::hypercall::{Answer, Call, low};
 
 /// Bytes moved at a time.
 const CHUNK: usize = 256;

@@ -8,7 +8,7 @@ use hv_core::cpuid::{CpuidLeaf, MAX_POLICY_LEAVES};
 use hv_core::msr::PLATFORM_INFO;
 use hv_hw::virt::VcpuHw;
 
-use super::Call;
+use crate::hypercall::Call;
 
 /// The most MSRs of a policy in release 4.17.
 pub(super) const MAX_POLICY_MSRS: usize = 2;

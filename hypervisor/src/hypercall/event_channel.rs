@@ -14,10 +14,10 @@ use hv_core::domid::DomId;
 use hv_core::evtchn::{Delivery, Error, EventChannels, Port, Sent, State, Virq};
 use hv_hw::virt::VcpuHw;
 
-use super::guest::pin;
-use super::{Answer, Call, Stop, caller};
 use crate::domain::{Domain, destroy, registry};
-use crate::pinned::Pinned;
+use crate::guest_mem::pin;
+use crate::hypercall::{Answer, Call, Stop, caller};
+use crate::machine::pinned::Pinned;
 
 /// Bits of an event word that name a port.
 const LINK_BITS: u8 = EVTCHN_FIFO_LINK_BITS.to_le_bytes()[0];

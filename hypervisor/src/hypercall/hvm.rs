@@ -14,10 +14,10 @@ use guest_abi::hvm::params::{
 };
 use hv_hw::virt::VcpuHw;
 
-use super::table::Who;
-use super::{Answer, Call, Stop, caller};
 use crate::domain::{Domain, HVM_PARAMS};
-use crate::host;
+use crate::hypercall::table::Who;
+use crate::hypercall::{Answer, Call, Stop, caller};
+use crate::machine::host;
 use hv_core::x86::FIRST_LEGAL_VECTOR;
 
 /// HVMOP_get_time.

@@ -1,12 +1,12 @@
 //! Hypercalls: number and sub-operation → handler.
 //!
 //! Route card, hypercall:
-//! - hypervisor/src/vcpu/exit/mod.rs:handle
+//! - hypervisor/src/exit/mod.rs:handle
 //! - hypervisor/src/hypercall/mod.rs:dispatch, hypervisor/src/hypercall/table.rs:find
 //! - hypervisor/src/hypercall/caller.rs:may
 //! - hypervisor/src/hypercall/event_channel.rs:send and its neighbours: copy in, decode, check, act
 //! - hypervisor/hv-core/src/evtchn/types.rs:Notify (what the rules answer)
-//! - hypervisor/src/domain/mod.rs:notify, hypervisor/src/vcpu/mod.rs:kick, back to hypervisor/src/vcpu/run.rs:run
+//! - hypervisor/src/domain/mod.rs:notify, hypervisor/src/domain/vcpu.rs:kick, back to hypervisor/src/main_loop/run_loop.rs:run
 //!
 //! A handler returns what goes to RAX, a refusal, or [`Stop::Again`]: then the guest executes the same instruction again,
 //! with its arguments moved on, after whatever else was due. No other register of the guest's changes. A caller in 32-bit
@@ -19,18 +19,15 @@ mod cpu_policy;
 mod domctl;
 mod event_channel;
 mod grant_table;
-pub mod guest;
 mod hvm;
 mod memory;
 mod multicall;
 mod narrow;
-pub mod page;
 mod physdev;
 mod platform;
 mod sched;
 mod sysctl;
 mod table;
-mod translations;
 mod vcpu_op;
 mod version;
 mod vm_assist;
@@ -39,9 +36,8 @@ use guest_abi::errno::Errno;
 use hv_core::addr::Gva;
 use hv_hw::virt::VcpuHw;
 
-use crate::cpu::Pcpu;
-use crate::vcpu::run::Next;
-use crate::vcpu::{Runner, exit};
+use crate::pcpu::Pcpu;
+use crate::runner::{Next, Runner, again};
 
 /// Why a hypercall has no result for RAX.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -142,7 +138,7 @@ fn handle_wide<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
         Err(Stop::Refused(errno)) => finish(runner, errno.to_rax()),
         // what it left to do comes first in any case
         Err(Stop::Again) => {
-            let _ = exit::again(runner, pcpu);
+            let _ = again(runner, pcpu);
         }
     }
     next

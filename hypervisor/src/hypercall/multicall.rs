@@ -12,9 +12,8 @@ use hv_core::addr::Gva;
 use hv_hw::time;
 use hv_hw::virt::VcpuHw;
 
-use super::{ARGUMENTS, Answer, Call, Stop, dispatch};
-use crate::vcpu::Activity;
-use crate::vcpu::run::Next;
+use crate::hypercall::{ARGUMENTS, Answer, Call, Stop, dispatch};
+use crate::runner::{Activity, Next};
 
 /// Entries in one go; the guest comes again for the rest.
 const BATCH: u64 = 32;

@@ -6,10 +6,9 @@
 use guest_abi::compat::Width;
 use hv_hw::virt::VcpuHw;
 
-use super::{ARGUMENTS, Call, Stop, dispatch, finish, low};
-use crate::cpu::Pcpu;
-use crate::vcpu::Runner;
-use crate::vcpu::run::Next;
+use crate::hypercall::{ARGUMENTS, Call, Stop, dispatch, finish, low};
+use crate::pcpu::Pcpu;
+use crate::runner::{Next, Runner};
 
 /// Where the arguments are: EBX, ECX, EDX, ESI, EDI.
 const NARROW_ARGUMENTS: [usize; 5] = [3, 1, 2, 6, 7];

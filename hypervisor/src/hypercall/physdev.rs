@@ -10,7 +10,7 @@ use guest_abi::physdev::{
 };
 use hv_hw::virt::VcpuHw;
 
-use super::{Answer, Call};
+use crate::hypercall::{Answer, Call};
 
 /// PHYSDEVOP_pci_device_add.
 pub(super) fn device_add<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {

@@ -8,9 +8,8 @@ use guest_abi::platform::{
 use hv_hw::virt::VcpuHw;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Answer, Call};
-use crate::irq;
-use crate::wallclock;
+use crate::domain::{interrupts, wallclock};
+use crate::hypercall::{Answer, Call};
 
 /// Serves it.
 #[inline(never)]
@@ -66,7 +65,7 @@ fn cpu_info(asked: XenpfPcpuinfo) -> XenpfPcpuinfo {
             XEN_PCPU_FLAGS_INVALID
         },
         apic_id: if is_known {
-            u32::from(irq::boot_apic_id())
+            u32::from(interrupts::boot_apic_id())
         } else {
             0
         },

@@ -9,11 +9,10 @@ use hv_core::watchdog::WatchdogError;
 use hv_core::x86::RFLAGS_IF;
 use hv_hw::virt::VcpuHw;
 
-use super::{Answer, Call};
 use crate::domain::Ended;
-use crate::host;
-use crate::vcpu::Activity;
-use crate::vcpu::run::Next;
+use crate::hypercall::{Answer, Call};
+use crate::machine::host;
+use crate::runner::{Activity, Next};
 
 /// Xen's limit too.
 const MAX_POLLED: u32 = 128;

@@ -18,9 +18,9 @@ use guest_abi::version::*;
 use guest_abi::xen::*;
 use hv_hw::virt::VcpuHw;
 
-use super::memory::{maps, physmap, reservation, resource};
-use super::{
-    Answer, Call, console_io, domctl, event_channel, grant_table, hvm, memory, multicall, physdev,
+use crate::hypercall::memory::{self, maps, physmap, reservation, resource};
+use crate::hypercall::{
+    Answer, Call, console_io, domctl, event_channel, grant_table, hvm, multicall, physdev,
     platform, sched, sysctl, vcpu_op, version, vm_assist,
 };
 

@@ -16,12 +16,12 @@ use hv_core::vcpu::{initialise, vcpu_info};
 use hv_hw::time;
 use hv_hw::virt::VcpuHw;
 
-use super::guest::pin;
-use super::{Answer, Call, low};
 use crate::domain::Ended;
-use crate::host;
-use crate::vcpu::state::VcpuState;
-use crate::vcpu::{Requests, Vcpu};
+use crate::domain::vcpu::{Requests, Vcpu};
+use crate::domain::vcpu_state::VcpuState;
+use crate::guest_mem::pin;
+use crate::hypercall::{Answer, Call, low};
+use crate::machine::host;
 
 /// VCPUOP_initialise: a state to start in, once, for a vCPU that waits for one. VCPUOP_up starts it.
 pub(super) fn initialise<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {

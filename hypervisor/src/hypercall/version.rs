@@ -14,8 +14,8 @@ use hv_core::addr::PAGE_SIZE;
 use hv_core::cpuid::XEN_VERSION;
 use hv_hw::virt::VcpuHw;
 
-use super::{Answer, Call};
-use crate::host;
+use crate::hypercall::{Answer, Call};
+use crate::machine::host;
 
 /// What stands behind the version number; the tools print it.
 const EXTRAVERSION: &str = concat!(".0-hematite", env!("CARGO_PKG_VERSION_MAJOR"));

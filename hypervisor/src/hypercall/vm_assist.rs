@@ -6,7 +6,7 @@ use guest_abi::errno::Errno;
 use guest_abi::xen::VMASST_TYPE_runstate_update_flag;
 use hv_hw::virt::VcpuHw;
 
-use super::{Answer, Call, low};
+use crate::hypercall::{Answer, Call, low};
 
 /// VMASST_CMD_enable.
 pub(super) fn enable<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {

@@ -21,14 +21,14 @@ use hv_hw::percpu::IrqsOff;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::vtx::{Caps, ExtendedState, Switches};
 use hv_hw::virt::{SEGMENT_CS, SEGMENT_LONG};
-use hypervisor::cpu::Pcpu;
 use hypervisor::domain::create::{self, Belongings, DomainConfig};
+use hypervisor::domain::vcpu_frames::VcpuParts;
 use hypervisor::domain::{Domain, Policies, registry};
-use hypervisor::host::{self, Host};
-use hypervisor::memory::{self, Tables};
-use hypervisor::vcpu::make::{self, Arrival};
-use hypervisor::vcpu::parts::VcpuParts;
-use hypervisor::vcpu::{Activity, Runner};
+use hypervisor::machine::host::{self, Host};
+use hypervisor::machine::memory::{self, Tables};
+use hypervisor::pcpu::Pcpu;
+use hypervisor::pcpu::hand_off::Arrival;
+use hypervisor::runner::{Activity, Runner, make};
 
 pub(crate) const TSC_KHZ: u32 = 2_000_000;
 /// Of a machine with 512 MiB.

@@ -12,18 +12,20 @@ use hv_hw::irq::vectors;
 use hv_hw::time::{self, hosted::Clock};
 use hv_hw::virt::fake::{Course, FakeVcpu};
 use hv_hw::virt::{GuestRegs, SystemRegs, VcpuHw, VmExit};
-use hypervisor::cpu_main::CpuMain;
+use hypervisor::domain::vcpu_frames::VcpuParts;
+use hypervisor::domain::vcpu_state::VcpuState;
 use hypervisor::domain::{Domain, Ended, Policies, grants, registry, space};
-use hypervisor::hypercall::guest::DomainMemory;
-use hypervisor::memory;
-use hypervisor::vcpu::parts::VcpuParts;
-use hypervisor::vcpu::run;
-use hypervisor::vcpu::state::VcpuState;
-use hypervisor::vcpu::{Activity, make};
+use hypervisor::guest_mem::DomainMemory;
+use hypervisor::machine::memory;
+use hypervisor::main_loop::CpuMain;
+use hypervisor::runner::Activity;
 
-use crate::common::{self, fake, guest_config, known_guest, pcpu};
+use crate::common;
+use crate::common::{fake, guest_config, known_guest, pcpu};
 use crate::random::Random;
 use crate::{calls, exits, oracle};
+use hypervisor::main_loop::run_loop;
+use hypervisor::pcpu::hand_off;
 
 /// Exits in a life.
 const EXITS: u64 = 400;
@@ -35,7 +37,7 @@ const SHARED_INFO: u64 = 62;
 
 /// An entry of a vCPU that has nothing to do: its time is over.
 fn ticking(_: u64) -> VmExit {
-    hypervisor::cpu::end_slice(0);
+    hypervisor::machine::cpus::end_slice(0);
     VmExit::TprBelowThreshold
 }
 
@@ -67,7 +69,7 @@ pub(crate) fn new_guest() -> Arc<Domain> {
     for vcpu in 0..2 {
         let state = VcpuState::starting(GuestRegs::default(), SystemRegs::default());
         domain.vcpus[vcpu].set_state(state);
-        make::spawn(&domain, vcpu).unwrap();
+        hand_off::spawn(&domain, vcpu).unwrap();
     }
     domain.unpause().unwrap();
     domain
@@ -186,7 +188,7 @@ impl Machine {
                     runner.wake(pcpu);
                 }
                 runner.activity = Activity::Ready;
-                let _ = run::run(runner, pcpu);
+                let _ = run_loop::run(runner, pcpu);
             }
             turns += 1;
             let is_again = is_call && runner.hw.rip() == rip;

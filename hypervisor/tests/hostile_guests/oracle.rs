@@ -9,10 +9,10 @@ use hv_core::p2m::P2mKind;
 use hv_hw::console::{self, HistoryStart};
 use hv_hw::direct_map::DirectTables;
 use hv_hw::virt::fake::FakeVcpu;
-use hypervisor::cpu_main::CpuMain;
 use hypervisor::domain::Domain;
 use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::memory;
+use hypervisor::machine::memory;
+use hypervisor::main_loop::CpuMain;
 
 /// Guest frames beyond all that these tests map.
 const GFN_END: u64 = 600;

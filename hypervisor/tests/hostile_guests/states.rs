@@ -11,17 +11,19 @@ use hv_core::options::Scheduler;
 use hv_hw::time::{self, hosted::Clock};
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{VcpuHw, VmExit};
-use hypervisor::cpu::Pcpu;
-use hypervisor::cpu_main::CpuMain;
 use hypervisor::domain::space;
-use hypervisor::hypercall::guest::DomainMemory;
-use hypervisor::vcpu::{Runner, exit, inject, make};
+use hypervisor::exit;
+use hypervisor::guest_mem::DomainMemory;
+use hypervisor::main_loop::CpuMain;
+use hypervisor::pcpu::Pcpu;
+use hypervisor::runner::{Runner, inject};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::common::{give_ram, known_guest, one_vcpu, pcpu};
 use crate::guests::endless;
 use crate::random::Random;
 use crate::{calls, oracle};
+use hypervisor::pcpu::hand_off;
 
 /// Guests in a life.
 const GUESTS: u64 = 8;
@@ -61,7 +63,7 @@ fn forge(random: &mut Random, toolstack: &mut Toolstack) -> bool {
     for page in 0..16 {
         space::populate(&guest, Gfn::new(page), PageOrder::SIZE_4K).unwrap();
     }
-    make::spawn(&guest, 0).unwrap();
+    hand_off::spawn(&guest, 0).unwrap();
     let _ = main.step();
     let (answer, size) = toolstack.call(&mut main, id, XEN_DOMCTL_gethvmcontext, STATE_BYTES);
     assert_eq!(answer, 0, "the state is had");

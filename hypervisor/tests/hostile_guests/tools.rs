@@ -14,19 +14,21 @@ use hv_core::options::Scheduler;
 use hv_hw::time::{self, hosted::Clock};
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{GuestRegs, SystemRegs, VcpuHw, VmExit};
-use hypervisor::cpu::Pcpu;
-use hypervisor::cpu_main::{CpuMain, Step};
 use hypervisor::domain::create::DomainConfig;
+use hypervisor::domain::vcpu_state::VcpuState;
 use hypervisor::domain::{Domain, destroy, registry};
-use hypervisor::hypercall::guest::DomainMemory;
-use hypervisor::memory;
-use hypervisor::vcpu::state::VcpuState;
-use hypervisor::vcpu::{Activity, Runner, exit, inject, make};
+use hypervisor::exit;
+use hypervisor::guest_mem::DomainMemory;
+use hypervisor::machine::memory;
+use hypervisor::main_loop::{CpuMain, Step};
+use hypervisor::pcpu::Pcpu;
+use hypervisor::runner::{Activity, Runner, inject};
 
 use crate::common::{domain, give_ram, pcpu};
 use crate::guests::{endless, new_guest};
 use crate::oracle;
 use crate::random::Random;
+use hypervisor::pcpu::hand_off;
 
 /// Calls in a life.
 const CALLS: u64 = 200;
@@ -59,7 +61,7 @@ pub(crate) fn life(seed: u64) -> [u64; 2] {
     let mut main = CpuMain::new(pcpu(), Scheduler::RoundRobin, endless);
     let state = VcpuState::starting(GuestRegs::default(), SystemRegs::default());
     host.vcpus[0].set_state(state);
-    make::spawn(&host, 0).unwrap();
+    hand_off::spawn(&host, 0).unwrap();
     let _ = host.unpause();
     let guests = [new_guest(), new_guest()];
     for _ in 0..4 {

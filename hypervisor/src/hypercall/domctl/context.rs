@@ -22,13 +22,13 @@ use hv_core::vcpu::context::{BadRecord, NoRoom, Record, Records, Stream, record_
 use hv_hw::virt::VcpuHw;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-use super::{Answer, Call, Domctl, Stop, life};
+use crate::domain::vcpu::Vcpu;
+use crate::domain::vcpu_state::VcpuState;
+use crate::domain::vcpu_state::records::MOST_MSRS;
 use crate::domain::{Domain, Policies};
-use crate::host::host;
-use crate::memory;
-use crate::vcpu::Vcpu;
-use crate::vcpu::context::MOST_MSRS;
-use crate::vcpu::state::VcpuState;
+use crate::hypercall::domctl::{Answer, Call, Domctl, Stop, life};
+use crate::machine::host::host;
+use crate::machine::memory;
 
 /// Bytes of a vCPU's records at most.
 const VCPU_BYTES: usize = record_bytes(size_of::<HvmHwCpu>())

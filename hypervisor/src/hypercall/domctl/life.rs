@@ -15,16 +15,16 @@ use hv_core::domid::DomId;
 use hv_hw::domain_log;
 use hv_hw::virt::VcpuHw;
 
-use super::{Answer, Call, Domctl, Stop};
 use crate::domain::create::{self, Belongings, DomainConfig, MAX_PORT, MAX_VCPUS};
 use crate::domain::destroy::{self, Progress};
 use crate::domain::grants::{DEFAULT_GRANT_FRAMES, DEFAULT_MAPTRACK_FRAMES, MAX_GRANT_FRAMES};
 use crate::domain::life::{Holds, PauseError};
-use crate::domain::{Domain, Ended, info as record, registry, soft_reset, space};
+use crate::domain::{Domain, Ended, info as record, registry, soft_reset, space, wallclock};
+use crate::hypercall::domctl::{Answer, Call, Domctl, Stop};
 use crate::hypercall::{caller, event_channel};
-use crate::vcpu::make;
-use crate::vcpu::run::Next;
-use crate::{host, wallclock};
+use crate::machine::host;
+use crate::pcpu::hand_off;
+use crate::runner::Next;
 
 /// PVH by hardware; the other flags ask for nothing that we do or leave.
 const FLAGS_REQUIRED: u32 = XEN_DOMCTL_CDF_hvm | XEN_DOMCTL_CDF_hap;
@@ -160,7 +160,7 @@ pub(super) fn max_vcpus<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answe
         return Err(Errno::EINVAL.into());
     }
     for index in 0..domain.vcpus.len() {
-        make::spawn(&domain, index)?;
+        hand_off::spawn(&domain, index)?;
     }
     call.next = Next::Look;
     Ok(0)

@@ -32,9 +32,9 @@ use hv_core::domid::DomId;
 use hv_hw::virt::VcpuHw;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{Answer, Call, Stop};
 use crate::domain::{Domain, registry};
-use crate::vcpu::run::Next;
+use crate::hypercall::{Answer, Call, Stop};
+use crate::runner::Next;
 
 pub(super) use life::remote_shutdown;
 

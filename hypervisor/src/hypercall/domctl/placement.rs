@@ -14,10 +14,10 @@ use hv_core::options::Scheduler;
 use hv_core::vcpu::runstate::RunState;
 use hv_hw::virt::VcpuHw;
 
-use super::{Answer, Call, Domctl, Stop, life};
+use crate::domain::vcpu::{Requests, Vcpu};
 use crate::hypercall::bitmap::{self, FIRST_BITS};
-use crate::vcpu::{Requests, Vcpu};
-use crate::{cpu, host};
+use crate::hypercall::domctl::{Answer, Call, Domctl, Stop, life};
+use crate::machine::{cpus, host};
 
 /// Which vCPU a body is about, where the domain has it and it was made.
 fn vcpu(domain: &crate::domain::Domain, number: u32) -> Result<&Vcpu, Errno> {
@@ -52,7 +52,7 @@ pub(super) fn vcpu_info(op: &mut Domctl) -> Answer {
 
 /// The CPUs that there are, as bits.
 fn online_cpus() -> u64 {
-    let spare = FIRST_BITS.saturating_sub(cpu::online());
+    let spare = FIRST_BITS.saturating_sub(cpus::online());
     u64::MAX.checked_shr(spare).unwrap_or(0)
 }
 

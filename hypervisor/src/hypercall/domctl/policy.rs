@@ -7,10 +7,10 @@ use hv_core::addr::Gva;
 use hv_core::cpuid::{CpuidLeaf, CpuidRegs, LeafRefused, MAX_POLICY_LEAVES};
 use hv_hw::virt::VcpuHw;
 
-use super::{Answer, Call, Domctl, life};
 use crate::domain::Policies;
-use crate::host::host;
 use crate::hypercall::cpu_policy::{self, MAX_POLICY_MSRS};
+use crate::hypercall::domctl::{Answer, Call, Domctl, life};
+use crate::machine::host::host;
 
 /// What err_leaf, err_subleaf and err_msr say where nothing is wrong with any.
 const NONE: u32 = u32::MAX;

@@ -8,11 +8,11 @@ use hv_core::vcpu::context;
 use hv_hw::virt::{SEGMENT_CS, SEGMENT_SS, VcpuHw};
 use zerocopy::FromZeros;
 
-use super::{Answer, Call, Domctl, Stop, life};
 use crate::domain::Domain;
-use crate::memory;
-use crate::vcpu::Vcpu;
-use crate::vcpu::state::VcpuState;
+use crate::domain::vcpu::Vcpu;
+use crate::domain::vcpu_state::VcpuState;
+use crate::hypercall::domctl::{Answer, Call, Domctl, Stop, life};
+use crate::machine::memory;
 
 /// Where the old form's general-purpose registers are in the order of their encoding.
 const GPRS: [usize; 15] = [15, 14, 13, 12, 5, 3, 11, 10, 9, 8, 0, 1, 2, 6, 7];

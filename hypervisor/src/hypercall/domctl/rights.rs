@@ -7,8 +7,8 @@ use guest_abi::domctl::{
 };
 use guest_abi::errno::Errno;
 
-use super::{Answer, Domctl};
-use crate::wallclock;
+use crate::domain::wallclock;
+use crate::hypercall::domctl::{Answer, Domctl};
 
 fn refuse_access(op: &Domctl, is_given: bool) -> Answer {
     let domain = op.domain()?;

@@ -5,8 +5,8 @@ use guest_abi::errno::Errno;
 use hv_core::addr::Gva;
 use hv_hw::virt::VcpuHw;
 
-use super::super::{Answer, low};
-use super::{Call, Stop};
+use crate::hypercall::grant_table::{Call, Stop};
+use crate::hypercall::{Answer, low};
 
 /// Elements copied at a time.
 const CHUNK: u32 = 8;

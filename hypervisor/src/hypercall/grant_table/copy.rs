@@ -4,9 +4,9 @@ use guest_abi::grant_table::{GNTST_okay, GnttabCopy};
 use hv_core::grant::{CopyRequest, GrantError};
 use hv_hw::virt::VcpuHw;
 
-use super::array::Array;
-use super::{Answer, Call};
 use crate::domain::grants;
+use crate::hypercall::grant_table::array::Array;
+use crate::hypercall::grant_table::{Answer, Call};
 
 /// Copies made in one go.
 const BATCH: u32 = 64;

@@ -5,9 +5,9 @@ use hv_core::domid::DomId;
 use hv_core::grant::{GrantError, Handle, MapRequest};
 use hv_hw::virt::VcpuHw;
 
-use super::array::Array;
-use super::{Answer, Call};
 use crate::domain::{grants, registry};
+use crate::hypercall::grant_table::array::Array;
+use crate::hypercall::grant_table::{Answer, Call};
 
 /// Mappings made in one go.
 const BATCH: u32 = 64;

@@ -9,7 +9,7 @@ mod map;
 mod table;
 mod unmap;
 
-use super::{Answer, Call, Stop, caller};
+use crate::hypercall::{Answer, Call, Stop, caller};
 
 pub(super) use copy::handle as copy;
 pub(super) use map::handle as map;

@@ -11,9 +11,9 @@ use guest_abi::grant_table::{
 use hv_core::addr::{Gfn, Gva};
 use hv_hw::virt::VcpuHw;
 
-use super::{Answer, Call, Stop, caller};
 use crate::domain::Domain;
 use crate::domain::grants::{self, NoFrame};
+use crate::hypercall::grant_table::{Answer, Call, Stop, caller};
 
 /// GNTTABOP_query_size.
 #[inline(never)]

@@ -8,9 +8,9 @@ use guest_abi::grant_table::{
 use hv_core::grant::UnmapRequest;
 use hv_hw::virt::VcpuHw;
 
-use super::array::Array;
-use super::{Answer, Call};
 use crate::domain::grants::{self, Unmapped};
+use crate::hypercall::grant_table::array::Array;
+use crate::hypercall::grant_table::{Answer, Call};
 
 /// Mappings ended in one go, with one flush.
 const BATCH: u32 = 32;

@@ -9,7 +9,7 @@ use hv_core::addr::Gva;
 use hv_core::image::e820::{E820Entry, E820Kind, E820Map};
 use hv_hw::virt::VcpuHw;
 
-use super::super::{Answer, Call, caller};
+use crate::hypercall::{Answer, Call, caller};
 
 /// Entries that a map may have (`E820MAX` of Xen and of the x86 boot protocol).
 const MAX_ENTRIES: u32 = 1024;

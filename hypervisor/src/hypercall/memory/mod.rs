@@ -20,10 +20,10 @@ use guest_abi::memory::{MEMOP_CMD_MASK, MEMOP_EXTENT_SHIFT};
 use hv_core::addr::Mfn;
 use hv_hw::virt::VcpuHw;
 
-use super::{Answer, Call, Stop};
 use crate::domain::Domain;
 use crate::domain::grants::{self, NoFrame};
 use crate::domain::space::SpaceError;
+use crate::hypercall::{Answer, Call, Stop};
 
 /// Errors of the address space as Xen numbers them.
 fn errno(error: SpaceError) -> Errno {

@@ -12,10 +12,10 @@ use guest_abi::memory::{
 use hv_core::addr::{Gfn, Gva, PageOrder};
 use hv_hw::virt::VcpuHw;
 
-use super::super::{Answer, Call, Stop, caller};
-use super::again;
 use crate::domain::{Domain, space};
-use crate::memory;
+use crate::hypercall::memory::again;
+use crate::hypercall::{Answer, Call, Stop, caller};
+use crate::machine::memory;
 
 /// Pages served in one go; the guest comes again for the rest.
 const BATCH: u64 = 64;

@@ -9,9 +9,9 @@ use guest_abi::xen::DOMID_SELF;
 use hv_core::addr::{Gfn, Gva};
 use hv_hw::virt::VcpuHw;
 
-use super::super::{Answer, Call, Stop, caller};
-use super::{again, grant_frame};
 use crate::domain::{Domain, space};
+use crate::hypercall::memory::{again, grant_frame};
+use crate::hypercall::{Answer, Call, Stop, caller};
 
 /// Frames mapped in one go; the guest comes again for the rest.
 const BATCH: u64 = 32;

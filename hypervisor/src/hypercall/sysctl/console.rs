@@ -6,8 +6,8 @@ use hv_core::addr::Gva;
 use hv_hw::console::{self, HistoryStart};
 use hv_hw::virt::VcpuHw;
 
-use super::super::{Answer, Call};
-use crate::debug_keys;
+use crate::console::debug_keys;
+use crate::hypercall::{Answer, Call};
 
 /// Bytes moved at a time, on our stack.
 const CHUNK: usize = 512;

@@ -16,10 +16,10 @@ use hv_core::cpuid::{CpuidLeaf, FEATURE_WORDS, MAX_POLICY_LEAVES};
 use hv_core::domid::DomId;
 use hv_hw::virt::VcpuHw;
 
-use super::super::{Answer, Call, cpu_policy};
-use super::put;
 use crate::domain::Policies;
-use crate::host;
+use crate::hypercall::sysctl::put;
+use crate::hypercall::{Answer, Call, cpu_policy};
+use crate::machine::host;
 
 /// Whose CPUID.
 #[derive(Clone, Copy, PartialEq, Eq)]

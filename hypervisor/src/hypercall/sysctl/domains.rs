@@ -3,9 +3,9 @@
 use guest_abi::sysctl::XenSysctlGetdomaininfolist;
 use hv_hw::virt::VcpuHw;
 
-use super::super::{Answer, Call};
-use super::put;
 use crate::domain::{info, registry};
+use crate::hypercall::sysctl::put;
+use crate::hypercall::{Answer, Call};
 
 /// XEN_SYSCTL_getdomaininfolist: up to `max_domains` domains from `first_domain` on, by ascending domid.
 ///

@@ -12,9 +12,9 @@ use hv_core::addr::PAGE_SIZE;
 
 use hv_hw::virt::VcpuHw;
 
-use super::super::{Answer, Call};
-use super::put;
-use crate::{cpu, host, memory};
+use crate::hypercall::sysctl::put;
+use crate::hypercall::{Answer, Call};
+use crate::machine::{cpus, host, memory};
 
 /// NUMA nodes.
 const NODES: u32 = 1;
@@ -24,7 +24,7 @@ const OWN_DISTANCE: u32 = 10;
 /// XEN_SYSCTL_physinfo.
 pub(super) fn physinfo<H: VcpuHw>(_: &mut Call<'_, H>, arg: &mut XenSysctlPhysinfo) -> Answer {
     let host = host::host();
-    let cpus = cpu::online();
+    let cpus = cpus::online();
     let mut hw_cap = [0; 8];
     let features = host.cpuid.feature_words(host.msrs.arch_capabilities);
     for (to, from) in hw_cap.iter_mut().zip(features) {
@@ -61,9 +61,9 @@ pub(super) fn idle_times<H: VcpuHw>(
     call: &mut Call<'_, H>,
     arg: &mut XenSysctlGetcpuinfo,
 ) -> Answer {
-    let count = arg.max_cpus.min(cpu::online());
+    let count = arg.max_cpus.min(cpus::online());
     for id in 0..count {
-        put(call, arg.info, id, &cpu::idle_ns(id))?;
+        put(call, arg.info, id, &cpus::idle_ns(id))?;
     }
     arg.nr_cpus = count;
     Ok(0)
@@ -92,7 +92,7 @@ pub(super) fn cpu_topology<H: VcpuHw>(
     call: &mut Call<'_, H>,
     arg: &mut XenSysctlCputopoinfo,
 ) -> Answer {
-    let cpus = cpu::online();
+    let cpus = cpus::online();
     if arg.cputopo == 0 {
         arg.num_cpus = cpus;
         return Ok(0);

@@ -30,7 +30,7 @@ use hv_core::addr::Gva;
 use hv_hw::virt::VcpuHw;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{Answer, Call, Stop};
+use crate::hypercall::{Answer, Call, Stop};
 
 /// Serves it.
 #[inline(never)]

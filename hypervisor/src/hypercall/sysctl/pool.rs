@@ -14,10 +14,9 @@ use hv_core::domid::DomId;
 use hv_core::options::Scheduler;
 use hv_hw::virt::VcpuHw;
 
-use super::super::{Answer, Call, bitmap};
-use crate::cpu;
 use crate::domain::registry;
-use crate::host;
+use crate::hypercall::{Answer, Call, bitmap};
+use crate::machine::{cpus, host};
 
 /// The one pool's number.
 const POOL: u32 = 0;
@@ -49,7 +48,7 @@ pub(super) fn cpupool<H: VcpuHw>(call: &mut Call<'_, H>, arg: &mut XenSysctlCpup
             arg.cpupool_id = POOL;
             arg.sched_id = scheduler_id();
             arg.n_dom = u32::try_from(registry::all().count()).unwrap_or(u32::MAX);
-            put_cpus(call, &arg.cpumap, cpu::online())
+            put_cpus(call, &arg.cpumap, cpus::online())
         }
         XEN_SYSCTL_CPUPOOL_OP_INFO => Err(Errno::ENOENT.into()),
         XEN_SYSCTL_CPUPOOL_OP_FREEINFO => put_cpus(call, &arg.cpumap, 0),
@@ -82,11 +81,11 @@ pub(super) fn scheduler<H: VcpuHw>(_: &mut Call<'_, H>, arg: &mut XenSysctlSched
     let [limit_us, ..] = &mut arg.u;
     match arg.cmd {
         XEN_SYSCTL_SCHEDOP_putinfo if *limit_us == 0 || RATE_LIMITS_US.contains(limit_us) => {
-            cpu::set_rate_limit(*limit_us);
+            cpus::set_rate_limit(*limit_us);
         }
         XEN_SYSCTL_SCHEDOP_getinfo => {}
         _ => return Err(Errno::EINVAL.into()),
     }
-    *limit_us = cpu::rate_limit_us();
+    *limit_us = cpus::rate_limit_us();
     Ok(0)
 }

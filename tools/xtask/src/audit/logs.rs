@@ -6,11 +6,7 @@ use super::source::Source;
 /// Where the rule holds.
 const GUEST_DRIVEN: &str = "hypervisor/src/";
 /// What runs before the first guest does.
-const BOOT: [&str; 3] = [
-    "hypervisor/src/start/",
-    "hypervisor/src/dom0/",
-    "hypervisor/src/dom0.rs",
-];
+const BOOT: [&str; 1] = ["hypervisor/src/boot/"];
 /// The macros of the hypervisor's own lines.
 const MACROS: [&str; 3] = ["error", "warn", "info"];
 /// What a header, or a comment before the line, says with its reason.

@@ -6,6 +6,7 @@
 mod dead;
 mod dependencies;
 mod files;
+mod layers;
 mod logs;
 mod options;
 mod routes;
@@ -39,6 +40,7 @@ pub(crate) fn run(write_ledger: bool) -> Result<()> {
     breaches.extend(routes::breaches(&root, &sources)?);
     breaches.extend(logs::breaches(&sources));
     breaches.extend(files::breaches(&sources));
+    breaches.extend(layers::breaches(&sources));
     breaches.extend(dead::breaches(&sources, &dead::assembly_words(&root)?));
     breaches.extend(options::breaches(&sources));
     breaches.extend(dependencies::breaches(&root, &sources)?);

@@ -1,0 +1,69 @@
+//! dom0: the domain that owns the machine, from its kernel's file to its first instruction.
+//!
+//! Its memory is identity-mapped, so that devices reach it without an IOMMU. In order: the kernel is unpacked, memory is
+//! planned and taken, everything is put in its place, and the vCPUs are made.
+
+mod build;
+mod initrd;
+mod kernel;
+mod memory;
+mod parts;
+
+use alloc::sync::Arc;
+
+use hv_core::cpuid::HostCpuid;
+use hv_hw::percpu::IrqsOff;
+use hv_hw::virt::vtx;
+use hv_hw::{console, time};
+
+use crate::boot::{Machine, milestone};
+use crate::domain::{Domain, create, interrupts, registry, wallclock};
+use crate::machine::host::{self, Host};
+use crate::main_loop;
+use crate::pcpu::Pcpu;
+use crate::runner::make;
+
+/// Makes dom0 and runs it.
+pub(super) fn build_and_run(machine: Machine, irqs_off: IrqsOff) -> ! {
+    record_host(&machine, &irqs_off);
+    hv_core::emulate::prepare();
+    let domain = build::dom0(&machine);
+    hand_over(&machine, &domain);
+    drop(domain);
+    create::prepare();
+    milestone("dom0 entered");
+    main_loop::run(Pcpu::new(irqs_off), machine.options.sched, make::vtx)
+}
+
+/// What the rest of the story needs to know of the machine.
+fn record_host(machine: &Machine, irqs_off: &IrqsOff) {
+    let tsc_khz = u32::try_from(time::tsc_khz()).unwrap_or(u32::MAX);
+    let cpuid = HostCpuid::read(parts::host_cpuid);
+    let msrs = parts::host_msrs();
+    let speculation = parts::speculation(&cpuid, &msrs, &machine.options);
+    vtx::defend(&speculation, irqs_off);
+    let extended = parts::extended_state(&cpuid, &speculation);
+    host::init(Host {
+        caps: machine.caps,
+        extended,
+        provides: parts::provides(&machine.caps, extended, &cpuid),
+        speculation,
+        msrs,
+        cpuid,
+        tsc_khz,
+        kept: parts::kept(machine),
+        power_off: parts::power_off(machine),
+        command_line: machine.command_line.clone(),
+        options: machine.options.clone(),
+    });
+}
+
+/// Gives dom0 what the hypervisor used until now.
+fn hand_over(machine: &Machine, domain: &Arc<Domain>) {
+    let seconds_at = host::ns_at(machine.wall_clock_tsc);
+    let _ = wallclock::set(machine.wall_clock_s, 0, seconds_at);
+    registry::add(domain.clone());
+    wallclock::tell(domain);
+    interrupts::give_lines_to(domain.clone());
+    console::release_vga();
+}

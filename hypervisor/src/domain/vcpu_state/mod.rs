@@ -1,0 +1,138 @@
+//! The registers of a vCPU on their way between its CPU and a toolstack.
+//!
+//! Nobody but its CPU touches a vCPU that runs. Who wants its registers, or wants them changed, leaves a request and the
+//! new registers in the vCPU's box; its CPU answers before the vCPU runs again.
+
+pub mod records;
+
+use alloc::boxed::Box;
+
+use guest_abi::hvm::save::{HvmHwCpu, HvmHwLapic};
+use hv_core::cpuid::CpuidPolicy;
+use hv_core::device::lapic::LapicPage;
+use hv_core::msr::MsrState;
+use hv_core::vcpu::context::BadRecord;
+use hv_hw::virt::{GuestRegs, SwitchedRegs, SystemRegs, VcpuMsr};
+
+use super::vcpu::{Requests, Vcpu};
+
+/// Registers that the hardware keeps beside [`SystemRegs`], in the order of [`VcpuState::msrs`].
+pub const KEPT_MSRS: [VcpuMsr; 6] = [
+    VcpuMsr::Pat,
+    VcpuMsr::DebugCtl,
+    VcpuMsr::SysenterCs,
+    VcpuMsr::SysenterEsp,
+    VcpuMsr::SysenterEip,
+    VcpuMsr::SpecCtrl,
+];
+/// Index of IA32_PAT in [`VcpuState::msrs`].
+pub const KEPT_PAT: usize = 0;
+/// Index of IA32_SYSENTER_CS in [`VcpuState::msrs`].
+pub const KEPT_SYSENTER_CS: usize = 2;
+/// Index of IA32_SYSENTER_ESP in [`VcpuState::msrs`].
+pub const KEPT_SYSENTER_ESP: usize = 3;
+/// Index of IA32_SYSENTER_EIP in [`VcpuState::msrs`].
+pub const KEPT_SYSENTER_EIP: usize = 4;
+/// Index of IA32_SPEC_CTRL in [`VcpuState::msrs`].
+pub const KEPT_SPEC_CTRL: usize = 5;
+/// IA32_PAT after reset.
+const RESET_PAT: u64 = 0x0007_0406_0007_0406;
+
+/// What a toolstack reads and sets of a vCPU.
+#[derive(Clone, Debug)]
+pub struct VcpuState {
+    /// General-purpose registers.
+    pub regs: GuestRegs,
+    /// Control registers, EFER, segments, tables, RIP, RSP, RFLAGS, DR7.
+    pub system: SystemRegs,
+    /// The registers of [`KEPT_MSRS`].
+    pub msrs: [u64; KEPT_MSRS.len()],
+    /// MSRs that are kept in software: MTRRs.
+    pub msr_state: MsrState,
+    /// What moves with the vCPU: extended state, debug registers, CR2, MSRs of system calls.
+    pub switched: SwitchedRegs,
+    /// The local APIC; `None` leaves it as it is.
+    pub lapic: Option<(HvmHwLapic, Box<LapicPage>)>,
+    /// XCR0.
+    pub xcr0: u64,
+    /// It may run: false for one that waits.
+    pub is_up: bool,
+    /// It waits for VCPUOP_up, which may have come already, where it may not run yet; else for INIT and STARTUP.
+    pub is_initialised: bool,
+}
+
+impl VcpuState {
+    /// A vCPU that starts with these, all else as after reset.
+    #[must_use]
+    pub fn starting(regs: GuestRegs, system: SystemRegs) -> Self {
+        Self {
+            regs,
+            system,
+            msrs: [RESET_PAT, 0, 0, 0, 0, 0],
+            msr_state: MsrState::RESET,
+            switched: SwitchedRegs::reset(),
+            lapic: None,
+            xcr0: 1,
+            is_up: true,
+            is_initialised: false,
+        }
+    }
+
+    /// A vCPU that will start with the registers of `record` when VCPUOP_up lets it.
+    ///
+    /// # Errors
+    /// [`BadRecord`] where no vCPU of a domain with this CPUID can have them.
+    pub fn initialised(record: &HvmHwCpu, cpuid: &CpuidPolicy) -> Result<Self, BadRecord> {
+        let mut state = Self::starting(GuestRegs::default(), SystemRegs::default());
+        state.take_cpu(record, cpuid)?;
+        state.is_up = false;
+        state.is_initialised = true;
+        Ok(state)
+    }
+}
+
+/// A vCPU's box.
+#[derive(Debug, Default)]
+pub struct StateBox {
+    pub(crate) to_load: Option<Box<VcpuState>>,
+    pub(crate) saved: Option<Box<VcpuState>>,
+}
+
+impl Vcpu {
+    /// Has the vCPU go on with `state`, in place of what it has.
+    pub fn set_state(&self, state: VcpuState) {
+        {
+            let mut at = self.state.lock();
+            at.to_load = Some(Box::new(state));
+            at.saved = None;
+        }
+        self.request(Requests::LOAD_STATE);
+    }
+
+    /// Its registers, where its CPU has answered; else `None`, and it has been asked. The answer is of use while the vCPU
+    /// stands still.
+    #[must_use]
+    pub fn take_state(&self) -> Option<Box<VcpuState>> {
+        let saved = self.state.lock().saved.take();
+        if saved.is_none() {
+            self.request(Requests::SAVE_STATE);
+        }
+        saved
+    }
+
+    /// Puts a state back that [`Vcpu::take_state`] gave, until others have answered too.
+    pub fn put_back(&self, state: Box<VcpuState>) {
+        self.state.lock().saved = Some(state);
+    }
+
+    /// Drops the answer that nobody took: the vCPU may run from now on, and the answer would be of the past.
+    pub fn forget_saved(&self) {
+        let saved = self.state.lock().saved.take();
+        drop(saved);
+    }
+
+    /// Drops what is in the box.
+    pub fn forget_state(&self) {
+        *self.state.lock() = StateBox::default();
+    }
+}

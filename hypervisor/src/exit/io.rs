@@ -1,0 +1,191 @@
+//! Port accesses that exit: few of dom0's, all of a guest's.
+
+use hv_core::addr::PAGE_BYTES;
+use hv_core::device::pci::{Bdf, ConfigSpace, PciEffect};
+use hv_core::device::ports::{self, PortOwner};
+use hv_core::walk::{self, Access};
+use hv_core::x86::RFLAGS_DF;
+use hv_hw::console::log::GuestLog;
+use hv_hw::virt::{Event, IoExit, StringIo, VcpuHw};
+use hv_hw::{pci, port};
+
+use crate::domain::Domain;
+use crate::domain::devices::Devices;
+use crate::exit::done;
+use crate::guest_mem::DomainMemory;
+use crate::pcpu::Pcpu;
+use crate::runner::{Next, Runner, again, raise};
+use crate::{console, power};
+
+const DEBUG_CONSOLE: u16 = 0xE9;
+
+/// Answers it.
+pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, access: IoExit) -> Next {
+    if let Some(string) = access.string {
+        return string_io((runner, pcpu), access, string);
+    }
+    if access.is_in {
+        let value = read(&runner.domain, access.port, access.size);
+        let mask = u64::from(ports::all_ones(access.size));
+        let regs = runner.hw.regs();
+        // a 32-bit result clears the upper half of RAX, smaller ones keep the rest
+        let kept = if access.size == 4 {
+            0
+        } else {
+            regs.rax() & !mask
+        };
+        regs.set_rax(kept | (u64::from(value) & mask));
+    } else {
+        #[expect(clippy::cast_possible_truncation, reason = "OUT takes EAX")]
+        let value = runner.hw.regs().rax() as u32 & ports::all_ones(access.size);
+        write(&runner.domain, access.port, access.size, value);
+    }
+    done(runner)
+}
+
+fn read(domain: &Domain, port: u16, size: u8) -> u32 {
+    match domain.ports.owner(port, size) {
+        PortOwner::DebugConsole => u32::from(DEBUG_CONSOLE.to_le_bytes()[0]),
+        PortOwner::PciConfig => {
+            let mut devices = domain.devices.lock();
+            devices.pci.as_mut().map_or(ports::all_ones(size), |pci| {
+                pci.read_port(port, size, &mut Machine)
+            })
+        }
+        PortOwner::Pm1Control | PortOwner::Reset | PortOwner::Hardware if domain.is_hardware => {
+            port::read(port, size)
+        }
+        _ => ports::all_ones(size),
+    }
+}
+
+fn write(domain: &Domain, port: u16, size: u8, value: u32) {
+    match domain.ports.owner(port, size) {
+        PortOwner::DebugConsole => console::guest_debug(domain, &[value.to_le_bytes()[0]]),
+        PortOwner::PciConfig => configure(domain, port, size, value),
+        PortOwner::Pm1Control if domain.is_hardware => {
+            power::sleep_requested(&domain.log, port, size, value);
+        }
+        PortOwner::Reset if domain.is_hardware => power::reset_requested(port, size, value),
+        PortOwner::Hardware if domain.is_hardware => port::write(port, size, value),
+        _ => {}
+    }
+}
+
+/// The machine's own configuration space.
+struct Machine;
+
+impl ConfigSpace for Machine {
+    fn read(&mut self, function: Bdf, offset: u8, size: u8) -> u32 {
+        pci::read(function.0, offset, size)
+    }
+    fn write(&mut self, function: Bdf, offset: u8, size: u8, value: u32) {
+        pci::write(function.0, offset, size, value);
+    }
+}
+
+fn configure(domain: &Domain, port: u16, size: u8, value: u32) {
+    let mut devices = domain.devices.lock();
+    let Some(pci) = devices.pci.as_mut() else {
+        return;
+    };
+    let effect = pci.write_port(port, size, value, &mut Machine);
+    settle((&mut devices, &domain.log), effect);
+}
+
+/// Answers a load from configuration space in memory.
+pub(super) fn read_config(devices: &mut Devices, (function, offset): (Bdf, u16), size: u8) -> u32 {
+    devices.pci.as_mut().map_or(u32::MAX, |pci| {
+        pci.read_memory(function, offset, size, &mut Machine)
+    })
+}
+
+/// Performs a store to it.
+pub(super) fn write_config(
+    (devices, log): (&mut Devices, &GuestLog),
+    (function, offset): (Bdf, u16),
+    size: u8,
+    value: u32,
+) {
+    if let Some(pci) = devices.pci.as_mut() {
+        let effect = pci.write_memory((function, offset, size), value, &mut Machine);
+        settle((devices, log), effect);
+    }
+}
+
+fn settle((devices, log): (&mut Devices, &GuestLog), effect: PciEffect) {
+    match effect {
+        PciEffect::None => {}
+        PciEffect::MsiRouted(function, message) => {
+            crate::domain::msi::route((devices, log), function, message, &mut Machine);
+        }
+        PciEffect::MsiOff(function) => crate::domain::msi::release(devices, function),
+    }
+}
+
+/// INS and OUTS: only to the debug console, which old kernels print on with REP OUTSB, a page at most at a time. A process
+/// that was given the port reads what it may read.
+fn string_io<H: VcpuHw>(
+    (runner, pcpu): (&mut Runner<H>, &mut Pcpu),
+    access: IoExit,
+    string: StringIo,
+) -> Next {
+    let is_served = access.port == DEBUG_CONSOLE
+        && access.size == 1
+        && !access.is_in
+        && runner.hw.rflags() & RFLAGS_DF == 0;
+    if !is_served {
+        return raise(runner, Event::PROTECTION);
+    }
+    let wanted = if string.is_rep {
+        runner.hw.regs().rcx()
+    } else {
+        1
+    };
+    let count = usize::try_from(wanted)
+        .unwrap_or(usize::MAX)
+        .min(PAGE_BYTES);
+    let access = match runner.hw.cpl() {
+        3 => Access::UserRead,
+        _ => Access::Read,
+    };
+    let mut text = [0; 128];
+    let mut copied = 0;
+    while copied < count {
+        let part = (count - copied).min(text.len());
+        let from = hv_core::addr::Gva::new(string.linear.as_u64().wrapping_add(copied as u64));
+        let mode = runner.paging_mode();
+        let is_copied = {
+            let memory = DomainMemory::lock(&runner.domain, &runner.memo);
+            walk::copy_in(&memory, &mode, from, access, &mut text[..part]).is_ok()
+        };
+        if !is_copied {
+            break;
+        }
+        console::guest_debug(&runner.domain, &text[..part]);
+        copied += part;
+    }
+    advance((runner, pcpu), string, copied as u64, wanted)
+}
+
+/// Moves the registers on; the instruction goes on where it has not finished.
+fn advance<H: VcpuHw>(
+    (runner, pcpu): (&mut Runner<H>, &mut Pcpu),
+    string: StringIo,
+    copied: u64,
+    wanted: u64,
+) -> Next {
+    let regs = runner.hw.regs();
+    regs.set_rsi(regs.rsi().wrapping_add(copied));
+    if string.is_rep {
+        regs.set_rcx(wanted.wrapping_sub(copied));
+    }
+    if copied == 0 && wanted != 0 {
+        return raise(runner, Event::PROTECTION);
+    }
+    if copied < wanted {
+        again(runner, pcpu)
+    } else {
+        done(runner)
+    }
+}

@@ -1,0 +1,176 @@
+//! Emulated memory-mapped registers: dom0's I/O APICs, and its PCI configuration space. Everything else reads as all ones and
+//! ignores writes. An access that is none of an instruction's operands, or an instruction that is not emulated, gets #GP, as
+//! with Xen: what a guest executes is no reason for its end.
+
+use hv_core::addr::{Gpa, Gva};
+use hv_core::emulate::{CodeSize, CpuView, Gprs, MmioInsn, SegmentBases};
+use hv_core::walk::{self, Access};
+use hv_hw::domain_log;
+use hv_hw::virt::{Event, SEGMENT_CS, Stage2Access, Stage2Fault, VcpuHw};
+
+use crate::domain::interrupts;
+use crate::exit::{io, stage2};
+use crate::guest_mem::DomainMemory;
+use crate::pcpu::Pcpu;
+use crate::runner::{Next, Runner, again, raise};
+
+/// Longest instruction, in bytes.
+const MAX_INSTRUCTION: usize = 15;
+const CS_BIG: u32 = 1 << 14;
+
+/// Emulates the access that faulted.
+pub(super) fn handle<H: VcpuHw>(
+    runner: &mut Runner<H>,
+    pcpu: &mut Pcpu,
+    fault: Stage2Fault,
+) -> Next {
+    let Some(instruction) = instruction_of(runner, fault) else {
+        return refuse(runner, fault);
+    };
+    let read = if instruction.reads() {
+        read(runner, fault.gpa, instruction.size)
+    } else {
+        0
+    };
+    let mut gprs = registers(runner);
+    let mut rflags = runner.hw.rflags();
+    if let Some(value) = instruction.finish(read, &mut gprs, &mut rflags) {
+        write(runner, fault.gpa, instruction.size, value);
+    }
+    let old_rsp = runner.hw.rsp();
+    runner.hw.regs().gpr = gprs.0;
+    if gprs.0[4] != old_rsp {
+        runner.hw.set_rsp(gprs.0[4]);
+    }
+    runner.hw.set_rflags(rflags);
+    if instruction.repeats(&gprs) {
+        return again(runner, pcpu);
+    }
+    runner.hw.skip_bytes(instruction.len);
+    Next::Resume
+}
+
+/// The instruction of whose operand the access was; `None` where it was of none, or of one that is not emulated.
+fn instruction_of<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> Option<MmioInsn> {
+    const NOT_AN_OPERANDS: Stage2Access = Stage2Access::FETCH
+        .union(Stage2Access::WALK)
+        .union(Stage2Access::PRESENT);
+    // in an event's delivery, the instruction at RIP has not begun
+    if runner.interrupted.is_some() || fault.access.intersects(NOT_AN_OPERANDS) {
+        return None;
+    }
+    let instruction = decode(runner)?;
+    // another address is another operand's, or another vCPU has changed the code since
+    (fault.linear == Some(instruction.gva)).then_some(instruction)
+}
+
+/// Raises #GP. In an event's delivery it becomes a double fault where that is due, and in the end a triple fault.
+#[cold]
+fn refuse<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> Next {
+    let during = match runner.interrupted {
+        Some(_) => "an event's delivery",
+        None => "an instruction that is not emulated",
+    };
+    let (id, rip) = (runner.vcpu().id, runner.hw.rip());
+    domain_log!(
+        runner.domain.log,
+        Warning,
+        "{id}: access to {} by {during} at {rip:#x}: #GP",
+        fault.gpa
+    );
+    raise(runner, Event::PROTECTION)
+}
+
+fn registers<H: VcpuHw>(runner: &mut Runner<H>) -> Gprs {
+    let rsp = runner.hw.rsp();
+    let mut gprs = runner.hw.regs().gpr;
+    gprs[4] = rsp;
+    Gprs(gprs)
+}
+
+/// Fetches the instruction and decodes it; `None` where that fails.
+fn decode<H: VcpuHw>(runner: &mut Runner<H>) -> Option<MmioInsn> {
+    let system = runner.hw.system();
+    let code = system.segments[SEGMENT_CS];
+    let code_size = if runner.hw.is_64_bit() {
+        CodeSize::Bits64
+    } else if code.access & CS_BIG != 0 {
+        CodeSize::Bits32
+    } else {
+        CodeSize::Bits16
+    };
+    let bases = core::array::from_fn(|index| system.segments[index].base);
+    let view = CpuView {
+        code_size,
+        rip: system.rip,
+        gprs: registers(runner),
+        bases: SegmentBases(bases),
+    };
+    let base = if code_size == CodeSize::Bits64 {
+        0
+    } else {
+        code.base
+    };
+    let start = Gva::new(base.wrapping_add(system.rip));
+    let mut bytes = [0; MAX_INSTRUCTION];
+    let length = fetch(runner, start, &mut bytes);
+    MmioInsn::decode(bytes.get(..length)?, &view).ok()
+}
+
+/// Copies as much of an instruction as is mapped: it may end right before a page that is not.
+fn fetch<H: VcpuHw>(runner: &Runner<H>, start: Gva, to: &mut [u8]) -> usize {
+    let memory = DomainMemory::lock(&runner.domain, &runner.memo);
+    let mode = runner.paging_mode();
+    if walk::copy_in(&memory, &mode, start, Access::Read, to).is_ok() {
+        return to.len();
+    }
+    let in_page = (4096 - start.page_offset()).min(to.len());
+    let part = to.get_mut(..in_page).expect("no longer than the buffer");
+    if walk::copy_in(&memory, &mode, start, Access::Read, part).is_ok() {
+        in_page
+    } else {
+        0
+    }
+}
+
+fn read<H: VcpuHw>(runner: &mut Runner<H>, gpa: Gpa, size: u8) -> u64 {
+    let mut devices = runner.domain.devices.lock();
+    if let Some(place) = devices.config_at(gpa) {
+        return u64::from(io::read_config(&mut devices, place, size));
+    }
+    match devices.ioapic_at(gpa) {
+        Some((ioapic, offset)) if size == 4 => u64::from(ioapic.chip.read(offset)),
+        Some(_) => u64::MAX,
+        None => {
+            drop(devices);
+            stage2::nothing_there(runner, gpa);
+            u64::MAX
+        }
+    }
+}
+
+fn write<H: VcpuHw>(runner: &mut Runner<H>, gpa: Gpa, size: u8, value: u64) {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "devices take 4 bytes at most"
+    )]
+    let word = value as u32;
+    let mut devices = runner.domain.devices.lock();
+    if let Some(place) = devices.config_at(gpa) {
+        return io::write_config((&mut devices, &runner.domain.log), place, size, word);
+    }
+    match devices.ioapic_at(gpa) {
+        Some((ioapic, offset)) if size == 4 => {
+            let effect = ioapic.chip.write(offset, word);
+            let first_gsi = ioapic.first_gsi;
+            if let Some(effect) = effect {
+                interrupts::apply(first_gsi, effect);
+            }
+        }
+        Some(_) => {}
+        None => {
+            drop(devices);
+            stage2::nothing_there(runner, gpa);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What came out of the guest: one match, one line an arm; a file per reason.
+
+pub mod apic;
+pub(super) mod control;
+mod cpuid;
+mod io;
+mod mmio;
+mod msr;
+mod stage2;
+mod task;
+
+use hv_hw::domain_log;
+use hv_hw::virt::{Event, VcpuHw, VmExit, Window};
+
+use crate::domain::Ended;
+use crate::pcpu::{Pcpu, irq};
+use crate::runner::crash::{die, triple_fault};
+use crate::runner::{Activity, Next, Runner, raise};
+use crate::{hypercall, power};
+use hv_core::x86::RFLAGS_IF;
+
+/// Does what the exit asks for. The two reasons that guests choose most are part of the run loop, where the decoded reason
+/// is known without a look at it; the others share a function.
+#[inline(always)]
+pub fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: VmExit) -> Next {
+    match exit {
+        VmExit::Hypercall => {
+            runner.vcpu.counts.count(&VmExit::Hypercall);
+            hypercall::handle(runner, pcpu)
+        }
+        VmExit::Cpuid => {
+            runner.vcpu.counts.count(&VmExit::Cpuid);
+            cpuid::handle(runner)
+        }
+        other => handle_other(runner, pcpu, other),
+    }
+}
+
+#[inline(never)]
+fn handle_other<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: VmExit) -> Next {
+    runner.vcpu.counts.count(&exit);
+    // an instruction that exits is in no event's delivery: the two above need not look
+    runner.interrupted = runner.hw.take_interrupted_event();
+    if runner.interrupted.is_some() {
+        // it is delivered again, and may be interrupted again
+        pcpu.patience.end();
+    }
+    match exit {
+        VmExit::Hypercall | VmExit::Cpuid => unreachable!("handled in the run loop"),
+        VmExit::ExternalInterrupt(vector) => {
+            irq::handle(pcpu, vector);
+            Next::Resume
+        }
+        VmExit::Hlt => halt(runner),
+        VmExit::Rdmsr => msr::read(runner),
+        VmExit::Wrmsr => msr::write(runner, pcpu),
+        VmExit::Io(access) => io::handle(runner, pcpu, access),
+        VmExit::Stage2Fault(fault) => stage2::handle(runner, pcpu, fault),
+        VmExit::Eoi(vector) => apic::eoi_exit(runner, vector),
+        VmExit::ApicWrite(offset) => apic::write_exit(runner, pcpu, offset),
+        VmExit::ControlWrite { register, value } => control::write(runner, register, value),
+        VmExit::Cr8Read { destination } => control::read_cr8(runner, destination),
+        VmExit::Xsetbv => control::xsetbv(runner),
+        VmExit::InterruptWindow => close_window(runner, Window::Interrupt),
+        VmExit::NmiWindow => close_window(runner, Window::Nmi),
+        VmExit::Exception { vector, error, .. } => exception(runner, vector, error),
+        VmExit::TaskSwitch(switch) => task::handle(runner, switch),
+        VmExit::CacheFlush => cache_flush(runner),
+        VmExit::Undefined(_) => raise(runner, Event::UNDEFINED),
+        VmExit::PauseLoop => pause_loop(runner),
+        VmExit::Nmi
+        | VmExit::TprBelowThreshold
+        | VmExit::BusLock
+        | VmExit::InstructionTimeout
+        | VmExit::Nothing => Next::Resume,
+        VmExit::HostReset => power::machine_is_reset(),
+        VmExit::TripleFault => triple_fault(runner),
+        VmExit::Broken {
+            reason,
+            qualification,
+        } => broken(runner, reason, qualification),
+    }
+}
+
+/// HLT: waits for an interrupt. With interrupts off on every vCPU of a domain, none can come: it has switched itself off.
+fn halt<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
+    runner.hw.skip_instruction();
+    let can_be_woken = runner.hw.rflags() & RFLAGS_IF != 0;
+    if !can_be_woken && !runner.nmi_pending {
+        runner.activity = Activity::Down;
+        runner
+            .vcpu()
+            .is_up
+            .store(false, core::sync::atomic::Ordering::Release);
+        if runner.domain.is_every_vcpu_down() {
+            runner
+                .domain
+                .end(Ended::PowerOff, "HLT with interrupts off on its last vCPU");
+        }
+        return Next::Yield;
+    }
+    if runner.has_something_to_deliver() {
+        return Next::Resume;
+    }
+    runner.activity = Activity::Halted;
+    Next::Resume
+}
+
+fn close_window<H: VcpuHw>(runner: &mut Runner<H>, window: Window) -> Next {
+    runner.hw.want_window(window, false);
+    Next::Resume
+}
+
+/// #DB and #AC go on to the guest; they exit only so that one that raises the next in its own delivery comes out of the CPU,
+/// which would go on for ever, and past the run loop's look at the host's interrupts. #MC is the host's.
+fn exception<H: VcpuHw>(runner: &mut Runner<H>, vector: u8, error: Option<u32>) -> Next {
+    const MACHINE_CHECK: u8 = 18;
+    if vector == MACHINE_CHECK {
+        hv_hw::cpu::machine_check();
+    }
+    raise(runner, Event::Exception { vector, error })
+}
+
+/// INVD must not be carried out: it would drop others' writes. Both are served by writing back.
+fn cache_flush<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
+    if runner.domain.is_hardware {
+        hv_hw::insn::wbinvd();
+    }
+    runner.hw.skip_instruction();
+    Next::Resume
+}
+
+/// The vCPU spins until another of its domain has done something: others run first.
+fn pause_loop<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
+    runner.hw.skip_instruction();
+    Next::Yield
+}
+
+fn broken<H: VcpuHw>(runner: &mut Runner<H>, reason: u32, qualification: u64) -> Next {
+    let id = runner.vcpu().id;
+    domain_log!(
+        runner.domain.log,
+        Error,
+        "{id}: unexpected VM exit {reason:#x}, qualification {qualification:#x}"
+    );
+    die(runner)
+}
+
+/// Steps over the instruction and goes on.
+#[inline]
+pub fn done<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
+    runner.hw.skip_instruction();
+    Next::Resume
+}

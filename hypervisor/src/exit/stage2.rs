@@ -1,0 +1,135 @@
+//! An access that the second-stage tables do not allow: a device's memory on first touch, a register that is emulated,
+//! or nothing.
+
+use hv_core::addr::{Gfn, Gpa, Mfn, MfnRange};
+use hv_core::p2m::{P2m, P2mError};
+use hv_hw::direct_map::DirectTables;
+use hv_hw::virt::{Stage2Access, Stage2Fault, VcpuHw};
+use hv_hw::{domain_log, guest_log, sync::RankedGuard, sync::rank};
+
+use crate::exit::mmio;
+use crate::machine::host;
+use crate::pcpu::Pcpu;
+use crate::runner::crash::die;
+use crate::runner::{Next, Runner, retry};
+
+/// What a guest frame turned out to be.
+enum Answer {
+    /// It is there now: try again.
+    Retry,
+    /// The access has to be emulated.
+    Emulate,
+    /// There is no memory for the tables.
+    OutOfMemory,
+}
+
+/// Answers it.
+pub(super) fn handle<H: VcpuHw>(
+    runner: &mut Runner<H>,
+    pcpu: &mut Pcpu,
+    fault: Stage2Fault,
+) -> Next {
+    match answer(runner, fault) {
+        Answer::Retry => retry(pcpu),
+        Answer::Emulate => mmio::handle(runner, pcpu, fault),
+        Answer::OutOfMemory => {
+            domain_log!(
+                runner.domain.log,
+                Error,
+                "{}: no memory left for its second-stage tables",
+                runner.domain.id
+            );
+            die(runner)
+        }
+    }
+}
+
+fn answer<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> Answer {
+    let gfn = Gfn::containing(fault.gpa);
+    let domain = runner.domain.clone();
+    let mut p2m = domain.p2m.lock();
+    if fault.access.contains(Stage2Access::FETCH) && fault.access.contains(Stage2Access::PRESENT) {
+        return allow_fetch(runner, &mut p2m, gfn);
+    }
+    if p2m.lookup(&DirectTables, gfn).is_some() {
+        // what was not there for the CPU may be there by now: another vCPU was first
+        return if fault.access.contains(Stage2Access::PRESENT) {
+            Answer::Emulate
+        } else {
+            Answer::Retry
+        };
+    }
+    if !domain.is_hardware || !is_device_memory(fault.gpa) {
+        return Answer::Emulate;
+    }
+    let block = device_block(gfn);
+    match p2m.insert_device_around((&mut DirectTables, &mut domain.limits.tables()), gfn, block) {
+        Ok(flush) => {
+            let _ = flush.completed();
+            Answer::Retry
+        }
+        Err(P2mError::OutOfTables(flush)) => {
+            let _ = flush.completed();
+            Answer::OutOfMemory
+        }
+        Err(P2mError::Occupied | P2mError::OutOfRange) => Answer::Emulate,
+    }
+}
+
+/// Large leaves are not executable on some CPUs, and are split where code turns out to be (CVE-2018-12207).
+fn allow_fetch<H: VcpuHw>(
+    runner: &mut Runner<H>,
+    p2m: &mut RankedGuard<'_, P2m, { rank::P2M }>,
+    gfn: Gfn,
+) -> Answer {
+    let limits = &runner.domain.limits;
+    match p2m.allow_execute((&mut DirectTables, &mut limits.tables()), gfn) {
+        Ok(Some(flush)) => {
+            runner.hw.flush_stage2(runner.domain.stage2);
+            let _ = flush.completed();
+            Answer::Retry
+        }
+        Ok(None) => Answer::Emulate,
+        Err(_) => Answer::OutOfMemory,
+    }
+}
+
+/// True where the machine has, at that address, neither RAM nor anything that the hypervisor keeps.
+fn is_device_memory(gpa: Gpa) -> bool {
+    let mfn = Mfn::new(Gfn::containing(gpa).as_u64());
+    !kept().iter().any(|kept| kept.contains(mfn)) && !crate::machine::memory::table().is_ram(mfn)
+}
+
+/// Devices that dom0 must not reach: APICs, and configuration space in memory.
+fn kept() -> &'static [MfnRange] {
+    &host::host().kept
+}
+
+/// The largest run of device memory around `gfn`, within 1 GiB, that one leaf may map.
+fn device_block(gfn: Gfn) -> MfnRange {
+    use hv_core::addr::PageOrder;
+    let table = crate::machine::memory::table();
+    for order in [PageOrder::SIZE_1G, PageOrder::SIZE_2M] {
+        let start = gfn.align_down(order);
+        let block = MfnRange::new(
+            Mfn::new(start.as_u64()),
+            Mfn::new(start.as_u64() + order.frames()),
+        );
+        let is_clear = !table.has_ram(block) && !kept().iter().any(|kept| kept.overlaps(block));
+        if is_clear {
+            return block;
+        }
+    }
+    let mfn = Mfn::new(gfn.as_u64());
+    MfnRange::new(mfn, mfn + 1)
+}
+
+/// A guest that touches what is not there learns nothing and disturbs nobody.
+pub(super) fn nothing_there<H: VcpuHw>(runner: &Runner<H>, gpa: Gpa) {
+    guest_log!(
+        runner.domain.log,
+        Warning,
+        "{}: access to {gpa}, where nothing is",
+        runner.vcpu().id
+    );
+}

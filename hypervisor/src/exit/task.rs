@@ -1,0 +1,171 @@
+//! A hardware task switch, which VMX leaves to us; the rules are `hv_core::vcpu::task`'s.
+
+use hv_core::addr::Gva;
+use hv_core::vcpu::task::{self, TaskFault, TaskMemory, TaskRegs, TaskSource};
+use hv_core::walk::{self, Access, PagingMode, WalkFault};
+use hv_hw::virt::{ControlRegister, Event, Segment, SystemRegs, TaskSwitch, VcpuHw};
+
+use crate::exit::{Next, Runner};
+use crate::guest_mem::DomainMemory;
+use crate::runner::{pdptes, raise};
+
+const EFER_LMA: u64 = 1 << 10;
+const DEBUG: u8 = 1;
+const PAGE_FAULT: u8 = 14;
+const PROTECTION: u8 = 13;
+/// DR6.BT.
+const TASK_TRAP: u64 = 1 << 15;
+
+/// Carries it out. An event by whose gate it came has then been delivered.
+pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, exit: TaskSwitch) -> Next {
+    let system = runner.hw.system();
+    if system.efer & EFER_LMA != 0 {
+        // the CPU raises this itself: there are no tasks in long mode
+        return raise(runner, Event::PROTECTION);
+    }
+    let event = runner.interrupted.take();
+    let before = gather(runner, &system, goes_on(system.rip, exit, event));
+    let mut regs = before;
+    let mut memory = Linear {
+        runner,
+        mode: runner.paging_mode(),
+    };
+    let source = match (exit.source, event) {
+        (TaskSource::Gate(_), Some(Event::Exception { error, .. })) => TaskSource::Gate(error),
+        (source, _) => source,
+    };
+    let outcome = task::switch(&mut regs, &mut memory, exit.selector, source);
+    let is_in_new_task = regs != before;
+    if is_in_new_task {
+        enter(runner, system, &regs);
+    } else {
+        runner.interrupted = event;
+    }
+    match outcome {
+        Ok(()) => Next::Resume,
+        Err(fault) => fail(runner, fault),
+    }
+}
+
+/// Where the old task goes on: behind the instruction that brought the switch about, or where the event came.
+fn goes_on(rip: u64, exit: TaskSwitch, event: Option<Event>) -> u32 {
+    let length = match (exit.source, event) {
+        (TaskSource::Gate(_), Some(Event::Software { length, .. })) => length,
+        (TaskSource::Gate(_), _) => 0,
+        _ => exit.length,
+    };
+    low(rip).wrapping_add(u32::from(length))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "32-bit code")]
+const fn low(value: u64) -> u32 {
+    value as u32
+}
+
+fn gather<H: VcpuHw>(runner: &Runner<H>, system: &SystemRegs, eip: u32) -> TaskRegs {
+    let gpr = runner.hw.read_regs().gpr;
+    let mut gprs = core::array::from_fn(|index| low(gpr[index]));
+    gprs[4] = low(system.rsp);
+    TaskRegs {
+        gprs,
+        eip,
+        eflags: low(system.rflags),
+        cr0: system.cr0,
+        cr3: system.cr3,
+        dr7: system.dr7,
+        segments: system.segments.map(|segment| task::Segment {
+            selector: segment.selector,
+            base: segment.base,
+            limit: segment.limit,
+            access: segment.access,
+        }),
+        gdt: (system.gdtr.base, system.gdtr.limit),
+    }
+}
+
+/// Gives the vCPU the new task's registers.
+fn enter<H: VcpuHw>(runner: &mut Runner<H>, old: SystemRegs, regs: &TaskRegs) {
+    let gpr = &mut runner.hw.regs().gpr;
+    for (register, value) in gpr.iter_mut().zip(regs.gprs) {
+        *register = u64::from(value);
+    }
+    let system = SystemRegs {
+        cr0: regs.cr0,
+        cr3: regs.cr3,
+        rip: u64::from(regs.eip),
+        rsp: u64::from(regs.gprs[4]),
+        rflags: u64::from(regs.eflags),
+        dr7: regs.dr7,
+        segments: regs.segments.map(|segment| Segment {
+            selector: segment.selector,
+            base: segment.base,
+            limit: segment.limit,
+            access: segment.access,
+        }),
+        ..old
+    };
+    runner.hw.set_system(&system);
+    match pdptes::due(runner, ControlRegister::Cr3, regs.cr3) {
+        Ok(Some(entries)) => runner.hw.set_pdptes(entries),
+        Ok(None) => {}
+        // none is present then: the new task's first access faults
+        Err(_) => runner.hw.set_pdptes([0; 4]),
+    }
+}
+
+fn fail<H: VcpuHw>(runner: &mut Runner<H>, fault: TaskFault) -> Next {
+    let (vector, error) = match fault {
+        TaskFault::Exception { vector, error } => (vector, Some(error)),
+        TaskFault::Page { address, error } => {
+            runner.hw.set_cr2(address.as_u64());
+            (PAGE_FAULT, Some(error))
+        }
+        TaskFault::Trap => {
+            runner.hw.add_dr6(TASK_TRAP);
+            (DEBUG, None)
+        }
+    };
+    raise(runner, Event::Exception { vector, error })
+}
+
+/// The guest's linear memory.
+struct Linear<'a, H> {
+    runner: &'a Runner<H>,
+    mode: PagingMode,
+}
+
+impl<H: VcpuHw> TaskMemory for Linear<'_, H> {
+    fn read(&self, cr3: u64, from: Gva, to: &mut [u8]) -> Result<(), TaskFault> {
+        let mode = PagingMode { cr3, ..self.mode };
+        let memory = DomainMemory::lock(&self.runner.domain, &self.runner.memo);
+        walk::copy_in(&memory, &mode, from, Access::Read, to).map_err(|why| fault(from, why, 0))
+    }
+
+    fn write(&mut self, cr3: u64, to: Gva, from: &[u8]) -> Result<(), TaskFault> {
+        const WRITE: u32 = 2;
+        let mode = PagingMode { cr3, ..self.mode };
+        let mut memory = DomainMemory::lock(&self.runner.domain, &self.runner.memo);
+        walk::copy_out(&mut memory, &mode, to, from).map_err(|why| fault(to, why, WRITE))
+    }
+}
+
+/// What the CPU would raise.
+fn fault(address: Gva, why: WalkFault, access: u32) -> TaskFault {
+    const PRESENT: u32 = 1;
+    const RESERVED: u32 = 8;
+    let bits = match why {
+        WalkFault::NotPresent => 0,
+        WalkFault::ReadOnly => PRESENT,
+        WalkFault::ReservedBit => PRESENT | RESERVED,
+        WalkFault::NotCanonical | WalkFault::Supervisor | WalkFault::NotRam(_) => {
+            return TaskFault::Exception {
+                vector: PROTECTION,
+                error: 0,
+            };
+        }
+    };
+    TaskFault::Page {
+        address,
+        error: bits | access,
+    }
+}

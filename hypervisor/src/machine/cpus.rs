@@ -1,0 +1,140 @@
+//! The physical CPUs as others see them: a mailbox each, where work for it is left before it is woken.
+//!
+//! Whoever leaves something for a CPU sets its flag first and wakes it then ([`wake`]); the CPU clears the flag before it
+//! looks. What is left lies with whom it is about (a vCPU's requests, the queue of hand-offs): here are only the flags.
+
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use hv_hw::irq;
+use hv_hw::percpu::{self, MAX_CPUS};
+
+/// What others leave for a CPU.
+pub(crate) struct Mailbox {
+    /// It is to leave the guest, or idleness.
+    pub(crate) wake: AtomicBool,
+    /// How many of its vCPUs were kicked and have not looked yet.
+    pub(crate) kicked: AtomicU32,
+    /// The time of the vCPU that has the CPU is over.
+    pub(crate) is_slice_over: AtomicBool,
+    /// What else there is to look at: [`News`].
+    pub(crate) news: AtomicU8,
+}
+
+/// What happens rarely, a bit each.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+pub(crate) enum News {
+    /// Capped domains begin a new period.
+    Period = 1,
+    /// Somebody let go of something of a domain that is kept by such uses only.
+    Zombies = 2,
+    /// The scheduler's rate limit is another.
+    RateLimit = 4,
+    /// A vCPU is on its way to this CPU.
+    Arrivals = 8,
+}
+
+impl Mailbox {
+    const fn new() -> Self {
+        Self {
+            wake: AtomicBool::new(false),
+            kicked: AtomicU32::new(0),
+            is_slice_over: AtomicBool::new(false),
+            news: AtomicU8::new(0),
+        }
+    }
+}
+
+static MAILBOXES: [Mailbox; MAX_CPUS] = [const { Mailbox::new() }; MAX_CPUS];
+
+#[inline]
+pub(crate) fn mailbox(cpu: u32) -> Option<&'static Mailbox> {
+    MAILBOXES.get(usize::try_from(cpu).ok()?)
+}
+
+/// How many CPUs run vCPUs.
+pub(crate) static ONLINE: AtomicU32 = AtomicU32::new(0);
+/// ns that each CPU has been idle.
+pub(crate) static IDLE_NS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+
+/// How many CPUs run vCPUs; their numbers start at 0.
+#[must_use]
+pub fn online() -> u32 {
+    ONLINE.load(Ordering::Relaxed)
+}
+
+/// How long a CPU has been idle; 0 for one that there is not.
+#[must_use]
+pub fn idle_ns(cpu: u32) -> u64 {
+    let idle = usize::try_from(cpu).ok().and_then(|cpu| IDLE_NS.get(cpu));
+    idle.map_or(0, |idle| idle.load(Ordering::Relaxed))
+}
+
+/// Makes a CPU look at its vCPUs: out of the guest, or out of idleness.
+#[inline]
+pub fn wake(cpu: u32) {
+    let Some(mailbox) = mailbox(cpu) else {
+        return;
+    };
+    mailbox.wake.store(true, Ordering::Release);
+    if cpu != percpu::this().id() {
+        irq::send_kick(cpu);
+    }
+}
+
+/// The same, because one of its vCPUs was kicked.
+#[inline]
+pub fn wake_for_vcpu(cpu: u32) {
+    if let Some(mailbox) = mailbox(cpu) {
+        mailbox.kicked.fetch_add(1, Ordering::AcqRel);
+    }
+    wake(cpu);
+}
+
+/// One of its vCPUs that were kicked has looked.
+#[inline]
+pub(crate) fn attended(cpu: u32) {
+    if let Some(mailbox) = mailbox(cpu) {
+        mailbox.kicked.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Ends the time of the vCPU that has the CPU: others go first.
+pub fn end_slice(cpu: u32) {
+    if let Some(mailbox) = mailbox(cpu) {
+        mailbox.is_slice_over.store(true, Ordering::Release);
+    }
+    wake(cpu);
+}
+
+/// How long a vCPU keeps a CPU at least, in µs; 0 for no such time.
+static RATE_LIMIT_US: AtomicU32 = AtomicU32::new(DEFAULT_RATE_LIMIT_US);
+/// Credit2's in Xen.
+const DEFAULT_RATE_LIMIT_US: u32 = 1000;
+
+/// The scheduler's rate limit in µs.
+#[must_use]
+pub fn rate_limit_us() -> u32 {
+    RATE_LIMIT_US.load(Ordering::Relaxed)
+}
+
+/// Sets the scheduler's rate limit on all CPUs.
+pub fn set_rate_limit(us: u32) {
+    RATE_LIMIT_US.store(us, Ordering::Relaxed);
+    for cpu in 0..online() {
+        tell(cpu, News::RateLimit);
+    }
+}
+
+/// Has this CPU look, before it goes on with a guest, whether a zombie is one no longer.
+#[cold]
+pub fn look_at_zombies() {
+    tell(percpu::this().id(), News::Zombies);
+}
+
+pub(crate) fn tell(cpu: u32, news: News) {
+    if let Some(mailbox) = mailbox(cpu) {
+        mailbox.news.fetch_or(news as u8, Ordering::Release);
+    }
+    wake(cpu);
+}

@@ -1,0 +1,572 @@
+//! What each physical CPU does for ever: pick a vCPU, run it, account for it, and sleep where there is none.
+//!
+//! One turn of it is [`CpuMain::step`], which tests call over vCPUs without hardware. vCPUs come through the CPU's inbox
+//! ([`crate::runner::make`]) and go when their domain is destroyed; which one runs is a policy's choice (`hv_core::sched`).
+
+pub mod run_loop;
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+
+use hv_core::domid::DomId;
+use hv_core::options::Scheduler;
+use hv_core::sched::cap::Budget;
+use hv_core::sched::credit2::Credit2;
+use hv_core::sched::round_robin::RoundRobin;
+use hv_core::sched::{MakeRoom, Policy, Unit};
+use hv_core::timer::TimerId;
+use hv_core::vcpu::VcpuId;
+use hv_core::vcpu::runstate::RunState;
+use hv_hw::irq as device;
+use hv_hw::virt::VcpuHw;
+
+use crate::domain::{Domain, destroy};
+use crate::machine::{cpus, host};
+use crate::main_loop::run_loop::Stop;
+use crate::pcpu::hand_off::Arrival;
+use crate::pcpu::{Pcpu, irq};
+use crate::power;
+use crate::runner::Runner;
+use crate::runner::make::{self, MakeHw};
+
+/// A physical CPU and the vCPUs that it runs.
+pub struct CpuMain<H> {
+    pcpu: Pcpu,
+    make: MakeHw<H>,
+    policy: Box<dyn Policy>,
+    /// Each in a box, so that no long run of memory is needed for more. The policy knows a vCPU by the number of its slot.
+    slots: Vec<Option<Box<Slot<H>>>>,
+    /// The domains of these vCPUs.
+    tenants: Vec<Option<Tenant>>,
+    /// The slot whose vCPU is in the CPU's registers.
+    loaded: Option<usize>,
+    /// The domain whose vCPU ran last, while it lives: what the CPU has learnt of branches is its.
+    last_ran: Option<DomId>,
+    /// The slot whose turn it is.
+    current: Option<usize>,
+    /// The vCPU whose turn it is has to make room.
+    must_preempt: bool,
+}
+
+struct Slot<H> {
+    id: VcpuId,
+    /// Its domain's place among the tenants.
+    tenant: usize,
+    /// As the policy was told.
+    weight: u16,
+    /// When it got the CPU, where its domain is capped.
+    since_ns: u64,
+    /// What it may use of its domain's budget in this turn.
+    drawn_ns: u64,
+    /// Its domain has used up what its cap allows in this period.
+    is_parked: bool,
+    runner: Runner<H>,
+}
+
+/// A domain that has vCPUs on this CPU.
+struct Tenant {
+    domain: Arc<Domain>,
+    /// How many.
+    vcpus: usize,
+    /// In percent, as `budget` was made from.
+    cap_percent: u16,
+    budget: Option<Budget>,
+    /// Slots whose vCPUs wait for the next period.
+    parked: VecDeque<usize>,
+    /// Set only while there are such.
+    alarm: TimerId,
+}
+
+/// What a turn came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// This vCPU ran.
+    Ran(VcpuId),
+    /// None can run.
+    Idle,
+}
+
+/// Runs the vCPUs that this CPU is given, for ever.
+pub fn run<H: VcpuHw>(pcpu: Pcpu, scheduler: Scheduler, make: MakeHw<H>) -> ! {
+    let mut main = CpuMain::new(pcpu, scheduler, make);
+    loop {
+        if main.step() == Step::Idle {
+            idle(&mut main.pcpu);
+        }
+    }
+}
+
+impl<H: VcpuHw> CpuMain<H> {
+    /// A CPU without vCPUs.
+    #[must_use]
+    pub fn new(pcpu: Pcpu, scheduler: Scheduler, make: MakeHw<H>) -> Self {
+        let mut policy: Box<dyn Policy> = match scheduler {
+            Scheduler::Credit2 => Box::new(Credit2::new()),
+            Scheduler::RoundRobin => Box::new(RoundRobin::new()),
+        };
+        policy.set_rate_limit(rate_limit_ns());
+        Self {
+            pcpu,
+            make,
+            policy,
+            slots: Vec::new(),
+            tenants: Vec::new(),
+            loaded: None,
+            last_ran: None,
+            current: None,
+            must_preempt: false,
+        }
+    }
+
+    /// Sees to what was left for this CPU, and runs the vCPU whose turn it is until it stops.
+    pub fn step(&mut self) -> Step {
+        let _ = self.pcpu.take_wake();
+        if self.pcpu.has_business() {
+            self.attend();
+        }
+        let Some(slot) = self.choose() else {
+            return Step::Idle;
+        };
+        self.load(slot);
+        let Some(Some(at)) = self.slots.get_mut(slot) else {
+            return Step::Idle;
+        };
+        let id = at.id;
+        if self.last_ran != Some(id.domid) {
+            at.runner.hw.forget_branches();
+            self.last_ran = Some(id.domid);
+        }
+        let stop = run_loop::run(&mut at.runner, &mut self.pcpu);
+        self.settle(slot, stop);
+        Step::Ran(id)
+    }
+
+    /// For tests of the story: a vCPU, which is switched to, and its CPU.
+    pub fn part_for_tests(
+        &mut self,
+        domain: &Domain,
+        index: usize,
+    ) -> Option<(&mut Runner<H>, &mut Pcpu)> {
+        let is_it = |at: &Option<Box<Slot<H>>>| {
+            at.as_ref()
+                .is_some_and(|at| at.runner.index == index && at.id.domid == domain.id)
+        };
+        let slot = self.slots.iter().position(is_it)?;
+        self.load(slot);
+        let at = self.slots.get_mut(slot)?.as_mut()?;
+        Some((&mut at.runner, &mut self.pcpu))
+    }
+
+    /// The vCPU in each slot that was kicked looks at what was left for it; new ones move in, and the dead go.
+    fn attend(&mut self) {
+        if self.pcpu.take_zombie_news() {
+            destroy::reap();
+        }
+        if self.pcpu.take_rate_limit_news() {
+            self.policy.set_rate_limit(rate_limit_ns());
+        }
+        for arrival in self.pcpu.take_arrivals() {
+            self.adopt(arrival);
+        }
+        while let Some(tenant) = self.pcpu.take_new_period() {
+            self.unpark(tenant);
+        }
+        if !self.pcpu.is_anybody_kicked() {
+            return;
+        }
+        for slot in 0..self.slots.len() {
+            if let Some(Some(at)) = self.slots.get(slot)
+                && at.runner.vcpu().take_kick()
+            {
+                self.consider_at_its_cost(slot);
+            }
+        }
+    }
+
+    /// A vCPU moves in. What was left for it before is looked at now.
+    fn adopt(&mut self, arrival: Arrival) {
+        let runner = make::runner(arrival, &mut self.pcpu, self.make);
+        let id = runner.vcpu().id;
+        let weight = runner.domain.weight.load(Ordering::Relaxed);
+        let new = Some(Box::new(Slot {
+            id,
+            tenant: self.move_in(&runner.domain),
+            weight,
+            since_ns: 0,
+            drawn_ns: 0,
+            is_parked: false,
+            runner,
+        }));
+        let slot = match self.slots.iter().position(Option::is_none) {
+            Some(slot) => {
+                self.slots[slot] = new;
+                slot
+            }
+            None => {
+                self.slots.push(new);
+                self.slots.len() - 1
+            }
+        };
+        self.policy.add(Unit(slot), weight);
+        self.load(slot);
+        if let Some(Some(at)) = self.slots.get_mut(slot) {
+            at.runner.begin();
+            let _ = at.runner.vcpu().take_kick();
+        }
+        self.consider(slot);
+    }
+
+    /// One more vCPU of the domain is here. Returns the domain's place.
+    fn move_in(&mut self, domain: &Arc<Domain>) -> usize {
+        let is_it = |at: &Option<Tenant>| {
+            let at = at.as_ref();
+            at.is_some_and(|at| Arc::ptr_eq(&at.domain, domain))
+        };
+        let known = self.tenants.iter().position(is_it);
+        let place = known.unwrap_or_else(|| {
+            let free = self.tenants.iter().position(Option::is_none);
+            free.unwrap_or_else(|| {
+                self.tenants.push(None);
+                self.tenants.len() - 1
+            })
+        });
+        let pcpu = &mut self.pcpu;
+        let tenant = self.tenants[place].get_or_insert_with(|| Tenant {
+            domain: domain.clone(),
+            vcpus: 0,
+            cap_percent: 0,
+            budget: None,
+            parked: VecDeque::with_capacity(domain.vcpus.len()),
+            alarm: pcpu.add_period_timer(place),
+        });
+        tenant.vcpus += 1;
+        place
+    }
+
+    /// A vCPU of the domain is here no longer.
+    fn move_out(&mut self, slot: usize, place: usize) {
+        let Some(Some(tenant)) = self.tenants.get_mut(place) else {
+            return;
+        };
+        tenant.parked.retain(|parked| *parked != slot);
+        tenant.vcpus -= 1;
+        if tenant.vcpus == 0 {
+            self.pcpu.remove_period_timer(tenant.alarm);
+            self.tenants[place] = None;
+        }
+    }
+
+    /// The same as [`Self::consider`], the time taken from the vCPU's own where another has its turn.
+    fn consider_at_its_cost(&mut self, slot: usize) {
+        let Some(current) = self.current.filter(|current| *current != slot) else {
+            self.consider(slot);
+            return;
+        };
+        let since_ns = host::now_ns();
+        self.consider(slot);
+        let ns = host::now_ns().saturating_sub(since_ns);
+        self.policy.charge(Unit(slot), ns, Some(Unit(current)));
+        if let Some((_, Some(budget))) = self.at(slot).map(|(at, tenant)| (at, &mut tenant.budget))
+        {
+            budget.settle(0, ns);
+        }
+    }
+
+    /// Has a vCPU look at what was left for it. It is switched to first where what was asked for needs its registers.
+    fn consider(&mut self, slot: usize) {
+        let Some(Some(at)) = self.slots.get(slot) else {
+            return;
+        };
+        if at.runner.domain.is_dying() {
+            self.drop_slot(slot);
+            return;
+        }
+        if at.runner.needs_registers() {
+            self.load(slot);
+        }
+        let Some(Some(at)) = self.slots.get_mut(slot) else {
+            return;
+        };
+        at.runner.reconsider(&mut self.pcpu);
+        let can_run = at.runner.can_run();
+        if !can_run {
+            self.put_aside(slot);
+        } else if self.current != Some(slot) {
+            self.enqueue(slot);
+        } else if self.is_retuned(slot) {
+            self.take_off(slot, |policy, unit, now| policy.block(unit, now));
+            self.enqueue(slot);
+        }
+    }
+
+    /// A slot's vCPU and its domain.
+    fn at(&mut self, slot: usize) -> Option<(&mut Slot<H>, &mut Tenant)> {
+        let at = self.slots.get_mut(slot)?.as_mut()?;
+        let tenant = self.tenants.get_mut(at.tenant)?.as_mut()?;
+        Some((at, tenant))
+    }
+
+    /// True where its domain's weight or cap is another than was last heeded.
+    fn is_retuned(&mut self, slot: usize) -> bool {
+        self.at(slot).is_some_and(|(at, tenant)| {
+            at.weight != tenant.domain.weight.load(Ordering::Relaxed)
+                || tenant.cap_percent != tenant.domain.cap.load(Ordering::Relaxed)
+        })
+    }
+
+    /// Heeds its domain's weight and cap. A new cap begins a new period.
+    fn retune(&mut self, slot: usize, now_ns: u64) {
+        let Some((at, tenant)) = self.at(slot) else {
+            return;
+        };
+        let (place, domain) = (at.tenant, tenant.domain.clone());
+        let weight = domain.weight.load(Ordering::Relaxed);
+        let percent = domain.cap.load(Ordering::Relaxed);
+        let is_recapped = tenant.cap_percent != percent;
+        if is_recapped {
+            tenant.cap_percent = percent;
+            tenant.budget = Budget::new(percent, domain.config.vcpus, now_ns);
+        }
+        if at.weight != weight {
+            at.weight = weight;
+            self.policy.set_weight(Unit(slot), weight, now_ns);
+        }
+        if is_recapped {
+            self.unpark(place);
+        }
+    }
+
+    /// Tells the policy that a vCPU can run.
+    fn enqueue(&mut self, slot: usize) {
+        let now_ns = host::now_ns();
+        if self.is_retuned(slot) {
+            self.retune(slot, now_ns);
+        }
+        let Some((at, tenant)) = self.at(slot) else {
+            return;
+        };
+        if at.is_parked {
+            return;
+        }
+        if let Some(budget) = &mut tenant.budget
+            && budget.is_used_up(now_ns)
+        {
+            self.park(slot);
+            return;
+        }
+        let room = self.policy.wake(Unit(slot), now_ns);
+        if !self.pcpu.runs_one()
+            && let Some((at, _)) = self.at(slot)
+        {
+            at.runner.account(RunState::Runnable);
+        }
+        match room {
+            None => {}
+            Some(MakeRoom { after_ns: 0, .. }) => self.must_preempt = true,
+            Some(MakeRoom { after_ns, .. }) => self.pcpu.shorten_slice(after_ns),
+        }
+    }
+
+    /// A vCPU, which the policy does not know as ready, waits for its domain's next period.
+    fn park(&mut self, slot: usize) {
+        let Some((at, tenant)) = self.at(slot) else {
+            return;
+        };
+        at.is_parked = true;
+        at.runner.account(RunState::Runnable);
+        tenant.parked.push_back(slot);
+        if let Some(budget) = &tenant.budget {
+            let (alarm, ns) = (tenant.alarm, budget.next_period_ns());
+            self.pcpu.set_timer(alarm, host::tsc_at(ns));
+        }
+    }
+
+    /// Lets a domain's vCPUs run again that were parked, as long as its budget lasts.
+    fn unpark(&mut self, place: usize) {
+        let tenant = self.tenants.get(place).and_then(Option::as_ref);
+        for _ in 0..tenant.map_or(0, |tenant| tenant.parked.len()) {
+            let tenant = self.tenants.get_mut(place).and_then(Option::as_mut);
+            let Some(slot) = tenant.and_then(|tenant| tenant.parked.pop_front()) else {
+                return;
+            };
+            if let Some((at, _)) = self.at(slot) {
+                at.is_parked = false;
+            }
+            self.enqueue(slot);
+        }
+    }
+
+    /// The vCPU whose turn it was has the CPU no longer: what it has used is taken off its domain's budget, and what it has
+    /// left of what it had drawn is there for others.
+    fn charge(&mut self, slot: usize) {
+        if self.current != Some(slot) {
+            return;
+        }
+        self.current = None;
+        let Some((at, tenant)) = self.at(slot) else {
+            return;
+        };
+        let drawn_ns = core::mem::take(&mut at.drawn_ns);
+        let Some(budget) = &mut tenant.budget else {
+            return;
+        };
+        let now_ns = host::now_ns();
+        budget.settle(drawn_ns, now_ns.saturating_sub(at.since_ns));
+        let place = at.tenant;
+        if !tenant.parked.is_empty() && !budget.is_used_up(now_ns) {
+            self.unpark(place);
+        }
+    }
+
+    /// Tells the policy that a vCPU cannot run, and books why. The end of dom0 is the end of all.
+    fn put_aside(&mut self, slot: usize) {
+        self.charge(slot);
+        let Some((at, tenant)) = self.at(slot) else {
+            return;
+        };
+        if core::mem::take(&mut at.is_parked) {
+            tenant.parked.retain(|parked| *parked != slot);
+        }
+        let domain = &at.runner.domain;
+        if domain.is_hardware
+            && domain.is_shut_down()
+            && let Some(why) = domain.ended()
+        {
+            power::dom0_ended(why);
+        }
+        at.runner.account(at.runner.waiting_state());
+        self.policy.block(Unit(slot), host::now_ns());
+    }
+
+    /// The slot that has the CPU now.
+    fn choose(&mut self) -> Option<usize> {
+        if let Some(slot) = self.current {
+            if !self.must_preempt && !self.pcpu.is_slice_over() {
+                return Some(slot);
+            }
+            self.take_off(slot, |policy, unit, now| policy.preempt(unit, now));
+        }
+        self.must_preempt = false;
+        loop {
+            let now_ns = host::now_ns();
+            let pick = self.policy.pick(now_ns)?;
+            let Unit(slot) = pick.unit;
+            let mut slice_ns = pick.timeslice_ns;
+            let (at, tenant) = self.at(slot)?;
+            if let Some(budget) = &mut tenant.budget {
+                let Some(drawn_ns) = budget.draw(now_ns) else {
+                    self.policy.block(pick.unit, now_ns);
+                    self.park(slot);
+                    continue;
+                };
+                at.since_ns = now_ns;
+                at.drawn_ns = drawn_ns;
+                slice_ns = Some(slice_ns.unwrap_or(u64::MAX).min(drawn_ns));
+            }
+            at.runner.account(RunState::Running);
+            self.current = Some(slot);
+            self.pcpu.limit_slice(slice_ns);
+            return Some(slot);
+        }
+    }
+
+    /// A vCPU has lost the CPU, and can run on.
+    fn take_off(&mut self, slot: usize, how: fn(&mut dyn Policy, Unit, u64)) {
+        self.charge(slot);
+        let now_ns = host::now_ns();
+        let Some((at, tenant)) = self.at(slot) else {
+            return;
+        };
+        at.runner.account(RunState::Runnable);
+        if let Some(budget) = &mut tenant.budget
+            && budget.is_used_up(now_ns)
+        {
+            self.policy.block(Unit(slot), now_ns);
+            self.park(slot);
+        } else {
+            how(&mut *self.policy, Unit(slot), now_ns);
+        }
+    }
+
+    /// Books how a vCPU left the guest.
+    fn settle(&mut self, slot: usize, stop: Stop) {
+        let Some(Some(at)) = self.slots.get(slot) else {
+            return;
+        };
+        let runner = &at.runner;
+        if runner.domain.is_dying() {
+            self.drop_slot(slot);
+        } else if !runner.can_run() {
+            self.put_aside(slot);
+        } else if stop == Stop::Yield {
+            self.take_off(slot, |policy, unit, now| policy.yield_now(unit, now));
+        }
+    }
+
+    /// Switches the CPU to the vCPU in `slot`, where it holds another.
+    fn load(&mut self, slot: usize) {
+        if self.loaded == Some(slot) {
+            return;
+        }
+        self.unload();
+        if let Some(Some(at)) = self.slots.get_mut(slot) {
+            at.runner.hw.load(&self.pcpu.irqs_off);
+            self.loaded = Some(slot);
+        }
+    }
+
+    fn unload(&mut self) {
+        if let Some(old) = self.loaded.take()
+            && let Some(Some(at)) = self.slots.get_mut(old)
+        {
+            at.runner.hw.unload(&self.pcpu.irqs_off);
+        }
+    }
+
+    /// The vCPU in `slot` is gone for good.
+    fn drop_slot(&mut self, slot: usize) {
+        if self.loaded == Some(slot) {
+            self.unload();
+        }
+        if self.current == Some(slot) {
+            self.current = None;
+        }
+        let Some(at) = self.slots.get_mut(slot).and_then(Option::take) else {
+            return;
+        };
+        self.policy.remove(Unit(slot), host::now_ns());
+        self.move_out(slot, at.tenant);
+        let domain = at.runner.domain.clone();
+        if self.last_ran == Some(domain.id) {
+            // its number may be another's next time
+            self.last_ran = None;
+        }
+        at.runner.account(RunState::Offline);
+        at.runner.vcpu().set_gone();
+        let timers = at.runner.timers();
+        self.pcpu.disown(&domain, at.runner.index, timers);
+        drop(at);
+        // whoever destroys the domain goes on once all are gone
+        domain.runners.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn rate_limit_ns() -> u64 {
+    u64::from(cpus::rate_limit_us()) * 1000
+}
+
+/// Sleeps until something happens.
+fn idle(pcpu: &mut Pcpu) {
+    if pcpu.is_woken() {
+        return;
+    }
+    let since = host::now_ns();
+    pcpu.arm();
+    if let Some(vector) = device::wait_for_interrupt(&mut pcpu.irqs_off) {
+        irq::handle(pcpu, vector);
+    }
+    pcpu.note_idle(host::now_ns().saturating_sub(since));
+}

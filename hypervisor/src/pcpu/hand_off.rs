@@ -1,0 +1,77 @@
+//! How a vCPU comes to the CPU that is to run it: whoever makes it allocates what it runs on ([`spawn`]), its CPU finds it in
+//! its queue.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+
+use guest_abi::errno::Errno;
+use hv_hw::percpu::MAX_CPUS;
+use hv_hw::sync::{RankedLock, rank};
+
+use crate::domain::Domain;
+use crate::domain::vcpu_frames::VcpuParts;
+use crate::machine::cpus::{self, News};
+use crate::machine::memory;
+
+type Queue = RankedLock<Vec<Arrival>, { rank::SCHED }>;
+
+/// The vCPUs that each CPU is to run from now on.
+static QUEUES: [Queue; MAX_CPUS] = [const { RankedLock::new(Vec::new()) }; MAX_CPUS];
+
+/// A vCPU on its way to the CPU that is to run it.
+pub struct Arrival {
+    /// Its domain.
+    pub domain: Arc<Domain>,
+    /// Its index there.
+    pub index: usize,
+    /// What it runs on.
+    pub parts: VcpuParts,
+}
+
+/// Gives vCPU `index` what it runs on and sends it to a CPU; without effect where that was done, by whomever.
+///
+/// # Errors
+/// ENOMEM; EINVAL for a domain that is being destroyed.
+pub fn spawn(domain: &Arc<Domain>, index: usize) -> Result<(), Errno> {
+    let vcpu = domain.vcpus.get(index).ok_or(Errno::EINVAL)?;
+    if vcpu.is_made() {
+        return Ok(());
+    }
+    // its CPU allocates as well, when it moves in, and cannot refuse then
+    if !memory::heap_has_room() {
+        return Err(Errno::ENOMEM);
+    }
+    let parts = VcpuParts::alloc().ok_or(Errno::ENOMEM)?;
+    // whoever destroys the domain waits for it, or has said so before
+    domain.runners.fetch_add(1, Ordering::SeqCst);
+    let is_dying = domain.is_dying();
+    if is_dying || !vcpu.set_made() {
+        domain.runners.fetch_sub(1, Ordering::AcqRel);
+        return if is_dying { Err(Errno::EINVAL) } else { Ok(()) };
+    }
+    let arrival = Arrival {
+        domain: domain.clone(),
+        index,
+        parts,
+    };
+    send(vcpu.home(), arrival);
+    Ok(())
+}
+
+/// Gives a CPU another vCPU to run.
+pub fn send(cpu: u32, arrival: Arrival) {
+    if let Some(queue) = queue(cpu) {
+        queue.lock().push(arrival);
+    }
+    cpus::tell(cpu, News::Arrivals);
+}
+
+/// Takes the vCPUs that were sent to a CPU.
+pub(super) fn take(cpu: u32) -> Vec<Arrival> {
+    queue(cpu).map_or_else(Vec::new, |queue| core::mem::take(&mut *queue.lock()))
+}
+
+fn queue(cpu: u32) -> Option<&'static Queue> {
+    QUEUES.get(usize::try_from(cpu).ok()?)
+}

@@ -1,0 +1,331 @@
+//! What each physical CPU keeps for the vCPUs that it runs: their timers, and the flag by which others wake it.
+
+pub mod hand_off;
+pub mod irq;
+pub mod poll;
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+
+use hv_core::evtchn::Virq;
+use hv_core::timer::{TimerId, TimerQueue};
+use hv_hw::irq::timer;
+use hv_hw::percpu::{self, IrqsOff};
+use hv_hw::time;
+
+use crate::domain::Domain;
+use crate::domain::vcpu::Requests;
+use crate::machine::cpus::{IDLE_NS, Mailbox, News, ONLINE, end_slice, mailbox, tell};
+use hand_off::Arrival;
+use poll::Patience;
+
+/// What a timer is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TimerKind {
+    /// VCPUOP_set_singleshot_timer: VIRQ_TIMER.
+    Singleshot,
+    /// The virtual local APIC's timer.
+    Apic,
+    /// The end of SCHEDOP_poll's patience.
+    Poll,
+    /// The first of the domain's watchdogs to expire when the vCPU last set one.
+    Watchdog,
+    /// The end of the time that a vCPU has the CPU while another can run; nobody's own.
+    Slice,
+    /// Parked vCPUs of a capped domain may run again; the domain's own.
+    Period,
+}
+
+/// Timers that a vCPU has.
+pub const VCPU_TIMERS: usize = OF_VCPUS.len();
+const OF_VCPUS: [TimerKind; 4] = [
+    TimerKind::Singleshot,
+    TimerKind::Apic,
+    TimerKind::Poll,
+    TimerKind::Watchdog,
+];
+
+/// Whom an expired timer concerns: a slot of the owners, or the number that a domain has on its CPU.
+#[derive(Clone, Copy, Debug)]
+pub struct TimerKey {
+    slot: usize,
+    kind: TimerKind,
+}
+
+/// This CPU, less the vCPUs themselves.
+pub struct Pcpu {
+    /// Interrupts are off on it.
+    pub irqs_off: IrqsOff,
+    /// Its number.
+    pub id: u32,
+    /// How long it does without a look at its interrupts.
+    pub patience: Patience,
+    /// What others leave for it.
+    mailbox: &'static Mailbox,
+    timers: TimerQueue<TimerKey>,
+    slice: TimerId,
+    /// Domains whose timer for the next period has expired, by their number here.
+    periods_over: Vec<usize>,
+    /// The deadline that the hardware's timer is set to.
+    armed: Option<u64>,
+    owners: Vec<Option<(Arc<Domain>, usize)>>,
+    /// How many owners there are.
+    owned: usize,
+    /// Sets the hardware's timer; on the host there is none.
+    set_hardware: fn(Option<u64>),
+}
+
+impl Pcpu {
+    /// The CPU that this runs on.
+    #[must_use]
+    pub fn new(irqs_off: IrqsOff) -> Self {
+        ONLINE.fetch_add(1, Ordering::Relaxed);
+        let mut timers = TimerQueue::new();
+        let slice = timers.add(TimerKey {
+            slot: 0,
+            kind: TimerKind::Slice,
+        });
+        let id = percpu::this().id();
+        Self {
+            irqs_off,
+            id,
+            patience: Patience::NEW,
+            mailbox: mailbox(id).expect("a CPU that runs has a number below MAX_CPUS"),
+            timers,
+            slice,
+            periods_over: Vec::new(),
+            armed: None,
+            owners: Vec::new(),
+            owned: 0,
+            set_hardware: |deadline| match deadline {
+                Some(deadline) => timer::arm(deadline),
+                None => timer::disarm(),
+            },
+        }
+    }
+
+    /// For tests of the story, where there is no timer: `set` hears of the TSC value that it would be set to.
+    #[must_use]
+    pub fn with_timer(self, set: fn(Option<u64>)) -> Self {
+        Self {
+            set_hardware: set,
+            ..self
+        }
+    }
+
+    /// Counts time in which it had nothing to run.
+    pub fn note_idle(&self, ns: u64) {
+        IDLE_NS[self.id as usize].fetch_add(ns, Ordering::Relaxed);
+    }
+
+    /// Makes room for a vCPU; the timers are its singleshot, APIC, poll and watchdog timer.
+    pub fn adopt(&mut self, domain: Arc<Domain>, index: usize) -> [TimerId; VCPU_TIMERS] {
+        let owner = Some((domain, index));
+        let slot = match self.owners.iter().position(Option::is_none) {
+            Some(slot) => {
+                self.owners[slot] = owner;
+                slot
+            }
+            None => {
+                self.owners.push(owner);
+                self.owners.len() - 1
+            }
+        };
+        self.owned += 1;
+        OF_VCPUS.map(|kind| self.timers.add(TimerKey { slot, kind }))
+    }
+
+    /// Forgets a vCPU and its timers.
+    pub fn disown(&mut self, domain: &Arc<Domain>, index: usize, timers: [TimerId; VCPU_TIMERS]) {
+        for timer in timers {
+            self.timers.remove(timer);
+        }
+        let is_it = |owner: &Option<(Arc<Domain>, usize)>| {
+            owner
+                .as_ref()
+                .is_some_and(|(owner, number)| Arc::ptr_eq(owner, domain) && *number == index)
+        };
+        if let Some(owner) = self.owners.iter_mut().find(|owner| is_it(owner)) {
+            *owner = None;
+            self.owned -= 1;
+        }
+    }
+
+    /// Takes the vCPUs that it is to run from now on.
+    pub fn take_arrivals(&mut self) -> Vec<Arrival> {
+        if !self.take(News::Arrivals) {
+            return Vec::new();
+        }
+        hand_off::take(self.id)
+    }
+
+    /// Sets a timer to a value of the host's TSC.
+    #[inline]
+    pub fn set_timer(&mut self, timer: TimerId, deadline_tsc: u64) {
+        self.timers.set(timer, deadline_tsc);
+    }
+
+    /// Unsets a timer.
+    #[inline]
+    pub fn cancel_timer(&mut self, timer: TimerId) {
+        self.timers.cancel(timer);
+    }
+
+    /// Takes the CPU from the vCPU that gets it now after so many ns, or not at all.
+    pub fn limit_slice(&mut self, slice_ns: Option<u64>) {
+        self.mailbox.is_slice_over.store(false, Ordering::Release);
+        match slice_ns {
+            Some(ns) => {
+                let deadline = time::now().saturating_add(time::ns_to_ticks(ns));
+                self.timers.set(self.slice, deadline);
+            }
+            None => {
+                self.timers.cancel(self.slice);
+            }
+        }
+    }
+
+    /// Takes the CPU from the vCPU that has it in so many ns, where that is not done before.
+    pub fn shorten_slice(&mut self, ns: u64) {
+        let deadline = time::now().saturating_add(time::ns_to_ticks(ns));
+        let due = self.timers.deadline(self.slice);
+        if due.is_none_or(|due| deadline < due) {
+            self.timers.set(self.slice, deadline);
+        }
+    }
+
+    /// A timer for the periods of a capped domain; `number` is what [`Pcpu::take_new_period`] tells.
+    pub fn add_period_timer(&mut self, number: usize) -> TimerId {
+        self.periods_over.reserve(number + 1);
+        let kind = TimerKind::Period;
+        self.timers.add(TimerKey { slot: number, kind })
+    }
+
+    /// Gives such a timer back.
+    pub fn remove_period_timer(&mut self, timer: TimerId) {
+        self.timers.remove(timer);
+    }
+
+    /// A domain that begins a new period: each once for each time that its timer has expired.
+    #[must_use]
+    pub fn take_new_period(&mut self) -> Option<usize> {
+        if self.periods_over.is_empty() {
+            let _ = self.take(News::Period);
+        }
+        self.periods_over.pop()
+    }
+
+    /// True once for each time that the rate limit was set.
+    #[must_use]
+    pub fn take_rate_limit_news(&self) -> bool {
+        self.take(News::RateLimit)
+    }
+
+    /// True once for each time that a zombie may be one no longer.
+    #[must_use]
+    pub fn take_zombie_news(&self) -> bool {
+        self.take(News::Zombies)
+    }
+
+    fn take(&self, wanted: News) -> bool {
+        let (news, bit) = (&self.mailbox.news, wanted as u8);
+        news.load(Ordering::Acquire) & bit != 0 && news.fetch_and(!bit, Ordering::AcqRel) & bit != 0
+    }
+
+    /// True where the time of the vCPU that has the CPU is over.
+    #[must_use]
+    pub fn is_slice_over(&self) -> bool {
+        self.mailbox.is_slice_over.load(Ordering::Acquire)
+    }
+
+    /// Sets the hardware's timer to the earliest deadline, where that has changed.
+    #[inline]
+    pub fn arm(&mut self) {
+        if self.timers.take_changed() {
+            self.arm_next();
+        }
+    }
+
+    #[inline(never)]
+    fn arm_next(&mut self) {
+        let next = self.timers.next_deadline();
+        if next == self.armed {
+            return;
+        }
+        self.armed = next;
+        (self.set_hardware)(next);
+    }
+
+    /// Tells the owners of all timers that have expired.
+    pub fn expire_timers(&mut self) {
+        self.armed = None;
+        while let Some(key) = self.timers.expire(time::now()) {
+            match key.kind {
+                TimerKind::Slice => {
+                    end_slice(self.id);
+                    continue;
+                }
+                TimerKind::Period => {
+                    self.periods_over.push(key.slot);
+                    tell(self.id, News::Period);
+                    continue;
+                }
+                TimerKind::Singleshot | TimerKind::Apic | TimerKind::Poll | TimerKind::Watchdog => {
+                }
+            }
+            let Some(Some((domain, index))) = self.owners.get(key.slot) else {
+                continue;
+            };
+            let Some(vcpu) = domain.vcpus.get(*index) else {
+                continue;
+            };
+            match key.kind {
+                TimerKind::Singleshot => domain.raise_virq(vcpu.id.index, Virq::TIMER),
+                TimerKind::Apic => vcpu.request(Requests::APIC_TIMER),
+                TimerKind::Poll => vcpu.request(Requests::POLL_TIMEOUT),
+                TimerKind::Watchdog => domain.look_at_watchdogs(),
+                TimerKind::Slice | TimerKind::Period => {}
+            }
+        }
+    }
+
+    /// True where it has one vCPU only, which then never has to make way.
+    #[inline]
+    #[must_use]
+    pub fn runs_one(&self) -> bool {
+        self.owned == 1
+    }
+
+    /// True where it has to look at its vCPUs before one of them goes on: another was kicked, is new, or has its turn; or at
+    /// the dead.
+    #[inline]
+    #[must_use]
+    pub fn has_business(&self) -> bool {
+        let mailbox = self.mailbox;
+        self.is_anybody_kicked()
+            || mailbox.is_slice_over.load(Ordering::Acquire)
+            || mailbox.news.load(Ordering::Acquire) != 0
+    }
+
+    /// True where one of its vCPUs was kicked and has not looked yet.
+    #[inline]
+    #[must_use]
+    pub fn is_anybody_kicked(&self) -> bool {
+        self.mailbox.kicked.load(Ordering::Acquire) != 0
+    }
+
+    /// True where somebody wanted this CPU to look at its vCPUs and it has not yet.
+    #[must_use]
+    pub fn is_woken(&self) -> bool {
+        self.mailbox.wake.load(Ordering::Acquire)
+    }
+
+    /// True once for each time somebody wanted this CPU to look at its vCPUs.
+    #[inline]
+    #[must_use]
+    pub fn take_wake(&self) -> bool {
+        let flag = &self.mailbox.wake;
+        flag.load(Ordering::Acquire) && flag.swap(false, Ordering::AcqRel)
+    }
+}

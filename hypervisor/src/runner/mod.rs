@@ -1,0 +1,271 @@
+//! A vCPU as the CPU that runs it has it: [`Runner`]. Everybody else has its shared half, [`Vcpu`].
+//!
+//! Next: `inject` for what goes into the guest, `memory` for its memory by linear addresses, `make` for how it begins.
+
+pub mod apic_timer;
+pub mod crash;
+pub mod inject;
+pub mod make;
+mod memory;
+pub(crate) mod pdptes;
+pub(crate) mod reset;
+mod state;
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+
+use guest_abi::compat::Width;
+use hv_core::cpuid::VcpuView;
+use hv_core::device::lapic::Lapic;
+use hv_core::msr::MsrState;
+use hv_core::timer::TimerId;
+use hv_core::vcpu::runstate::RunState;
+use hv_core::walk::PagingMode;
+use hv_hw::direct_map::SharedFrame;
+use hv_hw::virt::{Event, TscView, VcpuHw};
+
+use crate::domain::vcpu::Vcpu;
+use crate::domain::vcpu_frames::VcpuParts;
+use crate::domain::{Domain, Policies, wallclock};
+use crate::guest_mem::Memo;
+use crate::pcpu::{Pcpu, VCPU_TIMERS};
+
+/// What a vCPU is doing, as its CPU sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Activity {
+    /// It can run.
+    Ready,
+    /// It waits for an interrupt, after HLT or SCHEDOP_block.
+    Halted,
+    /// It waits for one of its ports or a timeout.
+    Polling,
+    /// It waits for STARTUP.
+    Waiting,
+    /// VCPUOP_down, or HLT with interrupts off: VCPUOP_up lets it go on, INIT begins anew.
+    Down,
+}
+
+/// A vCPU as the CPU that runs it sees it.
+pub struct Runner<H> {
+    /// Its hardware half.
+    pub hw: H,
+    /// Its domain.
+    pub domain: Arc<Domain>,
+    /// Its shared half.
+    pub vcpu: Arc<Vcpu>,
+    /// Its index in the domain.
+    pub index: usize,
+    /// Its domain's policies, as it was last told.
+    pub policies: Arc<Policies>,
+    /// What it runs on.
+    pub parts: VcpuParts,
+    /// Its local APIC.
+    pub lapic: Lapic<SharedFrame>,
+    /// MSRs that are kept in software.
+    pub msr_state: MsrState,
+    /// XCR0.
+    pub xcr0: u64,
+    /// What it is doing.
+    pub activity: Activity,
+    /// An exception that its last exit raised.
+    pub raised: Option<Event>,
+    /// The event in whose delivery its last exit came.
+    pub interrupted: Option<Event>,
+    /// An NMI waits for its window.
+    pub nmi_pending: bool,
+    /// Nothing waited to be delivered at the last look, so that no window is asked for.
+    pub is_quiet: bool,
+    /// VCPUOP_set_singleshot_timer.
+    pub singleshot: TimerId,
+    /// The local APIC's timer.
+    pub apic_timer: TimerId,
+    /// The end of a poll.
+    pub poll_timer: TimerId,
+    /// A period of the local APIC's timer is over, and the next is not waited for until it runs.
+    pub is_period_over: bool,
+    /// SCHEDOP_watchdog.
+    pub watchdog: TimerId,
+    /// How wide the registers of the hypercall's caller are, while one is served.
+    pub width: Width,
+    /// What it remembers of its domain's memory.
+    pub memo: Memo,
+    /// Ports that SCHEDOP_poll waits for.
+    pub polled: arrayvec::ArrayVec<hv_core::evtchn::Port, 128>,
+}
+
+impl<H: VcpuHw> Runner<H> {
+    /// The shared half.
+    #[inline]
+    #[must_use]
+    pub fn vcpu(&self) -> &Vcpu {
+        &self.vcpu
+    }
+
+    /// The number of the vCPU in its domain.
+    #[inline]
+    #[must_use]
+    pub fn number(&self) -> u16 {
+        self.vcpu().id.index
+    }
+
+    /// True where it could have the CPU.
+    #[must_use]
+    pub fn can_run(&self) -> bool {
+        self.activity == Activity::Ready && !self.domain.is_held()
+    }
+
+    /// What it is booked as while it does not run.
+    #[must_use]
+    pub fn waiting_state(&self) -> RunState {
+        match self.activity {
+            Activity::Ready if self.domain.is_held() => RunState::Offline,
+            Activity::Ready => RunState::Runnable,
+            Activity::Halted | Activity::Polling => RunState::Blocked,
+            Activity::Waiting | Activity::Down => RunState::Offline,
+        }
+    }
+
+    /// Books the time up to now, and what it does from now on.
+    pub fn account(&self, state: RunState) {
+        let has_flag = self.domain.has_runstate_flag.load(Ordering::Acquire);
+        let vcpu = self.vcpu();
+        vcpu.note(state == RunState::Running, state == RunState::Blocked);
+        vcpu.account.lock().change(state, has_flag);
+    }
+
+    /// Its timers.
+    #[must_use]
+    pub fn timers(&self) -> [TimerId; VCPU_TIMERS] {
+        [
+            self.singleshot,
+            self.apic_timer,
+            self.poll_timer,
+            self.watchdog,
+        ]
+    }
+
+    /// Has the domain's shared memory in the layout of the code that runs: at what drivers do first, and again after a
+    /// kernel has started another. Source: Xen's `arch/x86/hvm/hvm.c, hvm_latch_shinfo_size`.
+    pub fn latch_width(&self) {
+        let width = if self.hw.is_64_bit() {
+            Width::Bits64
+        } else {
+            Width::Bits32
+        };
+        self.domain.events.lock().set_width(width);
+        wallclock::tell(&self.domain);
+    }
+
+    /// What CPUID depends on.
+    #[inline]
+    pub fn cpuid_view(&mut self) -> VcpuView {
+        let vcpu = self.vcpu();
+        VcpuView {
+            vcpu_id: u32::from(vcpu.id.index),
+            apic_id: vcpu.apic_id,
+            cr4: self.hw.paging().cr4,
+            xcr0: self.xcr0,
+            xss: 0,
+        }
+    }
+
+    /// What a walk of its page tables needs.
+    #[inline]
+    #[must_use]
+    pub fn paging_mode(&self) -> PagingMode {
+        let regs = self.hw.paging();
+        PagingMode {
+            cr0: regs.cr0,
+            cr3: regs.cr3,
+            cr4: regs.cr4,
+            efer: regs.efer,
+        }
+    }
+
+    /// Its domain's TSC now, which its APIC's timer counts by, whatever the guest writes into its own.
+    #[must_use]
+    pub fn domain_tsc(&self) -> u64 {
+        hv_hw::time::now().wrapping_add(self.domain.tsc.offset)
+    }
+
+    /// Its TSC now.
+    #[must_use]
+    pub fn guest_tsc(&self) -> u64 {
+        self.domain_tsc().wrapping_add(self.vcpu.tsc_moved())
+    }
+
+    /// Sets its TSC, and what the guest computes time by from it.
+    pub fn set_guest_tsc(&mut self, value: u64) {
+        let moved = value.wrapping_sub(self.domain_tsc());
+        self.vcpu.tsc_moved.store(moved, Ordering::Release);
+        self.hw.set_tsc(TscView {
+            offset: self.domain.tsc.offset.wrapping_add(moved),
+        });
+        let clock = self.vcpu.clock(&self.domain);
+        let number = self.number();
+        self.domain.events.lock().write_time(number, &clock);
+        self.vcpu.account.lock().write_clock(&clock);
+    }
+
+    /// The host's TSC when the domain's is `tsc`: now where that has passed, never where it is past the host's last.
+    #[must_use]
+    pub fn host_tsc(&self, tsc: u64) -> u64 {
+        let now = hv_hw::time::now();
+        let guest_now = now.wrapping_add(self.domain.tsc.offset);
+        now.saturating_add(tsc.saturating_sub(guest_now))
+    }
+
+    /// Ends its wait.
+    pub fn wake(&mut self, pcpu: &mut Pcpu) {
+        if self.activity == Activity::Polling {
+            pcpu.cancel_timer(self.poll_timer);
+            self.polled.clear();
+            self.domain.note_poller(self.vcpu(), false);
+        }
+        self.activity = Activity::Ready;
+    }
+
+    /// True where an interrupt or NMI would be delivered at once, were IF set.
+    pub fn has_something_to_deliver(&mut self) -> bool {
+        self.lapic.wakes_for(&self.vcpu.posted).is_some()
+            || self.nmi_pending
+            || inject::callback(self).is_some()
+    }
+
+    /// True where a port that SCHEDOP_poll named has an event.
+    pub fn is_any_polled_port_pending(&self) -> bool {
+        let events = self.domain.events.lock();
+        self.polled.iter().any(|port| events.is_pending(*port))
+    }
+}
+
+/// What an exit's handler leaves to do.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// Go on with the guest.
+    Resume,
+    /// Let others go first.
+    Yield,
+    /// Have the CPU look at its vCPUs first: one of them was asked for something that this one waits for.
+    Look,
+}
+
+/// Raises an exception at the next entry.
+pub fn raise<H: VcpuHw>(runner: &mut Runner<H>, event: Event) -> Next {
+    runner.raised = Some(event);
+    Next::Resume
+}
+
+/// Has the guest begin the same instruction again with its registers moved on: what was due meanwhile comes first, and its
+/// interrupt shadow, if it stands in one, ends here.
+pub fn again<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
+    runner.hw.run_again();
+    retry(pcpu)
+}
+
+/// Has the guest try the same instruction again, of which nothing was done.
+pub fn retry(pcpu: &mut Pcpu) -> Next {
+    pcpu.patience.end();
+    Next::Resume
+}

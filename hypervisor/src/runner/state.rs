@@ -1,0 +1,95 @@
+//! The registers of a vCPU, taken from it or put into it for a toolstack that left a request.
+
+use alloc::boxed::Box;
+use core::sync::atomic::Ordering;
+
+use guest_abi::hvm::save::HvmHwLapic;
+use hv_core::device::lapic::LapicPage;
+use hv_hw::virt::{ApicAssist, VcpuHw};
+
+use super::{Activity, Runner, apic_timer, pdptes};
+use crate::domain::vcpu::Requests;
+use crate::domain::vcpu_state::{KEPT_MSRS, VcpuState};
+use crate::pcpu::Pcpu;
+
+impl<H: VcpuHw> Runner<H> {
+    /// Does what was asked for with the box. The vCPU is loaded.
+    pub(crate) fn answer_state(&mut self, requests: Requests, pcpu: &mut Pcpu) {
+        if requests.contains(Requests::LOAD_STATE) {
+            let state = self.vcpu().state.lock().to_load.take();
+            if let Some(state) = state {
+                self.load_state(&state, pcpu);
+            }
+        }
+        if requests.contains(Requests::SAVE_STATE) {
+            let state = Box::new(self.save_state());
+            self.vcpu().state.lock().saved = Some(state);
+        }
+    }
+
+    /// The registers as they are.
+    fn save_state(&mut self) -> VcpuState {
+        // what others have posted is in the APIC's page from then on
+        let _ = self.lapic.wakes_for(&self.vcpu.posted);
+        let (lapic, page) = self.lapic.save(self.guest_tsc());
+        VcpuState {
+            regs: *self.hw.regs(),
+            system: self.hw.system(),
+            msrs: KEPT_MSRS.map(|msr| self.hw.msr(msr)),
+            msr_state: self.msr_state.clone(),
+            switched: self.hw.switched(),
+            lapic: Some((lapic, Box::new(page))),
+            xcr0: self.xcr0,
+            is_up: self.vcpu().is_up.load(Ordering::Acquire),
+            is_initialised: false,
+        }
+    }
+
+    fn load_state(&mut self, state: &VcpuState, pcpu: &mut Pcpu) {
+        self.wake(pcpu);
+        *self.hw.regs() = state.regs;
+        self.hw.set_system(&state.system);
+        for (msr, value) in KEPT_MSRS.into_iter().zip(state.msrs) {
+            self.hw.set_msr(msr, value);
+        }
+        self.msr_state = state.msr_state.clone();
+        self.hw.set_switched(&state.switched);
+        self.xcr0 = state.xcr0;
+        self.hw.set_xcr0(state.xcr0);
+        if let Some((lapic, page)) = &state.lapic {
+            self.load_lapic(lapic, page, pcpu);
+        }
+        self.raised = None;
+        self.interrupted = None;
+        self.is_quiet = false;
+        pdptes::load(self);
+        let vcpu = self.vcpu();
+        if !state.is_initialised {
+            vcpu.is_up.store(state.is_up, Ordering::Release);
+            vcpu.is_started.store(state.is_up, Ordering::Release);
+        }
+        self.activity = match (vcpu.is_up.load(Ordering::Acquire), state.is_initialised) {
+            (true, _) => Activity::Ready,
+            (false, true) => Activity::Down,
+            (false, false) => Activity::Waiting,
+        };
+    }
+
+    /// Takes up the state of the local APIC; one that it cannot be in was to be refused before, and is left out.
+    fn load_lapic(&mut self, state: &HvmHwLapic, page: &LapicPage, pcpu: &mut Pcpu) {
+        let now = self.guest_tsc();
+        let _ = self.vcpu.posted.take();
+        if self.lapic.load(state, page, now).is_err() {
+            return;
+        }
+        if self.hw.apic() == ApicAssist::Delivery {
+            let status = self.lapic.guest_interrupt_status();
+            self.hw.set_interrupt_status(status);
+            self.hw.set_eoi_exits(&self.lapic.eoi_exit_bitmap());
+        }
+        if !self.lapic.is_on() {
+            self.hw.intercept_apic();
+        }
+        apic_timer::expired(self, pcpu);
+    }
+}
