@@ -1,7 +1,7 @@
 //! apt without touching the host's: directories of its own below the cache.
 //!
 //! Its lists name Debian 12 (kernels, Xen's toolstack), its backports (the newer kernel) and Debian 13's sources
-//! (Bochs), whatever the host is. The mirror is the one the host's own apt configuration names, or
+//! (Bochs), whatever the host is; a list of its own names Debian 11, of which guests run a kernel. The mirror is the one the host's own apt configuration names, or
 //! `HEMATITE_DEBIAN_MIRROR`. Signatures and digests are checked by apt.
 
 use std::env;
@@ -18,7 +18,7 @@ use crate::{paths, shell};
 /// # Errors
 /// No mirror, no such file, another digest than `sha256`, a download that fails.
 pub(crate) fn fetch_source(package: &str, ending: &str, sha256: &str, to: &Path) -> Result<()> {
-    let apt = Apt::open()?;
+    let apt = Apt::open(Lists::Debian12)?;
     let listed = shell::output(
         apt.command("apt-get")
             .args(["source", "--print-uris", package]),
@@ -52,6 +52,44 @@ pub(crate) fn fetch_source(package: &str, ending: &str, sha256: &str, to: &Path)
     Ok(())
 }
 
+/// What an [`Apt`] can fetch from. Each has a directory of its own, so that an old release that its mirror drops one day
+/// keeps nobody from fetching the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lists {
+    /// Debian 12 for amd64, its backports, and Debian 13's sources.
+    Debian12,
+    /// Debian 11 for amd64.
+    Debian11,
+}
+
+impl Lists {
+    const fn dir(self) -> &'static str {
+        match self {
+            Self::Debian12 => "apt",
+            Self::Debian11 => "apt-11",
+        }
+    }
+
+    fn sources(self, mirror: &Mirror) -> String {
+        const KEYS: &str = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
+        let main = &mirror.main;
+        match self {
+            Self::Debian12 => {
+                let mut text = format!(
+                    "deb {KEYS} {main} bookworm main\n\
+                     deb {KEYS} {main} bookworm-backports main\n\
+                     deb-src {KEYS} {main} trixie main\n"
+                );
+                if let Some(security) = &mirror.security {
+                    text += &format!("deb {KEYS} {security} bookworm-security main\n");
+                }
+                text
+            }
+            Self::Debian11 => format!("deb {KEYS} {main} bullseye main\n"),
+        }
+    }
+}
+
 /// An apt with its own lists, cache and sources.
 pub(crate) struct Apt {
     conf: PathBuf,
@@ -62,12 +100,12 @@ impl Apt {
     ///
     /// # Errors
     /// No mirror, or the lists cannot be fetched.
-    pub(crate) fn open() -> Result<Self> {
-        let dir = paths::cache()?.join("apt");
+    pub(crate) fn open(lists: Lists) -> Result<Self> {
+        let dir = paths::cache()?.join(lists.dir());
         for sub in ["lists/partial", "cache/archives/partial", "state"] {
             fs::create_dir_all(dir.join(sub))?;
         }
-        let sources = sources(&mirror()?);
+        let sources = lists.sources(&mirror()?);
         let sources_changed =
             fs::read_to_string(dir.join("sources.list")).is_ok_and(|old| old != sources);
         fs::write(dir.join("sources.list"), sources)?;
@@ -179,20 +217,6 @@ fn mirror() -> Result<Mirror> {
         );
     }
     Ok(found)
-}
-
-fn sources(mirror: &Mirror) -> String {
-    const KEYS: &str = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
-    let main = &mirror.main;
-    let mut text = format!(
-        "deb {KEYS} {main} bookworm main\n\
-         deb {KEYS} {main} bookworm-backports main\n\
-         deb-src {KEYS} {main} trixie main\n"
-    );
-    if let Some(security) = &mirror.security {
-        text += &format!("deb {KEYS} {security} bookworm-security main\n");
-    }
-    text
 }
 
 fn configuration(dir: &Path) -> String {

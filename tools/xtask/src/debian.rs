@@ -8,11 +8,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::apt::{Apt, only_entry};
+use crate::apt::{Apt, Lists, only_entry};
 use crate::shell::Step;
 use crate::{paths, shell};
 
-/// A kernel that boots as dom0, as Debian packages it.
+/// A kernel as Debian packages it. All but those for guests boot as dom0 too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Kernel {
     /// Debian 12's generic kernel
@@ -21,11 +21,14 @@ pub(crate) enum Kernel {
     Cloud,
     /// Debian 12's backports: 6.12
     Backports,
+    /// Debian 11's kernel for virtual machines: 5.10, for guests
+    #[value(skip)]
+    Bullseye,
 }
 
 impl Kernel {
     /// Every kernel that `setup` fetches.
-    pub(crate) const ALL: [Self; 3] = [Self::Generic, Self::Cloud, Self::Backports];
+    pub(crate) const ALL: [Self; 4] = [Self::Generic, Self::Cloud, Self::Backports, Self::Bullseye];
 
     /// Returns the name used for directories and in scenarios.
     pub(crate) fn name(self) -> &'static str {
@@ -33,6 +36,14 @@ impl Kernel {
             Self::Generic => "generic",
             Self::Cloud => "cloud",
             Self::Backports => "backports",
+            Self::Bullseye => "bullseye",
+        }
+    }
+
+    const fn lists(self) -> Lists {
+        match self {
+            Self::Generic | Self::Cloud | Self::Backports => Lists::Debian12,
+            Self::Bullseye => Lists::Debian11,
         }
     }
 
@@ -42,6 +53,7 @@ impl Kernel {
             Self::Generic => ("linux-image-amd64", "linux-image-6.1."),
             Self::Cloud => ("linux-image-cloud-amd64", "linux-image-6.1."),
             Self::Backports => ("linux-image-amd64", "linux-image-6.12."),
+            Self::Bullseye => ("linux-image-cloud-amd64", "linux-image-5.10."),
         }
     }
 
@@ -121,43 +133,57 @@ pub(crate) fn userland() -> Result<PathBuf> {
     Ok(paths::cache()?.join("debian/userland"))
 }
 
-/// Fetches and unpacks what is not there: the kernels and dom0's user land.
+/// Debian's packages whose programs guests get: a boot loader in a kernel's place.
+const GUEST_TOOLS: &[&str] = &["grub-xen-host"];
+
+/// Returns the directory with what guests get, as a root file system.
+///
+/// # Errors
+/// No cache directory.
+pub(crate) fn guest_tools() -> Result<PathBuf> {
+    Ok(paths::cache()?.join("debian/guest-tools"))
+}
+
+/// Fetches and unpacks what is not there: the kernels, dom0's user land, guests' tools.
 ///
 /// # Errors
 /// No mirror, no package, a download that fails.
 pub(crate) fn ensure_all() -> Result<()> {
     for kernel in Kernel::ALL {
         let (meta, prefix) = kernel.metapackage();
-        ensure(&kernel.dir()?, kernel.name(), |apt| {
+        let what = format!("kernel: {}", kernel.name());
+        ensure(&kernel.dir()?, &what, kernel.lists(), |apt| {
             Ok(vec![apt.newest_dependency(meta, prefix)?])
         })?;
     }
-    let dir = userland()?;
-    let list = dir.join("packages");
-    if fs::read_to_string(&list).is_ok_and(|old| old != wanted()) {
-        fs::remove_dir_all(&dir)?;
-    }
-    ensure(&dir, "Xen's toolstack", |_| {
-        Ok(USERLAND.iter().map(|&name| name.to_owned()).collect())
-    })?;
-    shell::write_if_changed(&list, wanted().as_bytes())
+    ensure_list(&userland()?, "Xen's toolstack", USERLAND)?;
+    ensure_list(&guest_tools()?, "tools for guests", GUEST_TOOLS)
 }
 
-/// Returns what a complete user land is marked with, so that another list of packages is fetched anew.
-fn wanted() -> String {
-    USERLAND.join("\n")
+/// Unpacks `packages` into `dir`, unless it is marked as having just these.
+fn ensure_list(dir: &Path, what: &str, packages: &[&str]) -> Result<()> {
+    let mark = dir.join("packages");
+    let wanted = packages.join("\n");
+    if fs::read_to_string(&mark).is_ok_and(|old| old != wanted) {
+        fs::remove_dir_all(dir)?;
+    }
+    ensure(dir, what, Lists::Debian12, |_| {
+        Ok(packages.iter().map(|&name| name.to_owned()).collect())
+    })?;
+    shell::write_if_changed(&mark, wanted.as_bytes())
 }
 
 /// Unpacks `packages` into `dir` unless it exists.
 fn ensure(
     dir: &Path,
     what: &str,
+    lists: Lists,
     packages: impl FnOnce(&Apt) -> Result<Vec<String>>,
 ) -> Result<()> {
     if dir.exists() {
         return Ok(());
     }
-    let apt = Apt::open()?;
+    let apt = Apt::open(lists)?;
     let packages = packages(&apt)?;
     let step = Step::start(format!("fetching Debian's {what}"));
     let unpacked = dir.with_extension("new");

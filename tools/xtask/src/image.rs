@@ -90,7 +90,7 @@ fn initrd(args: &Args) -> Result<PathBuf> {
         probe: build::probe()?,
         programs: Vec::new(),
         documentation: None,
-        hotplug_scripts: false,
+        extras: Vec::new(),
         guests: Vec::new(),
         test_kernels: Vec::new(),
         script: args.script.clone(),

@@ -85,8 +85,8 @@ impl Artefacts {
         for guest in &guests {
             name = format!("{name}-{}", guest.name());
         }
-        if scenario.hotplug_scripts {
-            name += "-hotplug";
+        for extra in &scenario.extras {
+            name = format!("{name}-{extra:?}");
         }
         // The name is not the one of `cargo xtask run`, whose image may have a user's script.
         let path = paths::out().join(format!("{name}-test.cpio"));
@@ -103,7 +103,7 @@ impl Artefacts {
             tools,
             probe: self.probe.clone(),
             programs: self.programs.clone(),
-            hotplug_scripts: scenario.hotplug_scripts,
+            extras: scenario.extras.clone(),
             documentation: None,
             guests,
             test_kernels: if has_guests {
@@ -123,6 +123,7 @@ fn guest_kernel(kernel: GuestKernel) -> Kernel {
     match kernel {
         GuestKernel::Cloud => Kernel::Cloud,
         GuestKernel::Backports => Kernel::Backports,
+        GuestKernel::Bullseye => Kernel::Bullseye,
     }
 }
 

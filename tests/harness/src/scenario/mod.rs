@@ -54,9 +54,9 @@ pub struct Scenario {
     /// The Linux kernels that dom0 has to start guests from.
     #[serde(default)]
     pub guests: Vec<GuestKernel>,
-    /// Whether dom0 has the hotplug scripts of Debian's xen-utils-common beside our tools, with what they want.
+    /// What of Debian's packages dom0 has beside our tools.
     #[serde(default)]
-    pub hotplug_scripts: bool,
+    pub extras: Vec<Extra>,
     /// Options of the hypervisor.
     #[serde(default)]
     pub options: String,
@@ -155,6 +155,18 @@ pub enum GuestKernel {
     Cloud,
     /// Debian's backported 6.12.
     Backports,
+    /// Debian 11's cloud kernel.
+    Bullseye,
+}
+
+/// Programs of Debian's packages in dom0, each with the libraries and tools that it wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Extra {
+    /// The hotplug scripts of xen-utils-common.
+    HotplugScripts,
+    /// GRUB as a PVH guest's kernel, of grub-xen-host.
+    Grub,
 }
 
 const fn default_memory() -> u32 {
@@ -198,7 +210,7 @@ impl Scenario {
             kernel: DomZero::Missing,
             tools: Toolstack::None,
             guests: Vec::new(),
-            hotplug_scripts: false,
+            extras: Vec::new(),
             initrd: Ramdisk::Whole,
             options: String::new(),
             append: String::new(),

@@ -94,3 +94,22 @@ leftovers() {
 no_domain_dies() {
     ! xl list | awk 'NR > 1 { print $5 }' | grep -q 'd$'
 }
+
+# two_cpus NAME NUMBER KERNEL VERSION: boots a Linux guest with two vCPUs, has it use both, its disk and its card, and end.
+two_cpus() {
+    dd if=/dev/zero of="/tmp/$1.img" bs=1M seek=8 count=0 2>/dev/null
+    mke2fs -F "/tmp/$1.img" >/dev/null 2>&1
+    linux_guest "$1" "$2" "$3" 256 <<EOT
+vcpus = 2
+disk = ["/tmp/$1.img,raw,xvda,w"]
+vif = ["bridge=xenbr0"]
+EOT
+    probe session 240 "/tmp/$1.console" "Linux version $4" '' 'Xen PVH' '' 'guest: up' '' '# ' 'echo $((6 * 7))' 42 '' '# ' \
+        'sh /tests/cpus.sh' 'CPUS OK' '' '# ' 'ping -c 1 -W 5 10.77.0.1 && echo REACH""ED' REACHED '' '# ' \
+        'mount /dev/xvda /mnt && cp /bin/busybox /mnt && umount /mnt && mount /dev/xvda /mnt && cmp /bin/busybox /mnt/busybox && echo SA""ME' SAME '' '# ' \
+        'umount /mnt; poweroff -f' EXIT '' \
+        -- xl create -c "/tmp/$1.cfg" >/tmp/talk.out 2>&1 ||
+        fail "$(tail -n 1 /tmp/talk.out): $(tail -n 3 "/tmp/$1.console" | tr '\r\n' '  ')"
+    await 30 is_gone "$1" || fail "after its poweroff: $(xl list | tail -n 1)"
+    pass "$(grep -o 'up after .*' "/tmp/$1.console" | head -n 1)"
+}

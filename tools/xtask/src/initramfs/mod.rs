@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use harness::scenario::Extra;
 
 use crate::debian::Kernel;
 use crate::{paths, shell};
@@ -47,8 +48,8 @@ pub(crate) struct Contents {
     pub(crate) tools: Tools,
     /// The program that measures clocks.
     pub(crate) probe: PathBuf,
-    /// Whether our toolstack has Xen's hotplug scripts beside it.
-    pub(crate) hotplug_scripts: bool,
+    /// What of Debian's packages our toolstack has beside it.
+    pub(crate) extras: Vec<Extra>,
     /// The programs of our toolstack, where it is the one.
     pub(crate) programs: Vec<PathBuf>,
     /// Their man pages and completions.
@@ -90,8 +91,8 @@ pub(crate) fn build(contents: &Contents, out: &Path) -> Result<()> {
         Tools::None => {}
         Tools::Ours => {
             userland::install(&[userland::NAT], &tree)?;
-            if contents.hotplug_scripts {
-                userland::install(&[userland::HOTPLUG], &tree)?;
+            for &extra in &contents.extras {
+                userland::install(&[part(extra)], &tree)?;
             }
             our_tools(&contents.programs, &tree)?;
             tree.scripts("live")?;
@@ -121,6 +122,13 @@ fn guest(kernel: Kernel, out: &Path) -> Result<()> {
     tree.scripts("domu")?;
     modules::install(kernel, &[modules::FRONTEND], &tree.path("modules"))?;
     tree.archive(out)
+}
+
+const fn part(extra: Extra) -> userland::Part {
+    match extra {
+        Extra::HotplugScripts => userland::HOTPLUG,
+        Extra::Grub => userland::GRUB,
+    }
 }
 
 fn our_tools(programs: &[PathBuf], tree: &Tree) -> Result<()> {

@@ -40,6 +40,12 @@ pub(super) const HOTPLUG: Part = Part {
     links: &[],
 };
 
+/// GRUB as a guest's kernel: 32-bit code, which looks for its configuration on the guest's disks.
+pub(super) const GRUB: Part = Part {
+    files: &["usr/lib/grub-xen/grub-i386-xen_pvh.bin"],
+    links: &[],
+};
+
 /// Xen's toolstack as Debian has it. Its hotplug scripts want bash, flock, and a stat that follows descriptors.
 pub(super) const XEN_UTILS: Part = Part {
     files: &[
@@ -88,11 +94,11 @@ const LINKER: (&str, &str) = (
 /// The packages are missing, or lack a file.
 pub(super) fn install(parts: &[Part], tree: &Tree) -> Result<()> {
     let mut installation = Installation {
-        packages: debian::userland()?,
+        packages: [debian::userland()?, debian::guest_tools()?],
         tree,
         libraries: BTreeSet::new(),
     };
-    tree.install(&installation.packages.join(LINKER.1), LINKER.0)?;
+    tree.install(&installation.find(LINKER.1)?, LINKER.0)?;
     for part in parts {
         for name in part.files {
             installation.place(name)?;
@@ -105,18 +111,26 @@ pub(super) fn install(parts: &[Part], tree: &Tree) -> Result<()> {
 }
 
 struct Installation<'a> {
-    packages: PathBuf,
+    /// Directories of unpacked packages.
+    packages: [PathBuf; 2],
     tree: &'a Tree,
     /// The names of those placed.
     libraries: BTreeSet<String>,
 }
 
 impl Installation<'_> {
+    /// Returns where the packages have `name`.
+    fn find(&self, name: &str) -> Result<PathBuf> {
+        let mut places = self.packages.iter().map(|dir| dir.join(name));
+        places
+            .find(|place| fs::symlink_metadata(place).is_ok())
+            .with_context(|| format!("Debian's packages have no {name}"))
+    }
+
     /// Copies a file with its libraries, a link as it is, or all of a directory.
     fn place(&mut self, name: &str) -> Result<()> {
-        let from = self.packages.join(name);
-        let metadata = fs::symlink_metadata(&from)
-            .with_context(|| format!("Debian's packages have no {name}"))?;
+        let from = self.find(name)?;
+        let metadata = fs::symlink_metadata(&from)?;
         if metadata.is_dir() {
             for entry in fs::read_dir(&from)? {
                 let entry = entry?.file_name();
@@ -137,19 +151,18 @@ impl Installation<'_> {
             if library.starts_with("ld-linux") || !self.libraries.insert(library.clone()) {
                 continue;
             }
-            let found = LIBRARY_DIRECTORIES
+            let (name, from) = LIBRARY_DIRECTORIES
                 .iter()
                 .map(|dir| format!("{dir}/{library}"))
-                .find(|name| self.packages.join(name).exists())
+                .find_map(|name| Some((name.clone(), self.find(&name).ok()?)))
                 .with_context(|| {
                     format!(
                         "{} needs {library}, which no package has",
                         program.display()
                     )
                 })?;
-            let from = self.packages.join(&found);
             // A link's target under the name that is looked for.
-            self.tree.install(&from, &found)?;
+            self.tree.install(&from, &name)?;
             self.place_libraries(&from)?;
         }
         Ok(())
