@@ -8,7 +8,7 @@
 //! - hypervisor/src/domain/interrupts.rs:deliver
 //! - hypervisor/src/domain/vcpu.rs:kick
 //! - hypervisor/src/runner/inject.rs:prepare
-//! - hypervisor/hv-hw/src/virt/vtx/inject.rs
+//! - hypervisor/hv-hw/src/virt/vtx/inject.rs:write
 
 use hv_hw::irq::{local, vectors};
 

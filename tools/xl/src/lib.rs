@@ -4,8 +4,7 @@
 //! does through the `toolstack` crate, and its text as a pure function of plain data. Scripts cut the texts up by column and
 //! by line, so the golden files of the tests hold them exactly; whoever wants more asks for `--json`.
 //!
-//! Route card of `xl create`: [`verbs::create`] → `toolstack::config` (text to configuration) → `toolstack::create` (the
-//! recipe, undone on failure) → typed hypercalls.
+//! `xl create` from text to domain: the route card in tools/toolstack/src/create/mod.rs.
 
 pub mod cli;
 pub mod config_file;

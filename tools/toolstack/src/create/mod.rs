@@ -1,8 +1,15 @@
 //! The recipe that makes a domain, undone where a step fails.
 //!
-//! Route card of `xl create`: tools/xl reads the file (`config`) → here, step by step → `hypercall` → tools/xendev/src/privcmd.rs →
-//! hypervisor/src/hypercall/domctl/life.rs:create. A step is a line in `Recipe::cook`; what it made is undone in reverse when a later one fails,
-//! and the error names the step. [`Timings`] says how long each took.
+//! Route card, xl create:
+//! - tools/xl/src/verbs/create.rs:run, tools/xl/src/config_file.rs:read
+//! - tools/toolstack/src/config/mod.rs:parse (text to configuration)
+//! - tools/toolstack/src/create/mod.rs:cook (a step a line)
+//! - tools/toolstack/src/hypercall/domctl.rs:create_domain, tools/xendev/src/privcmd.rs:hypercall
+//! - hypervisor/src/hypercall/domctl/mod.rs:serve, hypervisor/src/hypercall/domctl/life.rs:create
+//! - hypervisor/src/domain/create.rs:domain
+//!
+//! What a step made is undone in reverse when a later one fails, and the error names the step. [`Timings`] says how long
+//! each took.
 
 mod context;
 mod memory;
