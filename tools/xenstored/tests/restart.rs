@@ -13,6 +13,9 @@ use std::{
 use rustix::process::{Pid, Signal};
 use xenstore::{Ops, Perm, Refusal, Store};
 
+/// Beyond this something hangs, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 struct Daemon {
     process: Child,
     directory: PathBuf,
@@ -62,7 +65,7 @@ impl Daemon {
     }
 
     fn connect(&self) -> Store {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             match Store::open_at(&self.directory.join("socket")) {
                 Ok(store) => return store,
@@ -97,14 +100,14 @@ fn two_clients_meet_in_the_tree() {
     let daemon = Daemon::start(directory.path());
     let (one, other) = (daemon.connect(), daemon.connect());
     other.watch("/a", "tok").unwrap();
-    let first = other.next_event(Some(Duration::from_secs(5))).unwrap();
+    let first = other.next_event(Some(PATIENCE)).unwrap();
     assert_eq!(first.unwrap().path, "/a");
     one.transaction(|tx| {
         tx.write("/a/b", "1")?;
         tx.set_perms("/a/b", &[Perm::none(0), Perm::read(7)])
     })
     .unwrap();
-    let event = other.next_event(Some(Duration::from_secs(5))).unwrap();
+    let event = other.next_event(Some(PATIENCE)).unwrap();
     assert_eq!(event.unwrap().path, "/a/b");
     assert_eq!(other.read_string("/a/b").unwrap(), "1");
     let perms = other.get_perms("/a/b").unwrap();
@@ -125,12 +128,9 @@ fn a_slow_client_delays_nobody() {
     for n in 0..3000 {
         quick.write(&format!("/n/{n}"), "x").unwrap();
     }
-    assert!(began.elapsed() < Duration::from_secs(20));
-    let mut last = String::new();
-    while let Some(event) = slow.next_event(Some(Duration::from_millis(300))).unwrap() {
-        last = event.path;
-    }
-    assert_eq!(last, "/n/2999");
+    assert!(began.elapsed() < PATIENCE);
+    let next = || slow.next_event(Some(PATIENCE)).unwrap().unwrap();
+    while next().path != "/n/2999" {}
     daemon.kill();
 }
 
@@ -171,7 +171,11 @@ fn a_second_daemon_does_not_take_the_socket() {
 fn kill_and_restart_lose_nothing_that_was_answered() {
     let directory = tempfile::tempdir().unwrap();
     let mut answered = 0u32;
-    for run in 0..12u64 {
+    for run in 0u64.. {
+        // On a busy machine a daemon may be killed before it has answered anything.
+        if run >= 12 && answered > 0 {
+            break;
+        }
         let daemon = Daemon::start(directory.path());
         let store = daemon.connect();
         check(&store, answered);
@@ -205,7 +209,6 @@ fn kill_and_restart_lose_nothing_that_was_answered() {
         check(&store, answered);
         daemon.kill();
     }
-    assert!(answered > 0);
 }
 
 fn check(store: &Store, answered: u32) {
@@ -221,7 +224,7 @@ fn check(store: &Store, answered: u32) {
 
 /// Waits until a file holds `text`.
 fn await_text(path: &Path, text: &str) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while !fs::read_to_string(path).unwrap_or_default().contains(text) {
         assert!(Instant::now() < deadline, "{text} in {}", path.display());
         thread::sleep(Duration::from_millis(5));
@@ -237,7 +240,7 @@ fn signals_open_the_log_anew_or_ask_for_a_report() {
     fs::rename(&log, &old).unwrap();
     daemon.signal(Signal::HUP);
     // A signal arrives when it likes: another asks for something that shows.
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while !log.exists() {
         assert!(Instant::now() < deadline);
         thread::sleep(Duration::from_millis(5));

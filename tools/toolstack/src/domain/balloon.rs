@@ -17,7 +17,7 @@ pub(crate) const MIN_DOM0_KIB: u64 = 128 << 10;
 /// What is left to dom0's programs of what its kernel calls available, in KiB, where nobody said how much dom0 gets.
 const KEPT_AVAILABLE_KIB: u64 = 64 << 10;
 /// How long dom0 may give nothing before it is asked for more, how often it is asked, and how often that is looked at.
-const STALL: Duration = Duration::from_millis(if cfg!(test) { 60 } else { 5000 });
+const STALL: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 5000 });
 const ROUNDS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 100 });
 
@@ -185,43 +185,7 @@ fn remedy(dom0_pages: u64, missing: u64, dom0_least: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Bench;
-
-    /// dom0's balloon driver, which gives what it has until it has no more than `floor` pages; ends with the guard.
-    struct Driver(
-        std::sync::mpsc::Sender<()>,
-        Option<std::thread::JoinHandle<()>>,
-    );
-
-    impl Driver {
-        fn start(bench: &Bench, floor: u64) -> Self {
-            let (host, store) = (bench.host.clone(), bench.store.clone());
-            let (stop, stopped) = std::sync::mpsc::channel();
-            let work = move || {
-                while stopped
-                    .recv_timeout(Duration::from_millis(1))
-                    .is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Timeout)
-                {
-                    let Some(kib) = store.get("/local/domain/0/memory/target") else {
-                        continue;
-                    };
-                    let target = kib.parse::<u64>().unwrap() / 4;
-                    let mut state = host.state();
-                    let gone = state.dom0_pages.saturating_sub(target.max(floor)).min(5000);
-                    state.dom0_pages -= gone;
-                    state.free_pages += gone;
-                }
-            };
-            Self(stop, Some(std::thread::spawn(work)))
-        }
-    }
-
-    impl Drop for Driver {
-        fn drop(&mut self) {
-            let _ = self.0.send(());
-            self.1.take().unwrap().join().unwrap();
-        }
-    }
+    use crate::testing::{Balloon, Bench};
 
     fn bench(free_mib: u64, dom0_mib: u64, available_mib: u64) -> Bench {
         let bench = Bench::new();
@@ -237,7 +201,7 @@ mod tests {
     #[test]
     fn what_is_missing_comes_out_of_dom0_with_progress() {
         let bench = bench(100, 1500, 1400);
-        let _driver = Driver::start(&bench, 0);
+        bench.host.state().balloon = Some(Balloon::of(&bench, 0));
         let mut told = Vec::new();
         let mut tell = |text: &str| told.push(text.to_owned());
         bench.ts.make_room(512 * 256, &mut tell).unwrap();
@@ -299,9 +263,8 @@ mod tests {
     #[test]
     fn one_that_stops_short_is_asked_again_and_then_told_of() {
         let bench = bench(100, 1500, 1400);
-        let driver = Driver::start(&bench, 1300 * 256);
+        bench.host.state().balloon = Some(Balloon::of(&bench, 1300 * 256));
         let error = bench.ts.make_room(512 * 256, &mut |_| {}).unwrap_err();
-        drop(driver);
         assert_eq!(
             error.chain(),
             "not enough memory: the domain needs 512 MiB, 300 MiB are free, of which 0 MiB are claimed by others; \

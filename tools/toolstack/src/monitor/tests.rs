@@ -189,7 +189,7 @@ fn a_log_and_a_process_are_made_for_the_monitor() {
     let files = tempfile::tempdir().unwrap();
     let log = files.path().join("logs/web.log");
     spawn(Path::new("/bin/echo"), &[OsStr::new("hello")], &log).unwrap();
-    for _ in 0..200 {
+    for _ in 0..6000 {
         if std::fs::read_to_string(&log).is_ok_and(|text| text == "hello\n") {
             return;
         }

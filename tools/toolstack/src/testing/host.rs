@@ -19,6 +19,7 @@ use guest_abi::xen::*;
 use xendev::{Arg, MappedPages};
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::{Bench, FakeStore};
 use crate::Hyper;
 use crate::hypercall::Hypervisor;
 
@@ -90,11 +91,27 @@ pub(crate) struct HostState {
     pub(crate) free_pages: u64,
     /// What dom0 has.
     pub(crate) dom0_pages: u64,
+    /// dom0's balloon driver, which works whenever somebody looks how much memory is free.
+    pub(crate) balloon: Option<Balloon>,
     /// What the hypervisor was started with.
     pub(crate) commandline: String,
     /// Destroyed domains stay, dying.
     pub(crate) keeps_zombies: bool,
     next: u16,
+}
+
+/// A balloon driver that gives what its target says, in steps, until it has no more than `floor` pages.
+#[derive(Debug)]
+pub(crate) struct Balloon {
+    store: FakeStore,
+    floor: u64,
+}
+
+impl Balloon {
+    pub(crate) fn of(bench: &Bench, floor: u64) -> Self {
+        let store = bench.store.clone();
+        Self { store, floor }
+    }
 }
 
 /// A hypervisor for tests; clones are the same one.
@@ -133,6 +150,19 @@ impl HostState {
         self.next += 1;
         self.domains.insert(domid, FakeDomain::new(handle));
         domid
+    }
+
+    /// Has dom0's balloon driver make a step.
+    fn inflate(&mut self) {
+        let Some(Balloon { store, floor }) = &self.balloon else {
+            return;
+        };
+        if let Some(kib) = store.get("/local/domain/0/memory/target") {
+            let target = kib.parse::<u64>().unwrap() / 4;
+            let gone = self.dom0_pages.saturating_sub(target.max(*floor)).min(5000);
+            self.dom0_pages -= gone;
+            self.free_pages += gone;
+        }
     }
 
     fn call(&mut self, name: &'static str) -> Result<(), Errno> {
@@ -342,6 +372,7 @@ fn sysctl(
             op.u[2] = infos.len() as u64;
         }
         XEN_SYSCTL_physinfo => {
+            state.inflate();
             let info = XenSysctlPhysinfo {
                 free_pages: state.free_pages,
                 ..Default::default()

@@ -5,7 +5,7 @@
 mod host;
 mod store;
 
-pub(crate) use host::FakeHost;
+pub(crate) use host::{Balloon, FakeHost};
 pub(crate) use store::FakeStore;
 
 use std::rc::Rc;
