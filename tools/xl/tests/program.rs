@@ -207,56 +207,6 @@ fn completions_and_pages_are_written_for_every_verb() {
 }
 
 #[test]
-fn bash_completes_domains_files_and_verbs() {
-    use std::os::unix::fs::PermissionsExt;
-    let directory = tempfile::tempdir().unwrap();
-    let directory = directory.path();
-    let docs = Command::new(env!("CARGO_BIN_EXE_xl-docs"))
-        .arg(directory)
-        .status();
-    assert!(docs.unwrap().success());
-    // an xl that lists two domains
-    let listed = "Name                                        ID   Mem VCPUs\tState\tTime(s)\n\
-        web one                                      3   512     4     -b----      98.8\n\
-        mail                                         4   512     4     r-----       8.8\n";
-    let program = directory.join("xl");
-    std::fs::write(&program, format!("#!/bin/sh\nprintf '{listed}'\n")).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-    std::fs::write(directory.join("some.cfg"), "").unwrap();
-    for (words, expected) in [
-        (&["destroy", "w"][..], "web one"),
-        (&["destroy", ""], "web one|mail"),
-        (&["-v", "console", "m"], "mail"),
-        (&["create", "so"], "some.cfg"),
-        (&["help", "vcpu-p"], "vcpu-pin"),
-        (&["rename", "mail", "w"], ""),
-        (&["pause", "mail", "w"], "web one"),
-        (&["shutd"], "shutdown"),
-    ] {
-        let quoted: Vec<_> = words.iter().map(|word| format!("'{word}'")).collect();
-        let script = format!(
-            "source bash/xl.bash; COMP_WORDS=(xl {}); COMP_CWORD={}; _xl_arguments xl '{}' xl; IFS='|'; echo \"${{COMPREPLY[*]}}\"",
-            quoted.join(" "),
-            words.len(),
-            words.last().unwrap(),
-        );
-        let path = format!("{}:/usr/bin:/bin", directory.display());
-        let output = Command::new("bash")
-            .args(["--norc", "-c", &script])
-            .env("PATH", path)
-            .current_dir(directory)
-            .output()
-            .unwrap();
-        assert_eq!(
-            text(&output.stdout).trim_end(),
-            expected,
-            "{words:?}: {}",
-            text(&output.stderr)
-        );
-    }
-}
-
-#[test]
 fn a_failure_is_json_where_json_is_asked_for() {
     for (words, exits) in [
         (&["list", "--json"][..], 1),

@@ -9,7 +9,7 @@ const TOOLS: &str = "tools/";
 const PUBLIC: [(&str, &str); 5] = [
     ("tools/private-file/", "it is the means"),
     ("tools/xtask/", "what is built, and the logs of tests"),
-    ("tools/xl/src/bin/xl-docs.rs", "manual pages"),
+    ("tools/xl/src/bin/xl-docs/", "manual pages, completions"),
     ("tools/xenconsoled/src/background.rs", "the process id"),
     ("tools/xenstored/src/main.rs", "the process id"),
 ];

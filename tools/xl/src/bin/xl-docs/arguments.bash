@@ -1,5 +1,9 @@
 
 # What clap does not know: the domains that are there now, files, and verbs behind help.
+_xl_domains() {
+    xl list 2>/dev/null | sed -nE '2,$s/ +[0-9]+ +[0-9]+ +[0-9]+ +[-a-zS]{6} +[0-9.]+$//p'
+}
+
 _xl_arguments() {
     _xl "$@"
     local word verb= position=0 current=${COMP_WORDS[COMP_CWORD]}
@@ -12,13 +16,10 @@ _xl_arguments() {
     case $verb in
         help)
             replies=($(compgen -W "$(printf '%s\n' $(IFS=' '; echo @VERBS@) | tr ' ' '\n')" -- "$current")) ;;
+        @DOMAIN@)
+            [[ $position -eq 0 ]] && replies=($(compgen -W "$(_xl_domains)" -- "$current")) ;;
         @DOMAINS@)
-            if [[ $position -eq 0 || $verb == pause || $verb == unpause ]]; then
-                local names
-                names=$(xl list 2>/dev/null |
-                    sed -nE '2,$s/ +[0-9]+ +[0-9]+ +[0-9]+ +[-a-zS]{6} +[0-9.]+$//p')
-                replies=($(compgen -W "$names" -- "$current"))
-            fi ;;
+            replies=($(compgen -W "$(_xl_domains)" -- "$current")) ;;
     esac
     case $verb in
         @FILES@)

@@ -1,5 +1,7 @@
 //! Writes xl's shell completions and man pages: `xl-docs DIRECTORY` makes `man8/`, `bash/`, `zsh/` and `fish/` below it.
 
+mod completions;
+
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
@@ -7,7 +9,6 @@ use std::process::ExitCode;
 
 use clap::Command;
 use clap::builder::Resettable;
-use clap_complete::{Shell, generate_to};
 
 fn main() -> ExitCode {
     let Some(directory) = std::env::args_os().nth(1) else {
@@ -25,21 +26,7 @@ fn main() -> ExitCode {
 
 fn write_all(directory: &Path) -> io::Result<()> {
     let command = xl::table::whole_command();
-    for (shell, name) in [
-        (Shell::Bash, "bash"),
-        (Shell::Zsh, "zsh"),
-        (Shell::Fish, "fish"),
-    ] {
-        let into = directory.join(name);
-        fs::create_dir_all(&into)?;
-        let file = generate_to(shell, &mut command.clone(), "xl", into)?;
-        if shell == Shell::Bash {
-            fs::OpenOptions::new()
-                .append(true)
-                .open(file)?
-                .write_all(bash_of_arguments(&command).as_bytes())?;
-        }
-    }
+    completions::write_all(&command, directory)?;
     let pages = directory.join("man8");
     fs::create_dir_all(&pages)?;
     write_page(&command, "xl", &pages)?;
@@ -47,26 +34,6 @@ fn write_all(directory: &Path) -> io::Result<()> {
         write_page(verb, &format!("xl-{}", verb.get_name()), &pages)?;
     }
     Ok(())
-}
-
-/// Gives what completes verbs' arguments: domains by name, files, and verbs behind `help`.
-fn bash_of_arguments(command: &Command) -> String {
-    let verbs: Vec<_> = command.get_subcommands().map(Command::get_name).collect();
-    let taking = |ids: &[&str]| {
-        let takes = |verb: &&Command| {
-            let mut arguments = verb.get_positionals();
-            arguments.any(|argument| ids.contains(&argument.get_id().as_str()))
-        };
-        let names = command
-            .get_subcommands()
-            .filter(takes)
-            .map(Command::get_name);
-        names.collect::<Vec<_>>().join("|")
-    };
-    include_str!("arguments.bash")
-        .replace("@VERBS@", &verbs.join(" "))
-        .replace("@DOMAINS@", &taking(&["domain", "domains"]))
-        .replace("@FILES@", &taking(&["words", "file", "spec"]))
 }
 
 /// Gives a section whose lines and columns stay as they are: tables would be filled into paragraphs.
