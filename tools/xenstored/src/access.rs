@@ -7,8 +7,9 @@ use std::rc::Rc;
 
 use xenstore::{Access, Domid, Perm, Refusal, path};
 
+use crate::node::{Node, PERM_SIZE, cost};
 use crate::quota::{Limit, Quotas};
-use crate::tree::{Node, Op, PERM_SIZE, Tree, Usage, cost, parent_path};
+use crate::tree::{Op, Tree, Usage, parent_path};
 
 /// On whose behalf a request is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

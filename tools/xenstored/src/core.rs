@@ -14,11 +14,12 @@ use std::{
 use xenstore::{Domid, Perm, Refusal, path, wire::Message};
 
 use crate::access::{Caller, Need};
+use crate::node::Perms;
 use crate::outbox::{Cause, EVENT_TIMEOUT, Outbox};
 use crate::quota::{Limit, Quotas};
 use crate::record::Record;
 use crate::transactions::Transactions;
-use crate::tree::{Change, Op, Perms, Tree};
+use crate::tree::{Change, Op, Tree};
 pub(crate) use crate::watch::ConnId;
 use crate::watch::Watches;
 

@@ -13,7 +13,8 @@ use xenstore::Domid;
 
 use crate::core::{ConnId, Core, Link};
 use crate::devices::{Devices, State};
-use crate::journal::{Journal, Loaded};
+use crate::journal::Journal;
+use crate::journal_reader::{Damage, Loaded};
 use crate::quota::Quotas;
 use crate::record::{Record, RingState};
 use crate::ring::Broken;
@@ -350,7 +351,7 @@ fn load(options: &JournalOptions) -> Result<Vec<Record>, String> {
     }
     if damage.is_loss() {
         log::error!("journal: {damage}; all else is back");
-    } else if damage != crate::journal::Damage::default() {
+    } else if damage != Damage::default() {
         log::warn!("journal: {damage}");
     }
     Ok(records)

@@ -1,9 +1,9 @@
 //! xenstored: keeps the tree in which toolstack, backends and guests meet, and outlives its own death.
 //!
-//! Where is what: [`tree`] (nodes), [`access`] (rights and quotas), [`transaction`], [`watch`], [`outbox`] are pure;
+//! Where is what: [`tree`] (of [`node`]s), [`access`] (rights and quotas), [`transaction`], [`watch`], [`outbox`] are pure;
 //! [`core`] ties them together, [`request`] serves the wire's requests, [`control`] the daemon's own commands.
-//! [`ring`], [`rings`] and [`devices`] reach the guests, [`server`] the local clients, [`journal`], [`record`] and
-//! [`restore`] survive a kill; [`engine`] is one round of all that.
+//! [`ring`], [`rings`] and [`devices`] reach the guests, [`server`] the local clients, [`journal`] (with its
+//! [`journal_reader`]), [`record`] and [`restore`] survive a kill; [`engine`] is one round of all that.
 #![forbid(unsafe_code)]
 // A message that nobody listens to is no end: `complain` instead.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
@@ -15,6 +15,8 @@ mod core;
 mod devices;
 mod engine;
 mod journal;
+mod journal_reader;
+mod node;
 mod options;
 mod outbox;
 mod quota;

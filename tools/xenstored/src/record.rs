@@ -7,7 +7,8 @@ use std::rc::Rc;
 
 use xenstore::{Domid, Perm};
 
-use crate::tree::{Op, Perms};
+use crate::node::Perms;
+use crate::tree::Op;
 
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq)]

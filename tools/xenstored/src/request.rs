@@ -10,10 +10,11 @@ use xenstore::{Access, Domid, Kind, Perm, Refusal, path, wire};
 
 use crate::access::{Caller, Need};
 use crate::core::{ConnId, Core, Link, Machine, absolute_watch};
+use crate::node::Node;
 use crate::quota::{Limit, Quotas};
 use crate::record::Record;
 use crate::transaction::{Transaction, mentioned};
-use crate::tree::{Node, Op, Tree, Usage};
+use crate::tree::{Op, Tree, Usage};
 
 /// First of the ids that are no domain's.
 const DOMID_FIRST_RESERVED: Domid = 0x7FF0;
@@ -465,7 +466,7 @@ fn watched(caller: Caller, sent: &[u8], quotas: &mut Quotas) -> Result<(Rc<str>,
 }
 
 fn perms_of(
-    special: &std::collections::BTreeMap<Rc<str>, crate::tree::Perms>,
+    special: &std::collections::BTreeMap<Rc<str>, crate::node::Perms>,
 ) -> impl Iterator<Item = Domid> + '_ {
     let all = special.values().flat_map(|perms| perms.iter());
     all.filter(|perm| perm.access != Access::None)
@@ -475,6 +476,14 @@ fn perms_of(
 #[cfg(test)]
 #[path = "request_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "request_bounds_tests.rs"]
+mod bounds_tests;
+
+#[cfg(test)]
+#[path = "request_restart_tests.rs"]
+mod restart_tests;
 
 #[cfg(test)]
 #[path = "memory_tests.rs"]

@@ -17,8 +17,9 @@ use indexmap::IndexMap;
 use xenstore::{Domid, Refusal};
 
 use crate::access::Caller;
+use crate::node::{Perms, Shed};
 use crate::quota::{Limit, Quotas};
-use crate::tree::{Change, Op, Perms, Shed, Tree, Usage, components, parent_path};
+use crate::tree::{Change, Op, Tree, Usage, components, parent_path};
 
 /// Bytes that a path noted in a list costs besides itself.
 const ENTRY_OVERHEAD: usize = 96;

@@ -5,8 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::node::Shed;
 use crate::transaction::Transaction;
-use crate::tree::{Shed, Tree};
+use crate::tree::Tree;
 use crate::watch::ConnId;
 
 /// The transactions, by connection and number.
