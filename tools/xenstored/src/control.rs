@@ -69,7 +69,7 @@ impl Core {
 
     fn set_quota(&mut self, name: &str, value: &str) -> Result<String, Refusal> {
         let limit = Limit::from_name(name).ok_or(Refusal::Invalid)?;
-        let value = number(value.as_bytes())?;
+        let value = most(value)?;
         self.quotas.set(limit, value);
         log::info!("quota {name} set to {value}");
         let name = name.into();
@@ -78,7 +78,7 @@ impl Core {
     }
 
     fn set_soft(&mut self, value: &str) -> Result<String, Refusal> {
-        self.quotas.set_soft(number(value.as_bytes())?);
+        self.quotas.set_soft(most(value)?);
         let changed = self.quotas.changed().map(|(name, value)| Record::Quota {
             name: name.into(),
             value,
@@ -166,6 +166,12 @@ fn set_log(level: &str) -> Result<String, Refusal> {
     };
     log::set_max_level(level);
     Ok("OK".to_owned())
+}
+
+/// Reads a limit; none is 0, as in Xen.
+fn most(text: &str) -> Result<usize, Refusal> {
+    let value = number::<std::num::NonZero<usize>>(text.as_bytes())?;
+    Ok(value.get())
 }
 
 fn quotas(quotas: &Quotas) -> String {

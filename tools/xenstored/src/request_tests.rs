@@ -144,6 +144,9 @@ fn malformed_payloads_are_refused() {
         (Kind::Introduce, "70000\x001\x001\0"),
         (Kind::DirectoryPart, "/\0x\0"),
         (Kind::Control, "what\0"),
+        (Kind::Control, "quota\0set\0nodes\x000\0"),
+        (Kind::Control, "quota\0set\0what\x005\0"),
+        (Kind::Control, "quota-soft\0set\0memory\x000\0"),
     ] {
         let refused = store.ask(dom0, kind, payload);
         assert_eq!(refused, Err(Refusal::Invalid), "{kind:?} {payload:?}");
