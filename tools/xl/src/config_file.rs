@@ -6,11 +6,10 @@ use std::path::PathBuf;
 
 use toolstack::config::{self, DiskConfig, DomainConfig, HostConfig, Message, Parsed, Rejected};
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, NOT_CREATED, Outcome};
 use crate::output;
 
-/// Exit code where the file cannot be read, and where none is named: xl's.
-const UNREADABLE: u8 = 3;
+/// Exit code where no file is named: xl's.
 const NO_FILE: u8 = 6;
 /// So many errors, and warnings, are shown; the others are counted.
 const SHOWN: usize = 50;
@@ -65,7 +64,7 @@ impl ConfigWords {
                 .to_owned();
             Failure::with_code(
                 format!("Failed to read config file: {name}: {reason}"),
-                UNREADABLE,
+                NOT_CREATED,
             )
         })?;
         if !quiet {
@@ -221,7 +220,7 @@ mod tests {
         assert_eq!(config.kernel, file);
         assert_eq!(config.ramdisk.unwrap().as_os_str(), latin);
         let missing = read(vec![OsString::from_vec(b"/\xff".to_vec())]).unwrap_err();
-        assert_eq!(missing.code, UNREADABLE);
+        assert_eq!(missing.code, NOT_CREATED);
     }
 
     #[test]

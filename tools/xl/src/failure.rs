@@ -9,7 +9,7 @@ pub struct Failure {
     pub text: String,
     /// What is printed on stdout instead, as help is.
     pub to_stdout: bool,
-    /// Exit code: 1; 2 where the words of the command line are wrong, 3 where `create` cannot read its file.
+    /// Exit code: 1; 2 where the words of the command line are wrong, 3 where `create` cannot read its file, or makes no domain of it.
     pub code: u8,
     /// The parts of `text` where it has several: what is wrong in a file, one each.
     pub details: Vec<String>,
@@ -17,6 +17,9 @@ pub struct Failure {
 
 /// Exit code where a verb's words are wrong: xl's.
 const USAGE: u8 = 2;
+
+/// Exit code where a configuration cannot be read, or no domain comes of it: libxl's ERROR_FAIL, as Xen's xl has it.
+pub const NOT_CREATED: u8 = 3;
 
 /// What a verb ends with.
 pub type Outcome = Result<(), Failure>;

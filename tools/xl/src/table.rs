@@ -278,10 +278,13 @@ pub const VERBS: &[Entry] = &[
     Entry::nothing("usb-list", "", 1),
     Entry::unserved("qemu-monitor-command", "there is no device model"),
     Entry::unserved("dt-overlay", "device trees are ARM's"),
-    Entry::unserved("xenstore-quota-get", "xenstore-control quota shows them"),
+    Entry::unserved(
+        "xenstore-quota-get",
+        "`xenstore-control quota` shows them, `xenstore-control quota DOMID` what a domain uses",
+    ),
     Entry::unserved(
         "xenstore-quota-set",
-        "xenstore-control quota sets them, for all domains",
+        "`xenstore-control quota set NAME VALUE` sets one, for all domains",
     ),
 ];
 

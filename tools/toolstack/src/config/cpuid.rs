@@ -4,7 +4,7 @@
 //! with 32 characters a register, bit 31 first.
 
 use super::CpuidRule;
-use super::cpuid_names::{FIELDS, Field};
+use super::cpuid_names::FIELDS;
 use super::lookup::integer;
 
 /// Reads the syntax by name; a name that nobody knows is told to `note`, as Xen does: it may be of a newer CPU.
@@ -154,20 +154,6 @@ pub fn parse_cpuid_registers(text: &str) -> Result<Vec<CpuidRule>, String> {
         .collect()
 }
 
-/// Finds the field's name of a rule about a single bit, for messages.
-pub fn cpuid_name(rule: &CpuidRule) -> Option<&'static str> {
-    let touched = |&&(_, leaf, subleaf, register, first, count): &&Field| {
-        count == 1
-            && (leaf, subleaf, register) == (rule.leaf, rule.subleaf, rule.register)
-            && rule
-                .bits
-                .bytes()
-                .zip((0..32u32).rev())
-                .all(|(c, bit)| (c != b'x') == (bit == first))
-    };
-    FIELDS.iter().find(touched).map(|(name, ..)| *name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,7 +168,6 @@ mod tests {
         assert_eq!(rules[1].bits.as_bytes()[31 - 19], b'k');
         assert_eq!(rules[2].apply(0, 0), 6 << 8);
         assert_eq!((rules[3].leaf, rules[3].subleaf), (7, Some(0)));
-        assert_eq!(cpuid_name(&rules[1]), Some("sse4-1"));
     }
 
     #[test]

@@ -24,7 +24,7 @@ mod vdev;
 mod vif;
 
 pub use cpu_list::{CpuList, CpuListError};
-pub use cpuid::{cpuid_name, parse_cpuid_names, parse_cpuid_registers};
+pub use cpuid::{parse_cpuid_names, parse_cpuid_registers};
 pub use disk::parse_disk;
 pub use host::{HostConfig, NoCpuLeft, VifDefaults};
 pub use json::{ListedDomain, Running, disk_json, domain_json, list_json, vif_json};
@@ -35,7 +35,7 @@ pub use types::{
     ShutdownActions, TimeOffset, TscMode, VifConfig, unusable_name,
 };
 pub use vdev::vdev_number;
-pub use vif::{parse_rate, parse_vif};
+pub use vif::{UnknownParameter, parse_rate, parse_vif};
 
 use std::ffi::OsStr;
 

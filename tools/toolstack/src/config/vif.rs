@@ -2,11 +2,24 @@
 
 use super::{Rate, VifConfig};
 
+/// What becomes of a parameter that there is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownParameter {
+    /// Told of and ignored, as Xen's xl does with those of a domain's configuration.
+    Ignored,
+    /// Refused, as Xen's xl does with the words of `network-attach`.
+    Refused,
+}
+
 /// Reads one specification; what is ignored is told to `note`.
 ///
 /// # Errors
 /// What is wrong.
-pub fn parse_vif(spec: &str, mut note: impl FnMut(String)) -> Result<VifConfig, String> {
+pub fn parse_vif(
+    spec: &str,
+    unknown: UnknownParameter,
+    mut note: impl FnMut(String),
+) -> Result<VifConfig, String> {
     let mut vif = VifConfig::default();
     for part in spec
         .split(',')
@@ -57,13 +70,16 @@ pub fn parse_vif(spec: &str, mut note: impl FnMut(String)) -> Result<VifConfig, 
             _ if key.starts_with("colo_") => {
                 note(format!("{key}= is COLO's, which is not supported: ignored"))
             }
-            _ => return Err(unknown(key)),
+            _ if unknown == UnknownParameter::Ignored => {
+                note(format!("{}: ignored", unknown_parameter(key)));
+            }
+            _ => return Err(unknown_parameter(key)),
         }
     }
     Ok(vif)
 }
 
-fn unknown(key: &str) -> String {
+fn unknown_parameter(key: &str) -> String {
     const KNOWN: [&str; 12] = [
         "mac",
         "bridge",
@@ -165,6 +181,7 @@ mod tests {
         let mut notes = Vec::new();
         let vif = parse_vif(
             "mac=00:16:3e:01:02:03, bridge=xenbr0,ip=10.0.0.2,script=vif-route,vifname=web0,backend=net,rate=10Mb/s,model=e1000,mtu=9000",
+            UnknownParameter::Refused,
             |note| notes.push(note),
         )
         .unwrap();
@@ -174,7 +191,10 @@ mod tests {
             (Some("xenbr0"), Some("web0"), Some(9000))
         );
         assert_eq!(notes.len(), 1);
-        assert_eq!(parse_vif("", |_| ()).unwrap(), VifConfig::default());
+        assert_eq!(
+            parse_vif("", UnknownParameter::Refused, |_| ()).unwrap(),
+            VifConfig::default()
+        );
     }
 
     #[test]
@@ -182,9 +202,13 @@ mod tests {
         let mut notes = Vec::new();
         let spec =
             "vlan=3,hotplug=1,forwarddev=eth0,colo_sock_mirror_id=1,devid=5,accel=1,untrusted";
-        let vif = parse_vif(spec, |note| notes.push(note)).unwrap();
+        let vif = parse_vif(spec, UnknownParameter::Refused, |note| notes.push(note)).unwrap();
         assert!(vif.untrusted && notes.len() == 6, "{notes:?}");
-        assert!(!parse_vif("untrusted,trusted", |_| ()).unwrap().untrusted);
+        assert!(
+            !parse_vif("untrusted,trusted", UnknownParameter::Refused, |_| ())
+                .unwrap()
+                .untrusted
+        );
     }
 
     #[test]
@@ -225,8 +249,35 @@ mod tests {
             ("untrusted=0", "takes no value"),
             ("trusted=0", "takes no value"),
         ] {
-            let error = parse_vif(spec, |_| ()).unwrap_err();
+            let error = parse_vif(spec, UnknownParameter::Refused, |_| ()).unwrap_err();
             assert!(error.contains(what), "{spec}: {error}");
         }
+    }
+
+    #[test]
+    fn an_unknown_parameter_of_a_configuration_is_told_and_ignored() {
+        let mut notes = Vec::new();
+        let vif = parse_vif(
+            "brige=x,mtu=1400,queues",
+            UnknownParameter::Ignored,
+            |note| {
+                notes.push(note);
+            },
+        );
+        let mtu = Some(1400);
+        assert_eq!(
+            vif,
+            Ok(VifConfig {
+                mtu,
+                ..VifConfig::default()
+            })
+        );
+        assert_eq!(
+            notes,
+            [
+                "unknown vif parameter \"brige\"; did you mean bridge=?: ignored",
+                "unknown vif parameter \"queues\": ignored"
+            ]
+        );
     }
 }

@@ -20,7 +20,7 @@ use toolstack::{During, Error, monitor};
 use super::console;
 use crate::config_file::{ConfigWords, make_absolute};
 use crate::context::Context;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, NOT_CREATED, Outcome};
 use crate::output;
 use crate::table::Verb;
 
@@ -139,7 +139,7 @@ impl Create {
         let created = toolstack.create_telling(&held, config, options, &mut tell);
         progress.finish_and_clear();
         drop(held);
-        let created = created?;
+        let created = created.map_err(not_created)?;
         if signals.release() {
             toolstack.destroy(created.domid)?;
             return Err(Failure::with_code(
@@ -188,6 +188,14 @@ impl Create {
             also(&mut outcome, super::monitor::follow(created.domid));
         }
         outcome
+    }
+}
+
+/// Ends where the hypervisor was there and no domain was made.
+fn not_created(error: toolstack::Error) -> Failure {
+    Failure {
+        code: NOT_CREATED,
+        ..Failure::from(error)
     }
 }
 
@@ -335,6 +343,16 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
+
+    #[test]
+    fn where_no_domain_comes_of_it_the_exit_code_is_libxls() {
+        let error = toolstack::Error::Timeout("no backend".to_owned());
+        let failure = not_created(error);
+        assert_eq!(
+            (failure.code, failure.text.contains("no backend")),
+            (3, true)
+        );
+    }
 
     #[test]
     fn a_domain_starts_without_the_console_that_it_was_to_have() {

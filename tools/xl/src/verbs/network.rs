@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use serde::Serialize;
-use toolstack::config::{Mac, VifConfig, parse_vif, vif_json};
+use toolstack::config::{Mac, UnknownParameter, VifConfig, parse_vif, vif_json};
 use toolstack::devices::{DeviceInfo, Force, Kind};
 use toolstack::domain::DomainInfo;
 
@@ -43,7 +43,7 @@ pub struct NetworkDetach {
 impl Verb for NetworkAttach {
     fn run(self, context: &Context) -> Outcome {
         let domain = context.find(&self.domain)?;
-        let read = parse_vif(&self.spec.join(","), |text| {
+        let read = parse_vif(&self.spec.join(","), UnknownParameter::Refused, |text| {
             output::note(&format!("xl: warning: {text}"))
         });
         let mut vif: VifConfig =

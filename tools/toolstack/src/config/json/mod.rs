@@ -3,13 +3,14 @@
 //! Four blanks an indent, `"key": value`, and an empty object or list as two brackets with an empty line between. libxl
 //! leaves out what has its default; which default that is differs by field, so each field says here when it is shown.
 
-use std::borrow::Cow;
-use std::io;
+mod devices;
+mod yajl;
 
 use serde::Serialize;
-use serde_json::ser::Formatter;
 
-use super::types::{Action, DiskConfig, DiskFormat, DiskSource, DomainConfig, VifConfig};
+use self::devices::{Disk, Nic};
+use self::yajl::to_yajl;
+use super::types::{Action, DiskConfig, DomainConfig, VifConfig};
 use super::{CpuList, TscMode};
 
 /// What is known of a domain that exists, besides its configuration.
@@ -226,60 +227,6 @@ struct Leaf {
     edx: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Disk<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    backend_domname: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pdev_path: Option<Cow<'a, str>>,
-    vdev: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    backend: Option<&'static str>,
-    format: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    script: Option<&'a str>,
-    #[serde(skip_serializing_if = "is_zero")]
-    removable: u32,
-    #[serde(skip_serializing_if = "is_zero")]
-    readwrite: u32,
-    #[serde(skip_serializing_if = "is_zero")]
-    is_cdrom: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    direct_io_safe: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    discard_enable: Option<&'static str>,
-}
-
-#[derive(Serialize)]
-struct Nic<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    backend_domname: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    devid: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mtu: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mac: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ip: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bridge: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ifname: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    script: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    nictype: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rate_bytes_per_interval: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rate_interval_usecs: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    gatewaydev: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trusted: Option<&'static str>,
-}
-
 impl<'a> Domain<'a> {
     fn new(config: &'a DomainConfig, now: Option<Running<'a>>, nr_cpus: u32) -> Self {
         let running = now.is_some();
@@ -430,138 +377,8 @@ fn cpuid(config: &DomainConfig) -> Vec<Leaf> {
     leaves
 }
 
-impl<'a> Disk<'a> {
-    fn new(disk: &'a DiskConfig, running: bool) -> Self {
-        Self {
-            backend_domname: disk.backend.as_deref(),
-            pdev_path: Some(disk.target.to_string_lossy()).filter(|path| !path.is_empty()),
-            vdev: &disk.vdev,
-            backend: match disk.source {
-                DiskSource::Phy => Some("phy"),
-                _ if running => Some("phy"),
-                DiskSource::Qdisk => Some("qdisk"),
-                DiskSource::Tap => Some("tap"),
-                DiskSource::Auto => None,
-            },
-            format: match disk.format {
-                DiskFormat::Raw => "raw",
-                DiskFormat::Empty => "empty",
-            },
-            script: disk.script.as_deref(),
-            removable: u32::from(disk.cdrom),
-            readwrite: u32::from(disk.writable),
-            is_cdrom: u32::from(disk.cdrom),
-            direct_io_safe: disk.direct_io_safe.then_some(true),
-            discard_enable: disk
-                .discard
-                .or(running.then_some(disk.writable))
-                .map(defbool),
-        }
-    }
-}
-
-impl<'a> Nic<'a> {
-    fn new(devid: usize, vif: &'a VifConfig, running: bool) -> Self {
-        Self {
-            backend_domname: vif.backend.as_deref(),
-            devid: Some(devid),
-            mtu: vif.mtu,
-            mac: vif.mac.map(String::from),
-            ip: vif.ip.as_deref(),
-            bridge: vif.bridge.as_deref(),
-            ifname: vif.vifname.as_deref(),
-            script: vif.script.as_deref(),
-            nictype: running.then_some("vif"),
-            rate_bytes_per_interval: vif.rate.map(|rate| rate.bytes_per_interval),
-            rate_interval_usecs: vif.rate.map(|rate| rate.interval_us),
-            gatewaydev: vif.gatewaydev.as_deref(),
-            trusted: vif.untrusted.then_some(defbool(false)),
-        }
-    }
-}
-
 fn defbool(yes: bool) -> &'static str {
     if yes { "True" } else { "False" }
-}
-
-fn to_yajl(value: &impl Serialize) -> String {
-    let mut bytes = Vec::new();
-    let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, Yajl::default());
-    value
-        .serialize(&mut serializer)
-        .expect("strings, numbers and lists always serialize to memory");
-    String::from_utf8(bytes).expect("serde_json writes UTF-8")
-}
-
-/// yajl's "beautified" layout.
-#[derive(Default)]
-struct Yajl {
-    depth: usize,
-}
-
-impl Yajl {
-    fn newline<W: ?Sized + io::Write>(&self, writer: &mut W) -> io::Result<()> {
-        writer.write_all(b"\n")?;
-        (0..self.depth).try_for_each(|_| writer.write_all(b"    "))
-    }
-
-    fn open<W: ?Sized + io::Write>(&mut self, writer: &mut W, bracket: &[u8]) -> io::Result<()> {
-        self.depth += 1;
-        writer.write_all(bracket)?;
-        writer.write_all(b"\n")
-    }
-
-    fn close<W: ?Sized + io::Write>(&mut self, writer: &mut W, bracket: &[u8]) -> io::Result<()> {
-        self.depth -= 1;
-        self.newline(writer)?;
-        writer.write_all(bracket)
-    }
-
-    fn item<W: ?Sized + io::Write>(&self, writer: &mut W, first: bool) -> io::Result<()> {
-        // The bracket has ended its line already.
-        if !first {
-            writer.write_all(b",\n")?;
-        }
-        (0..self.depth).try_for_each(|_| writer.write_all(b"    "))
-    }
-}
-
-impl Formatter for Yajl {
-    fn begin_array<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.open(writer, b"[")
-    }
-
-    fn end_array<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.close(writer, b"]")
-    }
-
-    fn begin_array_value<W: ?Sized + io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        self.item(writer, first)
-    }
-
-    fn begin_object<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.open(writer, b"{")
-    }
-
-    fn end_object<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        self.close(writer, b"}")
-    }
-
-    fn begin_object_key<W: ?Sized + io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        self.item(writer, first)
-    }
-
-    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        writer.write_all(b": ")
-    }
 }
 
 #[cfg(test)]
@@ -593,7 +410,7 @@ mod tests {
     fn a_dry_run_prints_what_libxl_prints() {
         assert_eq!(
             domain_json(&domu(&[]), None, 1),
-            include_str!("../../tests/golden/create-n.json")
+            include_str!("../../../tests/golden/create-n.json")
         );
     }
 
@@ -614,7 +431,7 @@ mod tests {
         ];
         assert_eq!(
             list_json(&domains, 1),
-            include_str!("../../tests/golden/list-l.json")
+            include_str!("../../../tests/golden/list-l.json")
         );
     }
 
