@@ -22,7 +22,6 @@ const REMEDY: &str = "load the module xen-evtchn (modprobe xen-evtchn)";
 
 const BIND_VIRQ: Opcode = number(b'E', 0, 4);
 const BIND_INTERDOMAIN: Opcode = number(b'E', 1, 8);
-const BIND_UNBOUND_PORT: Opcode = number(b'E', 2, 4);
 const UNBIND: Opcode = number(b'E', 3, 4);
 const NOTIFY: Opcode = number(b'E', 4, 4);
 
@@ -68,16 +67,6 @@ impl Evtchn {
     pub fn bind_interdomain(&self, domid: u16, remote: Port) -> Result<Port, Error> {
         self.port(BIND_INTERDOMAIN, [domid.into(), remote], || {
             format!("binding to port {remote} of domain {domid}")
-        })
-    }
-
-    /// Makes a port that `domid` may bind to.
-    ///
-    /// # Errors
-    /// The hypervisor's: ENOSPC where all ports are in use.
-    pub fn bind_unbound(&self, domid: u16) -> Result<Port, Error> {
-        self.port(BIND_UNBOUND_PORT, [domid.into()], || {
-            format!("making a port for domain {domid}")
         })
     }
 
@@ -156,14 +145,8 @@ mod tests {
     #[test]
     fn request_numbers_are_linux_ones() {
         assert_eq!(
-            [
-                BIND_VIRQ,
-                BIND_INTERDOMAIN,
-                BIND_UNBOUND_PORT,
-                UNBIND,
-                NOTIFY
-            ],
-            [0x4_4500, 0x8_4501, 0x4_4502, 0x4_4503, 0x4_4504]
+            [BIND_VIRQ, BIND_INTERDOMAIN, UNBIND, NOTIFY],
+            [0x4_4500, 0x8_4501, 0x4_4503, 0x4_4504]
         );
     }
 }

@@ -171,15 +171,6 @@ impl MappedPages {
         self.word(offset).store(value, order);
     }
 
-    /// Replaces a word at a multiple of 4 where it has the value expected; returns the one it had.
-    pub fn compare_exchange_u32(&self, offset: usize, expected: u32, new: u32) -> u32 {
-        assert!(self.writable, "the pages are mapped for reading");
-        let word = self.word(offset);
-        match word.compare_exchange(expected, new, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(old) | Err(old) => old,
-        }
-    }
-
     /// Copies `out.len()` bytes out from `offset` on.
     pub fn read(&self, offset: usize, out: &mut [u8]) {
         let from = self.at(offset, out.len());
@@ -202,22 +193,6 @@ impl MappedPages {
         let to = self.at(offset, len);
         // SAFETY: `at` checked the target, which is writable.
         unsafe { clear(to, len) };
-    }
-
-    /// Reads one byte.
-    #[must_use]
-    pub fn read_u8(&self, offset: usize) -> u8 {
-        let at = self.at(offset, 1);
-        // SAFETY: `at` checked the range; a byte is always aligned.
-        unsafe { at.read_volatile() }
-    }
-
-    /// Writes one byte.
-    pub fn write_u8(&self, offset: usize, value: u8) {
-        assert!(self.writable, "the pages are mapped for reading");
-        let at = self.at(offset, 1);
-        // SAFETY: `at` checked the range, which is writable; a byte is always aligned.
-        unsafe { at.write_volatile(value) };
     }
 
     fn word(&self, offset: usize) -> &AtomicU32 {
@@ -299,10 +274,6 @@ mod tests {
         let mut out = [0; 6];
         pages.read(7, &mut out);
         assert_eq!(out, [0, 1, 2, 3, 4, 0]);
-        assert_eq!(pages.compare_exchange_u32(8, 0x0403_0201, 7), 0x0403_0201);
-        assert_eq!(pages.compare_exchange_u32(8, 1, 9), 7);
-        pages.write_u8(4095, 5);
-        assert_eq!(pages.read_u8(4095), 5);
     }
 
     #[test]

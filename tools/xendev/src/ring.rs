@@ -4,13 +4,12 @@
 //! pending than the ring holds; what does not hold is [`BadIndices`], and the connection is given up. The order is the
 //! usual one: data before the producer's index, the consumer's index after the data was copied out.
 //!
-//! Source: `public/io/xs_wire.h`, `public/io/console.h`.
+//! Source: `public/io/console.h`.
 
 use std::mem::offset_of;
 use std::sync::atomic::{Ordering, fence};
 
 use guest_abi::io::console::{XENCONS_IN_LEN, XENCONS_OUT_LEN, XenconsInterface};
-use guest_abi::io::xs_wire::{XENSTORE_RING_SIZE, XenstoreDomainInterface};
 
 use crate::MappedPages;
 
@@ -39,20 +38,6 @@ pub struct BadIndices {
     pub size: u32,
 }
 
-/// xenstore: requests, from a domain to xenstored.
-pub const XENSTORE_REQUESTS: Ring = Ring::new(
-    offset_of!(XenstoreDomainInterface, req),
-    XENSTORE_RING_SIZE,
-    offset_of!(XenstoreDomainInterface, req_cons),
-    offset_of!(XenstoreDomainInterface, req_prod),
-);
-/// xenstore: replies and events, from xenstored to a domain.
-pub const XENSTORE_REPLIES: Ring = Ring::new(
-    offset_of!(XenstoreDomainInterface, rsp),
-    XENSTORE_RING_SIZE,
-    offset_of!(XenstoreDomainInterface, rsp_cons),
-    offset_of!(XenstoreDomainInterface, rsp_prod),
-);
 /// Console: what is typed, from xenconsoled to a domain.
 pub const CONSOLE_INPUT: Ring = Ring::new(
     offset_of!(XenconsInterface, in_),
@@ -192,14 +177,6 @@ mod tests {
     fn the_layouts_are_xen_ones() {
         assert_eq!(
             (
-                XENSTORE_REPLIES.data,
-                XENSTORE_REPLIES.cons,
-                XENSTORE_REPLIES.prod
-            ),
-            (1024, 2056, 2060)
-        );
-        assert_eq!(
-            (
                 CONSOLE_OUTPUT.data,
                 CONSOLE_OUTPUT.cons,
                 CONSOLE_OUTPUT.prod
@@ -212,24 +189,24 @@ mod tests {
     #[test]
     fn impossible_indices_are_refused() {
         let page = MappedPages::anonymous(1).unwrap();
-        page.store_u32(XENSTORE_REQUESTS.prod, 1025, Ordering::Relaxed);
+        page.store_u32(CONSOLE_INPUT.prod, 1025, Ordering::Relaxed);
         let bad = BadIndices {
             prod: 1025,
             cons: 0,
             size: 1024,
         };
-        assert_eq!(XENSTORE_REQUESTS.read(&page, &mut [0; 4]), Err(bad));
-        assert_eq!(XENSTORE_REQUESTS.write(&page, b"x"), Err(bad));
-        assert_eq!(XENSTORE_REQUESTS.writable(&page), Err(bad));
-        XENSTORE_REQUESTS.reset(&page);
-        assert_eq!(XENSTORE_REQUESTS.readable(&page), Ok(0));
+        assert_eq!(CONSOLE_INPUT.read(&page, &mut [0; 4]), Err(bad));
+        assert_eq!(CONSOLE_INPUT.write(&page, b"x"), Err(bad));
+        assert_eq!(CONSOLE_INPUT.writable(&page), Err(bad));
+        CONSOLE_INPUT.reset(&page);
+        assert_eq!(CONSOLE_INPUT.readable(&page), Ok(0));
     }
 
     proptest! {
         #[test]
         fn a_ring_is_a_bounded_queue(start: u32, steps in proptest::collection::vec((any::<bool>(), 0usize..1500), 1..40)) {
             let page = MappedPages::anonymous(1).unwrap();
-            let ring = XENSTORE_REPLIES;
+            let ring = CONSOLE_INPUT;
             page.store_u32(ring.prod, start, Ordering::Relaxed);
             page.store_u32(ring.cons, start, Ordering::Relaxed);
             let mut model = VecDeque::new();

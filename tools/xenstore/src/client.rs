@@ -214,15 +214,6 @@ impl Store {
         Ok(reply.first() == Some(&b'T'))
     }
 
-    /// Asks for a domain's own path.
-    ///
-    /// # Errors
-    /// The connection broke.
-    pub fn get_domain_path(&self, domid: Domid) -> Result<String> {
-        self.about_domain(Kind::GetDomainPath, domid, &number(domid))
-            .map(into_string)
-    }
-
     /// Gives `domid` the rights that `target` has, as a stub domain needs.
     ///
     /// # Errors
@@ -231,14 +222,6 @@ impl Store {
         let text = format!("{domid}\0{target}\0");
         self.about_domain(Kind::SetTarget, domid, text.as_bytes())
             .map(drop)
-    }
-
-    /// Removes all watches and transactions of this connection.
-    ///
-    /// # Errors
-    /// The connection broke.
-    pub fn reset_watches(&self) -> Result<()> {
-        self.request(Kind::ResetWatches, "", &[b"\0"]).map(drop)
     }
 
     /// Sends a command to the daemon itself; each word is one string.

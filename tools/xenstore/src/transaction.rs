@@ -41,14 +41,6 @@ impl<'a> Transaction<'a> {
         self.end(b"T\0")
     }
 
-    /// Drops the changes.
-    ///
-    /// # Errors
-    /// The connection broke.
-    pub fn abort(mut self) -> Result<()> {
-        self.end(b"F\0")
-    }
-
     fn end(&mut self, how: &[u8]) -> Result<()> {
         self.is_ended = true;
         self.store

@@ -109,19 +109,6 @@ impl Toolstack {
         }
         Ok(*device)
     }
-
-    /// Finds a domain's disk by its name in the guest or its number.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] where it has none such, or xenstore's.
-    pub fn find_disk(&self, domid: u16, vdev: &str) -> Result<Device> {
-        let devid = vdev.parse().ok().or_else(|| vdev_number(vdev));
-        let devices = self.device_ids(domid, Kind::Vbd)?;
-        devices
-            .into_iter()
-            .find(|device| Some(device.devid) == devid)
-            .ok_or_else(|| Error::Refused(format!("domain {domid} has no disk \"{vdev}\"")))
-    }
 }
 
 fn common_nodes(disk: &DiskConfig) -> Nodes {

@@ -342,34 +342,6 @@ impl Toolstack {
         Ok(self.store.rm_if_exists(&device.libxl_path())?)
     }
 
-    /// Waits until both ends of a device are connected.
-    ///
-    /// # Errors
-    /// [`Error::Timeout`] with both states, or xenstore's.
-    pub fn wait_connected(&self, device: &Device, timeout: Duration) -> Result<()> {
-        let connected =
-            |value: Option<&str>| value.is_some_and(|text| State::parse(text) == State::Connected);
-        for end in [device.backend_path(), device.frontend_path()] {
-            if !wait_for(&self.store, &format!("{end}/state"), timeout, connected)? {
-                let state = |end: String| self.store.read_string_opt(&format!("{end}/state"));
-                let error = self
-                    .store
-                    .read_string_opt(&format!("{}/hotplug-error", device.backend_path()))?;
-                return Err(Error::Timeout(format!(
-                    "{}: not connected within {} s: backend {:?}, frontend {:?}{}",
-                    device.describe(),
-                    timeout.as_secs(),
-                    State::parse(&state(device.backend_path())?.unwrap_or_default()),
-                    State::parse(&state(device.frontend_path())?.unwrap_or_default()),
-                    error
-                        .map(|text| format!("; the script says: {}", text.escape_debug()))
-                        .unwrap_or_default()
-                )));
-            }
-        }
-        Ok(())
-    }
-
     /// The domain that serves a device: a name or an id, dom0 where none is given.
     fn backend_domain(&self, named: Option<&str>) -> Result<u16> {
         match named {

@@ -43,7 +43,7 @@ fn a_disk_by_script_is_published_listed_found_and_taken_away() {
         (listed[0].name.as_deref(), listed[0].target.as_deref()),
         (Some("xvdb"), Some("/images/a"))
     );
-    assert_eq!(bench.ts.find_disk(domid, "xvdb").unwrap(), device);
+    assert_eq!(listed[0].device, device);
     let twice = bench
         .ts
         .attach_disk(&bench.lock(), domid, &disk("/images/b", false))
@@ -51,7 +51,6 @@ fn a_disk_by_script_is_published_listed_found_and_taken_away() {
     assert_eq!(twice.chain(), "there is a vbd 51728 of domain 1 already");
     bench.ts.detach(&device, Force::Never).unwrap();
     assert!(bench.ts.devices(domid, Kind::Vbd).unwrap().is_empty());
-    assert!(bench.ts.find_disk(domid, "xvdb").is_err());
 }
 
 #[test]
@@ -133,10 +132,6 @@ fn what_a_guest_writes_of_its_devices_is_not_believed() {
     bench.ts.store.rm(&front).unwrap();
     let twice = bench.ts.publish_device(&device, &nodes, &nodes);
     assert!(twice.unwrap_err().chain().contains("already"));
-    assert_eq!(
-        bench.ts.find_vif(domid, "00:16:3e:00:00:07").unwrap(),
-        device
-    );
 }
 
 #[test]
@@ -263,30 +258,6 @@ fn a_card_without_its_bridge_is_refused_with_the_remedy() {
             .tree
             .keys()
             .all(|path| !path.contains("vif"))
-    );
-    assert_eq!(bench.ts.next_vif(domid).unwrap(), 0);
-}
-
-#[test]
-fn waiting_for_a_connection_says_who_is_where() {
-    let bench = Bench::new();
-    let domid = bench.host.make_domain();
-    let device = bench
-        .ts
-        .attach_disk(&bench.lock(), domid, &disk("/images/a", true))
-        .unwrap();
-    bench
-        .ts
-        .store
-        .write(&format!("{}/state", device.backend_path()), "2")
-        .unwrap();
-    let error = bench
-        .ts
-        .wait_connected(&device, Duration::from_millis(20))
-        .unwrap_err();
-    assert_eq!(
-        error.chain(),
-        "vbd 51728 of domain 1: not connected within 0 s: backend InitWait, frontend Initialising"
     );
 }
 

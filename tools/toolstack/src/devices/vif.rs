@@ -82,39 +82,6 @@ impl Toolstack {
         }
     }
 
-    /// The number that a domain's next card gets.
-    ///
-    /// # Errors
-    /// xenstore's.
-    pub fn next_vif(&self, domid: u16) -> Result<u32> {
-        let taken = self.device_ids(domid, Kind::Vif)?;
-        Ok((0..)
-            .find(|devid| taken.iter().all(|device| device.devid != *devid))
-            .unwrap_or(0))
-    }
-
-    /// Finds a domain's card by its number or its address.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] where it has none such, or xenstore's.
-    pub fn find_vif(&self, domid: u16, text: &str) -> Result<Device> {
-        let devid = text.parse::<u32>().ok();
-        let mac = text.parse::<Mac>().ok();
-        for device in self.device_ids(domid, Kind::Vif)? {
-            let node = format!("{}/mac", device.libxl_path());
-            let has: Option<Mac> = self
-                .store
-                .read_string_opt(&node)?
-                .and_then(|text| text.parse().ok());
-            if Some(device.devid) == devid || (mac.is_some() && has == mac) {
-                return Ok(device);
-            }
-        }
-        Err(Error::Refused(format!(
-            "domain {domid} has no network card {text}"
-        )))
-    }
-
     fn vif_nodes(
         &self,
         device: &Device,

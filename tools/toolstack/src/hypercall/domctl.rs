@@ -105,14 +105,6 @@ impl Hyper {
         self.plain_domctl("domctl unpausedomain", XEN_DOMCTL_unpausedomain, domid)
     }
 
-    /// Lets a suspended domain go on.
-    ///
-    /// # Errors
-    /// The hypervisor's.
-    pub fn resume_domain(&self, domid: u16) -> CallResult<()> {
-        self.plain_domctl("domctl resumedomain", XEN_DOMCTL_resumedomain, domid)
-    }
-
     /// Lets a paused domain that shut down for a soft reset go on, without its ports and registered places.
     ///
     /// # Errors
@@ -362,17 +354,6 @@ impl Hyper {
             info,
             || format!("tsc_mode {}, gtsc_khz {}", info.tsc_mode, info.gtsc_khz),
         )
-    }
-
-    /// Reads how a domain's TSC behaves.
-    ///
-    /// # Errors
-    /// The hypervisor's.
-    pub fn get_tsc_info(&self, domid: u16) -> CallResult<XenDomctlTscInfo> {
-        let mut body = XenDomctlTscInfo::default();
-        self.domctl(XEN_DOMCTL_gettscinfo, domid, &mut body, &mut [])
-            .map_err(|errno| HypercallError::new("domctl gettscinfo", domain(domid), errno))?;
-        Ok(body)
     }
 
     /// Sets the memory for a domain's page tables, in bytes.

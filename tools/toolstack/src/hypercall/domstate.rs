@@ -90,27 +90,6 @@ impl Hyper {
         Ok(registers)
     }
 
-    /// Reads a domain's CPUID and MSR policy, with room for the sizes given.
-    ///
-    /// # Errors
-    /// The hypervisor's: ENOBUFS or E2BIG where the room is too small.
-    pub fn get_cpu_policy(&self, domid: u16, leaves: u32, msrs: u32) -> CallResult<CpuPolicy> {
-        let mut policy = CpuPolicy {
-            leaves: vec![XenCpuidLeaf::default(); leaves as usize],
-            msrs: vec![XenMsrEntry::default(); msrs as usize],
-        };
-        let mut body = XenDomctlCpuPolicy {
-            nr_leaves: leaves,
-            nr_msrs: msrs,
-            ..Default::default()
-        };
-        self.cpu_policy(XEN_DOMCTL_get_cpu_policy, domid, &mut body, &mut policy)
-            .map_err(|errno| HypercallError::new("domctl get_cpu_policy", domain(domid), errno))?;
-        policy.leaves.truncate(body.nr_leaves as usize);
-        policy.msrs.truncate(body.nr_msrs as usize);
-        Ok(policy)
-    }
-
     /// Sets a domain's CPUID and MSR policy.
     ///
     /// # Errors

@@ -127,48 +127,4 @@ impl Hyper {
             .map(i64::cast_unsigned)
             .map_err(|errno| HypercallError::new("memory_op maximum_gpfn", domain(domid), errno))
     }
-
-    /// Puts a page of a space (`XENMAPSPACE_*`) at a guest frame.
-    ///
-    /// # Errors
-    /// The hypervisor's.
-    pub fn add_to_physmap(&self, domid: u16, space: u32, idx: u64, gpfn: u64) -> CallResult<()> {
-        let mut body = XenAddToPhysmap {
-            domid,
-            size: 0,
-            space,
-            idx,
-            gpfn,
-        };
-        self.memory_op(XENMEM_add_to_physmap, body.as_mut_bytes(), &mut [])
-            .map(drop)
-            .map_err(|errno| {
-                HypercallError::new(
-                    "memory_op add_to_physmap",
-                    format!("domain {domid}, space {space}, gfn {gpfn:#x}"),
-                    errno,
-                )
-            })
-    }
-
-    /// Takes a page out of a guest frame.
-    ///
-    /// # Errors
-    /// The hypervisor's.
-    pub fn remove_from_physmap(&self, domid: u16, gpfn: u64) -> CallResult<()> {
-        let mut body = XenRemoveFromPhysmap {
-            domid,
-            gpfn,
-            ..Default::default()
-        };
-        self.memory_op(XENMEM_remove_from_physmap, body.as_mut_bytes(), &mut [])
-            .map(drop)
-            .map_err(|errno| {
-                HypercallError::new(
-                    "memory_op remove_from_physmap",
-                    format!("domain {domid}, gfn {gpfn:#x}"),
-                    errno,
-                )
-            })
-    }
 }

@@ -302,53 +302,6 @@ impl Hyper {
         Ok(policy)
     }
 
-    /// Reads a CPU featureset: 0 raw, 1 host, 2 PV, 3 HVM.
-    ///
-    /// # Errors
-    /// The hypervisor's.
-    pub fn cpu_featureset(&self, index: u32) -> CallResult<Vec<u32>> {
-        let refused = |errno| {
-            HypercallError::new("sysctl get_cpu_featureset", format!("index {index}"), errno)
-        };
-        let mut body = XenSysctlCpuFeatureset {
-            index,
-            ..Default::default()
-        };
-        self.sysctl(XEN_SYSCTL_get_cpu_featureset, &mut body, &mut [])
-            .map_err(refused)?;
-        let mut words = vec![0u32; body.nr_features as usize];
-        let data = words.as_mut_slice().as_mut_bytes();
-        let mut handles = [Handle {
-            at: offset_of!(XenSysctlCpuFeatureset, features),
-            data,
-        }];
-        self.sysctl(XEN_SYSCTL_get_cpu_featureset, &mut body, &mut handles)
-            .map_err(refused)?;
-        words.truncate(body.nr_features as usize);
-        Ok(words)
-    }
-
-    /// Reads how long each CPU was idle, in ns.
-    ///
-    /// # Errors
-    /// The hypervisor's.
-    pub fn idle_times(&self, nr_cpus: u32) -> CallResult<Vec<u64>> {
-        let mut times = vec![0u64; nr_cpus as usize];
-        let mut body = XenSysctlGetcpuinfo {
-            max_cpus: nr_cpus,
-            ..Default::default()
-        };
-        let data = times.as_mut_slice().as_mut_bytes();
-        let mut handles = [Handle {
-            at: offset_of!(XenSysctlGetcpuinfo, info),
-            data,
-        }];
-        self.sysctl(XEN_SYSCTL_getcpuinfo, &mut body, &mut handles)
-            .map_err(|errno| HypercallError::new("sysctl getcpuinfo", "", errno))?;
-        times.truncate(body.nr_cpus as usize);
-        Ok(times)
-    }
-
     /// Reads credit2's rate limit of a pool, in µs.
     ///
     /// # Errors

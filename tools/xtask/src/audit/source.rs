@@ -66,6 +66,7 @@ fn mark_test_files(sources: &mut [Source]) {
         let path = source.path.as_str();
         let is_test = path.starts_with("tests/")
             || path.contains("/tests/")
+            || path.ends_with("_tests.rs")
             || tests.iter().any(|place| {
                 path.starts_with(&format!("{place}/")) || path == format!("{place}.rs")
             });
