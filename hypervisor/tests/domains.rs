@@ -24,7 +24,7 @@ use hypervisor::domain::destroy::{self, Progress};
 use hypervisor::domain::life::PauseError;
 use hypervisor::domain::vcpu_frames::VcpuParts;
 use hypervisor::domain::vcpu_state::VcpuState;
-use hypervisor::domain::{Domain, Ended, Policies, grants, info, registry, soft_reset, space};
+use hypervisor::domain::{Domain, Ended, Policies, grants, info, pod, registry, soft_reset, space};
 use hypervisor::machine::{cpus, memory};
 use hypervisor::main_loop::{CpuMain, Step};
 use hypervisor::pcpu::hand_off;
@@ -250,7 +250,7 @@ fn registers_are_read_and_set_by_the_vcpus_cpu() {
 type Event = fn(&Arc<Domain>, &Arc<Domain>, &mut CpuMain<FakeVcpu>);
 
 /// A life, a step at a time.
-const LIFE: [Event; 13] = [
+const LIFE: [Event; 15] = [
     |_, _, _| {},
     // nobody is there to look
     |domain, _, _| domain.vcpus[0].kick(),
@@ -260,6 +260,16 @@ const LIFE: [Event; 13] = [
         for page in 0..40 {
             space::populate(domain, Gfn::new(page * 7777), PageOrder::SIZE_4K).unwrap();
         }
+    },
+    |domain, _, _| {
+        pod::mark(domain, Gfn::new(0x4000), PageOrder::SIZE_2M).unwrap();
+        pod::mark(domain, Gfn::new(0x4200), PageOrder::SIZE_4K).unwrap();
+        let target = domain.pages() + PageOrder::SIZE_2M.frames();
+        while !pod::set_target(domain, target).unwrap() {}
+    },
+    |domain, _, _| {
+        let mut p2m = domain.p2m.lock();
+        assert!(pod::bring(domain, &mut p2m, Gfn::new(0x4200)));
     },
     |domain, _, _| {
         let mut hw = FakeVcpu::default();
@@ -314,33 +324,6 @@ const LIFE: [Event; 13] = [
         let _ = main.step();
     },
 ];
-
-#[test]
-fn what_is_populated_on_demand_may_exceed_the_limit_until_the_balloon_has_come_down() {
-    let _alone = alone();
-    let mut main = cpu_with(endless, Scheduler::Credit2);
-    let before = memory::free_frames();
-    let domain = known_guest();
-    let mut hw = FakeVcpu::default();
-    space::set_max_pages(&domain, 2);
-    let gfn = |page: u64| Gfn::new(0x1000 + page);
-    for page in 0..4 {
-        space::populate_on_demand(&domain, gfn(page), PageOrder::SIZE_4K).unwrap();
-    }
-    assert_eq!(domain.pages(), 4);
-    // its balloon gives what is above the target, and gets no more than that back
-    for page in 0..3 {
-        space::release(&mut hw, &domain, gfn(page)).unwrap();
-    }
-    space::populate(&domain, gfn(0), PageOrder::SIZE_4K).unwrap();
-    assert!(space::populate(&domain, gfn(1), PageOrder::SIZE_4K).is_err());
-    space::set_max_pages(&domain, 4);
-    for page in 1..3 {
-        space::populate(&domain, gfn(page), PageOrder::SIZE_4K).unwrap();
-    }
-    destroy(domain, &mut main);
-    assert_eq!(memory::free_frames(), before);
-}
 
 #[test]
 fn a_soft_reset_leaves_nothing_of_the_old_kernel_but_its_memory() {

@@ -30,7 +30,7 @@ use hv_hw::sync::{RankedLock, rank};
 use hv_hw::virt::VcpuHw;
 
 use crate::domain::space::{self, SpaceError};
-use crate::domain::{Domain, registry};
+use crate::domain::{Domain, pod, registry};
 use crate::machine::{memory, zombies};
 
 /// Frames of a grant table where nothing else is asked for: 32768 entries.
@@ -345,7 +345,12 @@ fn copy_between(
     request: &CopyRequest,
     (source, dest): (Option<&InUse>, Option<&InUse>),
 ) -> Result<(), GrantError> {
-    let p2m = user.p2m.lock();
+    let mut p2m = user.p2m.lock();
+    for side in [&request.source, &request.dest] {
+        if let CopySide::Own { gfn, .. } = *side {
+            pod::ensure(user, &mut p2m, gfn);
+        }
+    }
     let place = |side: &CopySide, in_use: Option<&InUse>, want| {
         let (mfn, offset) = match (*side, in_use) {
             (CopySide::Granted { offset, .. }, Some(in_use)) => {

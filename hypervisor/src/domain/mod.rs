@@ -22,6 +22,7 @@ pub mod info;
 pub(crate) mod interrupts;
 pub mod life;
 pub(crate) mod msi;
+pub mod pod;
 pub mod policies;
 pub mod registry;
 pub mod share;

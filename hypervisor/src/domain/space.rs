@@ -15,7 +15,8 @@ use hv_core::paging::flush::{FlushDone, PendingFlush};
 use hv_hw::direct_map::DirectTables;
 use hv_hw::virt::VcpuHw;
 
-use crate::domain::Domain;
+use crate::domain::vcpu::Requests;
+use crate::domain::{Domain, pod};
 use crate::machine::memory;
 use crate::machine::memory::pool::TablePool;
 
@@ -136,12 +137,22 @@ pub fn set_table_pool(domain: &Domain, frames: u64) -> Result<(), SpaceError> {
     is_set.then_some(()).ok_or(SpaceError::OutOfMemory)
 }
 
-/// Takes the domain's own RAM at `gfn` away from it.
+/// Takes the domain's own RAM at `gfn` away from it. What it has yet to touch goes first into what it has been promised:
+/// see [`pod`].
 ///
 /// # Errors
 /// [`SpaceError::NotThere`] where nothing is mapped, [`SpaceError::NotYours`] where it is not the domain's own RAM.
 pub fn release<H: VcpuHw>(hw: &mut H, domain: &Domain, gfn: Gfn) -> Result<(), SpaceError> {
-    remove(hw, domain, gfn, |entry| entry.kind.is_own_ram())
+    let mut p2m = domain.p2m.lock();
+    if pod::give_up(domain, &mut p2m, gfn, PageOrder::SIZE_4K)? {
+        return Ok(());
+    }
+    let (entry, done) = take_out(hw, domain, &mut p2m, gfn, |entry| entry.kind.is_own_ram())?;
+    if !pod::keep(domain, &mut p2m, &entry) {
+        drop(p2m);
+        put(entry, 1, &done);
+    }
+    Ok(())
 }
 
 /// Takes a block of the domain's own RAM away from it, page by page; what is before the first page that is no RAM of
@@ -155,6 +166,9 @@ pub fn release_block<H: VcpuHw>(
     gfn: Gfn,
     order: PageOrder,
 ) -> Result<(), SpaceError> {
+    if order > PageOrder::SIZE_4K && pod::give_up(domain, &mut domain.p2m.lock(), gfn, order)? {
+        return Ok(());
+    }
     for index in 0..order.frames() {
         let page = gfn.checked_add(index).ok_or(SpaceError::OutOfRange)?;
         release(hw, domain, page)?;
@@ -212,6 +226,23 @@ fn remove<H: VcpuHw>(
     may_go: impl FnOnce(&P2mEntry) -> bool,
 ) -> Result<(), SpaceError> {
     let mut p2m = domain.p2m.lock();
+    let (entry, done) = take_out(hw, domain, &mut p2m, gfn, may_go)?;
+    drop(p2m);
+    if entry.kind == P2mKind::Special {
+        domain.set_special_place(entry.mfn, None);
+    }
+    put(entry, 1, &done);
+    Ok(())
+}
+
+/// Takes what is at `gfn` out of the tables and flushes; its use is the caller's to put.
+fn take_out<H: VcpuHw>(
+    hw: &mut H,
+    domain: &Domain,
+    p2m: &mut P2m,
+    gfn: Gfn,
+    may_go: impl FnOnce(&P2mEntry) -> bool,
+) -> Result<(P2mEntry, FlushDone), SpaceError> {
     let tables = &mut domain.limits.tables();
     let (entry, pending) = match p2m.remove_page_if((&mut DirectTables, tables), gfn, may_go)? {
         Removal::Done(entry, pending) => (entry, pending),
@@ -220,12 +251,7 @@ fn remove<H: VcpuHw>(
     };
     let done = flush(hw, domain, pending);
     p2m.reclaim(&DirectTables, &mut domain.limits.tables(), &done);
-    drop(p2m);
-    if entry.kind == P2mKind::Special {
-        domain.set_special_place(entry.mfn, None);
-    }
-    put(entry, 1, &done);
-    Ok(())
+    Ok((entry, done))
 }
 
 /// Puts the uses of a leaf that was removed.
@@ -245,25 +271,6 @@ pub(super) fn put(entry: P2mEntry, frames: u64, done: &FlushDone) {
 /// # Errors
 /// [`SpaceError`].
 pub fn populate(domain: &Domain, gfn: Gfn, order: PageOrder) -> Result<(), SpaceError> {
-    let max = domain.limits.max_pages.load(Ordering::Relaxed);
-    populate_within(domain, gfn, order, max)
-}
-
-/// Gives the domain RAM that its toolstack wants populated on demand. It is populated at once, also beyond the domain's
-/// limit, which is the target that its balloon comes down to when it runs: beyond it, nothing more is given to it then.
-///
-/// # Errors
-/// [`SpaceError`].
-pub fn populate_on_demand(domain: &Domain, gfn: Gfn, order: PageOrder) -> Result<(), SpaceError> {
-    populate_within(domain, gfn, order, u64::MAX)
-}
-
-fn populate_within(
-    domain: &Domain,
-    gfn: Gfn,
-    order: PageOrder,
-    max: u64,
-) -> Result<(), SpaceError> {
     if domain
         .p2m
         .lock()
@@ -271,6 +278,7 @@ fn populate_within(
     {
         return Err(SpaceError::NotYours);
     }
+    let max = domain.limits.max_pages.load(Ordering::Relaxed);
     if !memory::charge_ram(domain.id, order.frames(), max) {
         return Err(SpaceError::OutOfMemory);
     }
@@ -416,10 +424,7 @@ fn hold(domain: &Domain, mfn: Mfn) -> Result<FrameUse, SpaceError> {
 
 /// One use of the domain's own RAM at `gfn`, if it has some there.
 pub(super) fn use_ram(domain: &Domain, gfn: Gfn) -> Option<FrameUse> {
-    let p2m = domain.p2m.lock();
-    let entry = p2m
-        .lookup(&DirectTables, gfn)
-        .filter(|entry| entry.kind.is_own_ram())?;
+    let entry = pod::own_ram(domain, &mut domain.p2m.lock(), gfn)?;
     memory::table().acquire(entry.mfn, domain.id).ok()
 }
 
@@ -447,6 +452,17 @@ fn insert_use(domain: &Domain, gfn: Gfn, held: FrameUse, kind: P2mKind) -> Resul
 pub(super) fn flush<H: VcpuHw>(hw: &mut H, domain: &Domain, pending: PendingFlush) -> FlushDone {
     if pending.is_needed() {
         hw.flush_stage2(domain.stage2);
+    }
+    pending.completed()
+}
+
+/// The same for a change of a domain's memory that somebody makes on the way, without a vCPU at hand: whichever of the
+/// domain's vCPUs is entered first flushes before. One CPU runs guests, and it is this one, so none is in the guest now.
+pub(super) fn flush_before_entry(domain: &Domain, pending: PendingFlush) -> FlushDone {
+    if pending.is_needed() {
+        for vcpu in &domain.vcpus {
+            vcpu.request(Requests::FLUSH);
+        }
     }
     pending.completed()
 }

@@ -13,8 +13,8 @@ use hv_core::paging::flush::PendingFlush;
 use hv_hw::direct_map::DirectTables;
 use hv_hw::virt::VcpuHw;
 
-use crate::domain::Domain;
 use crate::domain::space::{SpaceError, flush, put};
+use crate::domain::{Domain, pod};
 use crate::machine::memory;
 
 /// Leaves that are flushed at once.
@@ -44,6 +44,8 @@ pub fn close(domain: &Domain) {
 ///
 /// Granted pages have to be [unmapped](super::grants::release_mappings) before.
 pub fn empty<H: VcpuHw>(hw: &mut H, domain: &Domain, mut budget: Budget) -> bool {
+    let cached = pod::drain(&mut domain.p2m.lock(), 0, budget.frames);
+    budget.frames = budget.frames.saturating_sub(cached);
     loop {
         let mut p2m = domain.p2m.lock();
         let batch = take_batch(domain, &mut p2m, &mut budget);

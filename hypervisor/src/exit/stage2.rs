@@ -7,6 +7,7 @@ use hv_hw::direct_map::DirectTables;
 use hv_hw::virt::{Stage2Access, Stage2Fault, VcpuHw};
 use hv_hw::{domain_log, guest_log, sync::RankedGuard, sync::rank};
 
+use crate::domain::pod::{self, Touched};
 use crate::exit::mmio;
 use crate::machine::host;
 use crate::pcpu::Pcpu;
@@ -21,6 +22,8 @@ enum Answer {
     Emulate,
     /// There is no memory for the tables.
     OutOfMemory,
+    /// What the guest has is all in use, and it touches more.
+    OutOfPod,
 }
 
 /// Answers it.
@@ -41,6 +44,10 @@ pub(super) fn handle<H: VcpuHw>(
             );
             die(runner)
         }
+        Answer::OutOfPod => {
+            pod::end(&runner.domain);
+            Next::Resume
+        }
     }
 }
 
@@ -58,6 +65,14 @@ fn answer<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> Answer {
         } else {
             Answer::Retry
         };
+    }
+    if p2m.pod.is_active() {
+        match pod::touch(&domain, &mut p2m, gfn) {
+            Touched::Done | Touched::NotYet => return Answer::Retry,
+            Touched::OutOfMemory => return Answer::OutOfPod,
+            Touched::OutOfTables => return Answer::OutOfMemory,
+            Touched::NotMarked => {}
+        }
     }
     if !domain.is_hardware || !is_device_memory(fault.gpa) {
         return Answer::Emulate;

@@ -3,15 +3,17 @@
 pub mod hypercall_page;
 mod tlb;
 
+use core::cell::RefCell;
+
 use guest_abi::errno::Errno;
 use hv_core::addr::{Gfn, Gpa, Gva, PAGE_BYTES};
 use hv_core::mem::{GuestMem, NotRam};
-use hv_core::p2m::{P2m, P2mCache};
+use hv_core::p2m::{P2m, P2mCache, P2mEntry};
 use hv_core::walk::{self, Access, PagingMode};
 use hv_hw::direct_map::{DirectTables, SharedFrame, SharedWord};
 use hv_hw::sync::{RankedGuard, rank};
 
-use crate::domain::Domain;
+use crate::domain::{Domain, pod};
 use crate::machine::memory;
 use crate::machine::pinned::Pinned;
 use tlb::{Record, Translations};
@@ -45,7 +47,8 @@ impl Memo {
 
 /// A domain's memory while its p2m stands still.
 pub struct DomainMemory<'a> {
-    p2m: RankedGuard<'a, P2m, { rank::P2M }>,
+    domain: &'a Domain,
+    p2m: RefCell<RankedGuard<'a, P2m, { rank::P2M }>>,
     memo: &'a Memo,
 }
 
@@ -58,17 +61,47 @@ impl<'a> DomainMemory<'a> {
         if memo.frames.renew(&p2m) {
             memo.translations.forget();
         }
-        Self { p2m, memo }
+        let p2m = RefCell::new(p2m);
+        Self { domain, p2m, memo }
     }
 
     /// The frame behind `gpa`, for reading.
     #[inline(always)]
     fn readable(&self, gpa: Gpa) -> Result<Ram, NotRam> {
-        // what the memo has is of the present generation, and none begins while the p2m is locked
-        self.memo
-            .frames
-            .lookup(&self.p2m, Gfn::containing(gpa), find)
-            .ok_or(NotRam(gpa))
+        let gfn = Gfn::containing(gpa);
+        // what the memo has is of the present generation: where one begins while the p2m is locked, it is renewed
+        let known = self.memo.frames.get(gfn);
+        known.or_else(|| self.find(gfn)).ok_or(NotRam(gpa))
+    }
+
+    /// Looks a frame up that the memo has not. Apart, so that a hit is short enough to be part of its caller.
+    #[cold]
+    #[inline(never)]
+    fn find(&self, gfn: Gfn) -> Option<Ram> {
+        let mut p2m = self.p2m.borrow_mut();
+        let entry = match p2m.lookup(&DirectTables, gfn) {
+            None if p2m.pod.is_active() => self.populate(&mut p2m, gfn),
+            other => other,
+        }?;
+        if !entry.is_readable_memory() {
+            return None;
+        }
+        let ram = Ram {
+            frame: SharedFrame::new(entry.mfn)?,
+            is_writable: entry.is_writable_memory(),
+        };
+        self.memo.frames.keep(&p2m, gfn, ram);
+        Some(ram)
+    }
+
+    /// Has a page populated that is so on demand. Others may have been taken back for it, of which nothing may be known then.
+    #[cold]
+    fn populate(&self, p2m: &mut P2m, gfn: Gfn) -> Option<P2mEntry> {
+        let is_there = pod::bring(self.domain, p2m, gfn);
+        if self.memo.frames.renew(p2m) {
+            self.memo.translations.forget();
+        }
+        is_there.then(|| p2m.lookup(&DirectTables, gfn)).flatten()
     }
 
     /// The word of 8 bytes that `gpa` lies in.
@@ -119,20 +152,6 @@ impl<'a> DomainMemory<'a> {
     }
 }
 
-/// Looks a frame up that the memo has not. Apart, so that a hit is short enough to be part of its caller.
-#[cold]
-#[inline(never)]
-fn find(p2m: &P2m, gfn: Gfn) -> Option<Ram> {
-    let entry = p2m.lookup(&DirectTables, gfn)?;
-    if !entry.is_readable_memory() {
-        return None;
-    }
-    Some(Ram {
-        frame: SharedFrame::new(entry.mfn)?,
-        is_writable: entry.is_writable_memory(),
-    })
-}
-
 impl GuestMem for DomainMemory<'_> {
     fn read(&self, from: Gpa, to: &mut [u8]) -> Result<(), NotRam> {
         let mut at = from;
@@ -173,10 +192,8 @@ impl GuestMem for DomainMemory<'_> {
 /// # Errors
 /// EINVAL where the guest has no RAM there.
 pub fn pin(domain: &Domain, gfn: Gfn) -> Result<Pinned, Errno> {
-    let p2m = domain.p2m.lock();
-    let entry = p2m
-        .lookup(&DirectTables, gfn)
-        .filter(|entry| entry.kind.is_own_ram());
+    let mut p2m = domain.p2m.lock();
+    let entry = pod::own_ram(domain, &mut p2m, gfn);
     let mfn = entry.ok_or(Errno::EINVAL)?.mfn;
     if !memory::heap_has_room() {
         return Err(Errno::ENOMEM);

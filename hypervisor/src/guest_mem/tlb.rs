@@ -93,7 +93,7 @@ impl Translations {
         mode: &PagingMode,
         (at, access): (Gva, Access),
         frame: SharedFrame,
-        record: Record<'_>,
+        record: Record<'_, '_>,
     ) {
         let entries = record.entries.into_inner();
         let (Some(last), true) = (entries.last(), entries.len() <= LEVELS) else {
@@ -116,13 +116,13 @@ impl Translations {
 }
 
 /// A domain's memory that writes down which entries of page tables a walk reads. Tables of 4-byte entries leave no record.
-pub(super) struct Record<'a> {
-    memory: &'a DomainMemory<'a>,
+pub(super) struct Record<'a, 'm> {
+    memory: &'a DomainMemory<'m>,
     entries: RefCell<ArrayVec<Entry, { LEVELS + 1 }>>,
 }
 
-impl<'a> Record<'a> {
-    pub(super) fn of(memory: &'a DomainMemory<'a>) -> Self {
+impl<'a, 'm> Record<'a, 'm> {
+    pub(super) fn of(memory: &'a DomainMemory<'m>) -> Self {
         Self {
             memory,
             entries: RefCell::new(ArrayVec::new()),
@@ -130,7 +130,7 @@ impl<'a> Record<'a> {
     }
 }
 
-impl GuestMem for Record<'_> {
+impl GuestMem for Record<'_, '_> {
     fn read(&self, from: Gpa, to: &mut [u8]) -> Result<(), NotRam> {
         self.memory.read(from, to)
     }

@@ -36,6 +36,7 @@ use guest_abi::errno::Errno;
 use hv_core::addr::Gva;
 use hv_hw::virt::VcpuHw;
 
+use crate::domain::vcpu::Requests;
 use crate::pcpu::Pcpu;
 use crate::runner::{Next, Runner, again};
 
@@ -69,6 +70,19 @@ pub struct Call<'a, H> {
 
 /// Where the arguments are: RDI, RSI, RDX, R10, R8; [`narrow`] puts those of a 32-bit caller there.
 const ARGUMENTS: [usize; 5] = [7, 6, 2, 10, 8];
+
+impl Stop {
+    /// The same, unless a pointer only led to a page that is populated on demand and for which no frame has been found yet:
+    /// one is looked for before the hypercall is made again.
+    #[cold]
+    fn reconsidered<H: VcpuHw>(self, runner: &Runner<H>) -> Self {
+        let is_sought = || runner.vcpu().requests().contains(Requests::RELIEVE);
+        match self {
+            Self::Refused(Errno::EFAULT) if is_sought() => Self::Again,
+            other => other,
+        }
+    }
+}
 
 impl<H: VcpuHw> Call<'_, H> {
     /// Argument `index`, 0 to 4, as it is in its register now.
@@ -135,11 +149,13 @@ fn handle_wide<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
     let next = call.next;
     match answer {
         Ok(result) => finish(runner, result),
-        Err(Stop::Refused(errno)) => finish(runner, errno.to_rax()),
-        // what it left to do comes first in any case
-        Err(Stop::Again) => {
-            let _ = again(runner, pcpu);
-        }
+        Err(stop) => match stop.reconsidered(runner) {
+            Stop::Refused(errno) => finish(runner, errno.to_rax()),
+            // what it left to do comes first in any case
+            Stop::Again => {
+                let _ = again(runner, pcpu);
+            }
+        },
     }
     next
 }

@@ -88,11 +88,13 @@ fn one<H: VcpuHw>(call: &mut Call<'_, H>, entry: &mut MulticallEntry) -> bool {
     }
     entry.result = match answer {
         Ok(result) => result,
-        Err(Stop::Refused(errno)) => errno.to_rax(),
-        Err(Stop::Again) => {
-            entry.args[..inner.len()].copy_from_slice(&inner);
-            return false;
-        }
+        Err(stop) => match stop.reconsidered(call.runner) {
+            Stop::Refused(errno) => errno.to_rax(),
+            Stop::Again => {
+                entry.args[..inner.len()].copy_from_slice(&inner);
+                return false;
+            }
+        },
     };
     true
 }

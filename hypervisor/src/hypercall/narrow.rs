@@ -36,12 +36,15 @@ pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next
     *regs = outer;
     match answer {
         Ok(result) => finish(runner, u64::from(low(result))),
-        Err(Stop::Refused(errno)) => finish(runner, u64::from(low(errno.to_rax()))),
-        Err(Stop::Again) => {
-            for (place, value) in NARROW_ARGUMENTS.into_iter().zip(moved_on) {
-                regs.gpr[place] = value;
+        Err(stop) => match stop.reconsidered(runner) {
+            Stop::Refused(errno) => finish(runner, u64::from(low(errno.to_rax()))),
+            Stop::Again => {
+                let regs = runner.hw.regs();
+                for (place, value) in NARROW_ARGUMENTS.into_iter().zip(moved_on) {
+                    regs.gpr[place] = value;
+                }
             }
-        }
+        },
     }
     next
 }

@@ -11,6 +11,7 @@ use core::sync::atomic::Ordering;
 
 use hv_hw::virt::{ApicAssist, VcpuHw};
 
+use crate::domain::pod;
 use crate::domain::vcpu::Requests;
 use crate::exit;
 use crate::pcpu::{Pcpu, poll};
@@ -130,6 +131,12 @@ impl<H: VcpuHw> Runner<H> {
 #[cold]
 fn answer_requests<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
     let (requests, vector) = runner.vcpu().take_requests(runner.answerable());
+    if requests.contains(Requests::FLUSH) {
+        runner.hw.flush_stage2(runner.domain.stage2);
+    }
+    if requests.contains(Requests::RELIEVE) {
+        pod::relieve(&runner.domain);
+    }
     if requests.contains(Requests::NMI) {
         runner.nmi_pending = true;
     }

@@ -88,3 +88,41 @@ pub fn spare_range() -> Option<u64> {
     });
     found
 }
+
+/// What is done to a page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Touch {
+    /// A word is read.
+    Read,
+    /// A word is written that is not zero.
+    Write,
+}
+
+/// Touches every page of RAM behind the image and the loader's tables, below the end of what is mapped; how many that is.
+pub fn touch_all(how: Touch) -> u64 {
+    /// Loaders of test kernels put nothing higher.
+    const START: u64 = 16 << 20;
+    let (_, image_end) = entry::image();
+    let mut pages = 0;
+    for_each_range(|start, size, kind| {
+        if kind != XEN_HVM_MEMMAP_TYPE_RAM {
+            return;
+        }
+        let end = (start + size).min(MAPPED_END);
+        let mut at = start.max(START).max(image_end).next_multiple_of(PAGE_SIZE);
+        while at + PAGE_SIZE <= end {
+            let word = at as usize as *mut u64;
+            match how {
+                // SAFETY: RAM that no object of ours lies in.
+                Touch::Read => unsafe {
+                    let _ = word.read_volatile();
+                },
+                // SAFETY: as above.
+                Touch::Write => unsafe { word.write_volatile(at | 1) },
+            }
+            pages += 1;
+            at += PAGE_SIZE;
+        }
+    });
+    pages
+}

@@ -13,11 +13,13 @@
 //! Counts are atomic words, so that uses are taken and dropped without a lock; only the free lists ([`Buddy`]) need one.
 
 mod buddy;
+mod list;
 mod owner;
 mod table;
 #[cfg(test)]
 mod tests;
 
 pub use buddy::{AddFreeError, Buddy};
+pub use list::FrameList;
 pub use owner::{CleanFrames, FrameState, FrameUse, Freed, OwnedFrames, Owner, Refused, Role};
 pub use table::{FrameInfo, FrameTable, MAX_RAM_RANGES, TooManyRanges};

@@ -46,7 +46,7 @@ impl<T: Copy> P2mCache<T> {
     }
 
     /// Catches up with what has changed in the p2m. To be called each time that the p2m has been locked anew, before the
-    /// first [`P2mCache::lookup`]. True where all was forgotten: then whatever was derived from it has to be as well.
+    /// first [`P2mCache::get`]. True where all was forgotten: then whatever was derived from it has to be as well.
     #[inline(always)]
     pub fn renew(&self, p2m: &P2m) -> bool {
         self.generation.get() != p2m.generation && self.catch_up(p2m)
@@ -83,29 +83,28 @@ impl<T: Copy> P2mCache<T> {
         bits.set(bits.get() | bit);
     }
 
-    /// What is kept of `gfn`, else what `find` says, which is kept from now on unless it is `None`.
+    /// What is kept of `gfn`.
     #[inline(always)]
-    pub fn lookup(
-        &self,
-        p2m: &P2m,
-        gfn: Gfn,
-        find: impl FnOnce(&P2m, Gfn) -> Option<T>,
-    ) -> Option<T> {
-        const MASK: u64 = (1 << SLOT_BITS) - 1;
+    pub fn get(&self, gfn: Gfn) -> Option<T> {
+        let slot = self.place(gfn).get();
+        (slot.gfn == gfn).then_some(slot.kept)
+    }
+
+    /// Keeps what was found of `gfn` in the p2m, as it is since the last [`P2mCache::renew`].
+    pub fn keep(&self, p2m: &P2m, gfn: Gfn, kept: T) {
         debug_assert_eq!(
             self.generation.get(),
             p2m.generation,
             "renewed under the lock"
         );
-        let place = &self.slots[(gfn.as_u64() & MASK) as usize];
-        let slot = place.get();
-        if slot.gfn == gfn {
-            return Some(slot.kept);
-        }
-        let kept = find(p2m, gfn)?;
         self.note_asked_for(gfn);
-        place.set(Slot { gfn, kept });
-        Some(kept)
+        self.place(gfn).set(Slot { gfn, kept });
+    }
+
+    #[inline(always)]
+    fn place(&self, gfn: Gfn) -> &Cell<Slot<T>> {
+        const MASK: u64 = (1 << SLOT_BITS) - 1;
+        &self.slots[(gfn.as_u64() & MASK) as usize]
     }
 }
 

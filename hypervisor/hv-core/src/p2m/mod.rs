@@ -2,18 +2,22 @@
 //!
 //! It is the domain's EPT and nothing beside it: a page's kind is noted in bits of the entry that the CPU ignores, so that
 //! [`P2m::lookup`], which every walk of a guest's own page tables and every copy from a guest goes through, reads one tree.
-//! Inserting never replaces: what is mapped is removed first, flushed, and its frame's use put
+//! What is to be populated when it is touched has a mark there (`pod`). Inserting never replaces: what is mapped is removed first, flushed, and its frame's use put
 //! ([`crate::frame::FrameTable::put_mapped`]). Next: [`crate::paging`] for the table, [`crate::frame`] for the uses.
 
 mod cache;
 mod entry;
 mod kind;
+mod pod;
+#[cfg(test)]
+mod pod_tests;
 #[cfg(test)]
 mod tests;
 
 pub use cache::P2mCache;
 pub use entry::{P2mEntry, P2mMapping};
 pub use kind::P2mKind;
+pub use pod::{Pod, PodCounts, Populated, Swept};
 
 use core::ops::ControlFlow;
 
@@ -34,6 +38,8 @@ pub struct P2m {
     removed: [Gfn; RECENT],
     /// No removal of a single page began this generation, or one before.
     listed_from: u64,
+    /// What is populated when it is touched.
+    pub pod: Pod,
 }
 
 /// Removals of single pages that are remembered.
@@ -88,6 +94,7 @@ impl P2m {
             generation: 1,
             removed: [Gfn::new(0); RECENT],
             listed_from: 1,
+            pod: Pod::default(),
         })
     }
 
@@ -140,6 +147,19 @@ impl P2m {
         mapping: P2mMapping,
     ) -> Result<PendingFlush, P2mError> {
         self.check_range(gfn, count)?;
+        self.editing_marks(mem, (gfn, count), |p2m, mem| {
+            p2m.insert_in_range((mem, frames), gfn, count, mapping)
+        })
+    }
+
+    #[inline]
+    fn insert_in_range(
+        &mut self,
+        (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
+        gfn: Gfn,
+        count: u64,
+        mapping: P2mMapping,
+    ) -> Result<PendingFlush, P2mError> {
         if count == 1
             && let Some(slot) = self.table.slot(mem, gfn)
         {
@@ -228,10 +248,10 @@ impl P2m {
             see(gfn, leaf.into());
             ControlFlow::Continue(())
         });
-        let cleared = self
-            .table
-            .unmap((mem, frames), gfn, count)
-            .expect("a range that ends with its leaves is cleared without a new table");
+        let cleared = self.editing_marks(mem, (gfn, count), |p2m, mem| {
+            let cleared = p2m.table.unmap((mem, frames), gfn, count);
+            cleared.expect("a range that ends with its leaves is cleared without a new table")
+        });
         Ok(split.and(cleared))
     }
 

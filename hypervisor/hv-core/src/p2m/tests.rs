@@ -177,8 +177,15 @@ fn cached(
     gfn: u64,
 ) -> Option<P2mEntry> {
     let _ = cache.renew(p2m);
-    let find = |p2m: &P2m, gfn| p2m.lookup(arena, gfn).map(Some);
-    cache.lookup(p2m, Gfn::new(gfn), find).flatten()
+    let gfn = Gfn::new(gfn);
+    if let Some(kept) = cache.get(gfn) {
+        return kept;
+    }
+    let found = p2m.lookup(arena, gfn);
+    if found.is_some() {
+        cache.keep(p2m, gfn, found);
+    }
+    found
 }
 
 /// The first mapped guest frame from `from` on, found in steps of a few entries each.

@@ -33,6 +33,8 @@ pub(super) enum Edit<F: Format> {
     Fill(Target<F>),
     /// Nothing is mapped there.
     Clear,
+    /// Pages of which nothing is mapped have this entry, which is not present, in blocks of 2 MiB at most.
+    Mark(u64),
 }
 
 /// Where the pages of a range go.
@@ -60,6 +62,8 @@ pub(super) struct Editor<'a, F: Format, M, A> {
 /// What a slot holds.
 enum Slot {
     Empty,
+    /// A mark: an entry that is not present, for all pages of the slot.
+    Marked,
     Leaf,
     Table(Mfn),
 }
@@ -96,7 +100,7 @@ impl<F: Format, M: TableMem, A: TableFrames> Editor<'_, F, M, A> {
         for level in (1..LEVELS).rev() {
             let starts_here = page & (pages_per_entry(level) - 1) == 0;
             let entry = self.mem.read(table, index(page, level));
-            if starts_here || !F::is_present(entry) {
+            if starts_here || entry == 0 {
                 break;
             }
             table = self
@@ -120,7 +124,8 @@ impl<F: Format, M: TableMem, A: TableFrames> Editor<'_, F, M, A> {
                 }
                 F::leaf(mfn, order_at(level), target.attr)
             }
-            (_, Slot::Empty) => return true,
+            (Edit::Mark(mark), Slot::Empty | Slot::Marked) if whole && level <= 1 => *mark,
+            (Edit::Clear, Slot::Empty) => return true,
             (Edit::Clear, _) if whole => 0,
             _ => return false,
         };
@@ -155,8 +160,10 @@ impl<F: Format, M: TableMem, A: TableFrames> Editor<'_, F, M, A> {
             return Some(below);
         }
         let below = self.frames.alloc_table()?;
-        if let Slot::Leaf = held {
-            self.fill_split(below, level, entry);
+        match held {
+            Slot::Leaf => self.fill_split(below, level, entry),
+            Slot::Marked => (0..ENTRIES).for_each(|slot| self.mem.write(below, slot, entry)),
+            Slot::Empty | Slot::Table(_) => {}
         }
         self.mem.write(table, slot, F::table(below));
         self.note_change(page, level, entry, F::table(below));
@@ -189,8 +196,10 @@ impl<F: Format, M: TableMem, A: TableFrames> Editor<'_, F, M, A> {
 }
 
 fn hold<F: Format>(entry: u64, level: u32) -> Slot {
-    if !F::is_present(entry) {
+    if entry == 0 {
         Slot::Empty
+    } else if !F::is_present(entry) {
+        Slot::Marked
     } else if is_leaf::<F>(entry, level) {
         Slot::Leaf
     } else {

@@ -4,7 +4,7 @@
 //! written or executed; bits 52 to 56 of a leaf are ignored by the CPU: four hold what the p2m wants to remember, one says
 //! that the block may be executed once it is split into small pages.
 
-use super::{Format, PageTable};
+use super::Format;
 use crate::addr::{Gfn, Hpa, Mfn, PageOrder};
 
 const READ: u64 = 1 << 0;
@@ -174,4 +174,7 @@ impl Format for Ept {
     }
 }
 
-impl PageTable<Ept> {}
+/// An entry that is not present, with `mark` (from 1 to 15) in the bits in which a leaf notes what it is.
+pub(super) const fn marked(mark: u8) -> u64 {
+    ((mark as u64) << SOFTWARE_SHIFT) & SOFTWARE
+}

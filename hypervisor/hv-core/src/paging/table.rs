@@ -118,6 +118,19 @@ impl<F: Format> PageTable<F> {
         self.walk(mem, number)
     }
 
+    /// The entry that decides about `number`, and its level: a leaf, or one that is not present.
+    pub(super) fn deciding(&self, mem: &impl TableMem, number: u64) -> (u64, u32) {
+        let mut table = self.root;
+        for level in (1..LEVELS).rev() {
+            let entry = mem.read(table, index(number, level));
+            if !F::is_present(entry) || is_leaf::<F>(entry, level) {
+                return (entry, level);
+            }
+            table = F::mfn(entry);
+        }
+        (mem.read(table, index(number, 0)), 0)
+    }
+
     fn walk(&self, mem: &impl TableMem, number: u64) -> Option<Leaf<F::Attr>> {
         let mut table = self.root;
         for level in (0..LEVELS).rev() {
@@ -305,7 +318,7 @@ impl<F: Format> PageTable<F> {
         dismantle_table::<F>((mem, frames), self.root, LEVELS - 1, &mut budget)
     }
 
-    fn edit(
+    pub(super) fn edit(
         &mut self,
         (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
         first: u64,

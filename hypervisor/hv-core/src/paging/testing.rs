@@ -28,6 +28,10 @@ impl Arena {
     pub(crate) fn live(&self) -> usize {
         self.tables.borrow().len()
     }
+    /// True where the next few tables may be refused.
+    pub(crate) fn is_short(&self) -> bool {
+        self.left.get() < 10
+    }
     /// Moves the limit to `left` more tables.
     pub(crate) fn set_left(&self, left: usize) {
         self.left.set(left);

@@ -12,7 +12,7 @@ use guest_abi::memory::{
 use hv_core::addr::{Gfn, Gva, PageOrder};
 use hv_hw::virt::VcpuHw;
 
-use crate::domain::{Domain, space};
+use crate::domain::{Domain, pod, space};
 use crate::hypercall::memory::again;
 use crate::hypercall::{Answer, Call, Stop, caller};
 use crate::machine::memory;
@@ -29,15 +29,14 @@ pub(in crate::hypercall) fn decrease<H: VcpuHw>(call: &mut Call<'_, H>) -> Answe
     })
 }
 
-/// XENMEM_populate_physmap: gives RAM where there is none. What is to be populated on demand is so at once, of another
-/// domain only.
+/// XENMEM_populate_physmap: gives RAM where there is none. A domain has none of its own populated on demand.
 pub(in crate::hypercall) fn populate<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     extents(call, |call, domain, (gfn, order), flags| {
         if flags & XENMEMF_populate_on_demand == 0 {
             return space::populate(domain, gfn, order).is_ok();
         }
         let is_own = domain.id == call.runner.domain.id;
-        !is_own && space::populate_on_demand(domain, gfn, order).is_ok()
+        !is_own && pod::mark(domain, gfn, order).is_ok()
     })
 }
 
@@ -146,13 +145,31 @@ pub(in crate::hypercall) fn claim<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(0)
 }
 
-/// XENMEM_get_pod_target and XENMEM_set_pod_target: all memory is populated, so there is nothing to set.
-pub(in crate::hypercall) fn pod_target<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    let mut arg: XenPodTarget = call.runner.copy_in(call.pointer(1))?;
+/// XENMEM_set_pod_target: how many pages a domain is to have, those included that it has yet to touch.
+pub(in crate::hypercall) fn set_pod_target<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let arg: XenPodTarget = call.runner.copy_in(call.pointer(1))?;
     let domain = caller::target(call.runner, arg.domid)?;
+    if arg.target_pages > domain.limits.max_pages.load(Ordering::Relaxed) {
+        return Err(Errno::EINVAL.into());
+    }
+    if !pod::set_target(&domain, arg.target_pages)? {
+        return Err(Stop::Again);
+    }
+    tell_pod(call, &domain, arg)
+}
+
+/// XENMEM_get_pod_target.
+pub(in crate::hypercall) fn get_pod_target<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let arg: XenPodTarget = call.runner.copy_in(call.pointer(1))?;
+    let domain = caller::target(call.runner, arg.domid)?;
+    tell_pod(call, &domain, arg)
+}
+
+fn tell_pod<H: VcpuHw>(call: &mut Call<'_, H>, domain: &Domain, mut arg: XenPodTarget) -> Answer {
+    let counts = pod::counts(domain);
     arg.tot_pages = domain.pages();
-    arg.pod_cache_pages = 0;
-    arg.pod_entries = 0;
+    arg.pod_cache_pages = counts.cached;
+    arg.pod_entries = counts.outstanding;
     call.runner.copy_out(call.pointer(1), &arg)?;
     Ok(0)
 }

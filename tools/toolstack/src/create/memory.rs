@@ -10,6 +10,7 @@ use guest_abi::memory::{
 
 use crate::config::DomainConfig;
 use crate::domain::{MIN_DOM0_KIB, SLACK_KIB};
+use crate::hypercall::When;
 use crate::image::Layout;
 use crate::image::layout::{CONSOLE_GFN, PAGE, STORE_GFN};
 use crate::{DOM0, Error, Hyper, Result};
@@ -26,10 +27,7 @@ pub(crate) fn reserve(
     domid: u16,
     layout: &Layout,
 ) -> Result<()> {
-    hyper.set_max_mem(
-        domid,
-        config.max_memory_kib.max(config.memory_kib) + SLACK_KIB,
-    )?;
+    hyper.set_max_mem(domid, config.memory_kib + SLACK_KIB)?;
     let tables = table_bytes(config);
     match hyper.set_paging_mempool(domid, tables) {
         Err(error) if error.errno == Errno::ENOMEM => {
@@ -65,20 +63,6 @@ pub(crate) fn needed(config: &DomainConfig, pages: u64) -> u64 {
     pages + table_bytes(config) / PAGE + KEPT + u64::from(config.max_vcpus) * KEPT_PER_VCPU
 }
 
-/// How much memory a domain starts with, in KiB: all that it may ever have, where so much is free, of which its balloon
-/// gives what is above its target when it runs. A kernel can only have later what it found at its start. Where less is
-/// free it starts with its target, beyond which its kernel has to have memory hotplug.
-pub(crate) fn at_start(config: &DomainConfig, free_pages: u64) -> u64 {
-    /// ACPI tables and the shared pages.
-    const MORE: u64 = 256;
-    let most = config.max_memory_kib.max(config.memory_kib);
-    if needed(config, most / 4 + MORE) <= free_pages {
-        most
-    } else {
-        config.memory_kib
-    }
-}
-
 /// Says how much is missing, where that is the reason.
 fn shortage(hyper: &Hyper, pages: u64, error: Error) -> Error {
     match crate::domain::shortage(hyper, pages, MIN_DOM0_KIB) {
@@ -89,8 +73,16 @@ fn shortage(hyper: &Hyper, pages: u64, error: Error) -> Error {
 
 /// Gives a domain its memory, and tells the hypervisor its map.
 pub(crate) fn populate(hyper: &Hyper, domid: u16, layout: &Layout) -> Result<()> {
+    let how = if layout.is_on_demand() {
+        hyper
+            .set_pod_target(domid, layout.populated)
+            .map_err(|error| shortage(hyper, layout.pages(), error.into()))?;
+        When::Touched
+    } else {
+        When::Now
+    };
     for range in &layout.ram {
-        populate_range(hyper, domid, range.clone())
+        populate_range(hyper, domid, range.clone(), how)
             .map_err(|error| shortage(hyper, layout.pages(), error))?;
     }
     let single: Vec<u64> = layout
@@ -98,7 +90,7 @@ pub(crate) fn populate(hyper: &Hyper, domid: u16, layout: &Layout) -> Result<()>
         .clone()
         .chain([STORE_GFN, CONSOLE_GFN])
         .collect();
-    populate_all(hyper, domid, 0, &single)?;
+    populate_all(hyper, domid, (0, When::Now), &single)?;
     // what the promise was larger than is everybody's again
     match hyper.claim_pages(domid, 0) {
         Err(error) if !matches!(error.errno, Errno::ENOSYS | Errno::EINVAL) => {
@@ -119,7 +111,7 @@ pub(crate) fn populate(hyper: &Hyper, domid: u16, layout: &Layout) -> Result<()>
     Ok(hyper.set_memory_map(domid, &map)?)
 }
 
-fn populate_range(hyper: &Hyper, domid: u16, range: Range<u64>) -> Result<()> {
+fn populate_range(hyper: &Hyper, domid: u16, range: Range<u64>, when: When) -> Result<()> {
     let mut at = range.start;
     while at < range.end {
         let fits =
@@ -139,15 +131,15 @@ fn populate_range(hyper: &Hyper, domid: u16, range: Range<u64>) -> Result<()> {
             .take(AT_ONCE)
             .collect();
         at += (run.len() as u64) << order;
-        populate_all(hyper, domid, order, &run)?;
+        populate_all(hyper, domid, (order, when), &run)?;
     }
     Ok(())
 }
 
 /// Backs all extents; those for which there is no piece so large, by smaller pieces.
-fn populate_all(hyper: &Hyper, domid: u16, order: u32, gfns: &[u64]) -> Result<()> {
+fn populate_all(hyper: &Hyper, domid: u16, (order, when): (u32, When), gfns: &[u64]) -> Result<()> {
     let smaller = ORDERS.iter().copied().find(|other| *other < order);
-    let done = match (hyper.populate(domid, order, gfns), smaller) {
+    let done = match (hyper.populate(domid, order, gfns, when), smaller) {
         (Ok(done), _) => done,
         (Err(error), Some(_)) if error.errno == Errno::ENOMEM => 0,
         (Err(error), _) => return Err(error.into()),
@@ -161,16 +153,21 @@ fn populate_all(hyper: &Hyper, domid: u16, order: u32, gfns: &[u64]) -> Result<(
             Errno::ENOMEM,
         )
         .into()),
-        (Some(_), Some(smaller)) => left
-            .iter()
-            .try_for_each(|gfn| populate_range_by(hyper, domid, *gfn..gfn + (1 << order), smaller)),
+        (Some(_), Some(smaller)) => left.iter().try_for_each(|gfn| {
+            populate_range_by(hyper, domid, *gfn..gfn + (1 << order), (smaller, when))
+        }),
     }
 }
 
-fn populate_range_by(hyper: &Hyper, domid: u16, range: Range<u64>, order: u32) -> Result<()> {
+fn populate_range_by(
+    hyper: &Hyper,
+    domid: u16,
+    range: Range<u64>,
+    (order, when): (u32, When),
+) -> Result<()> {
     let gfns: Vec<u64> = range.step_by(1 << order).collect();
     gfns.chunks(AT_ONCE)
-        .try_for_each(|part| populate_all(hyper, domid, order, part))
+        .try_for_each(|part| populate_all(hyper, domid, (order, when), part))
 }
 
 /// Bytes of an entry of grant table version 1.
@@ -201,14 +198,29 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_domain_starts_with_all_that_it_may_have_where_that_is_free() {
-        let mut config = crate::testing::config("web", 256);
-        config.max_memory_kib = 512 << 10;
-        let enough = needed(&config, 512 * 256 + 256);
-        assert_eq!(at_start(&config, enough), 512 << 10);
-        assert_eq!(at_start(&config, enough - 1), 256 << 10);
-        config.max_memory_kib = config.memory_kib;
-        assert_eq!(at_start(&config, 0), 256 << 10);
+    fn what_a_domain_may_have_beyond_its_memory_is_populated_on_demand() {
+        let layout = |memory_kib| {
+            Layout::plan(&crate::image::layout::Request {
+                memory_kib,
+                populated_kib: 64 << 10,
+                kernel: 0x10_0000..0x20_0000,
+                initrd: None,
+                acpi_size: 500,
+            })
+            .unwrap()
+        };
+        for (memory_kib, target, on_demand) in [(64 << 10, 0, 0), (256 << 10, 64 * 256, 256 * 256)]
+        {
+            let host = FakeHost::new();
+            let domid = host.make_domain();
+            let layout = layout(memory_kib);
+            populate(&host.hyper(), domid, &layout).unwrap();
+            assert_eq!(layout.pages(), 64 * 256 + 1 + 2);
+            let state = host.state();
+            let domain = &state.domains[&domid];
+            assert_eq!((domain.pod_target, domain.on_demand), (target, on_demand));
+            assert_eq!(domain.populated.len() as u64, memory_kib / 4 + 3);
+        }
     }
 
     #[test]
@@ -218,7 +230,7 @@ mod tests {
             host.state().largest_order = largest;
             let hyper = host.hyper();
             let domid = host.make_domain();
-            populate_range(&hyper, domid, 0..mib * 256).unwrap();
+            populate_range(&hyper, domid, 0..mib * 256, When::Now).unwrap();
             assert_eq!(
                 host.state().domains[&domid].populated.len() as u64,
                 mib * 256
@@ -242,7 +254,7 @@ mod tests {
             let host = FakeHost::new();
             host.state().largest_order = largest;
             let domid = host.make_domain();
-            populate_range(&host.hyper(), domid, start..start + len).unwrap();
+            populate_range(&host.hyper(), domid, start..start + len, When::Now).unwrap();
             let state = host.state();
             prop_assert!(state.domains[&domid].populated.iter().copied().eq(start..start + len));
         }

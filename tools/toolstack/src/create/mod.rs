@@ -97,7 +97,6 @@ impl Toolstack {
             ts: self,
             held,
             tell,
-            start_kib: config.memory_kib,
             config: config.clone(),
             undo: Undo::default(),
             timings: Timings::default(),
@@ -140,8 +139,6 @@ struct Recipe<'a> {
     held: &'a Lock,
     tell: &'a mut dyn FnMut(&str),
     config: DomainConfig,
-    /// Memory that it starts with: see [`memory::at_start`].
-    start_kib: u64,
     undo: Undo,
     timings: Timings,
 }
@@ -161,12 +158,7 @@ impl Recipe<'_> {
                 .transpose()?)
         })?;
         let image = self.step("planning the memory", |r| {
-            r.start_kib = memory::at_start(&r.config, r.ts.unclaimed()?);
-            let start = DomainConfig {
-                memory_kib: r.start_kib,
-                ..r.config.clone()
-            };
-            Ok(Image::build(&start, &kernel, initrd.as_ref())?)
+            Ok(Image::build(&r.config, &kernel, initrd.as_ref())?)
         })?;
         self.step("making room for it", |r| {
             r.ts.make_room(memory::needed(&r.config, image.layout.pages()), r.tell)
@@ -312,7 +304,7 @@ impl Recipe<'_> {
         self.undo.push("publishing it in xenstore", move |ts| {
             unpublish(ts, domid, Some(config.uuid))
         });
-        store::publish(self.ts, domid, (&self.config, self.start_kib), ports)
+        store::publish(self.ts, domid, &self.config, ports)
     }
 
     fn introduce(&mut self, domid: u16, ports: Ports) -> Result<()> {

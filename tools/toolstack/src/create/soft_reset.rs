@@ -31,7 +31,6 @@ impl Toolstack {
             ts: self,
             held,
             tell: &mut |_| {},
-            start_kib: config.memory_kib,
             config: config.clone(),
             undo: Undo::default(),
             timings: Timings::default(),
@@ -56,7 +55,7 @@ impl Recipe<'_> {
     /// All steps in order.
     fn reset(&mut self, domid: u16) -> Result<()> {
         if let Some(kib) = self.ts.memory_node(domid, "static-max")? {
-            self.start_kib = kib;
+            self.config.max_memory_kib = kib;
         }
         self.step("pausing it", |r| Ok(r.ts.hyper.pause_domain(domid)?))?;
         self.step("taking its devices away", |r| r.ts.detach_all(domid))?;

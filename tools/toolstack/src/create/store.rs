@@ -36,10 +36,10 @@ const CONSOLE_LIMIT: &str = "1048576";
 pub(crate) fn publish(
     ts: &Toolstack,
     domid: u16,
-    (config, start_kib): (&DomainConfig, u64),
+    config: &DomainConfig,
     ports: Ports,
 ) -> Result<()> {
-    let nodes = nodes(domid, (config, start_kib), ports);
+    let nodes = nodes(domid, config, ports);
     let base = path(domid);
     let vm = vm_path(config.uuid);
     let ours = [Perm::none(DOM0), Perm::read(domid)];
@@ -76,11 +76,7 @@ fn start_time() -> String {
 }
 
 /// Paths and values.
-fn nodes(
-    domid: u16,
-    (config, start_kib): (&DomainConfig, u64),
-    ports: Ports,
-) -> Vec<(String, String)> {
+fn nodes(domid: u16, config: &DomainConfig, ports: Ports) -> Vec<(String, String)> {
     let base = path(domid);
     let vm = vm_path(config.uuid);
     let console = format!("{}/backend/console/{domid}/0", path(DOM0));
@@ -96,8 +92,8 @@ fn nodes(
     add(&base, "type", &"pvh");
     add(&base, "control/platform-feature-multiprocessor-suspend", &1);
     add(&base, "control/platform-feature-xs_reset_watches", &1);
-    // what it starts with: Linux takes the difference to its target for memory of the firmware
-    add(&base, "memory/static-max", &start_kib);
+    let most = config.max_memory_kib.max(config.memory_kib);
+    add(&base, "memory/static-max", &most);
     add(&base, "memory/target", &config.memory_kib);
     for vcpu in 0..config.max_vcpus {
         let state = if vcpu < config.vcpus {

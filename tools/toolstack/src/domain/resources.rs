@@ -28,6 +28,8 @@ impl Toolstack {
         }
         // room first where it grows: the guest acts as soon as it sees the target
         self.hyper.set_max_mem(domid, kib + SLACK_KIB)?;
+        // of what it has not touched yet it can have more without a balloon
+        self.hyper.set_pod_target(domid, kib / 4)?;
         Ok(self
             .store
             .write(&format!("{}/memory/target", path(domid)), kib.to_string())?)

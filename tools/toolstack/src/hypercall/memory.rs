@@ -10,6 +10,15 @@ use zerocopy::IntoBytes;
 
 use super::{CallResult, Hyper, HypercallError, domain};
 
+/// When a guest frame gets its frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum When {
+    /// At once.
+    Now,
+    /// When somebody touches it.
+    Touched,
+}
+
 impl Hyper {
     fn memory_op(
         &self,
@@ -55,15 +64,40 @@ impl Hyper {
             })
     }
 
-    /// Backs extents of `1 << order` pages that start at `gfns`; returns how many extents were backed, from the front.
+    /// Sets how many pages a domain is to have, those counted that wait until it touches them first.
+    ///
+    /// # Errors
+    /// ENOMEM where so much is not free; EINVAL beyond the domain's limit.
+    pub fn set_pod_target(&self, domid: u16, pages: u64) -> CallResult<()> {
+        let mut body = XenPodTarget {
+            target_pages: pages,
+            domid,
+            ..Default::default()
+        };
+        self.memory_op(XENMEM_set_pod_target, body.as_mut_bytes(), &mut [])
+            .map(drop)
+            .map_err(|errno| {
+                HypercallError::new(
+                    "memory_op set_pod_target",
+                    format!("domain {domid}, {pages} pages"),
+                    errno,
+                )
+            })
+    }
+
+    /// Backs extents of `1 << order` pages that start at `gfns`, now or when they are touched; returns how many extents were backed, from the front.
     ///
     /// # Errors
     /// The hypervisor's, where not even one was.
-    pub fn populate(&self, domid: u16, order: u32, gfns: &[u64]) -> CallResult<usize> {
+    pub fn populate(&self, domid: u16, order: u32, gfns: &[u64], when: When) -> CallResult<usize> {
         let mut list = gfns.to_vec();
         let mut body = XenMemoryReservation {
             nr_extents: gfns.len() as u64,
             extent_order: order,
+            mem_flags: match when {
+                When::Now => 0,
+                When::Touched => XENMEMF_populate_on_demand,
+            },
             domid,
             ..Default::default()
         };

@@ -20,6 +20,7 @@ use xendev::{Arg, Handle, MappedPages, Privcmd};
 
 pub use domctl::Affinity;
 pub use domstate::CpuPolicy;
+pub use memory::When;
 pub use sysctl::{CpuPoolInfo, HostPolicy, Topology};
 pub use version::VersionInfo;
 

@@ -35,8 +35,10 @@ pub const PLACES: [Range<u64>; 4] = [
 /// What is to be placed.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// RAM in KiB.
+    /// RAM in KiB that the guest is told of.
     pub memory_kib: u64,
+    /// What it has of it, in KiB, where that is less: the rest is populated on demand.
+    pub populated_kib: u64,
     /// What the kernel takes.
     pub kernel: Range<u64>,
     /// Bytes of the initrd.
@@ -52,6 +54,8 @@ pub struct Layout {
     pub ram: Vec<Range<u64>>,
     /// Frames of the ACPI tables.
     pub acpi: Range<u64>,
+    /// How many of the frames of RAM the domain has to begin with, whichever it touches first.
+    pub populated: u64,
     /// Start info.
     pub start_info: u64,
     /// The initrd's start and size.
@@ -73,10 +77,11 @@ impl Layout {
         let start_info_end = (start_info + StartInfo::MAX_SIZE as u64).next_multiple_of(PAGE);
         let initrd = request.initrd.map(|size| (start_info_end, size));
         let end = initrd.map_or(start_info_end, |(start, size)| start + size);
-        if end > low {
+        let populated = request.populated_kib.min(request.memory_kib);
+        if end > low.min(populated / 4 * PAGE) {
             return Err(ImageError::Layout(format!(
                 "the domain's memory of {} MiB is too small: kernel and initrd need {} MiB{}",
-                request.memory_kib / 1024,
+                populated / 1024,
                 end.div_ceil(1 << 20),
                 if end > ACPI_START {
                     ", more than a domain has below 4 GiB"
@@ -100,6 +105,7 @@ impl Layout {
         Ok(Self {
             ram,
             acpi: ACPI_START / PAGE..acpi_end / PAGE,
+            populated: populated / 4,
             start_info,
             initrd,
             map: E820Map::sanitise(&map),
@@ -109,7 +115,13 @@ impl Layout {
     /// How many pages the domain takes: RAM, tables and the two shared ones.
     #[must_use]
     pub fn pages(&self) -> u64 {
+        self.populated + (self.acpi.end - self.acpi.start) + 2
+    }
+
+    /// True where some of its RAM is populated on demand.
+    #[must_use]
+    pub fn is_on_demand(&self) -> bool {
         let frames = |range: &Range<u64>| range.end - range.start;
-        self.ram.iter().map(frames).sum::<u64>() + frames(&self.acpi) + 2
+        self.populated < self.ram.iter().map(frames).sum()
     }
 }

@@ -72,7 +72,8 @@ impl<'a> Image<'a> {
         let extent = kernel.extent();
         let tables = acpi::Tables::build(layout::ACPI_START, config.max_vcpus);
         let layout = Layout::plan(&layout::Request {
-            memory_kib: config.memory_kib,
+            memory_kib: config.max_memory_kib.max(config.memory_kib),
+            populated_kib: config.memory_kib,
             kernel: extent.start.as_u64()..extent.end.as_u64(),
             initrd: initrd.map(|initrd| initrd.bytes().len() as u64),
             acpi_size: tables.bytes.len() as u64,

@@ -45,6 +45,7 @@ fn debian_kernels_build_an_image() {
 fn memory_above_the_hole_goes_on_at_4_gib() {
     let request = layout::Request {
         memory_kib: 5 << 20,
+        populated_kib: 5 << 20,
         kernel: 0x100_0000..0x3e0_0000,
         initrd: Some(10 << 20),
         acpi_size: 500,
@@ -63,7 +64,8 @@ fn memory_above_the_hole_goes_on_at_4_gib() {
 #[test]
 fn a_domain_too_small_for_its_kernel_is_told_what_it_needs() {
     let request = layout::Request {
-        memory_kib: 64 << 10,
+        memory_kib: 512 << 10,
+        populated_kib: 64 << 10,
         kernel: 0x100_0000..0x3e0_0000,
         initrd: Some(10 << 20),
         acpi_size: 500,
@@ -100,6 +102,7 @@ proptest! {
     ) {
         let request = layout::Request {
             memory_kib: memory_mib << 10,
+            populated_kib: u64::MAX,
             kernel: 0x100_0000..0x100_0000 + (kernel_mib << 20),
             initrd,
             acpi_size,

@@ -28,6 +28,9 @@ use crate::hypercall::Hypervisor;
 pub(crate) struct FakeDomain {
     pub(crate) handle: [u8; 16],
     pub(crate) populated: BTreeSet<u64>,
+    /// How many of them are so when they are touched, and how many pages it is to have.
+    pub(crate) on_demand: u64,
+    pub(crate) pod_target: u64,
     pub(crate) params: BTreeMap<u32, u64>,
     pub(crate) context: Vec<u8>,
     pub(crate) ports: u32,
@@ -50,6 +53,8 @@ impl FakeDomain {
         Self {
             handle,
             populated: BTreeSet::new(),
+            on_demand: 0,
+            pod_target: 0,
             params: BTreeMap::new(),
             context: Vec::new(),
             ports: 0,
@@ -398,12 +403,21 @@ fn memory_op(
                 return Err(Errno::ENOMEM);
             }
             let domain = state.domain(op.domid)?;
+            if op.mem_flags & XENMEMF_populate_on_demand != 0 {
+                domain.on_demand += op.nr_extents << op.extent_order;
+            }
             for gfn in <[u64]>::ref_from_bytes(handles[0].data).unwrap() {
                 for gfn in *gfn..gfn + (1 << op.extent_order) {
                     assert!(domain.populated.insert(gfn), "gfn {gfn:#x} is backed twice");
                 }
             }
             Ok(i64::try_from(op.nr_extents).unwrap())
+        }
+        XENMEM_set_pod_target => {
+            state.call("set_pod_target")?;
+            let op = XenPodTarget::read_from_bytes(bytes).unwrap();
+            state.domain(op.domid)?.pod_target = op.target_pages;
+            Ok(0)
         }
         XENMEM_claim_pages => {
             state.call("claim")?;

@@ -8,6 +8,7 @@ use guest_abi::memory::{
     XenMemoryReservation,
 };
 use guest_abi::xen::DOMID_SELF;
+use guest_rt::memory::{self, Touch};
 use guest_rt::{event, hypercall};
 
 /// The first of the guest frames past all that is mapped or described: 1 TiB.
@@ -80,4 +81,10 @@ pub(crate) fn take_memory() {
         }
     };
     print(format_args!("domu: {made} more pages, then {refusal}"));
+}
+
+/// Touches all of its memory once, as a guest without a balloon driver may.
+pub(crate) fn touch_all(how: Touch) {
+    let pages = memory::touch_all(how);
+    print(format_args!("domu: touched {pages} pages"));
 }

@@ -16,6 +16,7 @@ use guest_abi::sched::{
     SCHEDOP_shutdown, SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SHUTDOWN_soft_reset,
     SchedShutdown,
 };
+use guest_rt::memory::Touch;
 use guest_rt::{event, hold, hypercall, insn, options, probe, say};
 
 guest_rt::entry!(main);
@@ -45,6 +46,8 @@ fn main() {
         "ports" => greed::take_ports(),
         "grants" => greed::take_grant_frames(),
         "memory" => greed::take_memory(),
+        "write-all" => greed::touch_all(Touch::Write),
+        "read-all" => greed::touch_all(Touch::Read),
         "hold-alignment" => hold::alignment_checks(),
         "hold-debug" => hold::debug_traps(),
         "hold-table" => hold::no_interrupt_table(),
