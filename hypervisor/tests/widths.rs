@@ -357,25 +357,54 @@ fn pages_of_other_kinds_are_mapped_and_taken_out() {
 }
 
 #[test]
-fn memory_map_is_told() {
-    use hv_core::image::e820::{E820Entry, E820Kind, E820Map};
+fn a_domain_is_told_the_memory_map_that_it_gave_itself_last() {
+    use guest_abi::memory::{E820Entry, XENMEM_set_memory_map, XenForeignMemoryMap};
     let outcome = alike(|guest| {
-        let entries = [
-            E820Entry::sized(0, 0x9000, E820Kind::Ram),
-            E820Entry::sized(0x10_0000, 0x10_0000, E820Kind::Reserved),
-        ];
-        let map = E820Map::try_sanitise(&entries).unwrap();
-        guest.runner.domain.life.lock().memory_map = Some(std::sync::Arc::new(map));
-        let asked = XenMemoryMap {
-            nr_entries: 5,
+        // as it is, though they overlap
+        let entry = |addr, type_| E820Entry {
+            addr,
+            size: 0x9000,
+            type_,
+        };
+        let entries = [entry(0x1000, 2), entry(0, 1), entry(0x10_0000, 77)];
+        guest.put_all(ARRAY, &entries);
+        let map = |nr_entries| XenMemoryMap {
+            nr_entries,
             buffer: ARRAY,
             ..XenMemoryMap::default()
         };
-        let told = guest.with(__HYPERVISOR_memory_op, XENMEM_memory_map, asked);
-        let table: [u8; 40] = guest.get(ARRAY);
-        (told, table)
+        let number = __HYPERVISOR_memory_op;
+        let set = |guest: &mut Guest, domid, nr_entries| {
+            let arg = XenForeignMemoryMap {
+                domid,
+                map: map(nr_entries),
+                ..XenForeignMemoryMap::default()
+            };
+            guest.with(number, XENMEM_set_memory_map, arg).0
+        };
+        let before = guest.runner.domain.heap.bytes();
+        assert_eq!(set(guest, DOMID_SELF, 3), 0);
+        assert_eq!(set(guest, DOMID_SELF, 1025), refused(Errno::EINVAL));
+        guest.put_all(ARRAY, &[E820Entry::default(); 3]);
+        let told = guest.with(number, XENMEM_memory_map, map(2));
+        assert_eq!((told.0, told.1.nr_entries), (0, 2));
+        assert_eq!(
+            guest.get::<[u8; 60]>(ARRAY)[40..],
+            [0; 20],
+            "no more than wanted"
+        );
+        let told = guest.with(number, XENMEM_memory_map, map(5));
+        assert_eq!((told.0, told.1.nr_entries), (0, 3));
+        let table: [u8; 60] = guest.get(ARRAY);
+        assert_eq!(table, *entries.as_bytes());
+        let charged = guest.runner.domain.heap.bytes() - before;
+        assert_eq!(set(guest, DOMID_SELF, 0), 0);
+        assert_eq!(guest.runner.domain.heap.bytes(), before);
+        let empty = guest.with(number, XENMEM_memory_map, map(5)).0;
+        assert_eq!(empty, refused(Errno::ENOSYS));
+        charged
     });
-    assert_eq!((outcome.0.0, outcome.0.1.nr_entries), (0, 2));
+    assert!(outcome == 60 || outcome == 0, "{outcome} bytes");
 }
 
 #[test]
@@ -748,7 +777,7 @@ fn watchdog_that_is_not_kicked_ends_its_domain() {
 #[test]
 fn line_does_not_take_the_place_of_a_callback_vector() {
     let vector = alike(|guest| {
-        for value in [2 << 56 | 0xF3, 1, 1 << 56 | 3 << 11, 0] {
+        for value in [2 << 56 | 0xF3, 1, 1 << 56 | 3 << 11, 0, 3 << 56] {
             let param = XenHvmParam {
                 domid: DOMID_SELF,
                 pad: 0,
@@ -757,9 +786,28 @@ fn line_does_not_take_the_place_of_a_callback_vector() {
             };
             assert_eq!(guest.with(__HYPERVISOR_hvm_op, HVMOP_set_param, param).0, 0);
         }
-        guest.runner.domain.callback_vector.load(Ordering::Relaxed)
+        guest.runner.domain.callback.vector()
     });
-    assert_eq!(vector, 0xF3);
+    assert_eq!(vector, Some(0xF3));
+}
+
+/// Xen takes any: what the guest has at that place of its interrupt table is its own business.
+#[test]
+fn callback_may_have_a_vector_that_no_interrupt_controller_has() {
+    for vector in [0, 15, 255] {
+        let told = alike(|guest| {
+            assert_eq!(guest.runner.domain.callback.vector(), None);
+            let param = XenHvmParam {
+                domid: DOMID_SELF,
+                pad: 0,
+                index: HVM_PARAM_CALLBACK_IRQ,
+                value: 2 << 56 | u64::from(vector),
+            };
+            assert_eq!(guest.with(__HYPERVISOR_hvm_op, HVMOP_set_param, param).0, 0);
+            guest.runner.domain.callback.vector()
+        });
+        assert_eq!(told, Some(vector));
+    }
 }
 
 /// The state that vCPU 1 is in, from the CPU that has it.

@@ -7,7 +7,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32};
 
 use arrayvec::ArrayString;
 use guest_abi::errno::Errno;
@@ -34,7 +34,7 @@ use crate::domain::policies::STAGE2_BITS;
 use crate::domain::share::HeapShare;
 use crate::domain::space::Limits;
 use crate::domain::vcpu::Vcpu;
-use crate::domain::{Domain, Holds, Life, Policies};
+use crate::domain::{Callback, Domain, Holds, Life, Policies};
 use crate::machine::host::{self, host};
 use crate::machine::memory::{self, OwnFrame, SpecialFrame, Tables};
 use crate::machine::pinned::Pinned;
@@ -187,7 +187,7 @@ pub fn domain(id: DomId, config: DomainConfig, mut own: Belongings) -> Result<Do
         devices: RankedLock::new(own.devices),
         life: RankedLock::new(life),
         pollers: AtomicU32::new(0),
-        callback_vector: AtomicU8::new(0),
+        callback: Callback::default(),
         log: GuestLog::new(id),
         debug_line: RankedLock::new(ArrayString::new()),
         limits: Limits::new(own.pages),

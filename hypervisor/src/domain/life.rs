@@ -4,17 +4,18 @@
 //! crash, leaves everything as it is until the domain is destroyed or resumed. Next: `destroy`.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::Ordering;
 
 use bitflags::bitflags;
+use guest_abi::memory::E820Entry;
 use guest_abi::sched::{
     SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SHUTDOWN_soft_reset, SHUTDOWN_suspend,
     SHUTDOWN_watchdog,
 };
 use hv_core::domid::DomId;
 use hv_core::evtchn::Virq;
-use hv_core::image::e820::E820Map;
 use hv_core::watchdog::Watchdogs;
 use hv_hw::domain_log;
 
@@ -49,7 +50,7 @@ pub struct Life {
     /// Its UUID.
     pub handle: [u8; 16],
     /// The map of its memory that its toolstack gave it, in place of `Domain::e820` (XENMEM_set_memory_map).
-    pub memory_map: Option<Arc<E820Map>>,
+    pub memory_map: Option<Arc<Vec<E820Entry>>>,
     /// It has been allowed to run: its CPU policy is settled.
     pub has_started: bool,
     /// Pauses that were not undone.

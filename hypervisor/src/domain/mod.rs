@@ -37,7 +37,7 @@ pub(crate) mod wallclock;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering, fence};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering, fence};
 use hv_core::speculation::index;
 
 use arrayvec::ArrayString;
@@ -66,6 +66,27 @@ pub use policies::Policies;
 pub const HVM_PARAMS: usize = 39;
 /// The longest line of debug output that is kept together.
 pub const DEBUG_LINE: usize = 120;
+
+/// The vector by which all vCPUs of a domain get their upcalls, once it has named one: any, as with Xen.
+#[derive(Debug, Default)]
+pub struct Callback(AtomicU16);
+
+impl Callback {
+    const IS_SET: u16 = 1 << 8;
+
+    /// The vector.
+    #[inline]
+    #[must_use]
+    pub fn vector(&self) -> Option<u8> {
+        let [vector, is_set] = self.0.load(Ordering::Acquire).to_le_bytes();
+        (is_set != 0).then_some(vector)
+    }
+    /// Sets it.
+    pub fn set(&self, vector: u8) {
+        let word = u16::from(vector) | Self::IS_SET;
+        self.0.store(word, Ordering::Release);
+    }
+}
 
 /// A domain.
 pub struct Domain {
@@ -105,8 +126,8 @@ pub struct Domain {
     pub life: RankedLock<Life, { rank::DOMAIN }>,
     /// vCPUs that wait in SCHEDOP_poll.
     pub pollers: AtomicU32,
-    /// The vector of HVM_PARAM_CALLBACK_IRQ where it names one, else 0.
-    pub callback_vector: AtomicU8,
+    /// What HVM_PARAM_CALLBACK_IRQ names.
+    pub callback: Callback,
     /// How fast it may fill the log.
     pub log: GuestLog,
     /// Debug output that has not come to the end of its line.

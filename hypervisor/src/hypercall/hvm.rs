@@ -50,8 +50,8 @@ pub(super) fn set_param<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let (domain, index) = param(call, &arg)?;
     caller::may(call.runner, who_writes(arg.index))?;
     if arg.index == HVM_PARAM_CALLBACK_IRQ {
-        if let Some(vector) = callback_vector(arg.value)? {
-            domain.callback_vector.store(vector, Ordering::Release);
+        if let Some(vector) = callback_vector(arg.value) {
+            domain.callback.set(vector);
         }
         // events may wait already
         domain.kick_all();
@@ -113,17 +113,10 @@ fn param<H: VcpuHw>(call: &Call<'_, H>, arg: &XenHvmParam) -> Result<(Arc<Domain
 
 /// The vector that a value of HVM_PARAM_CALLBACK_IRQ names. A line of an interrupt controller that no PVH domain has, or of a
 /// PCI device, changes nothing, as with Xen: Linux names line 1 to show that it has drivers, after it has set vectors.
-fn callback_vector(value: u64) -> Result<Option<u8>, Stop> {
+fn callback_vector(value: u64) -> Option<u8> {
     let [vector, ..] = value.to_le_bytes();
     let kind = value >> HVM_PARAM_CALLBACK_IRQ_TYPE_SHIFT;
-    if kind != u64::from(HVM_PARAM_CALLBACK_TYPE_VECTOR) {
-        return Ok(None);
-    }
-    if vector < FIRST_LEGAL_VECTOR {
-        Err(Errno::EINVAL.into())
-    } else {
-        Ok(Some(vector))
-    }
+    (kind == u64::from(HVM_PARAM_CALLBACK_TYPE_VECTOR)).then_some(vector)
 }
 
 /// HVMOP_set_evtchn_upcall_vector: from now on the upcall of that vCPU is an edge of this vector at its local APIC. What waits already comes at once.

@@ -73,7 +73,7 @@ impl<H: VcpuHw> Table<H> {
             XENMEM_populate_physmap: Everybody => reservation::populate,
             XENMEM_add_to_physmap: Everybody => physmap::add,
             XENMEM_memory_map: Everybody => maps::memory_map,
-            XENMEM_set_memory_map: HardwareDomain => maps::set_memory_map,
+            XENMEM_set_memory_map: Everybody => maps::set_memory_map,
             XENMEM_maximum_gpfn: Everybody => reservation::maximum_gpfn,
             XENMEM_remove_from_physmap: Everybody => physmap::remove,
             XENMEM_set_pod_target: HardwareDomain => reservation::set_pod_target,

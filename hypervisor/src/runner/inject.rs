@@ -136,8 +136,8 @@ fn next_interrupt<H: VcpuHw>(runner: &mut Runner<H>) -> Option<u8> {
 /// The vector of HVM_PARAM_CALLBACK_IRQ, while the vCPU's upcall is pending and it has no vector of its own. It goes past
 /// the local APIC: nothing is in service, and the guest sends no EOI.
 pub fn callback<H: VcpuHw>(runner: &Runner<H>) -> Option<u8> {
-    let vector = runner.domain.callback_vector.load(Ordering::Acquire);
-    if vector == 0 || runner.vcpu().upcall_vector.load(Ordering::Acquire) != 0 {
+    let vector = runner.domain.callback.vector()?;
+    if runner.vcpu().upcall_vector.load(Ordering::Acquire) != 0 {
         return None;
     }
     let events = runner.domain.events.lock();
@@ -149,7 +149,7 @@ impl<H: VcpuHw> Runner<H> {
     /// True where the domain uses one callback for all its vCPUs, so that each entry has to look.
     #[inline]
     fn has_callback(&self) -> bool {
-        self.domain.callback_vector.load(Ordering::Acquire) != 0
+        self.domain.callback.vector().is_some()
     }
 }
 
