@@ -15,7 +15,7 @@ use hv_hw::time::{self, hosted::Clock};
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{GuestRegs, SystemRegs, VmExit};
 use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::domain::vcpu_frames::VcpuParts;
+use hypervisor::domain::vcpu_frames::VcpuFrames;
 use hypervisor::domain::vcpu_state::VcpuState;
 use hypervisor::domain::{Domain, Policies, registry};
 use hypervisor::machine::cpus;
@@ -58,7 +58,7 @@ fn compute<const WHO: usize>(_: u64) -> VmExit {
     VmExit::ExternalInterrupt(vectors::TIMER)
 }
 
-fn computing(domain: &Domain, index: usize, parts: &VcpuParts, policies: &Policies) -> FakeVcpu {
+fn computing(domain: &Domain, index: usize, parts: &VcpuFrames, policies: &Policies) -> FakeVcpu {
     let mut hw = fake(domain, index, parts, policies);
     hw.endless = Some(if domain.config.ssidref == OTHER {
         compute::<0>

@@ -22,7 +22,7 @@ use hv_hw::virt::{GuestRegs, SystemRegs, VmExit};
 use hypervisor::domain::create::DomainConfig;
 use hypervisor::domain::destroy::{self, Progress};
 use hypervisor::domain::life::PauseError;
-use hypervisor::domain::vcpu_frames::VcpuParts;
+use hypervisor::domain::vcpu_frames::VcpuFrames;
 use hypervisor::domain::vcpu_state::VcpuState;
 use hypervisor::domain::{Domain, Ended, Policies, grants, info, pod, registry, soft_reset, space};
 use hypervisor::machine::{cpus, memory};
@@ -62,7 +62,7 @@ const LOOPS: [fn(u64) -> VmExit; 8] = [
 ];
 
 /// A vCPU that never stops by itself.
-fn endless(domain: &Domain, index: usize, parts: &VcpuParts, policies: &Policies) -> FakeVcpu {
+fn endless(domain: &Domain, index: usize, parts: &VcpuFrames, policies: &Policies) -> FakeVcpu {
     let mut hw = fake(domain, index, parts, policies);
     hw.endless = Some(LOOPS[usize::from(domain.id.get()) % 8]);
     hw.must_be_loaded = true;
@@ -70,14 +70,17 @@ fn endless(domain: &Domain, index: usize, parts: &VcpuParts, policies: &Policies
 }
 
 /// A vCPU that shuts down by HLT with interrupts off.
-fn halting(domain: &Domain, index: usize, parts: &VcpuParts, policies: &Policies) -> FakeVcpu {
+fn halting(domain: &Domain, index: usize, parts: &VcpuFrames, policies: &Policies) -> FakeVcpu {
     let mut hw = fake(domain, index, parts, policies);
     hw.exits.push_back(VmExit::Cpuid);
     hw.exits.push_back(VmExit::Hlt);
     hw
 }
 
-fn cpu_with(make: make::MakeHw<FakeVcpu>, scheduler: Scheduler) -> CpuMain<FakeVcpu> {
+fn cpu_with(
+    make: impl make::MakeVcpu<FakeVcpu> + 'static,
+    scheduler: Scheduler,
+) -> CpuMain<FakeVcpu> {
     CpuMain::new(pcpu(), scheduler, make)
 }
 
@@ -186,7 +189,12 @@ fn domain_that_shuts_down_stays_until_it_is_destroyed() {
 
 #[test]
 fn crash_of_one_domain_leaves_the_others_running() {
-    fn crashing(domain: &Domain, index: usize, parts: &VcpuParts, policies: &Policies) -> FakeVcpu {
+    fn crashing(
+        domain: &Domain,
+        index: usize,
+        parts: &VcpuFrames,
+        policies: &Policies,
+    ) -> FakeVcpu {
         let mut hw = endless(domain, index, parts, policies);
         if domain.config.ssidref == 1 {
             hw.exits.push_back(VmExit::TripleFault);

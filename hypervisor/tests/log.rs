@@ -10,7 +10,7 @@ use hv_hw::time::hosted::Clock;
 use hv_hw::virt::VmExit;
 use hypervisor::console::guest_debug;
 use hypervisor::domain::Domain;
-use hypervisor::domain::vcpu_frames::VcpuParts;
+use hypervisor::domain::vcpu_frames::VcpuFrames;
 use hypervisor::exit;
 use hypervisor::pcpu::hand_off::Arrival;
 use hypervisor::runner::make;
@@ -44,7 +44,7 @@ fn live_and_die(id: u16) {
     let arrival = Arrival {
         domain,
         index: 0,
-        parts: VcpuParts::alloc().expect("the arena has room"),
+        parts: VcpuFrames::alloc().expect("the arena has room"),
     };
     let mut runner = make::runner(arrival, &mut pcpu, fake);
     let _ = exit::handle(&mut runner, &mut pcpu, VmExit::TripleFault);

@@ -279,7 +279,7 @@ fn unpaged(domain: &Arc<Domain>) -> Machine {
     let hw = fake(
         domain,
         0,
-        &hypervisor::domain::vcpu_frames::VcpuParts::alloc().unwrap(),
+        &hypervisor::domain::vcpu_frames::VcpuFrames::alloc().unwrap(),
         &domain.policies(),
     );
     machine.0.hw.system = hw.system;

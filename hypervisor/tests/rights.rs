@@ -15,7 +15,7 @@ use guest_abi::xen::*;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{VcpuHw, VmExit};
 use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::domain::vcpu_frames::VcpuParts;
+use hypervisor::domain::vcpu_frames::VcpuFrames;
 use hypervisor::exit;
 use hypervisor::pcpu::Pcpu;
 use hypervisor::pcpu::hand_off::Arrival;
@@ -164,7 +164,7 @@ fn guest_is_denied_every_call_that_no_row_gives_it() {
     let arrival = Arrival {
         domain: guest.clone(),
         index: 0,
-        parts: VcpuParts::alloc().expect("the arena has room"),
+        parts: VcpuFrames::alloc().expect("the arena has room"),
     };
     let mut runner = make::runner(arrival, &mut pcpu, fake);
     let denials = [Errno::ENOSYS, Errno::EPERM].map(Errno::to_rax);

@@ -32,7 +32,7 @@ use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{SEGMENT_CS, SEGMENT_SS, VcpuHw, VmExit};
 use hypervisor::domain::create::{self, Belongings};
 use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::domain::vcpu_frames::VcpuParts;
+use hypervisor::domain::vcpu_frames::VcpuFrames;
 use hypervisor::domain::vcpu_state::VcpuState;
 use hypervisor::domain::{Ended, registry};
 use hypervisor::exit;
@@ -72,7 +72,7 @@ impl Guest {
         let arrival = Arrival {
             domain: domain.clone(),
             index: 0,
-            parts: VcpuParts::alloc().unwrap(),
+            parts: VcpuFrames::alloc().unwrap(),
         };
         let mut runner = make::runner(arrival, &mut pcpu, fake);
         runner.activity = Activity::Ready;

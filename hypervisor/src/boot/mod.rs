@@ -19,10 +19,9 @@ use hv_core::firmware::acpi::HostAcpi;
 use hv_core::firmware::multiboot2::{Efi, Module};
 use hv_core::image::e820::E820Map;
 use hv_core::options::Options;
-use hv_hw::cpu::msr::rdmsr_safe;
 use hv_hw::image::ImageLayout;
 use hv_hw::percpu::IrqsOff;
-use hv_hw::virt::vtx::{self, Caps, Switches};
+use hv_hw::virt::{HostProbe, Switches};
 use hv_hw::{console, cpu, direct_map, info, panic, time, warn};
 
 use crate::machine::memory;
@@ -61,8 +60,8 @@ pub struct Machine {
     pub rsdp: Vec<u8>,
     /// What GRUB says of EFI.
     pub efi: Efi,
-    /// What VMX offers; this CPU is in VMX operation.
-    pub caps: Caps,
+    /// What the CPU offers; it runs guests.
+    pub probe: HostProbe,
     /// Seconds since 1970 by the real-time clock when the TSC was `wall_clock_tsc`.
     pub wall_clock_s: u64,
     /// See `wall_clock_s`.
@@ -86,7 +85,7 @@ pub fn start(boot: BootInfo) -> ! {
     keep_log(&options);
     let platform = platform::init(&loaded, &options)
         .unwrap_or_else(|problem| fatal(format_args!("{problem}")));
-    let caps = enable_vmx(&options, &irqs_off);
+    let probe = enable_guests(&options, &irqs_off);
 
     let machine = Machine {
         command_line: loaded.command_line,
@@ -99,7 +98,7 @@ pub fn start(boot: BootInfo) -> ! {
         acpi: platform.acpi,
         rsdp: platform.rsdp,
         efi: loaded.efi,
-        caps,
+        probe,
         wall_clock_s: platform.wall_clock_s,
         wall_clock_tsc: platform.wall_clock_tsc,
     };
@@ -133,8 +132,8 @@ fn keep_log(options: &Options) {
     console::grow_history(ring);
 }
 
-/// Checks that this CPU can run guests, and enters VMX operation.
-fn enable_vmx(options: &Options, irqs_off: &IrqsOff) -> Caps {
+/// Checks that this CPU can run guests, and has it do so.
+fn enable_guests(options: &Options, irqs_off: &IrqsOff) -> HostProbe {
     let features = &options.features;
     let switches = Switches {
         apicv: features.apicv,
@@ -145,21 +144,20 @@ fn enable_vmx(options: &Options, irqs_off: &IrqsOff) -> Caps {
         tsc_scaling: features.tsc_scaling,
         ..Switches::default()
     };
-    let has_vmx = cpu::cpuid()
-        .get_feature_info()
-        .is_some_and(|features| features.has_vmx());
-    // A capability MSR that the CPU lacks stands for nothing offered.
-    let caps = Caps::probe(has_vmx, &switches, |msr| rdmsr_safe(msr).unwrap_or(0))
-        .unwrap_or_else(|refusal| fatal(format_args!("{refusal}")));
-    info!("VMX enabled; VT-x: {caps}");
-    let region = memory::alloc_own()
-        .unwrap_or_else(|| fatal(format_args!("no memory is left for VMX; {MORE_MEMORY}")));
-    if vtx::enable(&caps, region, irqs_off).is_err() {
+    let probe =
+        HostProbe::read(&switches).unwrap_or_else(|refusal| fatal(format_args!("{refusal}")));
+    info!("{probe}");
+    let region = memory::alloc_own().unwrap_or_else(|| {
+        fatal(format_args!(
+            "no memory is left for the CPU's own; {MORE_MEMORY}"
+        ))
+    });
+    if probe.enable(region, irqs_off).is_err() {
         fatal(format_args!(
             "the CPU refused VMXON though its capabilities allow it; another hypervisor or the firmware may hold VT-x"
         ));
     }
-    caps
+    probe
 }
 
 /// The remedy where memory is short.

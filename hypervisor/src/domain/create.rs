@@ -25,8 +25,7 @@ use hv_hw::console::log::GuestLog;
 use hv_hw::direct_map::SharedFrame;
 use hv_hw::sync::{Once, RankedLock};
 use hv_hw::time;
-use hv_hw::virt::vtx::IoBitmap;
-use hv_hw::virt::{Stage2Root, TscView};
+use hv_hw::virt::{IoBitmap, Stage2Root, TscView};
 
 use crate::domain::devices::Devices;
 use crate::domain::grants::{DEFAULT_GRANT_FRAMES, DEFAULT_MAPTRACK_FRAMES, Grants};
@@ -127,7 +126,7 @@ impl Belongings {
 pub fn p2m_config() -> P2mConfig {
     let host = host();
     P2mConfig {
-        max_order: match (host.caps.ept_1g, host.caps.ept_2m) {
+        max_order: match (host.features.stage2_1g, host.features.stage2_2m) {
             (true, _) => PageOrder::SIZE_1G,
             (false, true) => PageOrder::SIZE_2M,
             (false, false) => PageOrder::SIZE_4K,

@@ -51,7 +51,7 @@ use hv_core::vcpu::time::PvClock;
 use hv_hw::console::log::GuestLog;
 use hv_hw::direct_map::SharedFrame;
 use hv_hw::sync::{RankedLock, rank};
-use hv_hw::virt::vtx::IoBitmap;
+use hv_hw::virt::IoBitmap;
 use hv_hw::virt::{Stage2Root, TscView};
 
 use crate::domain::vcpu::Vcpu;

@@ -55,7 +55,7 @@ impl Policies {
             domid: id.get(),
             vcpus: u32::from(vcpus),
             provides: host.provides,
-            xcr0_switched: host.extended.xcr0,
+            xcr0_switched: host.xcr0,
             stage2_bits: STAGE2_BITS,
             tsc: TscInfo {
                 host_khz: host.tsc_khz,

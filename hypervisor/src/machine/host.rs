@@ -7,25 +7,22 @@ use hv_core::addr::MfnRange;
 use hv_core::cpuid::{HostCpuid, Provides};
 use hv_core::msr::HostMsrs;
 use hv_core::options::Options;
-use hv_core::speculation::Plan;
 use hv_core::vcpu::time::ClockScale;
 use hv_hw::sync::Once;
 use hv_hw::time;
-use hv_hw::virt::vtx::{Caps, ExtendedState};
+use hv_hw::virt::Features;
 
 /// Facts that do not change after boot.
 #[derive(Debug)]
 pub struct Host {
-    /// What VMX offers.
-    pub caps: Caps,
-    /// Extended state that guests may have.
-    pub extended: ExtendedState,
+    /// What the CPU does for guests.
+    pub features: Features,
+    /// The bits of XCR0 that guests may have; 0 where the CPU has no XSAVE.
+    pub xcr0: u64,
     /// What we do for guests, as CPUID shows it.
     pub provides: Provides,
     /// CPUID, read once.
     pub cpuid: HostCpuid,
-    /// What is done against leaks by speculation.
-    pub speculation: Plan,
     /// MSRs whose values guests see.
     pub msrs: HostMsrs,
     /// Rate of the TSC in kHz.

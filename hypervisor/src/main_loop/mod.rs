@@ -30,12 +30,12 @@ use crate::pcpu::hand_off::Arrival;
 use crate::pcpu::{Pcpu, irq};
 use crate::power;
 use crate::runner::Runner;
-use crate::runner::make::{self, MakeHw};
+use crate::runner::make::{self, MakeVcpu};
 
 /// A physical CPU and the vCPUs that it runs.
 pub struct CpuMain<H> {
     pcpu: Pcpu,
-    make: MakeHw<H>,
+    make: Box<dyn MakeVcpu<H>>,
     policy: Box<dyn Policy>,
     /// Each in a box, so that no long run of memory is needed for more. The policy knows a vCPU by the number of its slot.
     slots: Vec<Option<Box<Slot<H>>>>,
@@ -90,7 +90,7 @@ pub enum Step {
 }
 
 /// Runs the vCPUs that this CPU is given, for ever.
-pub fn run<H: VcpuHw>(pcpu: Pcpu, scheduler: Scheduler, make: MakeHw<H>) -> ! {
+pub fn run<H: VcpuHw>(pcpu: Pcpu, scheduler: Scheduler, make: impl MakeVcpu<H> + 'static) -> ! {
     let mut main = CpuMain::new(pcpu, scheduler, make);
     loop {
         if main.step() == Step::Idle {
@@ -102,7 +102,7 @@ pub fn run<H: VcpuHw>(pcpu: Pcpu, scheduler: Scheduler, make: MakeHw<H>) -> ! {
 impl<H: VcpuHw> CpuMain<H> {
     /// A CPU without vCPUs.
     #[must_use]
-    pub fn new(pcpu: Pcpu, scheduler: Scheduler, make: MakeHw<H>) -> Self {
+    pub fn new(pcpu: Pcpu, scheduler: Scheduler, make: impl MakeVcpu<H> + 'static) -> Self {
         let mut policy: Box<dyn Policy> = match scheduler {
             Scheduler::Credit2 => Box::new(Credit2::new()),
             Scheduler::RoundRobin => Box::new(RoundRobin::new()),
@@ -110,7 +110,7 @@ impl<H: VcpuHw> CpuMain<H> {
         policy.set_rate_limit(rate_limit_ns());
         Self {
             pcpu,
-            make,
+            make: Box::new(make),
             policy,
             slots: Vec::new(),
             tenants: Vec::new(),
@@ -188,7 +188,7 @@ impl<H: VcpuHw> CpuMain<H> {
 
     /// A vCPU moves in. What was left for it before is looked at now.
     fn adopt(&mut self, arrival: Arrival) {
-        let runner = make::runner(arrival, &mut self.pcpu, self.make);
+        let runner = make::runner(arrival, &mut self.pcpu, &*self.make);
         let id = runner.vcpu().id;
         let weight = runner.domain.weight.load(Ordering::Relaxed);
         let new = Some(Box::new(Slot {

@@ -54,7 +54,7 @@ pub fn run<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Stop {
             continue;
         }
         pcpu.arm();
-        let exit = runner.hw.enter(&pcpu.irqs_off);
+        let exit = runner.hw.enter(&mut pcpu.irqs_off);
         match exit::handle(runner, pcpu, exit) {
             Next::Resume => {}
             Next::Yield => return Stop::Yield,

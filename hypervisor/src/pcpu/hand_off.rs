@@ -10,7 +10,7 @@ use hv_hw::percpu::MAX_CPUS;
 use hv_hw::sync::{RankedLock, rank};
 
 use crate::domain::Domain;
-use crate::domain::vcpu_frames::VcpuParts;
+use crate::domain::vcpu_frames::VcpuFrames;
 use crate::machine::cpus::{self, News};
 use crate::machine::memory;
 
@@ -26,7 +26,7 @@ pub struct Arrival {
     /// Its index there.
     pub index: usize,
     /// What it runs on.
-    pub parts: VcpuParts,
+    pub parts: VcpuFrames,
 }
 
 /// Gives vCPU `index` what it runs on and sends it to a CPU; without effect where that was done, by whomever.
@@ -42,7 +42,7 @@ pub fn spawn(domain: &Arc<Domain>, index: usize) -> Result<(), Errno> {
     if !memory::heap_has_room() {
         return Err(Errno::ENOMEM);
     }
-    let parts = VcpuParts::alloc().ok_or(Errno::ENOMEM)?;
+    let parts = VcpuFrames::alloc().ok_or(Errno::ENOMEM)?;
     // whoever destroys the domain waits for it, or has said so before
     domain.runners.fetch_add(1, Ordering::SeqCst);
     let is_dying = domain.is_dying();

@@ -1,19 +1,16 @@
-//! How a vCPU gets what it runs on: whoever makes it allocates ([`spawn`]), the CPU that is to run it builds its
-//! [`Runner`] when it finds it in its inbox ([`runner`]).
+//! How a vCPU begins: the CPU that is to run it builds its [`Runner`] when it finds it in its queue.
 
 use guest_abi::compat::Width;
 use hv_core::addr::Gpa;
 use hv_core::device::lapic::{Lapic, LapicConfig};
 use hv_core::msr::MsrState;
 use hv_hw::direct_map::SharedFrame;
-use hv_hw::irq::vectors;
-use hv_hw::virt::vtx::{MsrBitmap, VcpuConfig, VtxVcpu};
 use hv_hw::virt::{
-    DescriptorTable, SEGMENT_CS, SEGMENT_LDTR, SEGMENT_TR, SEGMENT_UNUSABLE, Segment, SystemRegs,
-    VcpuHw,
+    Backend, DescriptorTable, SEGMENT_CS, SEGMENT_LDTR, SEGMENT_TR, SEGMENT_UNUSABLE, Segment,
+    SystemRegs, VcpuConfig, VcpuHw,
 };
 
-use crate::domain::vcpu_frames::VcpuParts;
+use crate::domain::vcpu_frames::VcpuFrames;
 use crate::domain::{Domain, Policies};
 use crate::guest_mem::Memo;
 use crate::machine::host::host;
@@ -21,11 +18,13 @@ use crate::pcpu::Pcpu;
 use crate::pcpu::hand_off::Arrival;
 use crate::runner::{Activity, Runner};
 
-/// Makes the hardware half of a vCPU of a domain from its parts.
-pub type MakeHw<H> = fn(&Domain, usize, &VcpuParts, &Policies) -> H;
+/// Makes the hardware half of vCPU `index` of a domain from its frames.
+pub trait MakeVcpu<H>: Fn(&Domain, usize, &VcpuFrames, &Policies) -> H {}
+
+impl<H, F: Fn(&Domain, usize, &VcpuFrames, &Policies) -> H> MakeVcpu<H> for F {}
 
 /// Builds the vCPU, which its CPU has still to load.
-pub fn runner<H: VcpuHw>(arrival: Arrival, pcpu: &mut Pcpu, make: MakeHw<H>) -> Runner<H> {
+pub fn runner<H: VcpuHw>(arrival: Arrival, pcpu: &mut Pcpu, make: impl MakeVcpu<H>) -> Runner<H> {
     let Arrival {
         domain,
         index,
@@ -40,10 +39,10 @@ pub fn runner<H: VcpuHw>(arrival: Arrival, pcpu: &mut Pcpu, make: MakeHw<H>) -> 
         id: vcpu.apic_id,
         is_bsp: index == 0,
         tsc_khz: host().tsc_khz,
-        delivery: host().caps.apic_virtualization().delivery,
+        delivery: host().features.delivery,
     };
     let page =
-        SharedFrame::new(parts.virtual_apic.mfn()).expect("frames of ours are in the direct map");
+        SharedFrame::new(parts.apic_page.mfn()).expect("frames of ours are in the direct map");
     let [singleshot, apic_timer, poll_timer, watchdog] = pcpu.adopt(domain.clone(), index);
     Runner {
         lapic: Lapic::new(page, lapic_config),
@@ -71,30 +70,25 @@ pub fn runner<H: VcpuHw>(arrival: Arrival, pcpu: &mut Pcpu, make: MakeHw<H>) -> 
     }
 }
 
-/// A vCPU on VT-x.
-#[must_use]
-pub fn vtx(domain: &Domain, index: usize, parts: &VcpuParts, policies: &Policies) -> VtxVcpu {
-    let vcpu = domain.vcpus.get(index);
-    let posted = vcpu.map(|vcpu| &vcpu.posted);
-    let posted = posted.expect("a vCPU that was sent to a CPU is its domain's");
-    let mut config = VcpuConfig {
-        caps: host().caps,
-        extended: host().extended,
-        speculation: host().speculation,
-        vmcs: parts.vmcs.mfn(),
-        xsave_area: parts.xsave_area.mfn(),
-        virtual_apic: parts.virtual_apic.mfn(),
-        posted_interrupts: posted.frame().mfn().base() + posted.offset() as u64,
-        notification_vector: vectors::POSTED_INTERRUPT,
-        io_bitmap: domain.io_bitmap,
-        msr_bitmap: MsrBitmap::new(parts.msr_bitmap.mfn()),
-        vpid: parts.vpid.get(),
-        stage2: domain.stage2,
-        tsc: domain.tsc,
-        cr4_owned: !policies.cpuid.cr4_allowed(),
-    };
-    config.allow(policies.msrs.passthrough());
-    VtxVcpu::new(config)
+/// Makes them by the vendor's side of this machine.
+pub fn by<B: Backend>(backend: B) -> impl MakeVcpu<B::Vcpu> {
+    move |domain: &Domain, index: usize, parts: &VcpuFrames, policies: &Policies| {
+        let vcpu = domain.vcpus.get(index);
+        let posted = vcpu.map(|vcpu| &vcpu.posted);
+        let posted = posted.expect("a vCPU that was sent to a CPU is its domain's");
+        backend.vcpu(VcpuConfig {
+            control_block: parts.control_block.mfn(),
+            xsave_area: parts.xsave_area.mfn(),
+            apic_page: parts.apic_page.mfn(),
+            msr_bitmap: parts.msr_bitmap.mfn(),
+            posted_interrupts: posted.frame().mfn().base() + posted.offset() as u64,
+            io_bitmap: domain.io_bitmap,
+            stage2: domain.stage2,
+            tsc: domain.tsc,
+            cr4_owned: !policies.cpuid.cr4_allowed(),
+            passthrough: policies.msrs.passthrough(),
+        })
+    }
 }
 
 /// `public/arch-x86/hvm/start_info.h`: 32-bit protected mode without paging, flat segments.

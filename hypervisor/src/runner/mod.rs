@@ -25,7 +25,7 @@ use hv_hw::direct_map::SharedFrame;
 use hv_hw::virt::{Event, TscView, VcpuHw};
 
 use crate::domain::vcpu::Vcpu;
-use crate::domain::vcpu_frames::VcpuParts;
+use crate::domain::vcpu_frames::VcpuFrames;
 use crate::domain::{Domain, Policies, wallclock};
 use crate::guest_mem::Memo;
 use crate::pcpu::{Pcpu, VCPU_TIMERS};
@@ -58,7 +58,7 @@ pub struct Runner<H> {
     /// Its domain's policies, as it was last told.
     pub policies: Arc<Policies>,
     /// What it runs on.
-    pub parts: VcpuParts,
+    pub parts: VcpuFrames,
     /// Its local APIC.
     pub lapic: Lapic<SharedFrame>,
     /// MSRs that are kept in software.

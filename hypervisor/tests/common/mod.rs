@@ -9,20 +9,20 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use hv_core::addr::{Gfn, Mfn, MfnRange};
 use hv_core::cpuid::{CpuidRegs, HostCpuid, Provides};
+use hv_core::device::lapic::Delivery;
 use hv_core::domid::DomId;
 use hv_core::frame::{FrameInfo, FrameTable};
 use hv_core::msr::HostMsrs;
 use hv_core::options::Options;
 use hv_core::p2m::{P2mKind, P2mMapping};
-use hv_core::speculation::{Defences, Plan, Weakness};
 use hv_core::x86::EFER_LMA;
 use hv_hw::direct_map::{DirectTables, SharedFrame};
 use hv_hw::percpu::IrqsOff;
+use hv_hw::virt::Features;
 use hv_hw::virt::fake::FakeVcpu;
-use hv_hw::virt::vtx::{Caps, ExtendedState, Switches};
 use hv_hw::virt::{SEGMENT_CS, SEGMENT_LONG};
 use hypervisor::domain::create::{self, Belongings, DomainConfig};
-use hypervisor::domain::vcpu_frames::VcpuParts;
+use hypervisor::domain::vcpu_frames::VcpuFrames;
 use hypervisor::domain::{Domain, Policies, registry};
 use hypervisor::machine::host::{self, Host};
 use hypervisor::machine::memory::{self, Tables};
@@ -63,17 +63,8 @@ pub(crate) fn prepare() {
 
 fn host() -> Host {
     Host {
-        caps: caps(),
-        extended: ExtendedState {
-            xcr0: 0,
-            has_tsc_aux: false,
-            has_spec_ctrl: false,
-        },
-        speculation: Plan {
-            defences: Defences::empty(),
-            unprotected: Weakness::empty(),
-            lacking: Defences::empty(),
-        },
+        features: features(),
+        xcr0: 0,
         msrs: HostMsrs::default(),
         provides: Provides::empty(),
         cpuid: cpuid(),
@@ -85,20 +76,17 @@ fn host() -> Host {
     }
 }
 
-/// A CPU that can do everything.
-fn caps() -> Caps {
-    const FEATURE_CONTROL: u32 = 0x3A;
-    let all = |msr| match msr {
-        FEATURE_CONTROL => 5,
-        // nothing has to be on, everything may be
-        0x481..=0x484 | 0x48B | 0x48D..=0x490 => u64::from(u32::MAX) << 32,
-        _ => u64::MAX,
-    };
-    let switches = Switches {
-        apicv: false,
-        ..Switches::default()
-    };
-    Caps::probe(true, &switches, all).unwrap_or_else(|refusal| panic!("{refusal}"))
+/// A CPU that can do everything but deliver interrupts.
+fn features() -> Features {
+    Features {
+        stage2_2m: true,
+        stage2_1g: true,
+        rdtscp: true,
+        invpcid: true,
+        xsaves: true,
+        delivery: Delivery::BySoftware,
+        hypercall: [0x0F, 0x01, 0xC1],
+    }
 }
 
 fn cpuid() -> HostCpuid {
@@ -160,7 +148,7 @@ pub(crate) fn pcpu() -> Pcpu {
 }
 
 /// A vCPU without hardware, in 64-bit kernel mode with interrupts off.
-pub(crate) fn fake(_: &Domain, _: usize, _: &VcpuParts, _: &Policies) -> FakeVcpu {
+pub(crate) fn fake(_: &Domain, _: usize, _: &VcpuFrames, _: &Policies) -> FakeVcpu {
     let mut hw = FakeVcpu::default();
     hw.system.efer = EFER_LMA;
     hw.system.segments[SEGMENT_CS].access = SEGMENT_LONG;
@@ -181,7 +169,7 @@ pub(crate) fn vcpu_of(domain: Arc<Domain>) -> (Runner<FakeVcpu>, Pcpu) {
     let arrival = Arrival {
         domain,
         index: 0,
-        parts: VcpuParts::alloc().expect("the arena has room"),
+        parts: VcpuFrames::alloc().expect("the arena has room"),
     };
     let mut runner = make::runner(arrival, &mut pcpu, fake);
     runner.activity = Activity::Ready;

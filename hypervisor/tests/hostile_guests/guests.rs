@@ -12,7 +12,7 @@ use hv_hw::irq::vectors;
 use hv_hw::time::{self, hosted::Clock};
 use hv_hw::virt::fake::{Course, FakeVcpu};
 use hv_hw::virt::{GuestRegs, SystemRegs, VcpuHw, VmExit};
-use hypervisor::domain::vcpu_frames::VcpuParts;
+use hypervisor::domain::vcpu_frames::VcpuFrames;
 use hypervisor::domain::vcpu_state::VcpuState;
 use hypervisor::domain::{Domain, Ended, Policies, grants, registry, space};
 use hypervisor::guest_mem::DomainMemory;
@@ -45,7 +45,7 @@ fn ticking(_: u64) -> VmExit {
 pub(crate) fn endless(
     domain: &Domain,
     index: usize,
-    parts: &VcpuParts,
+    parts: &VcpuFrames,
     policies: &Policies,
 ) -> FakeVcpu {
     let mut hw = fake(domain, index, parts, policies);

@@ -156,7 +156,7 @@ impl FakeVcpu {
 }
 
 impl VcpuHw for FakeVcpu {
-    fn enter(&mut self, _irqs_off: &IrqsOff) -> VmExit {
+    fn enter(&mut self, _irqs_off: &mut IrqsOff) -> VmExit {
         assert!(
             self.is_loaded || !self.must_be_loaded,
             "only a loaded vCPU is entered"

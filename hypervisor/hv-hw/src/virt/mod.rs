@@ -1,11 +1,13 @@
-//! The seam between the story and a CPU vendor: what a virtual CPU can be asked to do.
+//! The seam between the core and a CPU vendor: what a virtual CPU can be asked to do.
 //!
-//! Everything that names a VMCS field lives below this line, in [`vtx`]; everything above it is rule or story. A type
+//! Everything that names a VMCS field lives below this line, in `vtx`, and no vendor's word above it. A type
 //! that implements [`VcpuHw`] owns the guest's registers while the vCPU is not running: entering the guest is a
 //! function call that returns the reason for which it came back. `fake` plays back scripted exits for host tests.
 
+mod backend;
 pub mod fake;
-pub mod vtx;
+mod io_bitmap;
+mod vtx;
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -19,12 +21,19 @@ pub use hv_core::vcpu::task::TaskSource;
 
 use crate::percpu::IrqsOff;
 
+pub use backend::{Backend, Features, VcpuConfig};
+pub use io_bitmap::IoBitmap;
+pub use vtx::{ExtendedState, Refusal, Switches, VmxonFailed, defend, means_that_work};
+
+/// What the CPUs offer that this binary runs on.
+pub type HostProbe = vtx::VtxProbe;
+
 /// A virtual CPU as the hardware sees it.
 ///
 /// Reads that cost a hardware access are methods, so that an exit pays for those that it needs.
 pub trait VcpuHw: 'static {
     /// Runs the guest until its next exit.
-    fn enter(&mut self, irqs_off: &IrqsOff) -> VmExit;
+    fn enter(&mut self, irqs_off: &mut IrqsOff) -> VmExit;
     /// The general-purpose registers.
     fn regs(&mut self) -> &mut GuestRegs;
     /// The same, to read only.

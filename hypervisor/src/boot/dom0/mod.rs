@@ -13,7 +13,7 @@ use alloc::sync::Arc;
 
 use hv_core::cpuid::HostCpuid;
 use hv_hw::percpu::IrqsOff;
-use hv_hw::virt::vtx;
+use hv_hw::virt::{Backend, defend};
 use hv_hw::{console, time};
 
 use crate::boot::{Machine, milestone};
@@ -25,29 +25,33 @@ use crate::runner::make;
 
 /// Makes dom0 and runs it.
 pub(super) fn build_and_run(machine: Machine, irqs_off: IrqsOff) -> ! {
-    record_host(&machine, &irqs_off);
+    let backend = record_host(&machine, &irqs_off);
     hv_core::emulate::prepare();
     let domain = build::dom0(&machine);
     hand_over(&machine, &domain);
     drop(domain);
     create::prepare();
     milestone("dom0 entered");
-    main_loop::run(Pcpu::new(irqs_off), machine.options.sched, make::vtx)
+    main_loop::run(
+        Pcpu::new(irqs_off),
+        machine.options.sched,
+        make::by(backend),
+    )
 }
 
-/// What the rest of the story needs to know of the machine.
-fn record_host(machine: &Machine, irqs_off: &IrqsOff) {
+/// Records what the layers below need to know of the machine; returns what makes its vCPUs.
+fn record_host(machine: &Machine, irqs_off: &IrqsOff) -> impl Backend + use<> {
     let tsc_khz = u32::try_from(time::tsc_khz()).unwrap_or(u32::MAX);
     let cpuid = HostCpuid::read(parts::host_cpuid);
     let msrs = parts::host_msrs();
     let speculation = parts::speculation(&cpuid, &msrs, &machine.options);
-    vtx::defend(&speculation, irqs_off);
+    defend(&speculation, irqs_off);
     let extended = parts::extended_state(&cpuid, &speculation);
+    let features = machine.probe.features();
     host::init(Host {
-        caps: machine.caps,
-        extended,
-        provides: parts::provides(&machine.caps, extended, &cpuid),
-        speculation,
+        provides: parts::provides(&features, extended, &cpuid),
+        features,
+        xcr0: extended.xcr0,
         msrs,
         cpuid,
         tsc_khz,
@@ -56,6 +60,7 @@ fn record_host(machine: &Machine, irqs_off: &IrqsOff) {
         command_line: machine.command_line.clone(),
         options: machine.options.clone(),
     });
+    machine.probe.backend(extended, speculation)
 }
 
 /// Gives dom0 what the hypervisor used until now.

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use hv_core::addr::{Hpa, Mfn, MfnRange};
 use hv_core::cpuid::{CpuidRegs, HostCpuid, Provides};
+use hv_core::device::lapic::Delivery;
 use hv_core::device::ports::MachinePorts;
 use hv_core::firmware::acpi::{Block, McfgRange, Register};
 use hv_core::firmware::sleep;
@@ -14,7 +15,7 @@ use hv_core::speculation::{CpuFacts, Defences, Plan};
 use hv_hw::cpu;
 use hv_hw::cpu::msr::rdmsr_safe;
 use hv_hw::irq::{ioapic, local};
-use hv_hw::virt::vtx::{self, Caps, ExtendedState};
+use hv_hw::virt::{ExtendedState, Features, means_that_work};
 use hv_hw::{direct_map, info, port, warn};
 
 use crate::boot::Machine;
@@ -45,7 +46,7 @@ pub(super) fn speculation(cpuid: &HostCpuid, msrs: &HostMsrs, options: &Options)
     const MCU_OPT_CTRL: u32 = 0x123;
     let mcu_opt_ctrl = rdmsr_safe(MCU_OPT_CTRL).unwrap_or(0);
     let facts = CpuFacts::read(cpuid, msrs.arch_capabilities, mcu_opt_ctrl);
-    let plan = Plan::decide(&vtx::means_that_work(facts), &options.spec_ctrl);
+    let plan = Plan::decide(&means_that_work(facts), &options.spec_ctrl);
     info!("speculation: {plan}");
     if !plan.lacking.is_empty() {
         warn!(
@@ -77,17 +78,22 @@ pub(super) fn extended_state(cpuid: &HostCpuid, speculation: &Plan) -> ExtendedS
 }
 
 /// What we do for guests, as CPUID shows it.
-pub(super) fn provides(caps: &Caps, extended: ExtendedState, cpuid: &HostCpuid) -> Provides {
+pub(super) fn provides(
+    features: &Features,
+    extended: ExtendedState,
+    cpuid: &HostCpuid,
+) -> Provides {
     const INVARIANT_TSC: u32 = 1 << 8;
     const MISC_ENABLE: u32 = 0x1A0;
     const FAST_STRINGS: u64 = 1;
     let mut provides = Provides::empty();
-    provides.set(Provides::RDTSCP, caps.has_rdtscp());
-    provides.set(Provides::INVPCID, caps.has_invpcid());
-    provides.set(Provides::XSAVES, caps.has_xsaves());
+    provides.set(Provides::RDTSCP, features.rdtscp);
+    provides.set(Provides::INVPCID, features.invpcid);
+    provides.set(Provides::XSAVES, features.xsaves);
     provides.set(Provides::SPEC_CTRL, extended.has_spec_ctrl);
-    provides.set(Provides::APIC_ACCESS_VIRT, caps.has_interrupt_delivery());
-    provides.set(Provides::X2APIC_VIRT, caps.has_interrupt_delivery());
+    let delivers = features.delivery == Delivery::ByCpu;
+    provides.set(Provides::APIC_ACCESS_VIRT, delivers);
+    provides.set(Provides::X2APIC_VIRT, delivers);
     provides.set(
         Provides::INVARIANT_TSC,
         cpuid.get(0x8000_0007, 0).edx & INVARIANT_TSC != 0,

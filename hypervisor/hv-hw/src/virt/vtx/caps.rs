@@ -97,35 +97,35 @@ impl fmt::Display for Refusal {
 
 /// What VMX offers, after the switches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Caps {
+pub(super) struct Caps {
     /// First word of every VMCS.
-    pub revision: u32,
+    pub(super) revision: u32,
     /// Pin-based controls as the MSRs require and we want them.
-    pub pin: Pin,
+    pub(super) pin: Pin,
     /// Primary controls.
-    pub primary: Primary,
+    pub(super) primary: Primary,
     /// Secondary controls.
-    pub secondary: Secondary,
+    pub(super) secondary: Secondary,
     /// VM-exit controls.
-    pub exit: Exit,
+    pub(super) exit: Exit,
     /// VM-entry controls.
-    pub entry: Entry,
+    pub(super) entry: Entry,
     /// Bits of CR0 that must be 1 in VMX operation (PE and PG are the guest's own in unrestricted mode).
-    pub cr0_required: u64,
+    pub(super) cr0_required: u64,
     /// Bits of CR0 that may be 1.
-    pub cr0_allowed: u64,
+    pub(super) cr0_allowed: u64,
     /// Bits of CR4 that must be 1.
-    pub cr4_required: u64,
+    pub(super) cr4_required: u64,
     /// Bits of CR4 that may be 1.
-    pub cr4_allowed: u64,
+    pub(super) cr4_allowed: u64,
     /// EPT: leaves of 2 MiB.
-    pub ept_2m: bool,
+    pub(super) ept_2m: bool,
     /// EPT: leaves of 1 GiB.
-    pub ept_1g: bool,
+    pub(super) ept_1g: bool,
     /// EPT: accessed and dirty flags.
-    pub ept_accessed_dirty: bool,
+    pub(super) ept_accessed_dirty: bool,
     /// INVVPID of a single context.
-    pub invvpid_single: bool,
+    pub(super) invvpid_single: bool,
 }
 
 impl Caps {
@@ -133,7 +133,7 @@ impl Caps {
     ///
     /// # Errors
     /// [`Refusal`] where something is missing that Hematite needs.
-    pub fn probe(
+    pub(super) fn probe(
         has_vmx: bool,
         switches: &Switches,
         rdmsr: impl Fn(u32) -> u64,
@@ -179,31 +179,31 @@ impl Caps {
 
     /// True where the CPU serves the task-priority register of the local APIC.
     #[must_use]
-    pub fn has_tpr_shadow(&self) -> bool {
+    pub(super) fn has_tpr_shadow(&self) -> bool {
         self.primary.contains(Primary::TPR_SHADOW)
     }
 
     /// True where guests may use RDTSCP and RDPID.
     #[must_use]
-    pub fn has_rdtscp(&self) -> bool {
+    pub(super) fn has_rdtscp(&self) -> bool {
         self.secondary.contains(Secondary::RDTSCP)
     }
 
     /// True where guests may use INVPCID.
     #[must_use]
-    pub fn has_invpcid(&self) -> bool {
+    pub(super) fn has_invpcid(&self) -> bool {
         self.secondary.contains(Secondary::INVPCID)
     }
 
     /// True where guests may use XSAVES and XRSTORS.
     #[must_use]
-    pub fn has_xsaves(&self) -> bool {
+    pub(super) fn has_xsaves(&self) -> bool {
         self.secondary.contains(Secondary::XSAVES)
     }
 
     /// What the CPU does of the local APIC in x2APIC mode.
     #[must_use]
-    pub fn apic_virtualization(&self) -> ApicVirtualization {
+    pub(super) fn apic_virtualization(&self) -> ApicVirtualization {
         ApicVirtualization {
             x2apic_mode: self.secondary.contains(Secondary::VIRTUAL_X2APIC),
             registers: self.secondary.contains(Secondary::APIC_REGISTERS),
@@ -217,7 +217,7 @@ impl Caps {
 
     /// True where the CPU delivers virtual interrupts itself.
     #[must_use]
-    pub fn has_interrupt_delivery(&self) -> bool {
+    pub(super) fn has_interrupt_delivery(&self) -> bool {
         self.secondary.contains(Secondary::INTERRUPT_DELIVERY)
     }
 }

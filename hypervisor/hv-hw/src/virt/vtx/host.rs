@@ -31,7 +31,7 @@ pub struct VmxonFailed;
 ///
 /// # Errors
 /// [`VmxonFailed`] where the CPU refuses.
-pub fn enable(caps: &Caps, region: Mfn, _irqs_off: &IrqsOff) -> Result<(), VmxonFailed> {
+pub(super) fn enable(caps: &Caps, region: Mfn, _irqs_off: &IrqsOff) -> Result<(), VmxonFailed> {
     unlock_feature_control();
     stamp_revision(region, caps.revision);
     // SAFETY: VMXE and the fixed bits change no translation; the values are what VMX operation asks for.

@@ -14,7 +14,7 @@
 //! | `inject` | `Event` ↔ VMCS |
 //! | `registers` | the guest's registers in the VMCS |
 //! | `switch` | what VM entry and exit do not switch |
-//! | `bitmaps` | I/O and MSR bitmaps |
+//! | `msr_bitmap`, `vpid` | MSRs that need no exit, tags in the TLB |
 //! | `dump` | the state of a guest that dies |
 //!
 //! The guest keeps its control registers and its page tables to itself; owned here are only CR0.{NE,NW,CD}, CR4.VMXE,
@@ -22,7 +22,6 @@
 // UNSAFETY: states that a VMCS is current, and enters it.
 #![expect(unsafe_code, reason = "VMCS life cycle")]
 
-mod bitmaps;
 mod caps;
 mod controls;
 mod dump;
@@ -33,38 +32,118 @@ mod guard;
 mod host;
 mod inject;
 mod insn;
+mod msr_bitmap;
 mod reasons;
 mod registers;
 mod setup;
 mod switch;
 mod vmcs;
+mod vpid;
 
 use core::fmt;
 
-use hv_core::addr::Hpa;
+use hv_core::addr::{Hpa, Mfn};
 use hv_core::msr::Passthrough;
+use hv_core::speculation::Plan;
 use hv_core::x86::{EFER_LMA, RFLAGS_IF};
 
-pub use bitmaps::{IoBitmap, MsrAccess, MsrBitmap};
-pub use caps::{Caps, Refusal, Switches};
+use caps::Caps;
+pub use caps::{Refusal, Switches};
 pub use guard::{defend, means_that_work};
-pub use host::{VmxonFailed, enable};
-pub use setup::VcpuConfig;
+pub use host::VmxonFailed;
 pub use switch::ExtendedState;
 
 use super::{
-    ApicAssist, ControlRegister, Event, GuestRegs, PagingRegs, SEGMENT_LONG, Stage2Root,
-    SwitchedRegs, SystemRegs, TscView, VcpuHw, VcpuMsr, VmExit, Window,
+    ApicAssist, Backend, ControlRegister, Event, Features, GuestRegs, PagingRegs, SEGMENT_LONG,
+    Stage2Root, SwitchedRegs, SystemRegs, TscView, VcpuConfig, VcpuHw, VcpuMsr, VmExit, Window,
 };
+use crate::cpu::{self, msr::rdmsr_safe};
 use crate::percpu::IrqsOff;
-use fields::{Field, Primary, Secondary};
+use fields::{Field, Primary};
 use guard::Guard;
+use setup::Setup;
 use switch::Switched;
 use vmcs::CurrentVmcs;
 
+const VMCALL: [u8; 3] = [0x0F, 0x01, 0xC1];
 const BLOCKED_BY_STI: u64 = 1;
 const BLOCKED_BY_MOV_SS: u64 = 2;
 const BLOCKED_BY_NMI: u64 = 8;
+
+/// What VT-x offers on this CPU.
+#[derive(Clone, Copy, Debug)]
+pub struct VtxProbe {
+    caps: Caps,
+}
+
+impl VtxProbe {
+    /// Reads what this CPU offers, less what `switches` switches off.
+    ///
+    /// # Errors
+    /// [`Refusal`] where something is missing that Hematite needs.
+    pub fn read(switches: &Switches) -> Result<Self, Refusal> {
+        let has_vmx = cpu::cpuid()
+            .get_feature_info()
+            .is_some_and(|features| features.has_vmx());
+        // a capability MSR that the CPU lacks stands for nothing offered
+        let caps = Caps::probe(has_vmx, switches, |msr| rdmsr_safe(msr).unwrap_or(0))?;
+        Ok(Self { caps })
+    }
+
+    /// Says what guests may have of it.
+    #[must_use]
+    pub fn features(&self) -> Features {
+        Features {
+            stage2_2m: self.caps.ept_2m,
+            stage2_1g: self.caps.ept_1g,
+            rdtscp: self.caps.has_rdtscp(),
+            invpcid: self.caps.has_invpcid(),
+            xsaves: self.caps.has_xsaves(),
+            delivery: self.caps.apic_virtualization().delivery,
+            hypercall: VMCALL,
+        }
+    }
+
+    /// Has guests run on this CPU from now on, for good. `region` is a frame that belongs to the CPU from here on.
+    ///
+    /// # Errors
+    /// [`VmxonFailed`] where the CPU refuses.
+    pub fn enable(&self, region: Mfn, irqs_off: &IrqsOff) -> Result<(), VmxonFailed> {
+        host::enable(&self.caps, region, irqs_off)
+    }
+
+    /// Makes vCPUs by what was decided on extended state and against leaks by speculation.
+    #[must_use]
+    pub fn backend(self, extended: ExtendedState, speculation: Plan) -> Vtx {
+        Vtx {
+            caps: self.caps,
+            extended,
+            speculation,
+        }
+    }
+}
+
+impl fmt::Display for VtxProbe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VMX enabled; VT-x: {}", self.caps)
+    }
+}
+
+/// VT-x as the side of a CPU vendor.
+#[derive(Clone, Copy, Debug)]
+pub struct Vtx {
+    caps: Caps,
+    extended: ExtendedState,
+    speculation: Plan,
+}
+
+impl Backend for Vtx {
+    type Vcpu = VtxVcpu;
+
+    fn vcpu(&self, config: VcpuConfig<'_>) -> VtxVcpu {
+        VtxVcpu::new(Setup::new(self, &config))
+    }
+}
 
 /// A vCPU on VT-x. Its VMCS is current on the CPU between [`VcpuHw::load`] and [`VcpuHw::unload`], and only then may
 /// the other methods be called.
@@ -84,14 +163,11 @@ pub struct VtxVcpu {
     /// What VM entry and exit do against speculation.
     guard: Guard,
     is_guarded: bool,
-    config: VcpuConfig,
+    config: Setup,
 }
 
 impl VtxVcpu {
-    /// Makes a vCPU in the state that [`VcpuConfig`] describes, all registers zero: [`VcpuHw::set_system`] follows,
-    /// once loaded.
-    #[must_use]
-    pub fn new(config: VcpuConfig) -> Self {
+    fn new(config: Setup) -> Self {
         host::stamp_revision(config.vmcs, config.caps.revision);
         let caps = &config.caps;
         let guard = Guard::new(&config.speculation);
@@ -136,9 +212,9 @@ impl VtxVcpu {
 
     /// Drops what an earlier owner of this VPID left in the TLB.
     fn forget_vpid(&self) {
-        if self.config.caps.secondary.contains(Secondary::VPID) {
+        if let Some(vpid) = &self.config.vpid {
             // SAFETY: in VMX operation since the VMCS was loaded; VPID is used only with single-context INVVPID.
-            unsafe { insn::invvpid_single(self.config.vpid) };
+            unsafe { insn::invvpid_single(vpid.get()) };
         }
     }
 
@@ -196,7 +272,7 @@ impl VtxVcpu {
 
 impl VcpuHw for VtxVcpu {
     #[inline]
-    fn enter(&mut self, _irqs_off: &IrqsOff) -> VmExit {
+    fn enter(&mut self, _irqs_off: &mut IrqsOff) -> VmExit {
         let regs = &raw mut self.regs;
         let refused = if self.is_guarded {
             // SAFETY: the VMCS is current with this CPU's host state (`load`), interrupts are off by the token.

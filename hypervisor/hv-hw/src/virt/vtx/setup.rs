@@ -6,13 +6,16 @@ use hv_core::addr::{Hpa, Mfn};
 use hv_core::msr::Passthrough;
 use hv_core::speculation::Plan;
 
-use super::super::{SEGMENT_UNUSABLE, Stage2Root, TscView, VcpuMsr};
-use super::bitmaps::{IoBitmap, MsrAccess, MsrBitmap};
+use super::super::{IoBitmap, SEGMENT_UNUSABLE, Stage2Root, TscView, VcpuConfig, VcpuMsr};
+use super::Vtx;
 use super::caps::Caps;
 use super::fields::{Field, Pin, Secondary};
+use super::msr_bitmap::{MsrAccess, MsrBitmap};
 use super::registers::{CR0_OWNED, CR4_REQUIRED};
 use super::switch::ExtendedState;
 use super::vmcs::CurrentVmcs;
+use super::vpid::Vpid;
+use crate::irq::vectors;
 
 /// #DB and #AC, which a guest could make deliver each other without end inside the CPU (the run loop ends what goes on outside),
 /// and #MC, which is the host's.
@@ -33,42 +36,58 @@ const ALL_LEAVES: u64 = u64::MAX;
 pub(super) const X2APIC_MSRS: Range<u32> = 0x800..0x840;
 const RESET_PAT: u64 = 0x0007_0406_0007_0406;
 
-/// What a vCPU is made of. The frames belong to it until it is gone.
-#[derive(Clone, Copy, Debug)]
-pub struct VcpuConfig {
-    /// What the CPU can do.
-    pub caps: Caps,
+/// What a VMCS is made of.
+#[derive(Debug)]
+pub(super) struct Setup {
+    /// What this vCPU uses of the CPU.
+    pub(super) caps: Caps,
     /// Extended state that guests may have.
-    pub extended: ExtendedState,
-    /// Frame of the VMCS.
-    pub vmcs: Mfn,
-    /// Zeroed frame for extended state.
-    pub xsave_area: Mfn,
-    /// Zeroed frame of the virtual local APIC.
-    pub virtual_apic: Mfn,
-    /// Posted-interrupt descriptor, 64 bytes, aligned.
-    pub posted_interrupts: Hpa,
-    /// The vector whose arrival makes the CPU read that descriptor.
-    pub notification_vector: u8,
-    /// Ports that need no exit.
-    pub io_bitmap: IoBitmap,
-    /// MSRs that need no exit.
-    pub msr_bitmap: MsrBitmap,
-    /// Non-zero and no other vCPU's.
-    pub vpid: u16,
-    /// Second-stage tables.
-    pub stage2: Stage2Root,
-    /// The guest's TSC.
-    pub tsc: TscView,
+    pub(super) extended: ExtendedState,
     /// What is done against leaks by speculation.
-    pub speculation: Plan,
-    /// Bits of CR4 that the guest is not offered, so that setting one exits.
-    pub cr4_owned: u64,
+    pub(super) speculation: Plan,
+    pub(super) vmcs: Mfn,
+    pub(super) xsave_area: Mfn,
+    pub(super) apic_page: Mfn,
+    pub(super) posted_interrupts: Hpa,
+    pub(super) io_bitmap: IoBitmap,
+    pub(super) msr_bitmap: MsrBitmap,
+    /// `None` where the CPU has no such tags, or none was left: VM entry and exit drop the TLB then.
+    pub(super) vpid: Option<Vpid>,
+    pub(super) stage2: Stage2Root,
+    pub(super) tsc: TscView,
+    pub(super) cr4_owned: u64,
 }
 
-impl VcpuConfig {
+impl Setup {
+    pub(super) fn new(vtx: &Vtx, config: &VcpuConfig<'_>) -> Self {
+        let mut caps = vtx.caps;
+        let vpid = caps
+            .secondary
+            .contains(Secondary::VPID)
+            .then(Vpid::alloc)
+            .flatten();
+        caps.secondary.set(Secondary::VPID, vpid.is_some());
+        let mut setup = Self {
+            caps,
+            extended: vtx.extended,
+            speculation: vtx.speculation,
+            vmcs: config.control_block,
+            xsave_area: config.xsave_area,
+            apic_page: config.apic_page,
+            posted_interrupts: config.posted_interrupts,
+            io_bitmap: config.io_bitmap,
+            msr_bitmap: MsrBitmap::new(config.msr_bitmap),
+            vpid,
+            stage2: config.stage2,
+            tsc: config.tsc,
+            cr4_owned: config.cr4_owned,
+        };
+        setup.allow(config.passthrough);
+        setup
+    }
+
     /// Lets the guest reach these MSRs itself, and those of the local APIC that the CPU serves; no others.
-    pub fn allow(&mut self, passthrough: &[Passthrough]) {
+    pub(super) fn allow(&mut self, passthrough: &[Passthrough]) {
         self.msr_bitmap = MsrBitmap::new(self.msr_bitmap.frame());
         let mut allow = |msr, access, is_allowed: bool| {
             if is_allowed {
@@ -88,7 +107,7 @@ impl VcpuConfig {
 }
 
 /// Writes everything but the registers of the guest and the state of the host.
-pub(super) fn write_all(vmcs: CurrentVmcs, config: &VcpuConfig, eptp: u64) {
+pub(super) fn write_all(vmcs: CurrentVmcs, config: &Setup, eptp: u64) {
     write_controls(vmcs, config);
     write_addresses(vmcs, config, eptp);
     write_fixed_guest_state(vmcs);
@@ -107,7 +126,7 @@ pub(super) fn ept_pointer(caps: &Caps, root: Stage2Root) -> u64 {
     root.table.base().as_u64() | flags
 }
 
-fn write_controls(vmcs: CurrentVmcs, config: &VcpuConfig) {
+fn write_controls(vmcs: CurrentVmcs, config: &Setup) {
     let caps = &config.caps;
     vmcs.write(Field::PinControls, u64::from(caps.pin.bits()));
     vmcs.write(Field::PrimaryControls, u64::from(caps.primary.bits()));
@@ -127,11 +146,12 @@ fn write_controls(vmcs: CurrentVmcs, config: &VcpuConfig) {
         vmcs.write(zero, 0);
     }
     vmcs.write(Field::TscOffset, config.tsc.offset);
+    let vpid = config.vpid.as_ref().map_or(0, |vpid| u64::from(vpid.get()));
     // fields that exist only with the control that reads them
     for (control, field, value) in [
         (Secondary::TSC_SCALING, Field::TscMultiplier, TSC_RATIO_ONE),
         (Secondary::XSAVES, Field::XssExitingBitmap, 0),
-        (Secondary::VPID, Field::Vpid, u64::from(config.vpid)),
+        (Secondary::VPID, Field::Vpid, vpid),
         (Secondary::PAUSE_LOOP, Field::PleGap, PLE_GAP),
         (Secondary::PAUSE_LOOP, Field::PleWindow, PLE_WINDOW),
         (Secondary::ENCLS, Field::EnclsExitingBitmap, ALL_LEAVES),
@@ -148,14 +168,14 @@ fn write_controls(vmcs: CurrentVmcs, config: &VcpuConfig) {
     }
 }
 
-fn write_addresses(vmcs: CurrentVmcs, config: &VcpuConfig, eptp: u64) {
+fn write_addresses(vmcs: CurrentVmcs, config: &Setup, eptp: u64) {
     let [io_a, io_b] = config.io_bitmap.frames();
     vmcs.write(Field::IoBitmapA, io_a.base().as_u64());
     vmcs.write(Field::IoBitmapB, io_b.base().as_u64());
     vmcs.write(Field::MsrBitmap, config.msr_bitmap.frame().base().as_u64());
     vmcs.write(Field::EptPointer, eptp);
     if config.caps.has_tpr_shadow() {
-        vmcs.write(Field::VirtualApicPage, config.virtual_apic.base().as_u64());
+        vmcs.write(Field::VirtualApicPage, config.apic_page.base().as_u64());
         vmcs.write(Field::TprThreshold, 0);
     }
     if config.caps.has_interrupt_delivery() {
@@ -176,7 +196,7 @@ fn write_addresses(vmcs: CurrentVmcs, config: &VcpuConfig, eptp: u64) {
         );
         vmcs.write(
             Field::PostedInterruptVector,
-            u64::from(config.notification_vector),
+            u64::from(vectors::POSTED_INTERRUPT),
         );
     }
 }

@@ -1,0 +1,59 @@
+//! What the core asks of a CPU vendor's side beside its vCPUs: what the CPU offers guests, and a new vCPU.
+
+use hv_core::addr::{Hpa, Mfn};
+use hv_core::device::lapic::Delivery;
+use hv_core::msr::Passthrough;
+
+use super::{IoBitmap, Stage2Root, TscView, VcpuHw};
+
+/// A CPU vendor's side, once this CPU runs guests.
+pub trait Backend: 'static {
+    /// Its vCPUs.
+    type Vcpu: VcpuHw;
+    /// Makes a vCPU with all registers zero: [`VcpuHw::set_system`] follows, once it is loaded.
+    fn vcpu(&self, config: VcpuConfig<'_>) -> Self::Vcpu;
+}
+
+/// What a CPU does for guests, whoever made it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Features {
+    /// Second-stage leaves of 2 MiB.
+    pub stage2_2m: bool,
+    /// Second-stage leaves of 1 GiB.
+    pub stage2_1g: bool,
+    /// RDTSCP and RDPID.
+    pub rdtscp: bool,
+    /// INVPCID.
+    pub invpcid: bool,
+    /// XSAVES and XRSTORS.
+    pub xsaves: bool,
+    /// Who delivers interrupts to guests.
+    pub delivery: Delivery,
+    /// The instruction by which guests call the hypervisor.
+    pub hypercall: [u8; 3],
+}
+
+/// What a vCPU is made of. The frames are its own until it is gone.
+#[derive(Clone, Copy, Debug)]
+pub struct VcpuConfig<'a> {
+    /// Frame of the structure that controls it (VMCS).
+    pub control_block: Mfn,
+    /// Zeroed frame for extended state.
+    pub xsave_area: Mfn,
+    /// Zeroed frame of the local APIC's registers.
+    pub apic_page: Mfn,
+    /// Frame of the map of MSRs that need no exit.
+    pub msr_bitmap: Mfn,
+    /// Where interrupts for it are left (`hv_core::device::posted`): 64 bytes, aligned.
+    pub posted_interrupts: Hpa,
+    /// Ports that need no exit.
+    pub io_bitmap: IoBitmap,
+    /// Second-stage tables.
+    pub stage2: Stage2Root,
+    /// The guest's TSC.
+    pub tsc: TscView,
+    /// Bits of CR4 that the guest is not offered, so that setting one exits.
+    pub cr4_owned: u64,
+    /// MSRs that need no exit.
+    pub passthrough: &'a [Passthrough],
+}
