@@ -148,3 +148,25 @@ impl Toolstack {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Bench;
+
+    #[test]
+    fn what_the_administrator_says_holds_and_the_rest_stays() {
+        let Bench { ts, files, .. } = Bench::new();
+        let lock = ts.paths.lock.clone();
+        let ts = ts.configured(&config::HostConfig::default());
+        assert_eq!((&ts.paths.lock, ts.autoballoon), (&lock, Autoballoon::Auto));
+        let host = config::HostConfig {
+            lockfile: Some(files.path().join("other")),
+            autoballoon: Some(Autoballoon::Off),
+            ..config::HostConfig::default()
+        };
+        let ts = ts.configured(&host);
+        assert_eq!(Some(ts.paths.lock), host.lockfile);
+        assert_eq!(ts.autoballoon, Autoballoon::Off);
+    }
+}

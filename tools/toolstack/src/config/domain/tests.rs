@@ -1,5 +1,7 @@
 //! Domains' configurations, whole and wrong.
 
+use rustix::time::{ClockId, clock_gettime};
+
 use super::super::{Parsed, Rejected, parse};
 use super::*;
 
@@ -271,7 +273,8 @@ fn paths_are_bytes_to_the_end() {
 
 #[test]
 fn large_files_take_time_in_proportion() {
-    let started = std::time::Instant::now();
+    let used = || clock_gettime(ClockId::ThreadCPUTime).tv_sec;
+    let before = used();
     let unknown: String = (0..40_000).map(|n| format!("key{n}=1\n")).collect();
     let parsed = read_with(&unknown).unwrap();
     assert_eq!(parsed.warnings.len(), 40_000);
@@ -289,8 +292,8 @@ fn large_files_take_time_in_proportion() {
     let disks: Vec<_> = (0..20_000).map(|n| format!("'/d{n},raw,d{n},w'")).collect();
     let disks = format!("disk=[{}]", disks.join(","));
     assert_eq!(read_with(&disks).unwrap().config.disks.len(), 20_000);
-    // A minute and more before; seconds even in a debug build on a busy machine.
-    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+    // A minute and more before; seconds even in a debug build. What others use of a busy machine does not count.
+    assert!(used() - before < 20, "{} s", used() - before);
 }
 
 #[test]
