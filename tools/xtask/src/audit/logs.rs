@@ -76,9 +76,9 @@ mod tests {
     #[test]
     fn host_line_where_guests_lead_is_a_breach_with_file_and_line() {
         let text = "fn f() {\n    g();\n    hv_hw::info!(\"x\");\n}\n";
-        let found = found("hypervisor/src/vcpu/a.rs", text);
+        let found = found("hypervisor/src/exit/a.rs", text);
         assert!(
-            found.len() == 1 && found[0].starts_with("hypervisor/src/vcpu/a.rs:3: `info`"),
+            found.len() == 1 && found[0].starts_with("hypervisor/src/exit/a.rs:3: `info`"),
             "{found:?}"
         );
     }
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn boot_marked_lines_marked_files_and_domains_logs_are_not() {
         let host = "fn f() { info!(\"x\"); }\n";
-        assert!(found("hypervisor/src/start/a.rs", host).is_empty());
+        assert!(found("hypervisor/src/boot/a.rs", host).is_empty());
         let marked = "fn f() {\n    // HOST LOG: once, as the machine ends\n    // for good\n    error!(\"x\");\n}\n";
         assert!(found("hypervisor/src/domain/a.rs", marked).is_empty());
         let header = "//! A.\n//!\n//! HOST LOG: asked for\n\nfn f() { info!(\"x\"); }\n";
