@@ -303,6 +303,22 @@ fn hypercalls_without_end_in_a_shadow_let_the_host_in() {
     }
 }
 
+/// The same from 32-bit code, whose arguments are elsewhere.
+#[test]
+fn narrow_hypercalls_without_end_in_a_shadow_let_the_host_in() {
+    const CODE_32_BIT: u32 = 0xC09B;
+    let _alone = alone();
+    let mut machine = Machine::new(VmExit::Hypercall, Course::InShadow);
+    machine.alias_all_memory();
+    let hw = &mut machine.part().0.hw;
+    hw.system.segments[SEGMENT_CS].access = CODE_32_BIT;
+    hw.registers.set_rax(__HYPERVISOR_multicall);
+    hw.registers.set_rbx(0);
+    hw.registers.set_rcx(u64::from(u32::MAX / 64));
+    hw.patience = SOON;
+    assert!(machine.run() > EXITS as u64);
+}
+
 /// Who leaves the run loop and comes back must not start the count anew.
 #[test]
 fn guest_that_leaves_the_run_loop_at_each_exit_lets_the_host_in() {

@@ -2,12 +2,13 @@
 
 mod common;
 
-use common::{TSC_KHZ, alone, domain, fake, guest_config, pcpu};
+use common::{TSC_KHZ, alone, domain, fake, guest_config, pcpu, vcpu_of};
+use hv_core::addr::Gpa;
 use hv_core::log_budget::COMMON_BURST;
 use hv_core::options::{LogLevel, LogThresholds};
 use hv_hw::console::{self, HistoryStart, log};
 use hv_hw::time::hosted::Clock;
-use hv_hw::virt::VmExit;
+use hv_hw::virt::{Stage2Access, Stage2Fault, VmExit};
 use hypervisor::console::guest_debug;
 use hypervisor::domain::Domain;
 use hypervisor::domain::vcpu_frames::VcpuFrames;
@@ -114,4 +115,40 @@ fn lines_left_out_are_counted_and_told_later() {
         text.contains(&told) && text.ends_with("d330: again\n"),
         "{text}"
     );
+}
+
+/// What a guest does uses its own share of the log up, not what tells of its end.
+#[test]
+fn a_guest_cannot_hide_its_own_end_behind_what_it_does() {
+    let _alone = alone();
+    let _clock = clock_after_quiet();
+    show_words_of_guests();
+    let (mut runner, mut pcpu) = vcpu_of(domain(340, guest_config(1)));
+    let since = end_of_log();
+    for gigabyte in 4..1004 {
+        let fault = Stage2Fault {
+            gpa: Gpa::new(gigabyte << 30),
+            linear: None,
+            access: Stage2Access::READ,
+        };
+        let _ = exit::handle(&mut runner, &mut pcpu, VmExit::Stage2Fault(fault));
+    }
+    let _ = exit::handle(&mut runner, &mut pcpu, VmExit::TripleFault);
+    let text = logged(since);
+    assert!(
+        text.contains(": triple fault") && text.contains("ended, crash"),
+        "{text}"
+    );
+}
+
+#[test]
+fn halt_with_interrupts_off_is_told_as_the_end_that_it_is() {
+    let _alone = alone();
+    let _clock = clock_after_quiet();
+    let (mut runner, mut pcpu) = vcpu_of(domain(341, guest_config(1)));
+    let since = end_of_log();
+    let _ = exit::handle(&mut runner, &mut pcpu, VmExit::Hlt);
+    let text = logged(since);
+    let told = "ended, power-off: HLT with interrupts off on its last vCPU";
+    assert!(text.contains(told), "{text}");
 }

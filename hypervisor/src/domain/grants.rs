@@ -25,9 +25,9 @@ use hv_core::grant::{
 use hv_core::p2m::{P2m, P2mKind, P2mMapping};
 use hv_core::paging::flush::{FlushDone, PendingFlush};
 use hv_hw::direct_map::{self, DirectTables, SharedFrame};
-use hv_hw::domain_log;
 use hv_hw::sync::{RankedLock, rank};
 use hv_hw::virt::VcpuHw;
+use hv_hw::{domain_log, guest_log};
 
 use crate::domain::space::{self, SpaceError};
 use crate::domain::{Domain, pod, registry};
@@ -261,7 +261,7 @@ pub fn unmap(
         entry.mfn
     });
     if mfn.is_none() {
-        domain_log!(
+        guest_log!(
             user.log,
             Error,
             "{}: granted page at {} was not mapped",

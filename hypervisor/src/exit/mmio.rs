@@ -5,7 +5,7 @@
 use hv_core::addr::{Gpa, Gva};
 use hv_core::emulate::{CodeSize, CpuView, Gprs, MmioInsn, SegmentBases};
 use hv_core::walk::{self, Access};
-use hv_hw::domain_log;
+use hv_hw::guest_log;
 use hv_hw::virt::{Event, SEGMENT_CS, Stage2Access, Stage2Fault, VcpuHw};
 
 use crate::domain::interrupts;
@@ -72,7 +72,7 @@ fn refuse<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> Next {
         None => "an instruction that is not emulated",
     };
     let (id, rip) = (runner.vcpu().id, runner.hw.rip());
-    domain_log!(
+    guest_log!(
         runner.domain.log,
         Warning,
         "{id}: access to {} by {during} at {rip:#x}: #GP",

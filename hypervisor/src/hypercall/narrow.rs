@@ -8,7 +8,7 @@ use hv_hw::virt::VcpuHw;
 
 use crate::hypercall::{ARGUMENTS, Call, Stop, dispatch, finish, low};
 use crate::pcpu::Pcpu;
-use crate::runner::{Next, Runner};
+use crate::runner::{Next, Runner, again};
 
 /// Where the arguments are: EBX, ECX, EDX, ESI, EDI.
 const NARROW_ARGUMENTS: [usize; 5] = [3, 1, 2, 6, 7];
@@ -29,7 +29,7 @@ pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next
         next: Next::Resume,
     };
     let answer = dispatch(&mut call, u64::from(low(outer.rax())));
-    let (runner, next) = (call.runner, call.next);
+    let Call { runner, pcpu, next } = call;
     runner.width = Width::Bits64;
     let regs = runner.hw.regs();
     let moved_on = ARGUMENTS.map(|place| u64::from(low(regs.gpr[place])));
@@ -43,6 +43,7 @@ pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next
                 for (place, value) in NARROW_ARGUMENTS.into_iter().zip(moved_on) {
                     regs.gpr[place] = value;
                 }
+                let _ = again(runner, pcpu);
             }
         },
     }
