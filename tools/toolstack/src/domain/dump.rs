@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::Path;
 
 use guest_abi::Errno;
@@ -16,7 +17,7 @@ use crate::image::layout;
 use crate::{Error, Result, Toolstack};
 
 /// Pages mapped at once.
-const BATCH: u64 = 2048;
+const BATCH: usize = 2048;
 /// A dump of a domain whose frames the hypervisor translates.
 const MAGIC_HVM: u64 = 0xF00F_EBEE;
 const NOTE_HEADER: u32 = 0x200_0001;
@@ -40,15 +41,17 @@ const ET_CORE: u16 = 4;
 const EM_X86_64: u16 = 62;
 
 impl Toolstack {
-    /// Writes a domain's memory to a file; returns how many pages it has. The domain should not run meanwhile.
+    /// Writes a domain's memory to a file; returns how many pages it has. The domain should not run meanwhile. What it has
+    /// yet to touch of memory that is populated on demand is populated by that, as zeroes, since to map is to touch.
     ///
     /// # Errors
-    /// The file system's, or the hypervisor's.
+    /// [`Error::Refused`] where that would end the domain; the file system's, or the hypervisor's.
     pub fn dump_core(&self, domid: u16, file: &Path) -> Result<u64> {
         let failed = |error: std::io::Error| Error::file(file, error);
         if let Some(directory) = file.parent() {
             std::fs::create_dir_all(directory).map_err(failed)?;
         }
+        let extent = self.extent(domid)?;
         let registers = self.all_registers(domid)?;
         let mut out = private_file::create(file).map_err(failed)?;
         let names: String = SECTIONS.iter().map(|name| format!("{name}\0")).collect();
@@ -56,7 +59,7 @@ impl Toolstack {
         let notes = (strings + names.len() as u64).next_multiple_of(8);
         let status = notes + note_bytes(0, 0).len() as u64;
         let pages = (status + registers.bytes.len() as u64).next_multiple_of(PAGE_SIZE as u64);
-        let gfns = self.dump_pages(domid, &mut out, pages, file)?;
+        let gfns = self.dump_pages(domid, &extent, &mut out, pages, file)?;
         let count = gfns.len() as u64;
         let frames = pages + count * PAGE_SIZE as u64;
         let notes_data = note_bytes(registers.count, count);
@@ -94,38 +97,65 @@ impl Toolstack {
         Ok(count)
     }
 
+    /// Where a domain's pages are, and how many. The pages that it may have now do not tell the end of its RAM, for its
+    /// balloon leaves some anywhere.
+    fn extent(&self, domid: u16) -> Result<Extent> {
+        let info = self.info(domid)?;
+        let pod = self.hyper.pod_target(domid)?;
+        if pod.pod_entries > pod.pod_cache_pages && info.state.shutdown.is_none() {
+            return Err(Error::Refused(format!(
+                "domain {domid} has {} MiB set aside for the {} MiB that it has yet to touch: a dump touches all, which would \
+                 end it; its balloon driver, if it has one, has not come down to its memory yet",
+                pod.pod_cache_pages / 256,
+                pod.pod_entries / 256
+            )));
+        }
+        let kib = self
+            .memory_max(domid)?
+            .max(self.memory_node(domid, "static-max")?);
+        let ram = kib.map_or(0, |kib| kib / 4).max(info.max_pages);
+        let end = self.hyper.maximum_gpfn(domid)?.saturating_add(1);
+        Ok(Extent {
+            places: layout::places(ram).map(|place| place.start..place.end.min(end)),
+            // what is populated while this looks on cannot be counted beforehand
+            pages: (pod.pod_entries == 0).then_some(info.tot_pages),
+        })
+    }
+
     /// Copies every page that is there to the file, from `start` on; returns their frames.
-    fn dump_pages(&self, domid: u16, out: &mut File, start: u64, file: &Path) -> Result<Vec<u64>> {
+    fn dump_pages(
+        &self,
+        domid: u16,
+        extent: &Extent,
+        out: &mut File,
+        start: u64,
+        file: &Path,
+    ) -> Result<Vec<u64>> {
         let failed = |error: std::io::Error| Error::file(file, error);
-        let last = self.hyper.maximum_gpfn(domid)?;
         let mut found = Vec::new();
         let mut page = vec![0; PAGE_SIZE];
-        for range in layout::PLACES {
-            let mut first = range.start;
-            let end = range.end.min(last + 1);
-            while first < end {
-                let gfns: Vec<u64> = (first..end.min(first + BATCH)).collect();
-                let (mapped, present) = self.hyper.map_present(domid, &gfns)?;
-                for (nth, (gfn, _)) in gfns
-                    .iter()
-                    .zip(&present)
-                    .enumerate()
-                    .filter(|(_, (_, is))| **is)
-                {
-                    mapped.read(nth * PAGE_SIZE, &mut page);
-                    if page.iter().any(|&byte| byte != 0) {
-                        let at = start + found.len() as u64 * PAGE_SIZE as u64;
-                        out.seek(SeekFrom::Start(at))
-                            .and_then(|_| out.write_all(&page))
-                            .map_err(failed)?;
-                    }
-                    found.push(*gfn);
+        for gfns in extent.batches() {
+            if extent
+                .pages
+                .is_some_and(|pages| found.len() as u64 >= pages)
+            {
+                break;
+            }
+            let (mapped, present) = self.hyper.map_present(domid, &gfns)?;
+            for (nth, (gfn, _)) in gfns
+                .iter()
+                .zip(&present)
+                .enumerate()
+                .filter(|(_, (_, is))| **is)
+            {
+                mapped.read(nth * PAGE_SIZE, &mut page);
+                if page.iter().any(|&byte| byte != 0) {
+                    let at = start + found.len() as u64 * PAGE_SIZE as u64;
+                    out.seek(SeekFrom::Start(at))
+                        .and_then(|_| out.write_all(&page))
+                        .map_err(failed)?;
                 }
-                // behind its end a range is empty
-                if present.iter().all(|is| !is) {
-                    break;
-                }
-                first += BATCH;
+                found.push(*gfn);
             }
         }
         Ok(found)
@@ -158,6 +188,26 @@ impl Toolstack {
             }
         }
         Ok(registers)
+    }
+}
+
+/// Where a domain's pages are.
+struct Extent {
+    places: [Range<u64>; 4],
+    /// How many there are, where that is known: behind the last of them nothing is looked for.
+    pages: Option<u64>,
+}
+
+impl Extent {
+    /// The frames where pages may be, in ascending order.
+    fn batches(&self) -> impl Iterator<Item = Vec<u64>> {
+        self.places.iter().flat_map(|place| {
+            let end = place.end;
+            place
+                .clone()
+                .step_by(BATCH)
+                .map(move |first| (first..end.min(first + BATCH as u64)).collect())
+        })
     }
 }
 
@@ -221,6 +271,70 @@ fn section_headers(sections: &[(u32, u64, u64, u64); 6]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Bench;
+
+    /// Dumps a domain; returns the frames that the file names.
+    fn dumped(bench: &Bench, domid: u16) -> Vec<u64> {
+        let file = bench.files.path().join("core");
+        let count = bench.ts.dump_core(domid, &file).unwrap();
+        let bytes = std::fs::read(&file).unwrap();
+        let table = &bytes[bytes.len() - usize::try_from(count).unwrap() * 8..];
+        let words = table.as_chunks().0.iter();
+        words.map(|word| u64::from_le_bytes(*word)).collect()
+    }
+
+    #[test]
+    fn what_lies_behind_a_hole_that_a_balloon_left_is_dumped() {
+        let bench = Bench::new();
+        let domid = bench.create(&bench.config("web")).unwrap().domid;
+        let has: Vec<u64> = {
+            let mut state = bench.host.state();
+            let populated = &mut state.domains.get_mut(&domid).unwrap().populated;
+            populated.retain(|gfn| !(2048..6144).contains(gfn));
+            state.calls.clear();
+            state.domains[&domid].populated.iter().copied().collect()
+        };
+        assert_eq!(has.len(), 16 * 256 + 1 + 2);
+        assert_eq!(dumped(&bench, domid), has);
+        // 32 MiB of RAM, the tables, the shared pages: not what lies between them
+        let calls = &bench.host.state().calls;
+        let maps = calls.iter().filter(|call| **call == "map_present").count();
+        assert_eq!(maps, 4 + 1 + 1);
+    }
+
+    #[test]
+    fn nothing_is_looked_for_behind_the_last_page() {
+        let bench = Bench::new();
+        let domid = bench.create(&bench.config("web")).unwrap().domid;
+        {
+            let mut state = bench.host.state();
+            let populated = &mut state.domains.get_mut(&domid).unwrap().populated;
+            populated.retain(|gfn| *gfn < 2048);
+            state.calls.clear();
+        }
+        assert_eq!(dumped(&bench, domid), (0..2048).collect::<Vec<_>>());
+        let calls = &bench.host.state().calls;
+        let maps = calls.iter().filter(|call| **call == "map_present").count();
+        assert_eq!(maps, 1);
+    }
+
+    #[test]
+    fn a_dump_that_would_end_a_running_domain_is_refused() {
+        let bench = Bench::new();
+        let mut config = bench.config("web");
+        config.max_memory_kib = 64 << 10;
+        let domid = bench.create(&config).unwrap().domid;
+        let file = bench.files.path().join("core");
+        let refused = bench.ts.dump_core(domid, &file).unwrap_err().chain();
+        assert!(
+            refused.contains("has 32 MiB set aside for the 64 MiB"),
+            "{refused}"
+        );
+        assert!(!file.exists());
+        // one that has crashed has nothing to lose
+        bench.host.state().domains.get_mut(&domid).unwrap().shutdown = Some(3);
+        assert_eq!(dumped(&bench, domid).len(), 64 * 256 + 1 + 2);
+    }
 
     #[test]
     fn the_headers_have_their_sizes() {

@@ -45,7 +45,7 @@ impl Toolstack {
 
     /// The most memory that a domain may have, in KiB, where it has a limit: what its configuration allows. The node in
     /// xenstore tells what it started with, for Linux's sake, and counts where no configuration was kept.
-    fn memory_max(&self, domid: u16) -> Result<Option<u64>> {
+    pub(super) fn memory_max(&self, domid: u16) -> Result<Option<u64>> {
         match self.kept_config(domid)? {
             Some(config) => Ok(Some(config.max_memory_kib)),
             None => self.memory_node(domid, "static-max"),

@@ -85,6 +85,21 @@ impl Hyper {
             })
     }
 
+    /// Returns how many of a domain's frames are populated when somebody touches them, and how many pages are set aside
+    /// for that.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn pod_target(&self, domid: u16) -> CallResult<XenPodTarget> {
+        let mut body = XenPodTarget {
+            domid,
+            ..Default::default()
+        };
+        self.memory_op(XENMEM_get_pod_target, body.as_mut_bytes(), &mut [])
+            .map(|_| body)
+            .map_err(|errno| HypercallError::new("memory_op get_pod_target", domain(domid), errno))
+    }
+
     /// Backs extents of `1 << order` pages that start at `gfns`, now or when they are touched; returns how many extents were backed, from the front.
     ///
     /// # Errors

@@ -24,13 +24,19 @@ pub const CONSOLE_GFN: u64 = 0xFEFFF;
 /// Where RAM goes on.
 pub const HIGH_START: u64 = 1 << 32;
 
-/// Frames where a domain may have pages at all: RAM, ACPI tables, shared pages, RAM above.
-pub const PLACES: [Range<u64>; 4] = [
-    0..ACPI_START / PAGE,
-    ACPI_START / PAGE..ACPI_START / PAGE + 256,
-    SPECIAL.start / PAGE..SPECIAL.end / PAGE,
-    HIGH_START / PAGE..u64::MAX / PAGE,
-];
+/// Returns the frames where a domain may have pages at all, if it has `pages` of RAM at most: RAM, ACPI tables, shared
+/// pages, RAM above.
+#[must_use]
+pub fn places(pages: u64) -> [Range<u64>; 4] {
+    let low = pages.min(ACPI_START / PAGE);
+    let high = HIGH_START / PAGE;
+    [
+        0..low,
+        ACPI_START / PAGE..ACPI_START / PAGE + 256,
+        SPECIAL.start / PAGE..SPECIAL.end / PAGE,
+        high..high.saturating_add(pages - low),
+    ]
+}
 
 /// What is to be placed.
 #[derive(Clone, Debug)]

@@ -28,6 +28,8 @@ use crate::hypercall::Hypervisor;
 pub(crate) struct FakeDomain {
     pub(crate) handle: [u8; 16],
     pub(crate) populated: BTreeSet<u64>,
+    /// The highest frame that it ever had.
+    highest: u64,
     /// How many of them are so when they are touched, and how many pages it is to have.
     pub(crate) on_demand: u64,
     pub(crate) pod_target: u64,
@@ -53,6 +55,7 @@ impl FakeDomain {
         Self {
             handle,
             populated: BTreeSet::new(),
+            highest: 0,
             on_demand: 0,
             pod_target: 0,
             params: BTreeMap::new(),
@@ -271,7 +274,15 @@ impl Hypervisor for FakeHost {
         gfns: &[u64],
     ) -> Result<(MappedPages, Vec<bool>), xendev::Error> {
         let mut state = self.state();
-        let domain = state.domain(domid).unwrap();
+        let refused = |_| xendev::Error::Foreign {
+            domid,
+            total: gfns.len(),
+            failed: gfns.len(),
+            gfn: 0,
+            errno: rustix::io::Errno::INVAL,
+        };
+        state.call("map_present").map_err(refused)?;
+        let domain = state.domain(domid).map_err(refused)?;
         let present = gfns
             .iter()
             .map(|gfn| domain.populated.contains(gfn))
@@ -409,6 +420,7 @@ fn memory_op(
             for gfn in <[u64]>::ref_from_bytes(handles[0].data).unwrap() {
                 for gfn in *gfn..gfn + (1 << op.extent_order) {
                     assert!(domain.populated.insert(gfn), "gfn {gfn:#x} is backed twice");
+                    domain.highest = domain.highest.max(gfn);
                 }
             }
             Ok(i64::try_from(op.nr_extents).unwrap())
@@ -417,6 +429,15 @@ fn memory_op(
             state.call("set_pod_target")?;
             let op = XenPodTarget::read_from_bytes(bytes).unwrap();
             state.domain(op.domid)?.pod_target = op.target_pages;
+            Ok(0)
+        }
+        XENMEM_get_pod_target => {
+            state.call("get_pod_target")?;
+            let op = XenPodTarget::mut_from_bytes(bytes).unwrap();
+            let domain = state.domain(op.domid)?;
+            // nobody has touched anything
+            op.pod_cache_pages = domain.pod_target;
+            op.pod_entries = domain.on_demand;
             Ok(0)
         }
         XENMEM_claim_pages => {
@@ -430,7 +451,7 @@ fn memory_op(
         }
         XENMEM_maximum_gpfn => {
             let domid = u16::from_le_bytes(*bytes.first_chunk().unwrap());
-            Ok(i64::try_from(*state.domain(domid)?.populated.last().unwrap()).unwrap())
+            Ok(i64::try_from(state.domain(domid)?.highest).unwrap())
         }
         XENMEM_set_memory_map => {
             state.call("set_memory_map")?;
