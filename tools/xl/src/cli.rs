@@ -93,7 +93,13 @@ fn run(entry: &'static Entry, globals: Globals, words: &[OsString]) -> Outcome {
             entry.name
         ))),
         (Kind::Served { run, .. }, Some(command)) => run(&command, &Context::new(globals), words),
-        (Kind::Unserved(why), _) => Err(unserved(entry.name, why)),
+        (Kind::Unserved(why), _) => {
+            // it parses nothing, but who reads JSON reads its failure as well
+            if words.iter().any(|word| word == "--json") {
+                output::answer_in_json(entry.name);
+            }
+            Err(unserved(entry.name, why))
+        }
         (Kind::Nothing { header, domains }, _) => {
             nothing(entry.name, header, domains, &Context::new(globals), words)
         }

@@ -213,6 +213,7 @@ fn a_failure_is_json_where_json_is_asked_for() {
         (&["create", "--json", "/nonexistent.cfg"], 3),
         (&["list", "--json", "--frob"], 2),
         (&["pci-list", "--json", "web"], 1),
+        (&["save", "--json", "web", "/file"], 1),
         (&["destroy", "web", "--json"], 1),
     ] {
         let output = xl(words);
