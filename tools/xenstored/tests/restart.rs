@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::{Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -10,11 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, setrlimit};
 use xenstore::{Ops, Perm, Refusal, Store};
 
 /// Beyond this something hangs, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Source: `public/io/xs_wire.h`.
+const XS_WATCH: u32 = 4;
 
 struct Daemon {
     process: Child,
@@ -131,6 +134,58 @@ fn a_slow_client_delays_nobody() {
     assert!(began.elapsed() < PATIENCE);
     let next = || slow.next_event(Some(PATIENCE)).unwrap().unwrap();
     while next().path != "/n/2999" {}
+    daemon.kill();
+}
+
+/// Lets this process, and the daemons that it starts, have so many files open.
+fn allow_files(most: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= most) {
+        return;
+    }
+    let current = Some(most);
+    setrlimit(Resource::Nofile, Rlimit { current, ..limit }).unwrap();
+}
+
+/// Connects, sets a watch that nothing fires, and waits until the daemon has it.
+fn watch_idly(socket: &Path) -> UnixStream {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    let body = b"/idle\0t\0";
+    let length = u32::try_from(body.len()).unwrap();
+    let mut request: Vec<u8> = [XS_WATCH, 0, 0, length]
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .collect();
+    request.extend(body);
+    stream.write_all(&request).unwrap();
+    let mut answer = [0; 16];
+    stream.read_exact(&mut answer).unwrap();
+    stream
+}
+
+/// CPU time, for the machine may be busy; the least of some rounds, for what others leave in the caches counts as well.
+#[test]
+fn idle_watchers_cost_a_reader_nothing() {
+    allow_files(4096);
+    let directory = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(directory.path());
+    let store = daemon.connect();
+    store.write("/a", "1").unwrap();
+    let reads = || {
+        let before = daemon.cpu_time();
+        for _ in 0..10_000 {
+            assert_eq!(store.read_string("/a").unwrap(), "1");
+        }
+        daemon.cpu_time() - before
+    };
+    let least = || (0..3).map(|_| reads()).min().unwrap();
+    let alone = least();
+    let socket = directory.path().join("socket");
+    let crowd: Vec<_> = (0..2000).map(|_| watch_idly(&socket)).collect();
+    let among = least();
+    // a tick more or less is how it is measured
+    assert!(2 * among <= 3 * alone + 2, "{alone} {among}");
+    drop(crowd);
     daemon.kill();
 }
 
