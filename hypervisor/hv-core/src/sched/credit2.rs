@@ -24,10 +24,20 @@ const MIN_TIMESLICE_NS: u64 = 500_000;
 /// The longest turn while another waits, unless the rate limit is above it.
 const MAX_TIMESLICE_NS: u64 = 10_000_000;
 /// Virtual time that a vCPU of weight 1 takes a ns; others take that by their weight. The finer, the truer are shares.
-const RATE_OF_ONE: u32 = 1 << 24;
+const RATE_OF_ONE: u64 = 1 << 24;
+
+/// A virtual time, or a stretch of it.
+///
+/// 64 bits do not overflow: the mean is put back to 0 once it is [`FAR`] (which weight 1 takes 34 s to, and the usual weight
+/// two hours), no vCPU that can run is taken for more than `FAR` ahead of it, and none for more than `FAR` behind it
+/// when it is put back; one step is `FAR` at most. So all are within 4 · `FAR`, and a difference of two within 8.
+type Vtime = i64;
+
+/// Further apart than that are no two vCPUs that can run: [`MAX_LAG_NS`] at weight 1 is not a thousandth of it.
+const FAR: Vtime = 1 << 59;
 
 /// First in the queue: least virtual time; among equals, the longest there.
-type Rank = (i128, u64);
+type Rank = (Vtime, u64);
 
 /// The run queue.
 pub struct Credit2 {
@@ -45,10 +55,19 @@ pub struct Credit2 {
 
 #[derive(Clone, Copy)]
 struct Entity {
-    weight: u16,
-    /// Its virtual time: i128 as it never wraps, not in a century at weight 1.
-    vtime: i128,
+    vtime: Vtime,
+    share: Share,
     activity: Activity,
+}
+
+/// A weight, and what follows from it.
+#[derive(Clone, Copy)]
+struct Share {
+    weight: i64,
+    /// Virtual time that passes in a ns of its CPU time.
+    rate: u64,
+    /// [`MAX_LAG_NS`] in virtual time.
+    max_lag: Vtime,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -66,20 +85,38 @@ enum Activity {
     },
 }
 
+impl Share {
+    fn new(weight: u16) -> Self {
+        let weight = weight.max(1);
+        let rate = RATE_OF_ONE / u64::from(weight);
+        Self {
+            weight: weight.into(),
+            rate,
+            max_lag: (MAX_LAG_NS * rate).cast_signed(),
+        }
+    }
+
+    /// Virtual time in `ns` of its CPU time, [`FAR`] at most.
+    fn vtime_in(&self, ns: u64) -> Vtime {
+        let most = FAR.cast_unsigned();
+        ns.saturating_mul(self.rate).min(most).cast_signed()
+    }
+}
+
 impl Entity {
     fn is_runnable(&self) -> bool {
         self.activity != Activity::Blocked
     }
 
-    /// Virtual time in `ns` of its CPU time.
-    fn vtime_in(&self, ns: u64) -> i128 {
-        i128::from(ns) * i128::from(RATE_OF_ONE / u32::from(self.weight))
+    /// Its CPU time in ns until its virtual time is `vtime`; 0 where it is past that.
+    fn ns_until(&self, vtime: Vtime) -> u64 {
+        (vtime - self.vtime).max(0).cast_unsigned() / self.share.rate
     }
 
-    /// Its CPU time in ns until its virtual time is `vtime`; 0 where it is past that.
-    fn ns_until(&self, vtime: i128) -> u64 {
-        let lead = (vtime - self.vtime).max(0) * i128::from(self.weight);
-        u64::try_from(lead / i128::from(RATE_OF_ONE)).unwrap_or(u64::MAX)
+    /// Forgets by how much more than [`MAX_LAG_NS`] it is ahead of `mean` or behind it.
+    fn bound(&mut self, mean: Vtime) {
+        let most = self.share.max_lag;
+        self.vtime = self.vtime.clamp(mean - most, mean + most);
     }
 }
 
@@ -87,30 +124,33 @@ impl Entity {
 #[derive(Clone, Copy)]
 struct Mean {
     /// A virtual time near it, which keeps the sum small.
-    base: i128,
+    base: Vtime,
     /// Σ weight · (virtual time − base).
     sum: i128,
-    weights: i128,
+    weights: i64,
     /// How many they are.
     count: usize,
     /// The furthest that it has been, as seen when vCPUs joined, since the last time that one was alone.
-    furthest: i128,
+    furthest: Vtime,
 }
 
 impl Mean {
     /// The mean; with nobody there, what it was last.
-    fn get(&mut self) -> i128 {
-        // the quotient is 0 most of the time, and a division of 128 bits is long
-        if self.sum.abs() >= self.weights && self.weights > 0 {
-            let step = self.sum / self.weights;
+    fn get(&mut self) -> Vtime {
+        if self.count > 0 && self.sum != 0 {
+            // the sum fits into 64 bits all but always, and a division of 128 is long
+            let step = match i64::try_from(self.sum) {
+                Ok(sum) => sum / self.weights,
+                Err(_) => narrowed(self.sum / i128::from(self.weights)),
+            };
             self.base += step;
-            self.sum -= step * self.weights;
+            self.sum -= product(step, self.weights);
         }
         self.base
     }
 
     /// What joining vCPUs are measured against: the mean, had nobody pulled it back.
-    fn furthest(&mut self) -> i128 {
+    fn furthest(&mut self) -> Vtime {
         let mean = self.get();
         self.furthest = if self.count < 2 {
             mean
@@ -122,22 +162,44 @@ impl Mean {
 
     fn join(&mut self, entity: &Entity) {
         self.count += 1;
-        let weight = i128::from(entity.weight);
-        self.sum += weight * (entity.vtime - self.base);
-        self.weights += weight;
+        self.weights += entity.share.weight;
+        if self.count == 1 {
+            self.base = entity.vtime;
+        } else {
+            self.sum += product(entity.vtime - self.base, entity.share.weight);
+        }
     }
 
     fn leave(&mut self, entity: &Entity) {
         self.count -= 1;
-        let weight = i128::from(entity.weight);
-        self.weights -= weight;
-        if self.weights == 0 {
+        self.weights -= entity.share.weight;
+        if self.count == 0 {
             self.base = entity.vtime;
             self.sum = 0;
         } else {
-            self.sum -= weight * (entity.vtime - self.base);
+            self.sum -= product(entity.vtime - self.base, entity.share.weight);
         }
     }
+
+    /// A vCPU that can run is at `entity.vtime` now, after `step`.
+    fn advance(&mut self, entity: &Entity, step: Vtime) {
+        if self.count == 1 {
+            self.base = entity.vtime;
+            self.sum = 0;
+        } else {
+            self.sum += product(step, entity.share.weight);
+        }
+    }
+}
+
+/// One instruction, as neither factor has more than 64 bits.
+fn product(vtime: Vtime, weight: i64) -> i128 {
+    i128::from(vtime) * i128::from(weight)
+}
+
+/// A mean of numbers of 64 bits is one.
+fn narrowed(mean: i128) -> Vtime {
+    Vtime::try_from(mean).unwrap_or(0)
 }
 
 impl Credit2 {
@@ -161,37 +223,70 @@ impl Credit2 {
         }
     }
 
-    fn get(&self, slot: usize) -> Option<Entity> {
-        *self.entities.get(slot)?
+    fn get(&self, slot: usize) -> Option<&Entity> {
+        self.entities.get(slot)?.as_ref()
     }
 
-    /// Changes an entity; the mean goes along where it is in that.
+    fn get_mut(&mut self, slot: usize) -> Option<&mut Entity> {
+        self.entities.get_mut(slot)?.as_mut()
+    }
+
+    /// Changes an entity; the mean goes along where it is in that, and so does its place in the queue.
     fn change(&mut self, slot: usize, change: impl FnOnce(&mut Entity)) {
         let Some(Some(entity)) = self.entities.get_mut(slot) else {
             return;
         };
-        if entity.is_runnable() {
-            self.mean.leave(entity);
+        if !entity.is_runnable() {
+            change(entity);
+            return;
         }
+        self.mean.leave(entity);
         change(entity);
-        if entity.is_runnable() {
-            self.mean.join(entity);
+        self.mean.join(entity);
+        if let Some((_, arrival)) = self.queue.key(slot) {
+            self.queue.set(slot, (entity.vtime, arrival));
         }
     }
 
     /// Moves the virtual times of the running vCPUs up to now.
     fn settle(&mut self, now_ns: u64) {
-        for index in 0..self.running.len() {
-            self.change(self.running[index], |entity| {
-                let Activity::Running { since_ns, .. } = &mut entity.activity else {
-                    return;
-                };
-                let ran_ns = now_ns.saturating_sub(*since_ns);
-                *since_ns = now_ns.max(*since_ns);
-                entity.vtime += entity.vtime_in(ran_ns);
-            });
+        for slot in &self.running {
+            let Some(Some(entity)) = self.entities.get_mut(*slot) else {
+                continue;
+            };
+            let Activity::Running { since_ns, .. } = &mut entity.activity else {
+                continue;
+            };
+            let ran_ns = now_ns.saturating_sub(*since_ns);
+            *since_ns = now_ns.max(*since_ns);
+            let old = entity.vtime;
+            let most = (self.mean.base + FAR).max(old);
+            entity.vtime = (old + entity.share.vtime_in(ran_ns)).min(most);
+            self.mean.advance(entity, entity.vtime - old);
         }
         self.catch_up();
+        if self.mean.base > FAR {
+            self.put_back();
+        }
+    }
+
+    /// Puts the mean back to 0, and all others with it.
+    #[cold]
+    fn put_back(&mut self) {
+        let least = self.mean.get() - FAR;
+        for slot in 0..self.entities.len() {
+            self.change(slot, |entity| entity.vtime = entity.vtime.max(least));
+        }
+        let (furthest, base) = (self.mean.furthest(), self.mean.get());
+        self.mean.base = 0;
+        self.mean.furthest = furthest - base;
+        for (slot, entity) in self.entities.iter_mut().enumerate() {
+            let Some(entity) = entity else { continue };
+            entity.vtime -= base;
+            if let Some((_, arrival)) = self.queue.key(slot) {
+                self.queue.set(slot, (entity.vtime, arrival));
+            }
+        }
     }
 
     /// Forgets by how much more than [`MAX_LAG_NS`] running vCPUs are behind the mean: all the time they cannot get more than
@@ -202,12 +297,15 @@ impl Credit2 {
             return;
         }
         let mut mean = self.mean.get();
+        if self.too_far_behind(mean).next().is_none() {
+            return;
+        }
         loop {
             // the mean with those in it that are too far behind, each at the bound below it
             let mut rest = self.mean;
             for entity in self.too_far_behind(mean) {
-                rest.leave(&entity);
-                rest.sum -= i128::from(entity.weight) * entity.vtime_in(MAX_LAG_NS);
+                rest.leave(entity);
+                rest.sum -= product(entity.share.max_lag, entity.share.weight);
             }
             let next = rest.get();
             if next <= mean {
@@ -217,32 +315,25 @@ impl Credit2 {
         }
         for index in 0..self.running.len() {
             self.change(self.running[index], |entity| {
-                entity.vtime = entity.vtime.max(mean - entity.vtime_in(MAX_LAG_NS));
+                entity.vtime = entity.vtime.max(mean - entity.share.max_lag);
             });
         }
     }
 
     /// The running vCPUs that are more than [`MAX_LAG_NS`] behind `mean`.
-    fn too_far_behind(&self, mean: i128) -> impl Iterator<Item = Entity> {
+    fn too_far_behind(&self, mean: Vtime) -> impl Iterator<Item = &Entity> {
         let running = self.running.iter().filter_map(|slot| self.get(*slot));
-        running.filter(move |entity| entity.vtime < mean - entity.vtime_in(MAX_LAG_NS))
+        running.filter(move |entity| entity.vtime < mean - entity.share.max_lag)
     }
 
-    /// Forgets by how much more than [`MAX_LAG_NS`] a vCPU is ahead of the mean or behind it.
-    fn bound(&mut self, slot: usize) {
-        let mean = self.mean.furthest();
-        self.change(slot, |entity| {
-            let most = entity.vtime_in(MAX_LAG_NS);
-            entity.vtime = entity.vtime.clamp(mean - most, mean + most);
-        });
-    }
-
+    /// Puts a vCPU that can run, and is in the mean, into the queue.
     fn enqueue(&mut self, slot: usize) {
-        self.change(slot, |entity| entity.activity = Activity::Queued);
-        if let Some(entity) = self.get(slot) {
-            self.queue.set(slot, (entity.vtime, self.next_arrival));
-            self.next_arrival += 1;
-        }
+        let Some(Some(entity)) = self.entities.get_mut(slot) else {
+            return;
+        };
+        entity.activity = Activity::Queued;
+        self.queue.set(slot, (entity.vtime, self.next_arrival));
+        self.next_arrival += 1;
     }
 
     /// Takes a running vCPU off its CPU. False where it was not running.
@@ -285,32 +376,26 @@ impl Credit2 {
     }
 
     /// Which running vCPU makes room, and when, for one in the queue whose virtual time is `vtime`.
-    fn make_room(&self, vtime: i128, now_ns: u64) -> Option<MakeRoom> {
+    fn make_room(&self, vtime: Vtime, now_ns: u64) -> Option<MakeRoom> {
         let rank = |slot: &usize| {
-            let Entity {
-                activity, vtime, ..
-            } = self.get(*slot)?;
-            let Activity::Running { is_open_ended, .. } = activity else {
+            let entity = self.get(*slot)?;
+            let Activity::Running {
+                start_ns,
+                is_open_ended,
+                ..
+            } = entity.activity
+            else {
                 return None;
             };
-            Some((is_open_ended, vtime, *slot))
+            Some((is_open_ended, entity.vtime, *slot, start_ns))
         };
-        let (_, _, slot) = self.running.iter().filter_map(rank).max()?;
-        let entity = self.get(slot)?;
-        let Activity::Running {
-            start_ns,
-            is_open_ended,
-            ..
-        } = entity.activity
-        else {
-            return None;
-        };
-        let after_ns = if entity.vtime > vtime {
+        let (is_open_ended, last, slot, start_ns) = self.running.iter().filter_map(rank).max()?;
+        let after_ns = if last > vtime {
             let ran_ns = now_ns.saturating_sub(start_ns);
             self.rate_limit_ns.saturating_sub(ran_ns)
         } else if is_open_ended {
             // it got no end as nobody waited; now somebody does
-            self.timeslice(&entity)?
+            self.timeslice(self.get(slot)?)?
         } else {
             return None;
         };
@@ -336,8 +421,8 @@ impl Policy for Credit2 {
             self.running.reserve(slot + 1 - self.running.len());
         }
         self.entities[slot] = Some(Entity {
-            weight: weight.max(1),
             vtime: self.mean.get(),
+            share: Share::new(weight),
             activity: Activity::Blocked,
         });
     }
@@ -352,11 +437,11 @@ impl Policy for Credit2 {
 
     fn set_weight(&mut self, Unit(slot): Unit, weight: u16, now_ns: u64) {
         self.settle(now_ns);
-        self.change(slot, |entity| entity.weight = weight.max(1));
-        self.bound(slot);
-        if let (Some(entity), Some((_, arrival))) = (self.get(slot), self.queue.key(slot)) {
-            self.queue.set(slot, (entity.vtime, arrival));
-        }
+        let mean = self.mean.furthest();
+        self.change(slot, |entity| {
+            entity.share = Share::new(weight);
+            entity.bound(mean);
+        });
     }
 
     fn set_rate_limit(&mut self, ns: u64) {
@@ -368,9 +453,12 @@ impl Policy for Credit2 {
             return None;
         }
         self.settle(now_ns);
-        self.bound(slot);
+        let mean = self.mean.furthest();
+        let entity = self.entities.get_mut(slot)?.as_mut()?;
+        entity.bound(mean);
+        let vtime = entity.vtime;
+        self.mean.join(entity);
         self.enqueue(slot);
-        let vtime = self.get(slot)?.vtime;
         self.make_room(vtime, now_ns)
     }
 
@@ -378,13 +466,20 @@ impl Policy for Credit2 {
         if !self.take_off_cpu(slot, now_ns) {
             self.unqueue(slot);
         }
-        self.change(slot, |entity| entity.activity = Activity::Blocked);
+        if let Some(Some(entity)) = self.entities.get_mut(slot)
+            && entity.is_runnable()
+        {
+            entity.activity = Activity::Blocked;
+            self.mean.leave(entity);
+        }
     }
 
     fn yield_now(&mut self, Unit(slot): Unit, now_ns: u64) {
         if self.take_off_cpu(slot, now_ns) {
             self.line_up();
-            self.change(slot, |entity| entity.activity = Activity::Queued);
+            if let Some(entity) = self.get_mut(slot) {
+                entity.activity = Activity::Queued;
+            }
             self.standing_back = Some(slot);
         }
     }
@@ -397,20 +492,17 @@ impl Policy for Credit2 {
 
     fn charge(&mut self, Unit(slot): Unit, ns: u64, instead_of: Option<Unit>) {
         if let Some(Unit(other)) = instead_of
-            && let Some(Some(entity)) = self.entities.get_mut(other)
+            && let Some(entity) = self.get_mut(other)
             && let Activity::Running { since_ns, .. } = &mut entity.activity
         {
             *since_ns = since_ns.saturating_add(ns);
         }
         let mean = self.mean.get();
         self.change(slot, |entity| {
-            let most = mean + entity.vtime_in(MAX_LAG_NS);
-            let charged = entity.vtime + entity.vtime_in(ns);
+            let most = mean + entity.share.max_lag;
+            let charged = entity.vtime + entity.share.vtime_in(ns);
             entity.vtime = charged.min(most).max(entity.vtime);
         });
-        if let (Some(entity), Some((_, arrival))) = (self.get(slot), self.queue.key(slot)) {
-            self.queue.set(slot, (entity.vtime, arrival));
-        }
     }
 
     fn pick(&mut self, now_ns: u64) -> Option<Pick> {
@@ -421,14 +513,12 @@ impl Policy for Credit2 {
         self.queue.remove(slot);
         self.line_up();
         self.running.push(slot);
-        let timeslice_ns = self.timeslice(&self.get(slot)?);
-        self.change(slot, |entity| {
-            entity.activity = Activity::Running {
-                since_ns: now_ns,
-                start_ns: now_ns,
-                is_open_ended: timeslice_ns.is_none(),
-            };
-        });
+        let timeslice_ns = self.timeslice(self.get(slot)?);
+        self.get_mut(slot)?.activity = Activity::Running {
+            since_ns: now_ns,
+            start_ns: now_ns,
+            is_open_ended: timeslice_ns.is_none(),
+        };
         let unit = Unit(slot);
         Some(Pick { unit, timeslice_ns })
     }

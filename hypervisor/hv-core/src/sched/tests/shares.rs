@@ -220,6 +220,36 @@ fn weights_are_shares_within_a_thousandth() {
     }
 }
 
+/// An hour of the least weights, in which virtual time starts anew a hundred times.
+#[test]
+fn shares_and_waits_hold_while_virtual_time_starts_anew() {
+    let weights = [1, 2, 3];
+    let mut sim = Simulator::new(1, &weights);
+    for _ in 0..40 {
+        for index in 0..3 {
+            sim.wake(index);
+        }
+        let before = [0, 1, 2].map(|index| sim.ran_ns(index));
+        sim.pass(60_000 * MS);
+        for index in 0..3 {
+            let due_ns = 60_000 * MS * u64::from(weights[index]) / 6;
+            let got_ns = sim.ran_ns(index) - before[index];
+            assert!(
+                got_ns.abs_diff(due_ns) <= max_error_ns(1),
+                "{index} got {got_ns} of {due_ns}"
+            );
+        }
+        sim.block(1);
+        sim.block(2);
+        sim.pass(30_000 * MS);
+        sim.block(0);
+    }
+    for index in 0..3 {
+        let wait_ns = sim.record(index).longest_wait_ns;
+        assert!(wait_ns <= 150 * MS, "{index} waited {wait_ns}");
+    }
+}
+
 #[test]
 fn nine_equals_share_four_cpus() {
     let mut sim = Simulator::new(4, &[256; 9]);

@@ -157,7 +157,7 @@ pub(crate) static TESTS: &[Test] = &[
         |()| arm()
     ),
     row!("hc_stop_singleshot_timer", NO_BUDGET, timer(), |()| stop()),
-    row!("hlt_wake_after_deadline_1ms", Some(1680), timer(), |()| {
+    row!("hlt_wake_after_deadline_1ms", Some(1505), timer(), |()| {
         hlt_wake(1)
     }),
     row!("hlt_wake_after_deadline_10ms", NO_BUDGET, timer(), |()| {
