@@ -1,4 +1,4 @@
-//! The mechanisms: how the chip does it. The only hypervisor crate with unsafe code, in named modules that say why.
+//! The mechanisms: how the chip does it. The only hypervisor crate with unsafe code but for `nospec`, in named modules that say why.
 //!
 //! It builds for two targets. On bare metal it is the hypervisor's lower half. On the host (`cargo test`) the same
 //! modules stand on an arena in place of machine memory and one thread in place of a CPU, so that the story above runs

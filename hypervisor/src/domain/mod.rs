@@ -38,7 +38,6 @@ pub(crate) mod wallclock;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering, fence};
-use hv_core::speculation::index;
 
 use arrayvec::ArrayString;
 
@@ -156,7 +155,7 @@ impl Domain {
     /// The vCPU with this index, where the domain has it.
     #[must_use]
     pub fn vcpu(&self, index: u32) -> Option<&Vcpu> {
-        let vcpu = index::get(&self.vcpus, usize::try_from(index).ok()?)?;
+        let vcpu = nospec::get::<{ nospec::VCPUS }, _>(&self.vcpus, usize::try_from(index).ok()?)?;
         Some(vcpu)
     }
 

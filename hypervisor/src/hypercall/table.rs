@@ -280,12 +280,14 @@ pub(super) fn find<H: VcpuHw>(
     first_argument: u64,
 ) -> Result<(Handler<H>, Who), Errno> {
     let number = usize::try_from(number).map_err(|_| Errno::ENOSYS)?;
-    let span = Table::<H>::SPANS.get(number).ok_or(Errno::ENOSYS)?;
+    let span = nospec::get_of::<{ nospec::HYPERCALLS }, _, NUMBERS>(Table::<H>::SPANS, number)
+        .ok_or(Errno::ENOSYS)?;
     let sub_op = super::low(first_argument) & span.mask;
     if sub_op >= u32::from(span.count) {
         return Err(Errno::ENOSYS);
     }
-    // below the number's count, so that the sum is a slot of its own; a byte is always one of the array's
+    // below the number's count, so that the sum is a slot of its own; a byte is always one of the array's, and who may comes
+    // with it, whatever the CPU guesses
     let slot = span.first.wrapping_add(sub_op as u8);
     Ok(Table::<H>::SLOTS[usize::from(slot)])
 }

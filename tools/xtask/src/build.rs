@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{paths, shell};
+use crate::{clamps, paths, shell};
 
 const BARE_METAL: &str = "x86_64-unknown-none";
 const STATIC_LINUX: &str = "x86_64-unknown-linux-musl";
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Builds `hematite.elf`.
 ///
 /// # Errors
-/// It does not compile.
+/// It does not compile, or the compiler has left out a [clamp](clamps).
 pub(crate) fn hypervisor(args: &Args) -> Result<()> {
     let built = cargo_build(&["boot"], BARE_METAL, &args.profile)?;
     let [elf] = built.as_slice() else {
@@ -53,6 +53,7 @@ pub(crate) fn hypervisor(args: &Args) -> Result<()> {
             built.len()
         );
     };
+    clamps::check(elf)?;
     shell::copy_if_changed(elf, &paths::hypervisor())
 }
 

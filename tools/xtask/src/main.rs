@@ -10,6 +10,7 @@ mod bench;
 mod bochs_build;
 mod build;
 mod ci;
+mod clamps;
 mod debian;
 mod differential;
 mod image;

@@ -6,7 +6,6 @@ use super::ports::{CHUNK_BYTES, State};
 use super::{Abi, Error, EventChannels, Notify, Peer, PeerClosed, Port, Virq, fifo, two_level};
 use crate::domid::DomId;
 use crate::mem::SharedWords;
-use crate::speculation::index;
 
 impl<F: SharedWords + Clone> EventChannels<F> {
     /// Opens a port that domain `remote` may bind.
@@ -206,7 +205,9 @@ impl<F: SharedWords + Clone> EventChannels<F> {
     }
 
     fn set_virq_port(&mut self, vcpu: u16, virq: Virq, port: u32) {
-        if let Some(vcpu) = index::get_mut(&mut self.vcpus, usize::from(vcpu)) {
+        if let Some(vcpu) =
+            nospec::get_mut::<{ nospec::EVENT_VCPUS }, _>(&mut self.vcpus, usize::from(vcpu))
+        {
             vcpu.virqs[usize::from(virq.get())] = port;
         }
     }

@@ -5,7 +5,6 @@
 //! are written and never followed, retries are bounded. A guest that breaks the protocol loses its own events.
 //! Source: `public/event_channel.h, EVTCHN_FIFO_*`. Its sibling is `two_level.rs`.
 
-use crate::speculation::index;
 use alloc::vec::Vec;
 use core::mem::offset_of;
 
@@ -78,7 +77,8 @@ impl<F: SharedWords> Fifo<F> {
             return Err(Error::BadArgument);
         }
         let slot =
-            index::get_mut(&mut self.controls, usize::from(vcpu)).ok_or(Error::NoSuchVcpu)?;
+            nospec::get_mut::<{ nospec::EVENT_QUEUES }, _>(&mut self.controls, usize::from(vcpu))
+                .ok_or(Error::NoSuchVcpu)?;
         if slot.is_some() {
             return Err(Error::BadArgument);
         }
@@ -205,7 +205,10 @@ impl<F: SharedWords> Fifo<F> {
 
     fn word(&self, port: Port) -> Option<(&F, usize)> {
         let port = port.get();
-        let page = index::get(&self.words, (port / WORDS_PER_PAGE) as usize)?;
+        let page = nospec::get::<{ nospec::EVENT_WORDS }, _>(
+            &self.words,
+            (port / WORDS_PER_PAGE) as usize,
+        )?;
         Some((page, (port % WORDS_PER_PAGE) as usize * 4))
     }
 

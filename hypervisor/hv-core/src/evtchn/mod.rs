@@ -19,7 +19,6 @@ mod tests;
 mod two_level;
 mod types;
 
-use crate::speculation::index;
 use alloc::vec::Vec;
 use core::mem;
 
@@ -225,7 +224,9 @@ impl<F: SharedWords + Clone> EventChannels<F> {
         frame: F,
         offset: u32,
     ) -> Result<Notify, Error> {
-        let slot = index::get_mut(&mut self.vcpus, usize::from(vcpu)).ok_or(Error::NoSuchVcpu)?;
+        let slot =
+            nospec::get_mut::<{ nospec::EVENT_VCPUS }, _>(&mut self.vcpus, usize::from(vcpu))
+                .ok_or(Error::NoSuchVcpu)?;
         if slot.is_info_registered {
             return Err(Error::BadArgument);
         }
@@ -262,7 +263,9 @@ impl<F: SharedWords + Clone> EventChannels<F> {
     /// Where `vcpu`'s info is now, if anywhere.
     #[must_use]
     pub fn vcpu_info(&self, vcpu: u16) -> Option<&VcpuInfo<F>> {
-        index::get(&self.vcpus, usize::from(vcpu))?.info.as_ref()
+        nospec::get::<{ nospec::EVENT_VCPUS }, _>(&self.vcpus, usize::from(vcpu))?
+            .info
+            .as_ref()
     }
 
     /// Writes the time of `vcpu` into its info.
@@ -388,7 +391,8 @@ impl<F: SharedWords + Clone> EventChannels<F> {
     }
 
     fn vcpu(&self, vcpu: u16) -> Result<&Vcpu<F>, Error> {
-        index::get(&self.vcpus, usize::from(vcpu)).ok_or(Error::NoSuchVcpu)
+        nospec::get::<{ nospec::EVENT_VCPUS }, _>(&self.vcpus, usize::from(vcpu))
+            .ok_or(Error::NoSuchVcpu)
     }
 }
 

@@ -93,13 +93,13 @@ impl Ports {
     /// The port, open or closed, or `None` where its chunk does not exist.
     pub(super) fn get(&self, port: Port) -> Option<&Channel> {
         let (chunk, index) = place(port);
-        self.chunks.get(chunk)?.get(index)
+        nospec::get::<{ nospec::PORTS }, _>(&self.chunks, chunk)?.get(index)
     }
 
     /// As [`Ports::get`], to change it.
     pub(super) fn get_mut(&mut self, port: Port) -> Option<&mut Channel> {
         let (chunk, index) = place(port);
-        self.chunks.get_mut(chunk)?.get_mut(index)
+        nospec::get_mut::<{ nospec::PORTS }, _>(&mut self.chunks, chunk)?.get_mut(index)
     }
 
     /// The port, which must be open.

@@ -3,7 +3,6 @@
 //! Handles are handed out and come back in constant time; room for them is made in pieces of a page, so that a large table
 //! never has to move.
 
-use crate::speculation::index;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -139,12 +138,14 @@ impl Maptrack {
 
     fn slot(&mut self, raw: u32) -> Option<&mut Slot> {
         let number = usize::try_from(raw).ok()?;
-        index::get_mut(&mut self.chunks, number / PER_CHUNK)?.get_mut(number % PER_CHUNK)
+        nospec::get_mut::<{ nospec::GRANT_HANDLES }, _>(&mut self.chunks, number / PER_CHUNK)?
+            .get_mut(number % PER_CHUNK)
     }
 
     fn peek(&self, raw: u32) -> Option<&Slot> {
         let number = usize::try_from(raw).ok()?;
-        index::get(&self.chunks, number / PER_CHUNK)?.get(number % PER_CHUNK)
+        nospec::get::<{ nospec::GRANT_HANDLES }, _>(&self.chunks, number / PER_CHUNK)?
+            .get(number % PER_CHUNK)
     }
 
     /// Makes room for 128 mappings more, from the heap; false where there may be no more or the heap is out.

@@ -1,6 +1,5 @@
 //! The granter's side: the shared frames, and for each entry who uses it and how often.
 
-use crate::speculation::index;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -153,7 +152,8 @@ impl<F: SharedWords> GrantTable<F> {
     /// The shared frame `number`, to map into the domain.
     #[must_use]
     pub fn frame(&self, number: u32) -> Option<&F> {
-        let shared = index::get(&self.frames, usize::try_from(number).ok()?)?;
+        let shared =
+            nospec::get::<{ nospec::GRANTS }, _>(&self.frames, usize::try_from(number).ok()?)?;
         Some(&shared.frame)
     }
 
@@ -242,7 +242,8 @@ impl<F: SharedWords> GrantTable<F> {
 
     fn entry(&mut self, reference: GrantRef) -> Option<(&mut Shared<F>, usize)> {
         let number = usize::try_from(reference.get()).ok()?;
-        let shared = index::get_mut(&mut self.frames, number / ENTRIES_PER_FRAME)?;
+        let shared =
+            nospec::get_mut::<{ nospec::GRANTS }, _>(&mut self.frames, number / ENTRIES_PER_FRAME)?;
         Some((shared, number % ENTRIES_PER_FRAME))
     }
 }

@@ -3,7 +3,6 @@
 //! Memory types come from stage 2 and the guest's PAT. A guest starts with "enabled, everything write-back" (0x806), as
 //! firmware would leave it; with type UC Linux takes all its RAM for uncacheable and gives it up.
 
-use crate::speculation::index;
 use guest_abi::hvm::save::HvmHwMtrr;
 
 use super::number;
@@ -52,8 +51,9 @@ impl Mtrrs {
             number::IA32_MTRRCAP => Some(CAPABILITIES),
             number::IA32_MTRR_DEF_TYPE => Some(self.def_type),
             _ => match fixed_index(msr) {
-                Some(i) => index::get(&self.fixed, i).copied(),
-                None => index::get(&self.variable, variable_index(msr)?).copied(),
+                Some(i) => nospec::get::<{ nospec::MTRRS }, _>(&self.fixed, i).copied(),
+                None => nospec::get::<{ nospec::MTRRS }, _>(&self.variable, variable_index(msr)?)
+                    .copied(),
             },
         }
     }
@@ -87,7 +87,8 @@ impl Mtrrs {
             self.def_type = Some(value).filter(|v| type_is_valid && v & !0xcff == 0)?;
         } else if let Some(i) = fixed_index(msr) {
             let valid = value.to_le_bytes().iter().all(|t| is_type(u64::from(*t)));
-            *index::get_mut(&mut self.fixed, i)? = Some(value).filter(|_| valid)?;
+            *nospec::get_mut::<{ nospec::MTRRS }, _>(&mut self.fixed, i)? =
+                Some(value).filter(|_| valid)?;
         } else {
             let i = variable_index(msr)?;
             let beyond = !0 << physical_bits.clamp(32, 52);
@@ -97,7 +98,8 @@ impl Mtrrs {
                 (beyond | 0x7ff, true)
             };
             let valid = type_is_valid && value & reserved == 0;
-            *index::get_mut(&mut self.variable, i)? = Some(value).filter(|_| valid)?;
+            *nospec::get_mut::<{ nospec::MTRRS }, _>(&mut self.variable, i)? =
+                Some(value).filter(|_| valid)?;
         }
         Some(())
     }

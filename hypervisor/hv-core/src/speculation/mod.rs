@@ -18,7 +18,6 @@
 //! Sources: Intel, "Affected Processors: Transient Execution Attacks"; SDM vol. 4, IA32_ARCH_CAPABILITIES; Xen,
 //! `docs/misc/xen-command-line.pandoc, spec-ctrl`.
 
-pub mod index;
 mod models;
 mod settings;
 #[cfg(test)]
