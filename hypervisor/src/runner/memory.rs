@@ -5,7 +5,7 @@ use guest_abi::errno::Errno;
 use hv_core::addr::{Gpa, Gva, PAGE_BYTES};
 use hv_core::walk::{self, Access};
 use hv_hw::virt::VcpuHw;
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::Runner;
 use crate::guest_mem::DomainMemory;
@@ -33,8 +33,19 @@ impl<H: VcpuHw> Runner<H> {
     #[inline]
     fn copy_plain_in<T: FromBytes + IntoBytes>(&self, from: Gva) -> Result<T, Errno> {
         let mut value = T::new_zeroed();
-        self.copy_bytes_in(from, value.as_mut_bytes())?;
+        self.copy_value_in(from, &mut value)?;
         Ok(value)
+    }
+
+    /// As [`Self::copy_bytes_in`], for each size its own: most copies are of a few words, and half of such a copy was to find out
+    /// how many.
+    #[inline(never)]
+    fn copy_value_in<T: FromBytes + IntoBytes>(
+        &self,
+        from: Gva,
+        value: &mut T,
+    ) -> Result<(), Errno> {
+        self.copy_at_once_in(from, value.as_mut_bytes())
     }
 
     /// Copies several structures in that lie one behind the other.
@@ -59,10 +70,16 @@ impl<H: VcpuHw> Runner<H> {
     #[inline]
     pub fn copy_out<T: Compat>(&self, to: Gva, value: &T) -> Result<(), Errno> {
         if T::IS_SAME || self.width == Width::Bits64 {
-            self.copy_bytes_out(to, value.as_bytes())
+            self.copy_value_out(to, value)
         } else {
             self.copy_narrow_out(to, value)
         }
+    }
+
+    /// As [`Self::copy_bytes_out`], for each size its own.
+    #[inline(never)]
+    fn copy_value_out<T: IntoBytes + Immutable>(&self, to: Gva, value: &T) -> Result<(), Errno> {
+        self.copy_at_once_out(to, value.as_bytes())
     }
 
     #[cold]
@@ -92,6 +109,12 @@ impl<H: VcpuHw> Runner<H> {
     /// EFAULT.
     #[inline(never)]
     pub fn copy_bytes_in(&self, from: Gva, to: &mut [u8]) -> Result<(), Errno> {
+        self.copy_at_once_in(from, to)
+    }
+
+    /// Where all bytes are in one page that is remembered, they are copied at once.
+    #[inline(always)]
+    fn copy_at_once_in(&self, from: Gva, to: &mut [u8]) -> Result<(), Errno> {
         if to.len() <= PAGE_BYTES - from.page_offset() {
             let memory = DomainMemory::lock(&self.domain, &self.memo);
             if let Some(frame) = memory.known_frame(&self.paging_mode(), from, Access::Read) {
@@ -108,6 +131,11 @@ impl<H: VcpuHw> Runner<H> {
     /// EFAULT.
     #[inline(never)]
     pub fn copy_bytes_out(&self, to: Gva, from: &[u8]) -> Result<(), Errno> {
+        self.copy_at_once_out(to, from)
+    }
+
+    #[inline(always)]
+    fn copy_at_once_out(&self, to: Gva, from: &[u8]) -> Result<(), Errno> {
         if from.len() <= PAGE_BYTES - to.page_offset() {
             let memory = DomainMemory::lock(&self.domain, &self.memo);
             if let Some(frame) = memory.known_frame(&self.paging_mode(), to, Access::Write) {

@@ -83,7 +83,7 @@ pub(crate) static TESTS: &[Test] = &[
     row!("wbinvd", NO_BUDGET, free(), |()| Ok(timed::wbinvd())),
     row!("page_fault_in_guest", NO_BUDGET, free(), |()| page_fault()),
     row!("pause", NO_BUDGET, free(), |()| Ok(timed::pause())),
-    row!("hc_xen_version", Some(200), hypervisor(), |()| call(
+    row!("hc_xen_version", Some(195), hypervisor(), |()| call(
         __HYPERVISOR_xen_version,
         0,
         0
@@ -93,7 +93,7 @@ pub(crate) static TESTS: &[Test] = &[
     )),
     row!(
         "hc_xen_version_extraversion",
-        Some(360),
+        Some(330),
         hypervisor(),
         |()| extraversion()
     ),
@@ -108,7 +108,7 @@ pub(crate) static TESTS: &[Test] = &[
         SCHEDOP_yield,
         0
     )),
-    row!("hc_hvmop_get_param", Some(500), hypervisor(), |()| {
+    row!("hc_hvmop_get_param", Some(440), hypervisor(), |()| {
         get_param()
     }),
     row!("hc_memory_op_maximum_gpfn", NO_BUDGET, hypervisor(), |()| {
@@ -123,7 +123,7 @@ pub(crate) static TESTS: &[Test] = &[
         multicall()
     }),
     row!("hc_evtchn_status", NO_BUDGET, port(), |port| status(port)),
-    row!("hc_evtchn_unmask_notpending", Some(410), port(), |port| {
+    row!("hc_evtchn_unmask_notpending", Some(405), port(), |port| {
         unmask(port)
     }),
     row!(
@@ -134,7 +134,7 @@ pub(crate) static TESTS: &[Test] = &[
     ),
     row!(
         "evtchn_send_loopback_already_pending",
-        Some(405),
+        Some(398),
         port(),
         |port| send_pending(port)
     ),
@@ -152,12 +152,12 @@ pub(crate) static TESTS: &[Test] = &[
     ),
     row!(
         "hc_set_singleshot_timer(+1s)",
-        Some(560),
+        Some(540),
         timer(),
         |()| arm()
     ),
     row!("hc_stop_singleshot_timer", NO_BUDGET, timer(), |()| stop()),
-    row!("hlt_wake_after_deadline_1ms", Some(1505), timer(), |()| {
+    row!("hlt_wake_after_deadline_1ms", Some(1475), timer(), |()| {
         hlt_wake(1)
     }),
     row!("hlt_wake_after_deadline_10ms", NO_BUDGET, timer(), |()| {
@@ -172,7 +172,7 @@ pub(crate) static TESTS: &[Test] = &[
     row!("x2apic_self_ipi_msr_total", NO_BUDGET, apic(), |()| Ok(
         self_ipi(0x83F, IPI)
     )),
-    row!("hc_decrease+populate_4k", Some(3000), spare(), |frame| {
+    row!("hc_decrease+populate_4k", Some(2850), spare(), |frame| {
         decrease_populate(frame)
     }),
 ];
