@@ -5,6 +5,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use hv_core::sched::DEFAULT_RATE_LIMIT_US;
 use hv_hw::irq;
 use hv_hw::percpu::{self, MAX_CPUS};
 
@@ -109,8 +110,6 @@ pub fn end_slice(cpu: u32) {
 
 /// How long a vCPU keeps a CPU at least, in µs; 0 for no such time.
 static RATE_LIMIT_US: AtomicU32 = AtomicU32::new(DEFAULT_RATE_LIMIT_US);
-/// Credit2's in Xen.
-const DEFAULT_RATE_LIMIT_US: u32 = 1000;
 
 /// The scheduler's rate limit in µs.
 #[must_use]

@@ -16,6 +16,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::sched::DEFAULT_RATE_LIMIT_US;
 use crate::speculation::Settings;
 
 pub use dom0_mem::{Amount, Dom0Mem};
@@ -53,6 +54,8 @@ pub struct Options {
     pub sync_console: bool,
     /// The scheduler.
     pub sched: Scheduler,
+    /// How long a vCPU keeps a CPU at least, in µs, until a toolstack says otherwise; 0 for no such time.
+    pub sched_ratelimit_us: u32,
     /// Defences against speculative execution that are on or off whatever the CPU needs.
     pub spec_ctrl: Settings,
     /// CPU features that may be used; each is used only where the CPU has it as well.
@@ -173,6 +176,7 @@ impl Default for Options {
             reboot: None,
             sync_console: false,
             sched: Scheduler::Credit2,
+            sched_ratelimit_us: DEFAULT_RATE_LIMIT_US,
             spec_ctrl: Settings::DEFAULT,
             features: Features::default(),
         }

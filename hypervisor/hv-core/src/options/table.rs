@@ -2,6 +2,8 @@
 //!
 //! A reader gets `None` where the option stands without `=`, and either changes the options or says what is wrong.
 
+use crate::sched::is_rate_limit;
+
 use super::{
     Consoles, LogLevel, LogThresholds, Options, Reason, RebootMethod, Scheduler, VcpuCount, value,
 };
@@ -124,6 +126,9 @@ pub const OPTION_TABLE: &[Row] = &[
     row("sched", "sched=credit2|rr", "credit2",
         "the scheduler: weighted shares, or each vCPU in turn",
         |o, v| { o.sched = scheduler(text(v)?)?; Ok(()) }),
+    row("sched_ratelimit_us", "sched_ratelimit_us=<µs>", "1000",
+        "how long a vCPU keeps a CPU at least once it has it: 100 to 500000, or 0 for no such time; `xl sched-credit2 -s -r` changes it",
+        |o, v| { o.sched_ratelimit_us = rate_limit_us(text(v)?)?; Ok(()) }),
     row("spec-ctrl", "spec-ctrl=[no|xen=no][,<name>=<bool>][,…]", "as the CPU needs it",
         "defences against speculative execution: ibrs, ibpb, l1d-flush, md-clear (verw), rsb, bhb-entry, bhi-dis-s, ssbd, msr-sc, hvm",
         |o, v| { o.spec_ctrl = o.spec_ctrl.parse(text(v)?)?; Ok(()) }),
@@ -251,6 +256,12 @@ fn reboot_method(text: &str) -> Result<RebootMethod, &'static str> {
         "n" | "no" => RebootMethod::Never,
         _ => return Err("is none of t, k, a, p, P and n"),
     })
+}
+
+fn rate_limit_us(text: &str) -> Result<u32, &'static str> {
+    value::number_as(text)
+        .filter(|us| is_rate_limit(*us))
+        .ok_or("is neither 0 nor 100 to 500000")
 }
 
 fn scheduler(text: &str) -> Result<Scheduler, &'static str> {

@@ -122,6 +122,25 @@ fn counts_of_cpus_are_read() {
 }
 
 #[test]
+fn rate_limits_are_bounded_and_0_is_none() {
+    assert_eq!(clean("").sched_ratelimit_us, 1000);
+    assert_eq!(clean("sched_ratelimit_us=0").sched_ratelimit_us, 0);
+    assert_eq!(clean("sched_ratelimit_us=100").sched_ratelimit_us, 100);
+    assert_eq!(
+        clean("sched_ratelimit_us=500000").sched_ratelimit_us,
+        500_000
+    );
+    for wrong in ["99", "500001", "-1", "1ms"] {
+        let (options, warnings) = Options::parse(&std::format!("sched_ratelimit_us={wrong}"));
+        assert_eq!(
+            (options.sched_ratelimit_us, warnings.len()),
+            (1000, 1),
+            "{wrong}"
+        );
+    }
+}
+
+#[test]
 fn reboot_methods_are_read() {
     assert_eq!(clean("reboot=acpi").reboot, Some(RebootMethod::Acpi));
     assert_eq!(clean("reboot=p").reboot, Some(RebootMethod::Pci));

@@ -10,6 +10,17 @@ pub mod round_robin;
 #[cfg(test)]
 mod tests;
 
+/// Rate limits that can be set, in µs, beside 0 for none (`public/sysctl.h, XEN_SYSCTL_SCHED_RATELIMIT_MIN` and `_MAX`).
+const RATE_LIMITS_US: core::ops::RangeInclusive<u32> = 100..=500_000;
+/// The rate limit where nobody set one, in µs: credit2's in Xen.
+pub const DEFAULT_RATE_LIMIT_US: u32 = 1000;
+
+/// True where a rate limit of so many µs can be set.
+#[must_use]
+pub fn is_rate_limit(us: u32) -> bool {
+    us == 0 || RATE_LIMITS_US.contains(&us)
+}
+
 /// Names a vCPU to a policy: a small number of the caller's choice, free again after [`Policy::remove`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Unit(pub usize);

@@ -18,6 +18,7 @@ use hv_hw::{console, time};
 
 use crate::boot::{Machine, milestone};
 use crate::domain::{Domain, create, interrupts, registry, wallclock};
+use crate::machine::cpus;
 use crate::machine::host::{self, Host};
 use crate::main_loop;
 use crate::pcpu::Pcpu;
@@ -32,6 +33,7 @@ pub(super) fn build_and_run(machine: Machine, irqs_off: IrqsOff) -> ! {
     drop(domain);
     create::prepare();
     milestone("dom0 entered");
+    cpus::set_rate_limit(machine.options.sched_ratelimit_us);
     main_loop::run(
         Pcpu::new(irqs_off),
         machine.options.sched,

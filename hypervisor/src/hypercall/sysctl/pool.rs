@@ -1,7 +1,5 @@
 //! The scheduler's name and parameters, and the one CPU pool that all CPUs and domains are in.
 
-use core::ops::RangeInclusive;
-
 use guest_abi::domctl::XEN_SCHEDULER_CREDIT2;
 use guest_abi::errno::Errno;
 use guest_abi::sysctl::{
@@ -12,6 +10,7 @@ use guest_abi::sysctl::{
 use guest_abi::xen::XenctlBitmap;
 use hv_core::domid::DomId;
 use hv_core::options::Scheduler;
+use hv_core::sched::is_rate_limit;
 use hv_hw::virt::VcpuHw;
 
 use crate::domain::registry;
@@ -22,8 +21,6 @@ use crate::machine::{cpus, host};
 const POOL: u32 = 0;
 /// What Xen has no number for: the round-robin scheduler.
 const OTHER_SCHEDULER: u32 = 0;
-/// Rate limits that can be set, in µs, beside 0 for none (`public/sysctl.h, XEN_SYSCTL_SCHED_RATELIMIT_MIN` and `_MAX`).
-const RATE_LIMITS_US: RangeInclusive<u32> = 100..=500_000;
 
 fn scheduler_id() -> u32 {
     match host::host().options.sched {
@@ -80,7 +77,7 @@ pub(super) fn scheduler<H: VcpuHw>(_: &mut Call<'_, H>, arg: &mut XenSysctlSched
     }
     let [limit_us, ..] = &mut arg.u;
     match arg.cmd {
-        XEN_SYSCTL_SCHEDOP_putinfo if *limit_us == 0 || RATE_LIMITS_US.contains(limit_us) => {
+        XEN_SYSCTL_SCHEDOP_putinfo if is_rate_limit(*limit_us) => {
             cpus::set_rate_limit(*limit_us);
         }
         XEN_SYSCTL_SCHEDOP_getinfo => {}
