@@ -11,7 +11,7 @@ use guest_abi::event_channel::{
 use guest_abi::xen::DOMID_SELF;
 use hv_core::addr::Gfn;
 use hv_core::domid::DomId;
-use hv_core::evtchn::{Delivery, Error, EventChannels, Port, Sent, State, Virq};
+use hv_core::evtchn::{Delivery, Error, EventChannels, Notify, Opening, Port, Sent, State, Virq};
 use hv_hw::virt::VcpuHw;
 
 use crate::domain::{Domain, destroy, registry};
@@ -111,9 +111,9 @@ pub(super) fn alloc_unbound<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: EvtchnAllocUnbound = call.runner.copy_in(call.pointer(1))?;
     let domain = caller::target(call.runner, arg.dom)?;
     let remote = domid(call, arg.remote_dom)?;
-    let port = with_room(&domain, &mut domain.events.lock())?.alloc_unbound(remote)?;
-    arg.port = port.get();
-    give_port(call, &domain, port, &arg)
+    let opened = open(&domain, |events| events.alloc_unbound(remote))?;
+    arg.port = opened.port.get();
+    give_port(call, &domain, opened, &arg)
 }
 
 /// EVTCHNOP_bind_interdomain.
@@ -122,32 +122,54 @@ pub(super) fn bind_interdomain<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let remote = domid(call, arg.remote_dom)?;
     let remote_port = Port::new(arg.remote_port);
     let own = call.runner.domain.clone();
-    let (port, notify) = if remote == own.id {
-        with_room(&own, &mut own.events.lock())?.bind_loopback(remote_port)?
+    let (opened, notify) = if remote == own.id {
+        bind_in(&own, &mut own.events.lock(), |own| {
+            own.bind_loopback(remote_port)
+        })?
     } else {
         let other = registry::find(remote).ok_or(Errno::ESRCH)?;
         bind_with(&own, &other, remote_port)?
     };
     own.notify(notify);
-    arg.local_port = port.get();
-    give_port(call, &own, port, &arg)
+    arg.local_port = opened.port.get();
+    give_port(call, &own, opened, &arg)
 }
 
 /// Locks both domains in ascending domid.
-fn bind_with(
-    own: &Domain,
-    other: &Domain,
-    remote_port: Port,
-) -> Result<(Port, hv_core::evtchn::Notify), Stop> {
+fn bind_with(own: &Domain, other: &Domain, remote_port: Port) -> Result<(Opening, Notify), Stop> {
     if own.id < other.id {
         let mut events = own.events.lock();
         let mut remote = other.events.lock_second();
-        Ok(with_room(own, &mut events)?.bind_interdomain(&mut remote, remote_port)?)
+        bind_in(own, &mut events, |own| {
+            own.bind_interdomain(&mut remote, remote_port)
+        })
     } else {
         let mut remote = other.events.lock();
         let mut events = own.events.lock_second();
-        Ok(with_room(own, &mut events)?.bind_interdomain(&mut remote, remote_port)?)
+        bind_in(own, &mut events, |own| {
+            own.bind_interdomain(&mut remote, remote_port)
+        })
     }
+}
+
+/// Opens a port that is bound to another.
+fn bind_in(
+    domain: &Domain,
+    events: &mut EventChannels<Pinned>,
+    bind: impl FnOnce(&mut EventChannels<Pinned>) -> Result<(Port, Notify), Error>,
+) -> Result<(Opening, Notify), Stop> {
+    let (port, notify) = bind(with_room(domain, events)?)?;
+    Ok((events.opening(port), notify))
+}
+
+/// Opens a port.
+fn open(
+    domain: &Domain,
+    alloc: impl FnOnce(&mut EventChannels<Pinned>) -> Result<Port, Error>,
+) -> Result<Opening, Stop> {
+    let mut events = domain.events.lock();
+    let port = alloc(with_room(domain, &mut events)?)?;
+    Ok(events.opening(port))
 }
 
 /// EVTCHNOP_bind_virq.
@@ -156,9 +178,9 @@ pub(super) fn bind_virq<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let virq = Virq::new(arg.virq).ok_or(Errno::EINVAL)?;
     let vcpu = vcpu_index(arg.vcpu)?;
     let domain = call.runner.domain.clone();
-    let port = with_room(&domain, &mut domain.events.lock())?.bind_virq(virq, vcpu)?;
-    arg.port = port.get();
-    give_port(call, &domain, port, &arg)
+    let opened = open(&domain, |events| events.bind_virq(virq, vcpu))?;
+    arg.port = opened.port.get();
+    give_port(call, &domain, opened, &arg)
 }
 
 /// EVTCHNOP_bind_ipi.
@@ -166,9 +188,9 @@ pub(super) fn bind_ipi<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: EvtchnBindIpi = call.runner.copy_in(call.pointer(1))?;
     let vcpu = vcpu_index(arg.vcpu)?;
     let domain = call.runner.domain.clone();
-    let port = with_room(&domain, &mut domain.events.lock())?.bind_ipi(vcpu)?;
-    arg.port = port.get();
-    give_port(call, &domain, port, &arg)
+    let opened = open(&domain, |events| events.bind_ipi(vcpu))?;
+    arg.port = opened.port.get();
+    give_port(call, &domain, opened, &arg)
 }
 
 /// The event channels of `domain`, with room for one more port where it may have that much of the heap.
@@ -189,16 +211,16 @@ fn with_room<'a>(
     Ok(events)
 }
 
-/// Tells the caller its new port, and takes it back where that fails.
+/// Tells the caller its new port, and takes it back where that fails and no other vCPU has closed it meanwhile.
 fn give_port<H: VcpuHw, T: Compat>(
     call: &Call<'_, H>,
     domain: &Domain,
-    port: Port,
+    opened: Opening,
     arg: &T,
 ) -> Answer {
     if let Err(errno) = call.runner.copy_out(call.pointer(1), arg) {
-        let peer = domain.events.lock().close(port)?;
-        if let Some(closed) = peer {
+        let taken = domain.events.lock().take_back(opened);
+        if let Ok(Some(closed)) = taken {
             destroy::disconnect(domain, closed);
         }
         return Err(errno.into());

@@ -3,7 +3,9 @@
 //! Nothing here raises events but one: a port just bound to another domain starts pending. Next: `mod.rs`, sending.
 
 use super::ports::{CHUNK_BYTES, State};
-use super::{Abi, Error, EventChannels, Notify, Peer, PeerClosed, Port, Virq, fifo, two_level};
+use super::{
+    Abi, Error, EventChannels, Notify, Opening, Peer, PeerClosed, Port, Virq, fifo, two_level,
+};
 use crate::domid::DomId;
 use crate::mem::SharedWords;
 
@@ -136,6 +138,24 @@ impl<F: SharedWords + Clone> EventChannels<F> {
         }
         self.ports.free(port);
         Ok(told)
+    }
+
+    /// Names what was just opened, for [`EventChannels::take_back`] when the lock has been released in between.
+    #[must_use]
+    pub fn opening(&self, port: Port) -> Opening {
+        let opening = self.ports.opening(port);
+        Opening { port, opening }
+    }
+
+    /// As [`EventChannels::close`], unless the port was closed meanwhile: what has its number then is somebody else's.
+    ///
+    /// # Errors
+    /// [`Error::BadPort`].
+    pub fn take_back(&mut self, opened: Opening) -> Result<Option<PeerClosed>, Error> {
+        if self.opening(opened.port) != opened {
+            return Err(Error::BadPort);
+        }
+        self.close(opened.port)
     }
 
     /// Takes note that the other end of a port was closed: it waits for that domain again. Without effect where the

@@ -34,7 +34,8 @@ use ports::{Channel, Ports};
 
 pub use ports::State;
 pub use types::{
-    Delivery, Error, Notify, Peer, PeerClosed, Port, RESET_PEERS, Reset, Sent, Status, VIRQS, Virq,
+    Delivery, Error, Notify, Opening, Peer, PeerClosed, Port, RESET_PEERS, Reset, Sent, Status,
+    VIRQS, Virq,
 };
 
 /// The event channels of one domain. `F` reaches one frame of its memory, and keeps it from being freed.

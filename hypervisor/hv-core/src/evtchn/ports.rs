@@ -53,6 +53,8 @@ pub(super) struct Channel {
     pub(super) is_pending_early: bool,
     /// The next free port, 0 for none; of meaning while closed only.
     next_free: u32,
+    /// Which opening of the domain's ports its last was.
+    opening: u32,
 }
 
 impl Channel {
@@ -62,6 +64,7 @@ impl Channel {
         last_queue: Queue::DEFAULT,
         is_pending_early: false,
         next_free: 0,
+        opening: 0,
     };
 }
 
@@ -79,6 +82,8 @@ pub(super) struct Ports {
     /// The lowest port never handed out since the last [`Ports::forget_all`]; port 0 never is.
     fresh: u32,
     first_free: u32,
+    /// How many times a port was opened, wrapping; it is kept when the ports start over.
+    openings: u32,
 }
 
 impl Ports {
@@ -87,6 +92,7 @@ impl Ports {
             chunks: Vec::new(),
             fresh: 1,
             first_free: 0,
+            openings: 0,
         }
     }
 
@@ -133,14 +139,17 @@ impl Ports {
             self.grow_to(port)?;
             self.fresh += 1;
         }
+        let openings = self.openings.wrapping_add(1);
         let channel = self.get_mut(port).ok_or(Error::BadPort)?;
         let next_free = channel.next_free;
         channel.state = state;
+        channel.opening = openings;
         channel.queue = Queue {
             vcpu,
             ..Queue::DEFAULT
         };
         channel.next_free = 0;
+        self.openings = openings;
         if port == recycled {
             self.first_free = next_free;
         }
@@ -161,6 +170,11 @@ impl Ports {
         }
     }
 
+    /// Which opening of a port that of `port` is; `None` where it is closed.
+    pub(super) fn opening(&self, port: Port) -> Option<u32> {
+        self.open(port).ok().map(|channel| channel.opening)
+    }
+
     /// The port behind the highest that was ever open.
     pub(super) fn end(&self) -> u32 {
         self.fresh
@@ -168,7 +182,10 @@ impl Ports {
 
     /// Starts over with an empty table; every port must be closed.
     pub(super) fn forget_all(&mut self) {
-        *self = Self::new();
+        *self = Self {
+            openings: self.openings,
+            ..Self::new()
+        };
     }
 
     /// True where the next port to be opened, not above `max_port`, is in no chunk yet.

@@ -104,6 +104,14 @@ impl Notify {
     };
 }
 
+/// A port as it was opened once: where it has been closed since, and may have been opened again, this is another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Opening {
+    /// Its number.
+    pub port: Port,
+    pub(super) opening: Option<u32>,
+}
+
 /// What [`EventChannels::send`](super::EventChannels::send) did.
 #[must_use = "the event has not reached the guest yet"]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

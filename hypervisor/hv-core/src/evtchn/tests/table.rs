@@ -276,6 +276,24 @@ fn a_virq_reaches_the_vcpu_it_is_bound_on_and_a_domains_virq_where_its_port_was_
     assert_eq!(channels.raise_virq(1, Virq::TIMER), Notify::NOTHING);
 }
 
+/// Between opening a port and failing to tell of it, another vCPU may close it, and open it for itself, through a reset too.
+#[test]
+fn what_was_closed_and_opened_again_is_not_taken_back() {
+    let mut channels = Channels::new(domid(1), TestFrame::new(), 1, 100);
+    let port = channels.bind_ipi(0).expect("there is room");
+    let opened = channels.opening(port);
+    assert_eq!(channels.close(port), Ok(None));
+    assert_eq!(channels.take_back(opened), Err(Error::BadPort));
+    assert_eq!(channels.bind_ipi(0), Ok(port));
+    assert_eq!(channels.take_back(opened), Err(Error::BadPort));
+    assert!(channels.reset(100).is_done);
+    assert_eq!(channels.bind_ipi(0), Ok(port));
+    assert_eq!(channels.take_back(opened), Err(Error::BadPort));
+    let again = channels.opening(port);
+    assert_eq!(channels.take_back(again), Ok(None));
+    assert_eq!(channels.take_back(again), Err(Error::BadPort));
+}
+
 #[test]
 fn no_port_opens_while_a_reset_is_unfinished() {
     let mut near = Channels::new(domid(1), TestFrame::new(), 1, ALL_PORTS);
