@@ -149,7 +149,7 @@ pub(crate) fn deliver(domain: &Domain, message: InterruptMessage) -> bool {
     let mut targets = domain
         .vcpus
         .iter()
-        .filter(|vcpu| message.target.includes(vcpu.apic_id));
+        .filter(|vcpu| message.target.includes(vcpu.apic_address()));
     match message.mode {
         DeliveryMode::LowestPriority => {
             targets.next().is_some_and(|vcpu| deliver_to(vcpu, message))

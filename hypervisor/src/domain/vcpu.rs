@@ -3,6 +3,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use bitflags::bitflags;
+use hv_core::device::message::{ApicAddress, LogicalId};
 use hv_core::device::posted::{PostNotify, PostedInterrupts};
 use hv_core::vcpu::VcpuId;
 use hv_core::vcpu::time::PvClock;
@@ -65,6 +66,8 @@ pub struct Vcpu {
     pub id: VcpuId,
     /// Its local APIC's id.
     pub apic_id: u32,
+    /// Its logical id, as its CPU last told.
+    logical_id: AtomicU32,
     /// Where interrupts for it are left.
     pub posted: PostedInterrupts<SharedFrame>,
     /// The vector of its event-channel upcall, 0 where it has none of its own.
@@ -124,6 +127,7 @@ impl Vcpu {
         Self {
             id,
             apic_id,
+            logical_id: AtomicU32::new(LogicalId::RESET.to_bits()),
             posted,
             upcall_vector: AtomicU8::new(0),
             account: RankedLock::new(Account::new(is_up)),
@@ -141,6 +145,20 @@ impl Vcpu {
             is_blocked: AtomicBool::new(false),
             home: AtomicU32::new(0),
         }
+    }
+
+    /// What its local APIC is reached by.
+    #[must_use]
+    pub fn apic_address(&self) -> ApicAddress {
+        ApicAddress {
+            id: self.apic_id,
+            logical: LogicalId::from_bits(self.logical_id.load(Ordering::Acquire)),
+        }
+    }
+
+    /// Changes its local APIC's logical id.
+    pub(crate) fn set_logical_id(&self, id: LogicalId) {
+        self.logical_id.store(id.to_bits(), Ordering::Release);
     }
 
     /// How far the guest has moved its TSC.

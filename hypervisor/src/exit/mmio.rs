@@ -1,4 +1,4 @@
-//! Emulated memory-mapped registers: dom0's I/O APICs, and its PCI configuration space. Everything else reads as all ones and
+//! Emulated memory-mapped registers: the local APIC's in xAPIC mode, and dom0's I/O APICs and PCI configuration space. Everything else reads as all ones and
 //! ignores writes. An access that is none of an instruction's operands, or an instruction that is not emulated, gets #GP, as
 //! with Xen: what a guest executes is no reason for its end.
 
@@ -9,7 +9,7 @@ use hv_hw::guest_log;
 use hv_hw::virt::{Event, SEGMENT_CS, Stage2Access, Stage2Fault, VcpuHw};
 
 use crate::domain::interrupts;
-use crate::exit::{io, stage2};
+use crate::exit::{apic, io, stage2};
 use crate::guest_mem::DomainMemory;
 use crate::pcpu::Pcpu;
 use crate::runner::{Next, Runner, again, raise};
@@ -35,7 +35,7 @@ pub(super) fn handle<H: VcpuHw>(
     let mut gprs = registers(runner);
     let mut rflags = runner.hw.rflags();
     if let Some(value) = instruction.finish(read, &mut gprs, &mut rflags) {
-        write(runner, fault.gpa, instruction.size, value);
+        write(runner, pcpu, (fault.gpa, instruction.size), value);
     }
     let old_rsp = runner.hw.rsp();
     runner.hw.regs().gpr = gprs.0;
@@ -134,6 +134,9 @@ fn fetch<H: VcpuHw>(runner: &Runner<H>, start: Gva, to: &mut [u8]) -> usize {
 }
 
 fn read<H: VcpuHw>(runner: &mut Runner<H>, gpa: Gpa, size: u8) -> u64 {
+    if let Some(offset) = apic::register_at(runner, gpa) {
+        return u64::from(apic::read_mapped(runner, offset, size));
+    }
     let mut devices = runner.domain.devices.lock();
     if let Some(place) = devices.config_at(gpa) {
         return u64::from(io::read_config(&mut devices, place, size));
@@ -149,12 +152,15 @@ fn read<H: VcpuHw>(runner: &mut Runner<H>, gpa: Gpa, size: u8) -> u64 {
     }
 }
 
-fn write<H: VcpuHw>(runner: &mut Runner<H>, gpa: Gpa, size: u8, value: u64) {
+fn write<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, (gpa, size): (Gpa, u8), value: u64) {
     #[expect(
         clippy::cast_possible_truncation,
         reason = "devices take 4 bytes at most"
     )]
     let word = value as u32;
+    if let Some(offset) = apic::register_at(runner, gpa) {
+        return apic::write_mapped(runner, pcpu, (offset, size), word);
+    }
     let mut devices = runner.domain.devices.lock();
     if let Some(place) = devices.config_at(gpa) {
         return io::write_config((&mut devices, &runner.domain.log), place, size, word);

@@ -95,10 +95,7 @@ fn write_backed<H: VcpuHw>(
             set_deadline(runner, pcpu, deadline);
         }
         BackedMsr::TscDeadline => set_deadline(runner, pcpu, value),
-        BackedMsr::ApicBase => {
-            let effect = runner.lapic.set_base(value).ok()?;
-            apic::apply(runner, pcpu, effect);
-        }
+        BackedMsr::ApicBase => apic::set_base(runner, pcpu, value)?,
         BackedMsr::X2Apic(register) => {
             let now = runner.domain_tsc();
             let msr = lapic::X2APIC_FIRST + u32::from(register);

@@ -9,14 +9,14 @@
 
 use core::sync::atomic::Ordering;
 
-use hv_hw::virt::{ApicAssist, VcpuHw};
+use hv_hw::virt::VcpuHw;
 
 use crate::domain::pod;
 use crate::domain::vcpu::Requests;
 use crate::exit;
 use crate::pcpu::{Pcpu, poll};
 use crate::runner::reset::reset_state;
-use crate::runner::{Activity, Next, Runner, apic_timer, crash, inject};
+use crate::runner::{Activity, Next, Runner, apic, apic_timer, crash, inject};
 
 /// Why the loop left a vCPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -175,7 +175,6 @@ fn answer_requests<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
 /// INIT: everything as after reset but APIC_BASE and extended state. SDM vol. 3A, "Processor State After Reset".
 fn init<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
     runner.wake(pcpu);
-    pcpu.cancel_timer(runner.apic_timer);
     let vcpu = runner.vcpu();
     vcpu.is_up.store(false, Ordering::Release);
     vcpu.is_started.store(false, Ordering::Release);
@@ -185,10 +184,7 @@ fn init<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
     *runner.hw.regs() = hv_hw::virt::GuestRegs::default();
     runner.lapic.init();
     let _ = runner.vcpu().posted.take();
-    if runner.hw.apic() == ApicAssist::Delivery {
-        runner.hw.set_interrupt_status(0);
-        runner.hw.set_eoi_exits(&[0; 4]);
-    }
+    apic::begin_anew(runner, pcpu);
     runner.nmi_pending = false;
     runner.raised = None;
     runner.interrupted = None;

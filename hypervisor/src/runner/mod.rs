@@ -2,6 +2,7 @@
 //!
 //! Next: `inject` for what goes into the guest, `memory` for its memory by linear addresses, `make` for how it begins.
 
+pub(crate) mod apic;
 pub mod apic_timer;
 pub mod crash;
 pub mod inject;

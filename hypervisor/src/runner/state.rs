@@ -4,10 +4,10 @@ use alloc::boxed::Box;
 use core::sync::atomic::Ordering;
 
 use guest_abi::hvm::save::HvmHwLapic;
-use hv_core::device::lapic::LapicPage;
+use hv_core::device::lapic::{LapicPage, Mode};
 use hv_hw::virt::{ApicAssist, VcpuHw};
 
-use super::{Activity, Runner, apic_timer, pdptes};
+use super::{Activity, Runner, apic, apic_timer, pdptes};
 use crate::domain::vcpu::Requests;
 use crate::domain::vcpu_state::{KEPT_MSRS, VcpuState};
 use crate::pcpu::Pcpu;
@@ -87,9 +87,8 @@ impl<H: VcpuHw> Runner<H> {
             self.hw.set_interrupt_status(status);
             self.hw.set_eoi_exits(&self.lapic.eoi_exit_bitmap());
         }
-        if !self.lapic.is_on() {
-            self.hw.intercept_apic();
-        }
+        apic::tell_address(self);
+        self.hw.set_x2apic(self.lapic.mode() == Mode::X2apic);
         apic_timer::expired(self, pcpu);
     }
 }

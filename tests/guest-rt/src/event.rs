@@ -80,7 +80,7 @@ pub fn setup() -> Result<(), Stop> {
     Ok(())
 }
 
-/// x2APIC mode, which Hematite starts in and Xen does not, and the software enable.
+/// x2APIC mode, which no vCPU starts in, and the software enable.
 fn enable_apic() -> Result<(), Fault> {
     let base = insn::rdmsr_safe(APIC_BASE)?;
     if base & X2APIC_ENABLE != X2APIC_ENABLE {

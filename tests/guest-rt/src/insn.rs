@@ -316,6 +316,21 @@ pub fn cr4() -> u64 {
     value
 }
 
+/// MOV from CR8.
+#[must_use]
+pub fn cr8() -> u64 {
+    let value;
+    // SAFETY: reads.
+    unsafe { asm!("mov {}, cr8", out(reg) value, options(nomem, nostack)) };
+    value
+}
+
+/// MOV to CR8: the priority class above which interrupts come, 0 to 15.
+pub fn set_cr8(class: u8) {
+    // SAFETY: decides when interrupts come, whose handlers touch atomics only.
+    unsafe { asm!("mov cr8, {}", in(reg) u64::from(class & 15), options(nostack)) };
+}
+
 /// MOV to CR3 of what it holds: flushes the TLB.
 pub fn flush_tlb() {
     // SAFETY: the address space stays what it is.

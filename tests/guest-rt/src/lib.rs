@@ -27,6 +27,7 @@ pub mod memory;
 pub mod narrow;
 pub mod options;
 pub mod probe;
+pub mod register;
 pub mod report;
 pub mod time;
 pub mod timed;

@@ -260,6 +260,11 @@ impl CpuidPolicy {
         self.features.extended1.edx & extended1_edx::RDTSCP != 0
             || self.features.leaf7[0].ecx & leaf7_ecx::RDPID != 0
     }
+    /// True where the local APIC has x2APIC mode.
+    #[must_use]
+    pub fn has_x2apic(&self) -> bool {
+        self.features.leaf1.ecx & leaf1_ecx::X2APIC != 0
+    }
     /// True where IA32_XSS exists.
     #[must_use]
     pub fn has_xss(&self) -> bool {

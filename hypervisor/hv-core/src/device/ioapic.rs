@@ -322,7 +322,7 @@ impl Pin {
 
     fn target(&self) -> Target {
         let [.., destination] = self.rte.to_le_bytes();
-        Target::from_device(destination, self.rte & rte::LOGICAL != 0)
+        Target::from_xapic(destination, self.rte & rte::LOGICAL != 0)
     }
 }
 

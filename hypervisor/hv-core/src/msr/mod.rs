@@ -43,8 +43,8 @@ pub enum BackedMsr {
     Tsc,
     /// IA32_TSC_DEADLINE: the local APIC's timer.
     TscDeadline,
-    /// IA32_APIC_BASE: the local APIC. Checked: reserved bits, the address (it cannot be moved), EXTD without EN; which
-    /// mode may follow which is for the local APIC to judge.
+    /// IA32_APIC_BASE: the local APIC. Checked: reserved bits, EXTD where CPUID has no x2APIC mode; which mode may follow
+    /// which, and that it cannot be moved, is for the local APIC to judge.
     ApicBase,
     /// An x2APIC register: its offset in the xAPIC page shifted right by 4 (the MSR less 0x800), at most 0x3F.
     X2Apic(u8),
@@ -164,6 +164,7 @@ pub struct MsrPolicy {
     efer_allowed: u64,
     physical_bits: u8,
     has_xss: bool,
+    has_x2apic: bool,
     passthrough: ArrayVec<Passthrough, MAX_PASSTHROUGH>,
 }
 
@@ -182,6 +183,7 @@ impl MsrPolicy {
             efer_allowed: cpuid.efer_allowed(),
             physical_bits: cpuid.physical_bits(),
             has_xss: cpuid.has_xss(),
+            has_x2apic: cpuid.has_x2apic(),
             passthrough: passthrough(cpuid),
         }
     }
@@ -231,7 +233,7 @@ impl MsrPolicy {
         match msr {
             number::IA32_TIME_STAMP_COUNTER => MsrWrite::Backed(BackedMsr::Tsc, value),
             number::IA32_APIC_BASE => {
-                backed_if(BackedMsr::ApicBase, value, apic_base_is_valid(value))
+                backed_if(BackedMsr::ApicBase, value, self.apic_base_is_valid(value))
             }
             number::IA32_SPEC_CTRL if self.spec_ctrl_allowed != 0 => {
                 let valid = value & !self.spec_ctrl_allowed == 0;
@@ -256,6 +258,13 @@ impl MsrPolicy {
     #[must_use]
     pub fn spec_ctrl_allowed(&self) -> u64 {
         self.spec_ctrl_allowed
+    }
+
+    fn apic_base_is_valid(&self, value: u64) -> bool {
+        let extended = if self.has_x2apic { APIC_BASE_EXTD } else { 0 };
+        let flags = APIC_BASE_BSP | APIC_BASE_EN | extended;
+        let beyond = u64::MAX << self.physical_bits.clamp(32, 52);
+        value & (0xfff & !flags | beyond) == 0
     }
 
     /// IA32_ARCH_CAPABILITIES; 0 where there is none.
@@ -305,7 +314,6 @@ const ARCH_CAPABILITIES_SHOWN: u64 = 0b111
     | 0b111 << 26
     | 1 << 62;
 
-const APIC_BASE_ADDRESS: u64 = 0xfee0_0000;
 const APIC_BASE_BSP: u64 = 1 << 8;
 const APIC_BASE_EXTD: u64 = 1 << 10;
 const APIC_BASE_EN: u64 = 1 << 11;
@@ -383,10 +391,4 @@ fn pat_is_valid(value: u64) -> bool {
         .to_le_bytes()
         .iter()
         .all(|entry| matches!(entry, 0 | 1 | 4..=7))
-}
-
-fn apic_base_is_valid(value: u64) -> bool {
-    let flags = APIC_BASE_BSP | APIC_BASE_EXTD | APIC_BASE_EN;
-    let is_extended_but_off = value & (APIC_BASE_EXTD | APIC_BASE_EN) == APIC_BASE_EXTD;
-    value & !flags == APIC_BASE_ADDRESS && !is_extended_but_off
 }

@@ -191,19 +191,32 @@ fn the_hypercall_page_is_number_0_of_1() {
 }
 
 #[test]
-fn the_apic_cannot_be_moved() {
+fn the_apics_reserved_bits_are_refused() {
     let backed = |v| MsrWrite::Backed(BackedMsr::ApicBase, v);
     assert_eq!(write(IA32_APIC_BASE, 0xfee0_0d00), backed(0xfee0_0d00));
     assert_eq!(write(IA32_APIC_BASE, 0xfee0_0000), backed(0xfee0_0000));
-    for invalid in [
-        0xfed0_0900,
-        0xfee0_0500,
-        0xfee0_0901,
-        0x1_fee0_0900,
-        0xfee0_0a00,
-    ] {
+    // for the local APIC to judge
+    assert_eq!(write(IA32_APIC_BASE, 0xfed0_0900), backed(0xfed0_0900));
+    for invalid in [0xfee0_0901, 0x10_0000_fee0_0900, 0xfee0_0a00] {
         assert_eq!(write(IA32_APIC_BASE, invalid), MsrWrite::Fault);
     }
+}
+
+#[test]
+fn x2apic_mode_is_what_cpuid_says() {
+    let mut policy = policy();
+    policy.has_x2apic = false;
+    let write = |value| {
+        policy.write(
+            IA32_APIC_BASE,
+            value,
+            &mut MsrState::RESET.clone(),
+            &MsrContext::default(),
+        )
+    };
+    assert_eq!(write(0xfee0_0c00), MsrWrite::Fault);
+    let backed = MsrWrite::Backed(BackedMsr::ApicBase, 0xfee0_0800);
+    assert_eq!(write(0xfee0_0800), backed);
 }
 
 #[test]

@@ -31,6 +31,8 @@ use crate::paging::{Incomplete, MAX_PAGES, Next, PageTable, Slot};
 pub struct P2m {
     table: PageTable<Ept>,
     config: P2mConfig,
+    /// The end of the guest frames that are below the local APICs' page.
+    low_limit: Gfn,
     max_gfn: Option<Gfn>,
     /// Counts the changes of what is mapped, from 1; see [`P2mCache`].
     generation: u64,
@@ -42,6 +44,8 @@ pub struct P2m {
     pub pod: Pod,
 }
 
+/// The page where a vCPU has the registers of its local APIC in xAPIC mode: what was mapped there would hide them.
+const LOCAL_APIC: Gfn = Gfn::new(crate::device::lapic::base::ADDRESS / crate::addr::PAGE_SIZE);
 /// Removals of single pages that are remembered.
 const RECENT: usize = 8;
 
@@ -89,6 +93,7 @@ impl P2m {
     pub fn new(frames: &mut impl TableFrames, config: P2mConfig) -> Option<Self> {
         Some(Self {
             table: PageTable::new(frames, config.max_order)?,
+            low_limit: config.gfn_limit.min(LOCAL_APIC),
             config,
             max_gfn: None,
             generation: 1,
@@ -138,7 +143,7 @@ impl P2m {
     ///
     /// # Errors
     /// [`P2mError::Occupied`] where something is mapped in the range, [`P2mError::OutOfRange`] where it leaves the
-    /// guest's address space, [`P2mError::OutOfTables`].
+    /// guest's address space or has the page of its local APICs' registers, [`P2mError::OutOfTables`].
     pub fn insert(
         &mut self,
         (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
@@ -232,7 +237,7 @@ impl P2m {
     /// frames' uses are put after the flush. What is not mapped is passed over.
     ///
     /// # Errors
-    /// [`P2mError::OutOfRange`], or [`P2mError::OutOfTables`] where a large leaf would have to be split; `see` was
+    /// [`P2mError::OutOfRange`] as for [`P2m::insert`], or [`P2mError::OutOfTables`] where a large leaf would have to be split; `see` was
     /// not called then.
     pub fn remove(
         &mut self,
@@ -383,11 +388,21 @@ impl P2m {
         is_listed.then(|| (since..self.generation).map(|before| self.removed[place(before + 1)]))
     }
 
+    /// Most are below the local APICs' page, and one look tells.
+    #[inline]
     fn check_range(&self, gfn: Gfn, count: u64) -> Result<(), P2mError> {
         match gfn.checked_add(count) {
-            Some(end) if end <= self.config.gfn_limit && end.as_u64() <= MAX_PAGES => Ok(()),
+            Some(end) if end <= self.low_limit => Ok(()),
+            Some(end) if self.is_high_range(gfn, end) => Ok(()),
             _ => Err(P2mError::OutOfRange),
         }
+    }
+
+    #[cold]
+    fn is_high_range(&self, gfn: Gfn, end: Gfn) -> bool {
+        end <= self.config.gfn_limit
+            && end.as_u64() <= MAX_PAGES
+            && (end <= LOCAL_APIC || gfn > LOCAL_APIC)
     }
 
     fn attr_of(&self, mapping: P2mMapping) -> EptAttr {

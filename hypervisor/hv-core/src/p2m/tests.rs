@@ -439,3 +439,17 @@ fn notes_that_were_never_written_read_as_device_memory() {
         assert!(kind as u8 == note & 15 || kind == P2mKind::Mmio);
     }
 }
+
+#[test]
+fn nothing_hides_the_local_apics_registers() {
+    let arena = Arena::with_limit(100);
+    let mut p2m = new(&arena, config());
+    let apic = 0xFEE00;
+    insert(&mut p2m, &arena, apic + 1, 1, ram(GIB));
+    insert(&mut p2m, &arena, apic - 1, 1, ram(GIB + 1));
+    for (gfn, count) in [(apic, 1), (apic, 2), (apic - 4, 8), (0, LIMIT)] {
+        let with = (&mut arena.clone(), &mut arena.clone());
+        let refused = p2m.insert(with, Gfn::new(gfn), count, ram(GIB));
+        assert_eq!(refused, Err(P2mError::OutOfRange), "{gfn:#x}, {count}");
+    }
+}

@@ -62,6 +62,10 @@ pub struct FakeVcpu {
     pub entries: u64,
     /// How often what the CPU had learnt of branches was forgotten for it.
     pub barriers: u64,
+    /// What of the local APIC the hardware takes over.
+    pub assist: ApicAssist,
+    /// It may serve registers of the local APIC's x2APIC mode.
+    pub is_x2apic: bool,
     /// It is loaded.
     pub is_loaded: bool,
     /// Whoever enters it has to have loaded it.
@@ -97,6 +101,8 @@ impl Default for FakeVcpu {
             endless: None,
             entries: 0,
             barriers: 0,
+            assist: ApicAssist::None,
+            is_x2apic: false,
             is_loaded: false,
             must_be_loaded: false,
             course: Course::default(),
@@ -209,7 +215,9 @@ impl VcpuHw for FakeVcpu {
     fn set_rflags(&mut self, rflags: u64) {
         self.system.rflags = rflags;
     }
-    fn intercept_apic(&mut self) {}
+    fn set_x2apic(&mut self, is_on: bool) {
+        self.is_x2apic = is_on;
+    }
     fn set_rights(&mut self, _cr4_owned: u64, _passthrough: &[Passthrough]) {}
     fn cpl(&self) -> u8 {
         (self.system.segments[super::SEGMENT_SS].access >> 5).to_le_bytes()[0] & 3
@@ -294,7 +302,7 @@ impl VcpuHw for FakeVcpu {
     }
     fn set_xcr0(&mut self, _value: u64) {}
     fn apic(&self) -> ApicAssist {
-        ApicAssist::None
+        self.assist
     }
     fn interrupt_status(&self) -> u16 {
         self.interrupt_status

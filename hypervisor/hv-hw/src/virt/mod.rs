@@ -101,8 +101,9 @@ pub trait VcpuHw: 'static {
     fn set_xcr0(&mut self, value: u64);
     /// The parts of the local APIC that the hardware takes over.
     fn apic(&self) -> ApicAssist;
-    /// Has every access to the local APIC exit from now on: the guest has switched it off.
-    fn intercept_apic(&mut self);
+    /// Lets the hardware serve the registers of the local APIC's x2APIC mode where it can, or has every access to them exit,
+    /// as it is with a new vCPU: in other modes they do not exist.
+    fn set_x2apic(&mut self, is_on: bool);
     /// Changes what the guest may do without an exit: bits of CR4 that it is not offered, and MSRs.
     fn set_rights(&mut self, cr4_owned: u64, passthrough: &[Passthrough]);
     /// The two vectors of virtual-interrupt delivery: requested in bits 7:0, in service in bits 15:8.

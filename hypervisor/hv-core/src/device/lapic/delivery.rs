@@ -296,7 +296,7 @@ const fn position(vector: u8) -> (u8, u32) {
 }
 
 /// The lower and the upper 32 bits.
-fn halves(pair: u64) -> [u32; 2] {
+pub(super) fn halves(pair: u64) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = pair.to_le_bytes();
     [
         u32::from_le_bytes([a, b, c, d]),

@@ -1,32 +1,40 @@
-//! A vCPU's local APIC, in x2APIC mode, over its virtual-APIC page.
+//! A vCPU's local APIC, in xAPIC or x2APIC mode, over its virtual-APIC page.
 //!
 //! The registers live in a shared frame at the offsets of the xAPIC layout, because the CPU's APIC virtualisation reads
 //! and writes that very page: the same code serves with it ([`Delivery::ByCpu`]) and without ([`Delivery::BySoftware`]).
 //! Only the vCPU's own thread of control calls this; others put interrupts into its
-//! [`PostedInterrupts`](super::posted::PostedInterrupts).
+//! [`PostedInterrupts`](super::posted::PostedInterrupts), and reach it by its [`ApicAddress`].
 //!
-//! Not supported: xAPIC mode (no MMIO), relocation of the APIC, CMCI. A guest that switches the APIC off cannot switch it
-//! on again, as the SDM has it for a CPU without xAPIC mode in between.
+//! It starts in xAPIC mode, as all do; the CPU serves registers of x2APIC mode only, which kernels go over to early. What both
+//! have in common is in terms of x2APIC mode.
+//!
+//! Not supported: relocation of the APIC, which Xen refuses as well; CMCI; a change of the id, which is the CPU model's to
+//! allow.
 //! Intel SDM vol. 3A, "Advanced Programmable Interrupt Controller (APIC)", "Extended XAPIC (x2APIC)".
 //!
 //! | file | what |
 //! |---|---|
 //! | here | the registers: which MSR may be read and written how |
+//! | `base` | IA32_APIC_BASE: the modes |
+//! | `mapped` | the registers of xAPIC mode, in memory |
 //! | `delivery` | IRR, ISR, priorities: what the vCPU takes next |
 //! | `icr` | a write to the interrupt command register → a message |
 //! | `save` | the state as records, and back |
 //! | `timer` | one-shot, periodic and TSC-deadline |
 //! | `regs` | offsets and bits |
 
+pub mod base;
 mod delivery;
 mod icr;
+mod mapped;
 mod regs;
 mod save;
 mod timer;
 
 use super::Gp;
-use super::message::{InterruptMessage, logical_id};
+use super::message::{ApicAddress, InterruptMessage, LogicalId, logical_id};
 use crate::mem::SharedWords;
+pub use base::{BaseRefused, Mode};
 pub use delivery::{Eoi, Synced, raise_rvi};
 use regs::{Reg, lvt};
 pub use save::{LapicPage, check_saved};
@@ -36,18 +44,6 @@ use timer::Timer;
 pub const X2APIC_FIRST: u32 = 0x800;
 /// The last x2APIC MSR that this APIC may have.
 pub const X2APIC_LAST: u32 = 0x83F;
-
-/// Bits of IA32_APIC_BASE.
-pub mod base {
-    /// The vCPU is the boot processor.
-    pub const BSP: u64 = 1 << 8;
-    /// x2APIC mode.
-    pub const EXTD: u64 = 1 << 10;
-    /// The APIC is on.
-    pub const EN: u64 = 1 << 11;
-    /// The only address that the APIC can be said to be at.
-    pub const ADDRESS: u64 = 0xFEE0_0000;
-}
 
 /// Who moves interrupts from IRR to ISR and does EOIs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -126,8 +122,11 @@ pub enum LapicEffect {
     SoftwareEnabled,
     /// The APIC takes no interrupts from now on.
     SoftwareDisabled,
-    /// The APIC is off for good: no timer, no interrupts, CPUID.1:EDX.APIC reads 0, and every x2APIC MSR exits again.
-    Off,
+    /// The APIC is reached by another [`Lapic::address`].
+    Readdressed,
+    /// The APIC is in another mode, and reached by another address. Unless that is x2APIC mode, its registers are as after
+    /// INIT, and so are the timer, the guest interrupt status and the EOI-exit bitmaps to be.
+    Mode(Mode),
 }
 
 /// A virtual local APIC.
@@ -150,13 +149,13 @@ pub struct Lapic<F> {
 }
 
 impl<F: SharedWords> Lapic<F> {
-    /// Makes an APIC in reset state, in x2APIC mode, over `page`, a zeroed frame that nobody else writes.
+    /// Makes an APIC in reset state, in xAPIC mode, over `page`, a zeroed frame that nobody else writes.
     pub fn new(page: F, config: LapicConfig) -> Self {
         let bsp = if config.is_bsp { base::BSP } else { 0 };
         let mut lapic = Self {
             page,
             config,
-            base: base::ADDRESS | base::EN | base::EXTD | bsp,
+            base: base::ADDRESS | base::EN | bsp,
             timer: Timer::new(config.tsc_khz),
             errors: 0,
             irr_words: 0,
@@ -169,16 +168,17 @@ impl<F: SharedWords> Lapic<F> {
     }
 
     /// Puts the registers into the state that INIT leaves: all as after power-up but the id and APIC_BASE. The timer is
-    /// disarmed. The caller empties the vCPU's box as well; the guest interrupt status and the EOI-exit bitmaps become 0.
+    /// disarmed. The caller empties the vCPU's box as well, and tells of the [address](Self::address); the guest interrupt
+    /// status and the EOI-exit bitmaps become 0.
     ///
     /// Intel SDM vol. 3A, "Local APIC State After It Has Been Reset".
     pub fn init(&mut self) {
         for offset in (0..regs::END).step_by(8) {
             self.page.store_u64(offset, 0);
         }
-        self.set(Reg::Id, self.config.id);
         self.set(Reg::Version, regs::VERSION);
-        self.set(Reg::Ldr, logical_id(self.config.id));
+        self.set(Reg::Dfr, u32::MAX);
+        self.set_ids();
         self.set(Reg::Svr, regs::svr::RESET);
         for entry in regs::LVT {
             self.set(entry, lvt::MASKED);
@@ -191,48 +191,21 @@ impl<F: SharedWords> Lapic<F> {
         self.eoi_exits_changed = false;
     }
 
-    /// The x2APIC id.
-    pub fn id(&self) -> u32 {
-        self.config.id
-    }
-
     /// The page, for the VMCS.
     pub fn page(&self) -> &F {
         &self.page
     }
 
-    /// IA32_APIC_BASE.
-    pub fn base(&self) -> u64 {
-        self.base
-    }
-
-    /// Writes IA32_APIC_BASE. Writing it back as read, and switching the APIC off, are what is possible.
-    ///
-    /// # Errors
-    /// [`Gp`] for reserved bits, for transitions that no CPU allows (x2APIC → xAPIC, off → x2APIC), and for what is not
-    /// supported: xAPIC mode and another address.
-    pub fn set_base(&mut self, value: u64) -> Result<LapicEffect, Gp> {
-        const MODE: u64 = base::EN | base::EXTD;
-        if value & !(MODE | base::BSP) != base::ADDRESS {
-            return Err(Gp);
+    /// What others reach it by.
+    pub fn address(&self) -> ApicAddress {
+        ApicAddress {
+            id: self.config.id,
+            logical: match self.mode() {
+                Mode::X2apic => LogicalId::OfId,
+                Mode::Xapic => LogicalId::of_xapic(self.get(Reg::Ldr), self.get(Reg::Dfr)),
+                Mode::Off => LogicalId::RESET,
+            },
         }
-        match (self.base & MODE, value & MODE) {
-            (old, new) if old == new => {
-                self.base = value;
-                Ok(LapicEffect::None)
-            }
-            (_, 0) => {
-                self.base = value;
-                self.init();
-                Ok(LapicEffect::Off)
-            }
-            _ => Err(Gp),
-        }
-    }
-
-    /// True unless the guest has switched the APIC off in APIC_BASE.
-    pub fn is_on(&self) -> bool {
-        self.base & base::EN != 0
     }
 
     /// True where the APIC takes interrupts: on, and enabled in its spurious-vector register.
@@ -243,25 +216,23 @@ impl<F: SharedWords> Lapic<F> {
     /// Reads x2APIC MSR `msr`. `now_tsc` is what RDTSC would give the guest.
     ///
     /// # Errors
-    /// [`Gp`] for MSRs that do not exist or are write-only, and where the APIC is off.
+    /// [`Gp`] for MSRs that do not exist or are write-only, and in other modes.
     pub fn read(&mut self, msr: u32, now_tsc: u64) -> Result<u64, Gp> {
         let reg = self.register(msr)?;
         match reg {
             Reg::Eoi | Reg::SelfIpi => Err(Gp),
             Reg::Icr => Ok(self.page.load_u64(Reg::Icr.offset())),
-            Reg::Ppr => Ok(u64::from(self.processor_priority())),
-            Reg::CurrentCount => Ok(u64::from(self.timer.count(now_tsc, self.timer_mode()))),
-            _ => Ok(u64::from(self.get(reg))),
+            _ => Ok(u64::from(self.value(reg, now_tsc))),
         }
     }
 
     /// Writes x2APIC MSR `msr`. `now_tsc` is what RDTSC would give the guest.
     ///
     /// # Errors
-    /// [`Gp`] for MSRs that do not exist or are read-only, for reserved bits, and where the APIC is off.
+    /// [`Gp`] for MSRs that do not exist or are read-only, for reserved bits, and in other modes.
     pub fn write(&mut self, msr: u32, value: u64, now_tsc: u64) -> Result<LapicEffect, Gp> {
         let reg = self.register(msr)?;
-        if value & !reg.writable() != 0 {
+        if value & !reg.writable() != 0 || reg == Reg::Ldr {
             return Err(Gp);
         }
         if reg == Reg::Icr {
@@ -308,7 +279,7 @@ impl<F: SharedWords> Lapic<F> {
     }
 
     fn register(&self, msr: u32) -> Result<Reg, Gp> {
-        if !self.is_on() {
+        if self.mode() != Mode::X2apic {
             return Err(Gp);
         }
         Reg::from_msr(msr).ok_or(Gp)
@@ -322,9 +293,30 @@ impl<F: SharedWords> Lapic<F> {
         self.page.store_u32(reg.offset(), value);
     }
 
+    /// What a register of 32 bits reads as.
+    fn value(&mut self, reg: Reg, now_tsc: u64) -> u32 {
+        match reg {
+            Reg::Ppr => u32::from(self.processor_priority()),
+            Reg::CurrentCount => self.timer.count(now_tsc, self.timer_mode()),
+            _ => self.get(reg),
+        }
+    }
+
+    /// Writes a register of 32 bits, of which no reserved bit is set.
+    ///
+    /// # Errors
+    /// [`Gp`] for those that are read-only, and for the timer's reserved mode.
     fn write_register(&mut self, reg: Reg, value: u32, now_tsc: u64) -> Result<LapicEffect, Gp> {
         Ok(match reg {
             Reg::Tpr => {
+                self.set(reg, value);
+                LapicEffect::None
+            }
+            Reg::Ldr | Reg::Dfr => {
+                self.set(reg, value);
+                LapicEffect::Readdressed
+            }
+            Reg::IcrHigh => {
                 self.set(reg, value);
                 LapicEffect::None
             }

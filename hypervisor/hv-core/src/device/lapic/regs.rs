@@ -7,6 +7,10 @@ use super::{X2APIC_FIRST, X2APIC_LAST};
 
 /// The byte behind the last register.
 pub(super) const END: usize = 0x400;
+/// Bytes from one register to the next.
+pub(super) const STRIDE: u16 = 16;
+/// The bits of the destination format register that are always ones.
+pub(super) const DFR_ONES: u32 = 0x0FFF_FFFF;
 /// Version 0x14, six LVT entries (0–5), no EOI-broadcast suppression: what Xen reports.
 pub(super) const VERSION: u32 = 0x0005_0014;
 
@@ -19,6 +23,8 @@ pub(super) enum Reg {
     Ppr,
     Eoi,
     Ldr,
+    /// Of xAPIC mode only: how logical ids are compared.
+    Dfr,
     Svr,
     /// Word 0–7 of the in-service register.
     Isr(u8),
@@ -27,7 +33,10 @@ pub(super) enum Reg {
     /// Word 0–7 of the interrupt-request register.
     Irr(u8),
     Esr,
+    /// In xAPIC mode its lower half.
     Icr,
+    /// Of xAPIC mode only: the destination.
+    IcrHigh,
     LvtTimer,
     LvtThermal,
     LvtPerf,
@@ -37,6 +46,7 @@ pub(super) enum Reg {
     InitialCount,
     CurrentCount,
     DivideConfig,
+    /// Of x2APIC mode only.
     SelfIpi,
 }
 
@@ -56,7 +66,25 @@ impl Reg {
         if msr < X2APIC_FIRST || msr > X2APIC_LAST {
             return None;
         }
-        let index = (msr - X2APIC_FIRST).to_le_bytes()[0];
+        match Self::from_index((msr - X2APIC_FIRST).to_le_bytes()[0]) {
+            Some(Self::Dfr | Self::IcrHigh) => None,
+            known => known,
+        }
+    }
+
+    /// The register that starts at byte `offset` of the page in xAPIC mode; `None` for the holes.
+    pub(super) const fn from_offset(offset: u16) -> Option<Self> {
+        if !offset.is_multiple_of(STRIDE) || offset as usize >= END {
+            return None;
+        }
+        match Self::from_index((offset / STRIDE).to_le_bytes()[0]) {
+            Some(Self::SelfIpi) => None,
+            known => known,
+        }
+    }
+
+    /// The register at 16 times `index`, in whatever mode.
+    const fn from_index(index: u8) -> Option<Self> {
         Some(match index {
             0x02 => Self::Id,
             0x03 => Self::Version,
@@ -64,12 +92,14 @@ impl Reg {
             0x0A => Self::Ppr,
             0x0B => Self::Eoi,
             0x0D => Self::Ldr,
+            0x0E => Self::Dfr,
             0x0F => Self::Svr,
             0x10..=0x17 => Self::Isr(index - 0x10),
             0x18..=0x1F => Self::Tmr(index - 0x18),
             0x20..=0x27 => Self::Irr(index - 0x20),
             0x28 => Self::Esr,
             0x30 => Self::Icr,
+            0x31 => Self::IcrHigh,
             0x32 => Self::LvtTimer,
             0x33 => Self::LvtThermal,
             0x34 => Self::LvtPerf,
@@ -93,12 +123,14 @@ impl Reg {
             Self::Ppr => 0x0A0,
             Self::Eoi => 0x0B0,
             Self::Ldr => 0x0D0,
+            Self::Dfr => 0x0E0,
             Self::Svr => 0x0F0,
             Self::Isr(word) => 0x100 + 0x10 * (word & 7) as usize,
             Self::Tmr(word) => 0x180 + 0x10 * (word & 7) as usize,
             Self::Irr(word) => 0x200 + 0x10 * (word & 7) as usize,
             Self::Esr => 0x280,
             Self::Icr => 0x300,
+            Self::IcrHigh => 0x310,
             Self::LvtTimer => 0x320,
             Self::LvtThermal => 0x330,
             Self::LvtPerf => 0x340,
@@ -112,7 +144,7 @@ impl Reg {
         }
     }
 
-    /// The bits that a write may set without #GP. For EOI and ESR only 0 may be written; registers that are read-only
+    /// The bits that a write of x2APIC mode may set without #GP. For EOI and ESR only 0 may be written; registers that are read-only
     /// refuse that too, later.
     pub(super) const fn writable(self) -> u64 {
         match self {
@@ -131,6 +163,19 @@ impl Reg {
             Self::InitialCount => u32::MAX as u64,
             Self::DivideConfig => 0b1011,
             _ => 0,
+        }
+    }
+
+    /// The bits that a write of xAPIC mode sets; it drops the others.
+    pub(super) const fn kept(self) -> u32 {
+        match self {
+            Self::Ldr | Self::IcrHigh => 0xFF << 24,
+            // the model; the other bits are ones
+            Self::Dfr => 0xF << 28,
+            other => {
+                let [a, b, c, d, ..] = other.writable().to_le_bytes();
+                u32::from_le_bytes([a, b, c, d])
+            }
         }
     }
 }
@@ -160,4 +205,6 @@ pub(super) mod svr {
 pub(super) mod esr {
     pub(crate) const SEND_ILLEGAL_VECTOR: u32 = 1 << 5;
     pub(crate) const RECEIVE_ILLEGAL_VECTOR: u32 = 1 << 6;
+    /// A register that xAPIC mode has not.
+    pub(crate) const ILLEGAL_REGISTER: u32 = 1 << 7;
 }

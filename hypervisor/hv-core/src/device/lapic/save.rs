@@ -1,25 +1,22 @@
 //! The local APIC's state as records: what a toolstack saves of it and loads again.
 //!
 //! The page has the xAPIC layout in both. It differs in one place: the record keeps the upper half of the interrupt command
-//! in the register of its own that xAPIC mode has. The current count is told, and counted on from when it is loaded.
+//! in the register of its own that xAPIC mode has, in x2APIC mode too. The current count is told, and counted on from when it is loaded.
 //! Source: `public/arch-x86/hvm/save.h, hvm_hw_lapic`, `hvm_hw_lapic_regs`.
 
 use guest_abi::hvm::save::{HVM_LAPIC_REGS_BYTES, HvmHwLapic};
 
 use super::regs::{self, Reg, lvt};
 use super::timer::{Mode, State};
-use super::{Lapic, base, logical_id};
+use super::{Lapic, base};
 use crate::device::Gp;
 use crate::mem::SharedWords;
 
-/// The register of xAPIC mode for the upper half of the interrupt command.
-const ICR_HIGH: usize = 0x310;
 /// [`HvmHwLapic::disabled`]: in the spurious-vector register.
 const SW_DISABLED: u32 = 1 << 0;
 /// [`HvmHwLapic::disabled`]: in APIC_BASE.
 const HW_DISABLED: u32 = 1 << 1;
-/// Registers hold 32 bits every 16 bytes.
-const STRIDE: usize = 16;
+const STRIDE: usize = regs::STRIDE as usize;
 
 /// The page of a record.
 pub type LapicPage = [u8; HVM_LAPIC_REGS_BYTES];
@@ -37,7 +34,10 @@ impl<F: SharedWords> Lapic<F> {
         for offset in (0..regs::END).step_by(STRIDE) {
             put(offset, self.page.load_u32(offset));
         }
-        put(ICR_HIGH, self.page.load_u32(Reg::Icr.offset() + 4));
+        if self.mode() == base::Mode::X2apic {
+            let destination = self.page.load_u32(Reg::Icr.offset() + 4);
+            put(Reg::IcrHigh.offset(), destination);
+        }
         let count = self.timer.count(now_tsc, self.timer_mode());
         put(Reg::CurrentCount.offset(), count);
         let mut disabled = 0;
@@ -56,12 +56,13 @@ impl<F: SharedWords> Lapic<F> {
         (state, page)
     }
 
-    /// Takes up a saved state at guest TSC `now_tsc`; id and version stay. With [`super::Delivery::ByCpu`],
+    /// Takes up a saved state at guest TSC `now_tsc`, its mode included; id and version stay. With [`super::Delivery::ByCpu`],
     /// [`guest_interrupt_status`](Self::guest_interrupt_status) and the EOI-exit bitmaps are to be set after, and in any
-    /// case the timer to what [`on_timer`](Self::on_timer) gives.
+    /// case the timer to what [`on_timer`](Self::on_timer) gives, and others are to be told of the
+    /// [address](Self::address).
     ///
     /// # Errors
-    /// [`Gp`] for a state that this APIC cannot be in, such as xAPIC mode; then nothing has changed.
+    /// [`Gp`] for a state that this APIC cannot be in; then nothing has changed.
     pub fn load(&mut self, state: &HvmHwLapic, page: &LapicPage, now_tsc: u64) -> Result<(), Gp> {
         let word = |offset: usize| word(page, offset);
         let mode = check(state, page)?;
@@ -71,19 +72,34 @@ impl<F: SharedWords> Lapic<F> {
         for offset in (0..regs::END).step_by(STRIDE) {
             self.page.store_u32(offset, word(offset));
         }
-        self.page.store_u32(ICR_HIGH, 0);
-        self.page.store_u32(Reg::Icr.offset() + 4, word(ICR_HIGH));
-        self.set(Reg::Id, self.config.id);
         self.set(Reg::Version, regs::VERSION);
-        self.set(Reg::Ldr, logical_id(self.config.id));
         self.set(Reg::CurrentCount, 0);
         self.base = state.apic_base_msr;
+        self.load_addresses(&word);
         self.errors = 0;
         self.note_vectors();
         self.timer.divide = Self::divide(word(Reg::DivideConfig.offset()));
         self.timer
             .resume(self.timer_state(mode, state, &word, now_tsc), now_tsc);
         Ok(())
+    }
+
+    /// Sets the registers that say who it is and whom it speaks to, by its mode.
+    fn load_addresses(&self, word: &impl Fn(usize) -> u32) {
+        self.set_ids();
+        let kept = |reg: Reg| word(reg.offset()) & reg.kept();
+        self.set(Reg::Dfr, kept(Reg::Dfr) | regs::DFR_ONES);
+        match self.mode() {
+            base::Mode::X2apic => {
+                let destination = word(Reg::IcrHigh.offset());
+                self.page.store_u32(Reg::Icr.offset() + 4, destination);
+                self.set(Reg::IcrHigh, 0);
+            }
+            base::Mode::Xapic | base::Mode::Off => {
+                self.set(Reg::Ldr, kept(Reg::Ldr));
+                self.set(Reg::IcrHigh, kept(Reg::IcrHigh));
+            }
+        }
     }
 
     /// Looks which words of the sets have something, and has the next [`Lapic::sync`] tell of it.
@@ -143,8 +159,7 @@ fn check(state: &HvmHwLapic, page: &LapicPage) -> Result<Mode, Gp> {
     let word = |offset| word(page, offset);
     let flags = base::EN | base::EXTD | base::BSP;
     let mode = state.apic_base_msr & (base::EN | base::EXTD);
-    let base_is_valid = state.apic_base_msr & !flags == base::ADDRESS
-        && (mode == 0 || mode == base::EN | base::EXTD);
+    let base_is_valid = state.apic_base_msr & !flags == base::ADDRESS && mode != base::EXTD;
     // vectors that no interrupt can have
     let no_exceptions = [Reg::Isr(0), Reg::Irr(0)]
         .iter()

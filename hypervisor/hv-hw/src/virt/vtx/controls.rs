@@ -97,11 +97,11 @@ pub(super) const CONTROLS: &[Row] = &[
     row(Primary, 30, "PAUSE exiting", Off, "PAUSE-loop exiting tells loops from single ones"),
     row(Primary, 31, "activate secondary controls", Needed, "EPT is one of them"),
 
-    row(Secondary, 0, "virtualize APIC accesses", Off, "guests have the APIC in x2APIC mode only"),
+    row(Secondary, 0, "virtualize APIC accesses", Off, "registers in memory are emulated: kernels leave xAPIC mode early, and this would take a page of each guest's memory"),
     row(Secondary, 1, "enable EPT", Needed, "guests' memory"),
     row(Secondary, 2, "descriptor-table exiting", Off, "nothing is to be learnt from a guest's tables; UMIP is the guest's to use"),
     row(Secondary, 3, "enable RDTSCP", ALWAYS, "RDTSCP and RDPID for guests"),
-    row(Secondary, 4, "virtualize x2APIC mode", Wished(|s| s.tpr_shadow), "reads of the task priority cost no exit"),
+    row(Secondary, 4, "virtualize x2APIC mode", Wished(|s| s.tpr_shadow), "accesses to the task priority cost no exit; off while the guest's APIC is in another mode"),
     row(Secondary, 5, "enable VPID", Wished(|s| s.vpid), "the TLB is kept over exits"),
     row(Secondary, 6, "WBINVD exiting", ALWAYS, "it would empty everybody's caches, for milliseconds, whoever executes it"),
     row(Secondary, 7, "unrestricted guest", Needed, "guests without paging"),

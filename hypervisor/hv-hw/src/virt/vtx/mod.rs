@@ -158,7 +158,7 @@ pub struct VtxVcpu {
     vmcs: Hpa,
     is_loaded: bool,
     is_new: bool,
-    is_apic_off: bool,
+    is_x2apic: bool,
     switched: Switched,
     /// What VM entry and exit do against speculation.
     guard: Guard,
@@ -186,7 +186,7 @@ impl VtxVcpu {
             vmcs: config.vmcs.base(),
             is_loaded: false,
             is_new: true,
-            is_apic_off: false,
+            is_x2apic: false,
             switched: Switched::new(config.extended, config.xsave_area),
             is_guarded: guard.is_needed(),
             guard,
@@ -328,18 +328,17 @@ impl VcpuHw for VtxVcpu {
         self.current().write(Field::GuestRflags, rflags | 2);
     }
 
-    fn intercept_apic(&mut self) {
-        self.is_apic_off = true;
-        for msr in setup::X2APIC_MSRS {
-            self.config.msr_bitmap.deny(msr);
-        }
+    fn set_x2apic(&mut self, is_on: bool) {
+        self.is_x2apic = is_on;
+        self.config.show_x2apic(is_on);
+        let secondary = setup::secondary(&self.config.caps, is_on);
+        self.current()
+            .write(Field::SecondaryControls, u64::from(secondary.bits()));
     }
 
     fn set_rights(&mut self, cr4_owned: u64, passthrough: &[Passthrough]) {
         self.config.allow(passthrough);
-        if self.is_apic_off {
-            self.intercept_apic();
-        }
+        self.config.show_x2apic(self.is_x2apic);
         self.config.cr4_owned = cr4_owned;
         self.current()
             .write(Field::Cr4Mask, cr4_owned | registers::CR4_REQUIRED);

@@ -33,7 +33,7 @@ const NOTIFY_WINDOW: u64 = 0;
 /// Every leaf of ENCLS and ENCLV.
 const ALL_LEAVES: u64 = u64::MAX;
 /// The registers of the local APIC.
-pub(super) const X2APIC_MSRS: Range<u32> = 0x800..0x840;
+const X2APIC_MSRS: Range<u32> = 0x800..0x840;
 const RESET_PAT: u64 = 0x0007_0406_0007_0406;
 
 /// What a VMCS is made of.
@@ -86,7 +86,7 @@ impl Setup {
         setup
     }
 
-    /// Lets the guest reach these MSRs itself, and those of the local APIC that the CPU serves; no others.
+    /// Lets the guest reach these MSRs itself, and no others.
     pub(super) fn allow(&mut self, passthrough: &[Passthrough]) {
         self.msr_bitmap = MsrBitmap::new(self.msr_bitmap.frame());
         let mut allow = |msr, access, is_allowed: bool| {
@@ -98,10 +98,22 @@ impl Setup {
             allow(pass.msr, MsrAccess::Read, pass.read);
             allow(pass.msr, MsrAccess::Write, pass.write);
         }
+    }
+
+    /// Lets the guest reach those registers of the local APIC's x2APIC mode that the CPU serves, or none: an access that exits
+    /// neither nor is virtualised is to the host's own.
+    pub(super) fn show_x2apic(&mut self, is_on: bool) {
         let apic = self.caps.apic_virtualization();
         for msr in X2APIC_MSRS {
-            allow(msr, MsrAccess::Read, apic.reads(msr));
-            allow(msr, MsrAccess::Write, apic.writes(msr));
+            self.msr_bitmap.deny(msr);
+            for (access, is_served) in [
+                (MsrAccess::Read, apic.reads(msr)),
+                (MsrAccess::Write, apic.writes(msr)),
+            ] {
+                if is_on && is_served {
+                    self.msr_bitmap.allow(msr, access);
+                }
+            }
         }
     }
 }
@@ -130,7 +142,8 @@ fn write_controls(vmcs: CurrentVmcs, config: &Setup) {
     let caps = &config.caps;
     vmcs.write(Field::PinControls, u64::from(caps.pin.bits()));
     vmcs.write(Field::PrimaryControls, u64::from(caps.primary.bits()));
-    vmcs.write(Field::SecondaryControls, u64::from(caps.secondary.bits()));
+    let secondary = secondary(caps, false);
+    vmcs.write(Field::SecondaryControls, u64::from(secondary.bits()));
     vmcs.write(Field::ExitControls, u64::from(caps.exit.bits()));
     vmcs.write(Field::EntryControls, u64::from(caps.entry.bits()));
     vmcs.write(Field::ExceptionBitmap, EXCEPTIONS);
@@ -165,6 +178,15 @@ fn write_controls(vmcs: CurrentVmcs, config: &Setup) {
         if caps.secondary.contains(control) {
             vmcs.write(field, value);
         }
+    }
+}
+
+/// The secondary controls, by whether the guest's local APIC is in x2APIC mode.
+pub(super) fn secondary(caps: &Caps, is_x2apic: bool) -> Secondary {
+    if is_x2apic {
+        caps.secondary
+    } else {
+        caps.secondary - Secondary::VIRTUAL_X2APIC
     }
 }
 

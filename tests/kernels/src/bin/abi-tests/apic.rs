@@ -5,7 +5,7 @@ use guest_rt::insn::{cli, rdmsr_safe, sti, sti_hlt_cli, wrmsr_safe};
 use guest_rt::{Test, Verdict, check, check_eq, event, insn, probe, skip, time, traps};
 
 pub(crate) static TESTS: &[Test] = &[
-    Test::new("apic_starts_in_x2apic_mode", registers),
+    Test::new("apic_registers_in_x2apic_mode", registers),
     Test::new("apic_self_ipi", self_ipi),
     Test::new("apic_interrupts_wait_for_if", waits_for_if),
     Test::new("apic_sti_holds_off_for_one_instruction", sti_blocking),

@@ -194,8 +194,13 @@ fn digest() -> (u64, u32) {
 
 fn apic_ids() -> Verdict {
     let initial = cpuid(1, 0).ebx >> 24;
-    let x2apic = insn::rdmsr_safe(0x802).map(|id| id & 0xFFFF_FFFF);
-    check_eq!(x2apic, Ok(u64::from(initial)), "x2APIC id against leaf 1");
+    let is_x2apic = insn::rdmsr_safe(0x1B).is_ok_and(|base| base & 0x400 != 0);
+    let id = if is_x2apic {
+        insn::rdmsr_safe(0x802)
+    } else {
+        insn::read_mmio32(0xFEE0_0020).map(|id| u64::from(id >> 24))
+    };
+    check_eq!(id, Ok(u64::from(initial)), "APIC id against leaf 1");
     if cpuid(0, 0).eax >= 0xB && cpuid(0xB, 0).ebx != 0 {
         check_eq!(cpuid(0xB, 0).edx, initial, "leaf 0xB against leaf 1");
     }

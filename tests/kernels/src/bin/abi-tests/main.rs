@@ -35,6 +35,7 @@ mod narrow;
 mod timer;
 mod toolstack;
 mod version;
+mod xapic;
 mod xsave;
 
 use guest_rt::{Test, report};
@@ -49,6 +50,7 @@ fn main() {
 
 static GROUPS: &[&[Test]] = &[
     entry::TESTS,
+    xapic::START,
     cpuid::TESTS,
     msr::TESTS,
     version::TESTS,
@@ -57,6 +59,7 @@ static GROUPS: &[&[Test]] = &[
     narrow::TESTS,
     exception::TESTS,
     apic::TESTS,
+    xapic::TESTS,
     io::TESTS,
     xsave::TESTS,
     event::TESTS,

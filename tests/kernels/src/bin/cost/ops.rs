@@ -64,9 +64,9 @@ pub(crate) static TESTS: &[Test] = &[
     row!("rdmsr_misc_enable", NO_BUDGET, free(), |()| Ok(
         timed::rdmsr(0x1A0)
     )),
-    row!("x2apic_read_id", NO_BUDGET, hypervisor(), |()| Ok(
-        timed::rdmsr(0x802)
-    )),
+    row!("x2apic_read_id", NO_BUDGET, apic(), |()| Ok(timed::rdmsr(
+        0x802
+    ))),
     row!("inb_0x80", NO_BUDGET, free(), |()| Ok(timed::inb(0x80))),
     row!("inb_0x20(exit)", NO_BUDGET, free(), |()| Ok(timed::inb(
         0x20

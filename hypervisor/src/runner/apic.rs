@@ -1,0 +1,21 @@
+//! What goes by a vCPU's local APIC beside its registers: the address that others reach it by, and what the hardware holds.
+
+use hv_hw::virt::{ApicAssist, VcpuHw};
+
+use super::Runner;
+use crate::pcpu::Pcpu;
+
+/// The APIC's registers are as after INIT: so is what goes by them.
+pub(crate) fn begin_anew<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
+    pcpu.cancel_timer(runner.apic_timer);
+    tell_address(runner);
+    if runner.hw.apic() == ApicAssist::Delivery {
+        runner.hw.set_interrupt_status(0);
+        runner.hw.set_eoi_exits(&[0; 4]);
+    }
+}
+
+/// Tells others what the APIC is reached by.
+pub(crate) fn tell_address<H: VcpuHw>(runner: &Runner<H>) {
+    runner.vcpu().set_logical_id(runner.lapic.address().logical);
+}
