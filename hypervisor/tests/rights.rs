@@ -34,6 +34,7 @@ const GUESTS_MAY: &[(u64, &[u32])] = &[
             XENMEM_populate_physmap,
             XENMEM_add_to_physmap,
             XENMEM_memory_map,
+            XENMEM_set_memory_map,
             XENMEM_maximum_gpfn,
             XENMEM_remove_from_physmap,
             XENMEM_add_to_physmap_batch,
