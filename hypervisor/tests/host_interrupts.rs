@@ -62,6 +62,10 @@ macro_rules! reasons {
 reasons! {
     VmExit::ExternalInterrupt(_) => [VmExit::ExternalInterrupt(vectors::POSTED_INTERRUPT)],
     VmExit::Nmi => [VmExit::Nmi],
+    VmExit::ReadTsc { .. } => [
+        VmExit::ReadTsc { with_aux: false },
+        VmExit::ReadTsc { with_aux: true },
+    ],
     VmExit::Exception { .. } => [
         VmExit::Exception { vector: 1, error: None, qualification: 1 },
         VmExit::Exception { vector: 17, error: Some(0), qualification: 0 },

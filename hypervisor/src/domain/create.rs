@@ -177,7 +177,7 @@ pub fn domain(id: DomId, config: DomainConfig, mut own: Belongings) -> Result<Do
             table: own.p2m.root(),
         },
         tsc,
-        clock,
+        host_clock: clock,
         shared_info: parts.shared_info.shared(),
         vcpus: parts.vcpus,
         p2m: RankedLock::new(own.p2m),
@@ -202,7 +202,7 @@ pub fn domain(id: DomId, config: DomainConfig, mut own: Belongings) -> Result<Do
     {
         let events = domain.events.lock();
         for index in 0..config.vcpus {
-            events.write_time(index, &domain.clock);
+            events.write_time(index, &domain.clock());
         }
     }
     Ok(domain)

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use hv_hw::virt::VmExit;
 
-const NAMES: [&str; 26] = [
+const NAMES: [&str; 27] = [
     "hypercall",
     "cpuid",
     "external interrupt",
@@ -31,6 +31,7 @@ const NAMES: [&str; 26] = [
     "instruction timeout",
     "nothing",
     "task switch",
+    "rdtsc",
 ];
 
 /// How often each reason occurred.
@@ -68,6 +69,7 @@ impl Counts {
             VmExit::InstructionTimeout => 23,
             VmExit::Nothing => 24,
             VmExit::TaskSwitch(_) => 25,
+            VmExit::ReadTsc { .. } => 26,
         };
         // only the CPU that runs the vCPU counts: a plain load and store do
         let count = &self.0[slot];

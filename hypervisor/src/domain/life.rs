@@ -156,7 +156,7 @@ impl Life {
             time_offset_s: 0,
             suspend_port: 0,
             tsc_mode: 0,
-            tsc_incarnation: 0,
+            tsc_incarnation: 1,
             death: super::destroy::Death::None,
             specials: Specials::default(),
         }

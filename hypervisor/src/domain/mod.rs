@@ -107,8 +107,8 @@ pub struct Domain {
     pub stage2: Stage2Root,
     /// Its TSC.
     pub tsc: TscView,
-    /// Its clock.
-    pub clock: PvClock,
+    /// Its clock by the host's TSC; see [`Domain::clock`].
+    host_clock: PvClock,
     /// The page with its pending events and wall clock.
     pub shared_info: SharedFrame,
     /// Its vCPUs, by index.
@@ -163,6 +163,24 @@ impl Domain {
     #[must_use]
     pub fn policies(&self) -> Arc<Policies> {
         self.policies.lock().clone()
+    }
+
+    /// Its clock: what its vCPUs compute time by, whose TSCs were not moved.
+    #[must_use]
+    pub fn clock(&self) -> PvClock {
+        let tsc = self.policies().tsc;
+        PvClock {
+            tsc_timestamp: tsc.of_host(self.host_clock.tsc_timestamp),
+            scale: policies::clock_of(tsc),
+            ..self.host_clock
+        }
+    }
+
+    /// What its TSC is when the host's is `host_tsc`.
+    #[must_use]
+    pub fn tsc_at(&self, host_tsc: u64) -> u64 {
+        let ticks = host_tsc.wrapping_add(self.tsc.offset);
+        self.policies().tsc.of_host(ticks)
     }
 
     /// Carries out what a change of event channels asks for: upcalls and wake-ups.

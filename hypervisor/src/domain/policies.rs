@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use hv_core::cpuid::{CpuidOptions, CpuidPolicy, TscInfo};
 use hv_core::domid::DomId;
 use hv_core::msr::{HostMsrs, MsrPolicy};
+use hv_core::vcpu::time::{ClockScale, GuestTsc};
 
 use crate::machine::host;
 
@@ -18,6 +19,8 @@ pub struct Policies {
     pub cpuid: CpuidPolicy,
     /// MSRs.
     pub msrs: MsrPolicy,
+    /// Its TSC.
+    pub tsc: GuestTsc,
 }
 
 impl Policies {
@@ -25,26 +28,40 @@ impl Policies {
     #[must_use]
     pub fn of_host(id: DomId, vcpus: u16) -> Arc<Self> {
         let cpuid = CpuidPolicy::build(&host::host().cpuid, &Self::options(id, vcpus));
-        Self::with_cpuid(cpuid)
-    }
-
-    /// Policies with this CPUID.
-    #[must_use]
-    pub fn with_cpuid(cpuid: CpuidPolicy) -> Arc<Self> {
         let msrs = MsrPolicy::build(&cpuid, &host::host().msrs);
-        Arc::new(Self { cpuid, msrs })
+        let tsc = GuestTsc::native(host::host().tsc_khz);
+        Arc::new(Self { cpuid, msrs, tsc })
     }
 
-    /// Policies with this CPUID, and of IA32_ARCH_CAPABILITIES no more than `arch_capabilities`.
+    /// The same policies with another TSC, of that mode and incarnation.
     #[must_use]
-    pub fn within(cpuid: CpuidPolicy, arch_capabilities: u64) -> Arc<Self> {
+    pub fn with_tsc(&self, tsc: GuestTsc, (mode, incarnation): (u32, u32)) -> Arc<Self> {
+        let scale = clock_of(tsc);
+        let info = TscInfo {
+            host_khz: host::host().tsc_khz,
+            guest_khz: tsc.khz(),
+            mode,
+            incarnation,
+            offset: 0,
+            mul: scale.mul(),
+            shift: scale.shift(),
+        };
+        let cpuid = self.cpuid.with_tsc(&info);
+        let msrs = self.msrs.clone();
+        Arc::new(Self { cpuid, msrs, tsc })
+    }
+
+    /// The same TSC with this CPUID, and of IA32_ARCH_CAPABILITIES no more than `arch_capabilities`.
+    #[must_use]
+    pub fn within(&self, cpuid: CpuidPolicy, arch_capabilities: u64) -> Arc<Self> {
         let host = &host::host().msrs;
         let mine = HostMsrs {
             arch_capabilities: host.arch_capabilities & arch_capabilities,
             ..*host
         };
         let msrs = MsrPolicy::build(&cpuid, &mine);
-        Arc::new(Self { cpuid, msrs })
+        let tsc = self.tsc;
+        Arc::new(Self { cpuid, msrs, tsc })
     }
 
     /// What makes the CPUID of a domain its own.
@@ -68,4 +85,10 @@ impl Policies {
             },
         }
     }
+}
+
+/// Ticks of a guest's TSC ↔ ns.
+#[must_use]
+pub fn clock_of(tsc: GuestTsc) -> ClockScale {
+    ClockScale::from_tsc_khz(tsc.khz()).unwrap_or_else(host::clock)
 }

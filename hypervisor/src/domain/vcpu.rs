@@ -170,12 +170,13 @@ impl Vcpu {
     /// What the guest computes time by on this vCPU. One whose TSC was moved is out of step with the others.
     #[must_use]
     pub fn clock(&self, domain: &Domain) -> PvClock {
+        let clock = domain.clock();
         match self.tsc_moved() {
-            0 => domain.clock,
+            0 => clock,
             moved => PvClock {
-                tsc_timestamp: domain.clock.tsc_timestamp.wrapping_add(moved),
+                tsc_timestamp: clock.tsc_timestamp.wrapping_add(moved),
                 is_tsc_stable: false,
-                ..domain.clock
+                ..clock
             },
         }
     }

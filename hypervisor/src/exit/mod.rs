@@ -8,6 +8,7 @@ mod mmio;
 mod msr;
 mod stage2;
 mod task;
+mod tsc;
 
 use hv_hw::domain_log;
 use hv_hw::virt::{Event, VcpuHw, VmExit, Window};
@@ -52,6 +53,7 @@ fn handle_other<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: VmExit
             Next::Resume
         }
         VmExit::Hlt => halt(runner),
+        VmExit::ReadTsc { with_aux } => tsc::read(runner, with_aux),
         VmExit::Rdmsr => msr::read(runner),
         VmExit::Wrmsr => msr::write(runner, pcpu),
         VmExit::Io(access) => io::handle(runner, pcpu, access),

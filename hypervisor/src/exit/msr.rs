@@ -115,7 +115,7 @@ fn write_backed<H: VcpuHw>(
 fn deadline<H: VcpuHw>(runner: &Runner<H>) -> u64 {
     match runner.lapic.tsc_deadline() {
         0 => 0,
-        tsc => tsc.wrapping_add(runner.vcpu.tsc_moved()).max(1),
+        tsc => in_guest_tsc(runner, tsc),
     }
 }
 
@@ -129,12 +129,19 @@ fn set_deadline<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, deadline: u6
     apic::apply(runner, pcpu, effect);
 }
 
+/// What the guest's TSC is when the domain's is `tsc`; above 0.
+fn in_guest_tsc<H: VcpuHw>(runner: &Runner<H>, tsc: u64) -> u64 {
+    let own = runner.policies.tsc.of_host(tsc);
+    own.wrapping_add(runner.vcpu.tsc_moved()).max(1)
+}
+
 /// What the domain's TSC is when the guest's is `tsc`, above 0: as far from now as that.
 fn in_domain_tsc<H: VcpuHw>(runner: &Runner<H>, tsc: u64) -> u64 {
     let now = runner.domain_tsc();
-    let guest_now = now.wrapping_add(runner.vcpu.tsc_moved());
+    let rate = runner.policies.tsc;
+    let guest_now = rate.of_host(now).wrapping_add(runner.vcpu.tsc_moved());
     match tsc.checked_sub(guest_now) {
-        Some(ahead) => now.saturating_add(ahead),
-        None => now.saturating_sub(guest_now - tsc).max(1),
+        Some(ahead) => now.saturating_add(rate.to_host(ahead)),
+        None => now.saturating_sub(rate.to_host(guest_now - tsc)).max(1),
     }
 }

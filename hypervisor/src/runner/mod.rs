@@ -189,19 +189,33 @@ impl<H: VcpuHw> Runner<H> {
         hv_hw::time::now().wrapping_add(self.domain.tsc.offset)
     }
 
-    /// Its TSC now.
+    /// Its TSC now: at its own rate, and moved.
     #[must_use]
     pub fn guest_tsc(&self) -> u64 {
-        self.domain_tsc().wrapping_add(self.vcpu.tsc_moved())
+        let own = self.policies.tsc.of_host(self.domain_tsc());
+        own.wrapping_add(self.vcpu.tsc_moved())
+    }
+
+    /// Takes up how its domain's TSC counts.
+    pub fn take_tsc(&mut self) {
+        let is_emulated = self.policies.tsc.is_emulated();
+        self.hw.intercept_tsc(is_emulated);
+        self.tell_time();
     }
 
     /// Sets its TSC, and what the guest computes time by from it.
     pub fn set_guest_tsc(&mut self, value: u64) {
-        let moved = value.wrapping_sub(self.domain_tsc());
+        let own = self.policies.tsc.of_host(self.domain_tsc());
+        let moved = value.wrapping_sub(own);
         self.vcpu.tsc_moved.store(moved, Ordering::Release);
         self.hw.set_tsc(TscView {
             offset: self.domain.tsc.offset.wrapping_add(moved),
         });
+        self.tell_time();
+    }
+
+    /// Tells the guest what it computes time by.
+    fn tell_time(&mut self) {
         let clock = self.vcpu.clock(&self.domain);
         let number = self.number();
         self.domain.events.lock().write_time(number, &clock);

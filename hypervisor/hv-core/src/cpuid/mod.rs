@@ -179,6 +179,14 @@ impl CpuidPolicy {
         policy
     }
 
+    /// The same with another TSC in the hypervisor's leaves.
+    #[must_use]
+    pub fn with_tsc(&self, tsc: &TscInfo) -> Self {
+        let mut policy = self.clone();
+        policy.xen.set_time(tsc);
+        policy
+    }
+
     /// Answers CPUID with EAX = `leaf` and ECX = `subleaf`.
     #[inline]
     #[must_use]

@@ -58,6 +58,12 @@ impl XenLeaves {
         }
     }
 
+    /// States another TSC.
+    pub(super) fn set_time(&mut self, tsc: &TscInfo) {
+        let [first, ..] = self.time;
+        self.time = time_leaves(tsc, first.eax & RELIABLE != 0, first.eax & HAS_RDTSCP != 0);
+    }
+
     /// Answers `leaf`, from [`BASE`] to [`LAST`].
     #[inline]
     pub(super) fn leaf(&self, leaf: u32, subleaf: u32, vcpu: &VcpuView) -> CpuidRegs {
@@ -83,8 +89,12 @@ impl XenLeaves {
     }
 }
 
+/// Of the first time leaf: the TSC may be trusted; RDTSCP is there.
+const RELIABLE: u32 = 1 << 1;
+const HAS_RDTSCP: u32 = 1 << 2;
+
 fn time_leaves(tsc: &TscInfo, reliable: bool, has_rdtscp: bool) -> [CpuidRegs; 3] {
-    let is_emulated = tsc.mode == 1;
+    let is_emulated = tsc.mode == 1 || tsc.guest_khz != tsc.host_khz;
     #[expect(clippy::cast_possible_truncation, reason = "the two halves of a word")]
     let (offset_low, offset_high) = (tsc.offset as u32, (tsc.offset >> 32) as u32);
     [

@@ -109,6 +109,76 @@ fn div_ceil_96(ns: u64, divisor: u32) -> u128 {
         + u128::from(low.div_ceil(divisor))
 }
 
+/// The rate of a guest's TSC, and whether each read of it is emulated (`public/domctl.h, XEN_DOMCTL_settscinfo`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GuestTsc {
+    khz: u32,
+    host_khz: u32,
+    is_emulated: bool,
+}
+
+impl GuestTsc {
+    /// The host's own.
+    #[must_use]
+    pub const fn native(host_khz: u32) -> Self {
+        Self {
+            khz: host_khz,
+            host_khz,
+            is_emulated: false,
+        }
+    }
+    /// One of `khz`, 0 for the host's rate, which is emulated where it cannot be the host's.
+    #[must_use]
+    pub const fn of_rate(khz: u32, host_khz: u32) -> Self {
+        let khz = if khz == 0 { host_khz } else { khz };
+        Self {
+            khz,
+            host_khz,
+            is_emulated: khz != host_khz,
+        }
+    }
+    /// The same, emulated in any case.
+    #[must_use]
+    pub const fn emulated(self) -> Self {
+        Self {
+            is_emulated: true,
+            ..self
+        }
+    }
+    /// Its rate in kHz.
+    #[must_use]
+    pub const fn khz(self) -> u32 {
+        self.khz
+    }
+    /// True where reads of it exit.
+    #[must_use]
+    pub const fn is_emulated(self) -> bool {
+        self.is_emulated
+    }
+    /// What it counts while the host's counts `ticks`, rounded down; the highest number where it does not fit.
+    #[inline]
+    #[must_use]
+    pub fn of_host(self, ticks: u64) -> u64 {
+        if self.khz == self.host_khz {
+            return ticks;
+        }
+        let product = u128::from(ticks) * u128::from(self.khz);
+        let own = product / u128::from(self.host_khz.max(1));
+        u64::try_from(own).unwrap_or(u64::MAX)
+    }
+    /// The fewest ticks of the host's in which it counts `ticks`; the highest number where it does not fit.
+    #[inline]
+    #[must_use]
+    pub fn to_host(self, ticks: u64) -> u64 {
+        if self.khz == self.host_khz {
+            return ticks;
+        }
+        let product = u128::from(ticks) * u128::from(self.host_khz);
+        let host = product.div_ceil(u128::from(self.khz.max(1)));
+        u64::try_from(host).unwrap_or(u64::MAX)
+    }
+}
+
 /// A guest's clock: the system time at one tick of the guest's TSC, and the scale from there on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PvClock {
@@ -317,6 +387,21 @@ mod tests {
                     }
                 }
                 None => prop_assert!(now < u128::from(system_time_ns)),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn ticks_of_a_guests_tsc_go_to_the_hosts_and_back(
+            khz in 1_000u32.., host_khz in 1_000u32.., ticks in 0u64..1 << 60,
+        ) {
+            let tsc = GuestTsc::of_rate(khz, host_khz);
+            prop_assert_eq!(tsc.is_emulated(), khz != host_khz);
+            let host = tsc.to_host(ticks);
+            if host != u64::MAX {
+                prop_assert!(tsc.of_host(host) >= ticks, "the deadline has passed then");
+                prop_assert!(host == 0 || tsc.of_host(host - 1) < ticks, "and not before");
             }
         }
     }

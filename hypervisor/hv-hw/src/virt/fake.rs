@@ -54,6 +54,8 @@ pub struct FakeVcpu {
     pub windows: [bool; 2],
     /// Bytes that `skip_instruction` steps over.
     pub instruction_length: u64,
+    /// Reads of the TSC exit.
+    pub intercepts_tsc: bool,
     /// How often translations were flushed.
     pub flushes: usize,
     /// Where no exit is left, what the next entry brings, given how many there were: a guest that goes on for ever.
@@ -97,6 +99,7 @@ impl Default for FakeVcpu {
             interrupted: None,
             windows: [false; 2],
             instruction_length: 0,
+            intercepts_tsc: false,
             flushes: 0,
             endless: None,
             entries: 0,
@@ -269,6 +272,9 @@ impl VcpuHw for FakeVcpu {
         self.flushes += 1;
     }
     fn set_tsc(&mut self, _view: TscView) {}
+    fn intercept_tsc(&mut self, wanted: bool) {
+        self.intercepts_tsc = wanted;
+    }
     fn msr(&self, msr: VcpuMsr) -> u64 {
         self.msrs
             .iter()

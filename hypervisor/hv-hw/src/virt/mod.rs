@@ -81,6 +81,8 @@ pub trait VcpuHw: 'static {
     fn flush_stage2(&mut self, root: Stage2Root);
     /// Sets how the guest's TSC follows the host's.
     fn set_tsc(&mut self, view: TscView);
+    /// Has reads of the TSC exit, or not.
+    fn intercept_tsc(&mut self, wanted: bool);
     /// The value of a register that the hardware keeps for the guest.
     fn msr(&self, msr: VcpuMsr) -> u64;
     /// Sets it; the value has been checked.
@@ -393,6 +395,11 @@ pub enum VmExit {
     Cpuid,
     /// HLT.
     Hlt,
+    /// RDTSC, or RDTSCP, which reads TSC_AUX as well.
+    ReadTsc {
+        /// It is RDTSCP.
+        with_aux: bool,
+    },
     /// VMCALL.
     Hypercall,
     /// RDMSR, number in ECX.

@@ -27,7 +27,6 @@ use crate::domain::vcpu_state::VcpuState;
 use crate::domain::vcpu_state::records::MOST_MSRS;
 use crate::domain::{Domain, Policies};
 use crate::hypercall::domctl::{Answer, Call, Domctl, Stop, life};
-use crate::machine::host::host;
 use crate::machine::memory;
 
 /// Bytes of a vCPU's records at most.
@@ -161,8 +160,8 @@ pub(super) fn set<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
     let bytes = read(call, &domain, &body)?;
     let mut all = hold(call, &domain, |_| true)?;
     let (header, records) = Records::begin(&bytes)?;
-    check_header(&header)?;
     let policies = domain.policies();
+    check_header(&header, policies.tsc.khz())?;
     for held in &mut all {
         held.state.is_up = false;
     }
@@ -220,13 +219,13 @@ fn header(domain: &Domain) -> HvmSaveHeader {
         version: HVM_FILE_VERSION,
         changeset: u64::MAX,
         cpuid: domain.policies().cpuid.signature(),
-        gtsc_khz: host().tsc_khz,
+        gtsc_khz: domain.policies().tsc.khz(),
     }
 }
 
-/// The guest's TSC runs as the host's does.
-fn check_header(header: &HvmSaveHeader) -> Result<(), Stop> {
-    if header.gtsc_khz != 0 && header.gtsc_khz != host().tsc_khz {
+/// The guest's TSC counts as it did, which XEN_DOMCTL_settscinfo has to see to before.
+fn check_header(header: &HvmSaveHeader, khz: u32) -> Result<(), Stop> {
+    if header.gtsc_khz != 0 && header.gtsc_khz != khz {
         return Err(Errno::EOPNOTSUPP.into());
     }
     Ok(())
@@ -279,7 +278,7 @@ fn put(stream: &mut Stream, typecode: u16, domain: &Domain, held: &Held<'_>) -> 
     match (typecode, &state.lapic) {
         // one that is down has none: who loads it leaves it down
         (HVM_SAVE_CODE_CPU, _) if state.is_up => {
-            let tsc = hv_hw::time::now().wrapping_add(domain.tsc.offset);
+            let tsc = domain.tsc_at(hv_hw::time::now());
             put(state.cpu_record(tsc).as_bytes())
         }
         (HVM_SAVE_CODE_LAPIC, Some((lapic, _))) => put(lapic.as_bytes()),

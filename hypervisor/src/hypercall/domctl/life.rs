@@ -12,6 +12,7 @@ use guest_abi::sched::{SHUTDOWN_MAX, SchedRemoteShutdown};
 use guest_abi::xen::XEN_X86_EMU_LAPIC;
 use hv_core::addr::PAGE_SIZE;
 use hv_core::domid::DomId;
+use hv_core::vcpu::time::GuestTsc;
 use hv_hw::domain_log;
 use hv_hw::virt::VcpuHw;
 
@@ -19,6 +20,7 @@ use crate::domain::create::{self, Belongings, DomainConfig, MAX_PORT, MAX_VCPUS}
 use crate::domain::destroy::{self, Progress};
 use crate::domain::grants::{DEFAULT_GRANT_FRAMES, DEFAULT_MAPTRACK_FRAMES, MAX_GRANT_FRAMES};
 use crate::domain::life::{Holds, PauseError};
+use crate::domain::policies::clock_of;
 use crate::domain::{Domain, Ended, info as record, registry, soft_reset, space, wallclock};
 use crate::hypercall::domctl::{Answer, Call, Domctl, Stop};
 use crate::hypercall::{caller, event_channel};
@@ -221,39 +223,55 @@ pub(super) fn set_handle(op: &Domctl) -> Answer {
     Ok(0)
 }
 
-/// DOMCTL_settscinfo: the guest's TSC runs as the host's does; what asks for another is refused.
+/// Modes of a TSC (`public/arch-x86/cpuid.h, XEN_CPUID_TSC_MODE_*`): by need, always emulated, never.
+const TSC_DEFAULT: u32 = 0;
+const TSC_EMULATED: u32 = 1;
+const TSC_NATIVE: u32 = 2;
+
+/// DOMCTL_settscinfo: how the guest's TSC counts. One that is never emulated counts as the host's does, whatever rate is
+/// asked for; one of another rate than the host's is emulated. Its value is a vCPU's, as with Xen.
 pub(super) fn set_tsc_info<H: VcpuHw>(call: &Call<'_, H>, op: &Domctl) -> Answer {
-    const NEVER_EMULATED: u32 = 2;
-    const ALWAYS_EMULATED: u32 = 1;
     let body: XenDomctlTscInfo = op.body();
     let domain = another(call, op)?;
-    let is_host_rate = body.gtsc_khz == 0 || body.gtsc_khz == host::host().tsc_khz;
-    if body.tsc_mode > NEVER_EMULATED {
-        return Err(Errno::EINVAL.into());
+    let host_khz = host::host().tsc_khz;
+    let tsc = match body.tsc_mode {
+        TSC_DEFAULT => GuestTsc::of_rate(body.gtsc_khz, host_khz),
+        TSC_EMULATED => GuestTsc::of_rate(body.gtsc_khz, host_khz).emulated(),
+        TSC_NATIVE => GuestTsc::native(host_khz),
+        _ => return Err(Errno::EINVAL.into()),
+    };
+    let incarnation = body.incarnation.wrapping_add(1);
+    {
+        let mut life = domain.life.lock();
+        life.tsc_mode = body.tsc_mode;
+        life.tsc_incarnation = incarnation;
     }
-    if body.tsc_mode == ALWAYS_EMULATED || !is_host_rate {
-        return Err(Errno::EOPNOTSUPP.into());
-    }
-    let mut life = domain.life.lock();
-    life.tsc_mode = body.tsc_mode;
-    life.tsc_incarnation = body.incarnation;
+    let policies = domain.policies();
+    domain.set_policies(policies.with_tsc(tsc, (body.tsc_mode, incarnation)));
     Ok(0)
 }
 
-/// DOMCTL_gettscinfo.
+/// DOMCTL_gettscinfo: of a TSC that is never emulated there is nothing to say.
 pub(super) fn get_tsc_info(op: &mut Domctl) -> Answer {
     let domain = op.domain()?;
     let (tsc_mode, incarnation) = {
         let life = domain.life.lock();
         (life.tsc_mode, life.tsc_incarnation)
     };
-    let guest_tsc = hv_hw::time::now().wrapping_add(domain.tsc.offset);
+    let tsc = domain.policies().tsc;
+    let (gtsc_khz, elapsed_nsec) = match tsc_mode {
+        TSC_NATIVE => (0, 0),
+        _ => {
+            let now = domain.tsc_at(hv_hw::time::now());
+            (tsc.khz(), clock_of(tsc).ticks_to_ns(now))
+        }
+    };
     op.reply(&XenDomctlTscInfo {
         tsc_mode,
-        gtsc_khz: host::host().tsc_khz,
+        gtsc_khz,
         incarnation,
         pad: 0,
-        elapsed_nsec: domain.clock.scale.ticks_to_ns(guest_tsc),
+        elapsed_nsec,
     });
     Ok(0)
 }

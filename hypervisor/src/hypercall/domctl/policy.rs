@@ -66,7 +66,7 @@ pub(super) fn set<H: VcpuHw>(call: &mut Call<'_, H>, op: &mut Domctl) -> Answer 
             return Err(errno.into());
         }
     }
-    domain.set_policies(Policies::within(cpuid, arch_capabilities));
+    domain.set_policies(now.within(cpuid, arch_capabilities));
     Ok(0)
 }
 

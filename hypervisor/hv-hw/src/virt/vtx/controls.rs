@@ -80,7 +80,7 @@ pub(super) const CONTROLS: &[Row] = &[
     row(Primary, 9, "INVLPG exiting", Off, "with EPT, guests keep their TLB themselves"),
     row(Primary, 10, "MWAIT exiting", Needed, "not offered: it would hold the CPU"),
     row(Primary, 11, "RDPMC exiting", Needed, "not offered: counters tell of others"),
-    row(Primary, 12, "RDTSC exiting", Off, "offset and multiplier serve guests' TSC"),
+    row(Primary, 12, "RDTSC exiting", AtTimes, "for a guest whose TSC is to be emulated; the offset serves the others"),
     row(Primary, 15, "CR3-load exiting", Off, "with EPT, CR3 is the guest's own; a CPU that cannot leave it off is refused"),
     row(Primary, 16, "CR3-store exiting", Off, "with EPT, CR3 is the guest's own; a CPU that cannot leave it off is refused"),
     row(Primary, 17, "activate tertiary controls", Off, "none of them is used"),

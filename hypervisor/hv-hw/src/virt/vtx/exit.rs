@@ -58,6 +58,8 @@ fn decode_rare(vmcs: CurrentVmcs, regs: &GuestRegs, reason: u32) -> VmExit {
     match reason {
         reasons::EXCEPTION_OR_NMI => exception(vmcs),
         reasons::TRIPLE_FAULT => VmExit::TripleFault,
+        reasons::RDTSC => VmExit::ReadTsc { with_aux: false },
+        reasons::RDTSCP => VmExit::ReadTsc { with_aux: true },
         reasons::INIT => VmExit::HostReset,
         reasons::SIPI => VmExit::Nothing,
         reasons::NMI_WINDOW => VmExit::NmiWindow,

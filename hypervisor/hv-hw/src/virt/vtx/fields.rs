@@ -173,6 +173,8 @@ bitflags! {
         const MWAIT = 1 << 10;
         /// RDPMC exiting.
         const RDPMC = 1 << 11;
+        /// RDTSC exiting.
+        const RDTSC = 1 << 12;
         /// CR3-load exiting.
         const CR3_LOAD = 1 << 15;
         /// CR3-store exiting.

@@ -218,6 +218,14 @@ impl VtxVcpu {
         }
     }
 
+    fn set_primary(&mut self, bit: Primary, wanted: bool) {
+        if self.primary.contains(bit) != wanted {
+            self.primary.set(bit, wanted);
+            self.current()
+                .write(Field::PrimaryControls, u64::from(self.primary.bits()));
+        }
+    }
+
     #[cold]
     fn entry_refused(&self) -> VmExit {
         VmExit::Broken {
@@ -429,16 +437,16 @@ impl VcpuHw for VtxVcpu {
             Window::Interrupt => Primary::INTERRUPT_WINDOW,
             Window::Nmi => Primary::NMI_WINDOW,
         };
-        if self.primary.contains(bit) != wanted {
-            self.primary.set(bit, wanted);
-            self.current()
-                .write(Field::PrimaryControls, u64::from(self.primary.bits()));
-        }
+        self.set_primary(bit, wanted);
     }
 
     fn flush_stage2(&mut self, root: Stage2Root) {
         // SAFETY: in VMX operation since the VMCS was loaded; single-context INVEPT was asked for by `Caps::probe`.
         unsafe { insn::invept_single(setup::ept_pointer(&self.config.caps, root)) };
+    }
+
+    fn intercept_tsc(&mut self, wanted: bool) {
+        self.set_primary(Primary::RDTSC, wanted);
     }
 
     fn set_tsc(&mut self, view: TscView) {

@@ -65,7 +65,7 @@ reasons! {
     INVD = 13, "INVD", Handled;
     INVLPG = 14, "INVLPG", Never(CONTROL_OFF);
     RDPMC = 15, "RDPMC", Undefined;
-    RDTSC = 16, "RDTSC", Never(CONTROL_OFF);
+    RDTSC = 16, "RDTSC", Handled;
     RSM = 17, "RSM", Never(SMM);
     VMCALL = 18, "VMCALL", Handled;
     VMCLEAR = 19, "VMCLEAR", Undefined;
@@ -97,7 +97,7 @@ reasons! {
     EPT_VIOLATION = 48, "EPT violation", Handled;
     EPT_MISCONFIGURATION = 49, "EPT misconfiguration", Never("entries have only bits and types that the CPU has");
     INVEPT = 50, "INVEPT", Undefined;
-    RDTSCP = 51, "RDTSCP", Never(CONTROL_OFF);
+    RDTSCP = 51, "RDTSCP", Handled;
     PREEMPTION_TIMER = 52, "VMX-preemption timer expired", Never(CONTROL_OFF);
     INVVPID = 53, "INVVPID", Undefined;
     WBINVD = 54, "WBINVD or WBNOINVD", Handled;
