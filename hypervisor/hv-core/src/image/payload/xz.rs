@@ -1,8 +1,17 @@
 //! XZ: LZMA2 behind, in a kernel, the filter that makes x86 code pack better.
 //!
 //! What a kernel's build writes and its own unpacker reads is supported: one stream, CRC-32 or no checksum.
-//! The decoder is our own because it is most of the boot: Debian's kernel of 63 MiB takes 2.5 G instructions, and took
-//! 4.8 G with the quickest library, which keeps a dictionary beside the output.
+//! The decoder is our own because it is most of the boot. For the kernel of Debian 12, 63 MiB, built for the hypervisor's
+//! target and profile (instructions by cachegrind):
+//!
+//! | | instructions | heap |
+//! |---|---|---|
+//! | this | 2.53 G | 32 KiB |
+//! | lzma-rust2 0.25, with its assembly | 4.70 G | 48 MiB |
+//! | xz4rust 0.2.3 | 4.78 G | 32 MiB |
+//!
+//! Without overflow checks in the libraries it is 4.22 G and 4.61 G. Both keep a dictionary beside the output.
+//! A library that takes less than 1.5 times ours is to replace this.
 //! Next: `lzma2` for the data, `x86` for the filter.
 //!
 //! Source: "The .xz File Format".
