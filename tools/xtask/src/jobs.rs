@@ -345,11 +345,7 @@ fn ramdisk(state: Ramdisk, whole: PathBuf, work: &Path) -> Result<PathBuf> {
         return Ok(whole);
     }
     let mut bytes = fs::read(&whole).context("the initramfs cannot be read")?;
-    if state == Ramdisk::Truncated {
-        bytes.truncate(bytes.len() / 2);
-    } else {
-        bytes.iter_mut().take(6).for_each(|byte| *byte = !*byte);
-    }
+    bytes.iter_mut().take(6).for_each(|byte| *byte = !*byte);
     let damaged = work.join("initrd");
     fs::write(&damaged, bytes)?;
     Ok(damaged)

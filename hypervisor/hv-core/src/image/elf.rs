@@ -17,9 +17,7 @@ use elf::endian::LittleEndian;
 use elf::file::Class;
 use elf::note::{Note, NoteIterator};
 use elf::segment::ProgramHeader;
-use guest_abi::elfnote::{
-    XEN_ELFNOTE_GUEST_OS, XEN_ELFNOTE_PHYS32_ENTRY, XEN_ELFNOTE_PHYS32_RELOC,
-};
+use guest_abi::elfnote::{XEN_ELFNOTE_PHYS32_ENTRY, XEN_ELFNOTE_PHYS32_RELOC};
 
 /// A kernel that can be loaded and entered.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -30,8 +28,6 @@ pub struct Kernel<'a> {
     pub segments: Vec<Segment<'a>>,
     /// Where it may be moved to as a whole, where it says so. To load it where it asks to be is always right.
     pub relocation: Option<Relocation>,
-    /// It says that it is Linux.
-    pub is_linux: bool,
 }
 
 /// A part of a kernel.
@@ -162,7 +158,6 @@ impl<'a> Kernel<'a> {
             entry,
             segments,
             relocation: notes.relocation,
-            is_linux: notes.is_linux,
         })
     }
 
@@ -190,7 +185,6 @@ impl<'a> Kernel<'a> {
             entry: moved(self.entry),
             segments: segments.collect(),
             relocation: self.relocation,
-            is_linux: self.is_linux,
         })
     }
 }
@@ -244,7 +238,6 @@ fn bytes_at(file: &[u8], offset: u64, size: u64) -> Option<&[u8]> {
 struct Notes {
     entry: Option<Gpa>,
     relocation: Option<Relocation>,
-    is_linux: bool,
     /// How many of Xen's there are, of any type.
     count: usize,
 }
@@ -296,8 +289,6 @@ impl Notes {
                 u32_at(desc, 0).map(u64::from)
             };
             self.entry = entry.map(Gpa::new);
-        } else if kind == u64::from(XEN_ELFNOTE_GUEST_OS) {
-            self.is_linux = desc.strip_suffix(b"\0").unwrap_or(desc) == b"linux";
         } else if kind == u64::from(XEN_ELFNOTE_PHYS32_RELOC) {
             let words = (u32_at(desc, 0), u32_at(desc, 4), u32_at(desc, 8));
             if let (Some(align), Some(min), Some(max)) = words {

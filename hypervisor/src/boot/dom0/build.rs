@@ -18,15 +18,16 @@ use hv_core::firmware::dom0_acpi::{self, Dom0AcpiPlan};
 use hv_core::firmware::multiboot2::Module;
 use hv_core::image::dom0_memory::Dom0Layout;
 use hv_core::image::e820::E820Map;
+use hv_core::image::initrd;
 use hv_core::image::start_info::StartInfo;
 use hv_hw::direct_map;
-use hv_hw::info;
 use hv_hw::irq::ioapic;
 use hv_hw::virt::GuestRegs;
+use hv_hw::{info, warn};
 
 use crate::boot::dom0::memory as placed;
 use crate::boot::dom0::memory::out_of_memory;
-use crate::boot::dom0::{initrd, kernel, parts};
+use crate::boot::dom0::{kernel, parts};
 use crate::boot::{Machine, fatal};
 use crate::domain::Domain;
 use crate::domain::create::{self, Belongings, DomainConfig};
@@ -42,10 +43,8 @@ pub(super) fn dom0(machine: &Machine) -> Arc<Domain> {
     let loaded = kernel::load(machine, &file)
         .unwrap_or_else(|problem| fatal(format_args!("dom0's kernel cannot be loaded: {problem}")));
     return_module(&file);
-    if loaded.is_linux
-        && let Some(Err(problem)) = initrd.as_ref().map(initrd::check)
-    {
-        fatal(format_args!("{problem}; make it anew or name another"));
+    if let Some(module) = &initrd {
+        look_at_initrd(module);
     }
     let entry_point = loaded.entry;
     let vcpus = vcpu_count(machine);
@@ -98,6 +97,17 @@ fn modules(machine: &Machine) -> (Module, Option<Module>) {
         ))
     };
     (kernel, modules.next())
+}
+
+/// Warns where the second module is nothing that Linux takes for an initrd: its kernel would stop without a root file
+/// system, many lines later.
+fn look_at_initrd(module: &Module) {
+    let mut start = [0; initrd::MAGIC_BYTES];
+    let length = usize::try_from(module.end - module.start).unwrap_or(usize::MAX);
+    let start = &mut start[..length.min(initrd::MAGIC_BYTES)];
+    if direct_map::read(module.start, start).is_err() || !initrd::is_known(start) {
+        warn!("dom0's initrd is neither a cpio archive nor in a format that Linux unpacks");
+    }
 }
 
 /// The file has done its duty.

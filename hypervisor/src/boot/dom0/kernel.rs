@@ -23,8 +23,6 @@ pub(super) struct Loaded {
     pub(super) entry: Gpa,
     /// All that it takes, bss included.
     pub(super) extent: Range<Gpa>,
-    /// It is Linux, whose initrd is made of archives.
-    pub(super) is_linux: bool,
     /// Its frames, whole.
     pub(super) frames: OwnedFrames,
 }
@@ -106,7 +104,6 @@ fn place(machine: &Machine, file: &[u8]) -> Result<Loaded, String> {
     Ok(Loaded {
         entry: kernel.entry,
         extent,
-        is_linux: kernel.is_linux,
         frames,
     })
 }

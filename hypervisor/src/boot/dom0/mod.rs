@@ -4,7 +4,6 @@
 //! planned and taken, everything is put in its place, and the vCPUs are made.
 
 mod build;
-mod initrd;
 mod kernel;
 mod memory;
 mod parts;

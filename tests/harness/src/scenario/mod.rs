@@ -128,8 +128,6 @@ pub enum Ramdisk {
     /// As it was made.
     #[default]
     Whole,
-    /// Without its second half.
-    Truncated,
     /// With other bytes where its first file's header was.
     Corrupt,
 }

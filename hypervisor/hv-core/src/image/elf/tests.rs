@@ -158,19 +158,6 @@ fn a_kernel_is_moved_only_where_it_says_that_it_may_lie() {
 }
 
 #[test]
-fn linux_is_known_by_its_note() {
-    let (kind, desc) = entry(16 * MIB);
-    for (name, is_linux) in [
-        (&b"linux\0"[..], true),
-        (b"linux", true),
-        (b"FreeBSD\0", false),
-    ] {
-        let file = build(&[(16 * MIB, &[0; 16], 16)], &[(kind, &desc), (6, name)]);
-        assert_eq!(Kernel::parse(&file).unwrap().is_linux, is_linux);
-    }
-}
-
-#[test]
 fn an_entry_of_four_bytes_counts_too() {
     let file = build(&[(16 * MIB, &[0; 16], 16)], &[(18, &[4, 0, 0, 1])]);
     assert_eq!(Kernel::parse(&file).unwrap().entry, Gpa::new(16 * MIB + 4));
