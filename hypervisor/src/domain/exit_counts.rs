@@ -4,35 +4,56 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use hv_hw::virt::VmExit;
 
-const NAMES: [&str; 27] = [
-    "hypercall",
-    "cpuid",
-    "external interrupt",
-    "hlt",
-    "rdmsr",
-    "wrmsr",
-    "io",
-    "ept violation",
-    "eoi",
-    "apic write",
-    "control register",
-    "cr8 read",
-    "xsetbv",
-    "interrupt window",
-    "nmi window",
-    "exception",
-    "cache flush",
-    "undefined",
-    "nmi",
-    "tpr below threshold",
-    "other",
-    "pause loop",
-    "bus lock",
-    "instruction timeout",
-    "nothing",
-    "task switch",
-    "rdtsc",
-];
+/// Declares what is counted: exits, their slot, its name. Each exit has one, or this does not compile.
+macro_rules! slots {
+    ($($($exit:pat_param)|+ => $slot:ident, $name:literal;)*) => {
+        #[derive(Clone, Copy)]
+        enum Slot {
+            $($slot,)*
+        }
+
+        const NAMES: &[&str] = &[$($name,)*];
+
+        impl Slot {
+            #[inline(always)]
+            const fn of(exit: &VmExit) -> Self {
+                match exit {
+                    $($($exit)|+ => Self::$slot,)*
+                }
+            }
+        }
+    };
+}
+
+slots! {
+    VmExit::Hypercall => Hypercall, "hypercall";
+    VmExit::Cpuid => Cpuid, "cpuid";
+    VmExit::ExternalInterrupt(_) => ExternalInterrupt, "external interrupt";
+    VmExit::Hlt => Hlt, "hlt";
+    VmExit::Rdmsr => Rdmsr, "rdmsr";
+    VmExit::Wrmsr => Wrmsr, "wrmsr";
+    VmExit::Io(_) => Io, "io";
+    VmExit::Stage2Fault(_) => Stage2Fault, "ept violation";
+    VmExit::Eoi(_) => Eoi, "eoi";
+    VmExit::ApicWrite(_) => ApicWrite, "apic write";
+    VmExit::ControlWrite { .. } => ControlWrite, "control register";
+    VmExit::Cr8Read { .. } => Cr8Read, "cr8 read";
+    VmExit::Xsetbv => Xsetbv, "xsetbv";
+    VmExit::InterruptWindow => InterruptWindow, "interrupt window";
+    VmExit::NmiWindow => NmiWindow, "nmi window";
+    VmExit::Exception { .. } => Exception, "exception";
+    VmExit::CacheFlush => CacheFlush, "cache flush";
+    VmExit::Undefined(_) => Undefined, "undefined";
+    VmExit::Nmi => Nmi, "nmi";
+    VmExit::TprBelowThreshold => TprBelowThreshold, "tpr below threshold";
+    VmExit::TripleFault | VmExit::HostReset | VmExit::Broken { .. } => Other, "other";
+    VmExit::PauseLoop => PauseLoop, "pause loop";
+    VmExit::BusLock => BusLock, "bus lock";
+    VmExit::InstructionTimeout => InstructionTimeout, "instruction timeout";
+    VmExit::Nothing => Nothing, "nothing";
+    VmExit::TaskSwitch(_) => TaskSwitch, "task switch";
+    VmExit::ReadTsc { .. } => ReadTsc, "rdtsc";
+}
 
 /// How often each reason occurred.
 #[derive(Debug, Default)]
@@ -42,37 +63,8 @@ impl Counts {
     /// Counts one.
     #[inline(always)]
     pub fn count(&self, exit: &VmExit) {
-        let slot = match exit {
-            VmExit::Hypercall => 0,
-            VmExit::Cpuid => 1,
-            VmExit::ExternalInterrupt(_) => 2,
-            VmExit::Hlt => 3,
-            VmExit::Rdmsr => 4,
-            VmExit::Wrmsr => 5,
-            VmExit::Io(_) => 6,
-            VmExit::Stage2Fault(_) => 7,
-            VmExit::Eoi(_) => 8,
-            VmExit::ApicWrite(_) => 9,
-            VmExit::ControlWrite { .. } => 10,
-            VmExit::Cr8Read { .. } => 11,
-            VmExit::Xsetbv => 12,
-            VmExit::InterruptWindow => 13,
-            VmExit::NmiWindow => 14,
-            VmExit::Exception { .. } => 15,
-            VmExit::CacheFlush => 16,
-            VmExit::Undefined(_) => 17,
-            VmExit::Nmi => 18,
-            VmExit::TprBelowThreshold => 19,
-            VmExit::TripleFault | VmExit::HostReset | VmExit::Broken { .. } => 20,
-            VmExit::PauseLoop => 21,
-            VmExit::BusLock => 22,
-            VmExit::InstructionTimeout => 23,
-            VmExit::Nothing => 24,
-            VmExit::TaskSwitch(_) => 25,
-            VmExit::ReadTsc { .. } => 26,
-        };
         // only the CPU that runs the vCPU counts: a plain load and store do
-        let count = &self.0[slot];
+        let count = &self.0[Slot::of(exit) as usize];
         count.store(
             count.load(Ordering::Relaxed).wrapping_add(1),
             Ordering::Relaxed,
@@ -92,7 +84,8 @@ impl Counts {
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
         NAMES
-            .into_iter()
+            .iter()
+            .copied()
             .zip(counts)
             .filter(|(_, count)| *count != 0)
     }
