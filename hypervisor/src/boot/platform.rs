@@ -5,12 +5,12 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use hv_core::addr::Hpa;
+use hv_core::device::ioapic::rte;
 use hv_core::firmware::acpi::{self, AcpiError, Fadt, HostAcpi, PhysicalMemory, Register, Rsdp};
 use hv_core::firmware::madt::Madt;
 use hv_core::firmware::multiboot2::BootInformation;
 use hv_core::options::Options;
-use hv_hw::irq::ioapic::{self, Polarity, RedirectionEntry, Trigger};
-use hv_hw::irq::{local, timer, vectors};
+use hv_hw::irq::{ioapic, local, timer, vectors};
 use hv_hw::mmio::Registers;
 use hv_hw::shutdown::{self, ResetRegister, Ways};
 use hv_hw::time::calibrate::{self, Reference};
@@ -230,18 +230,8 @@ fn route_console(madt: &Madt, options: &Options) {
         return;
     }
     let line = madt.isa_interrupt(port.irq);
-    let trigger = if line.is_level() {
-        Trigger::Level
-    } else {
-        Trigger::Edge
-    };
-    let polarity = if line.is_active_low() {
-        Polarity::ActiveLow
-    } else {
-        Polarity::ActiveHigh
-    };
     let apic_id = own_irq::boot_apic_id();
-    let entry = RedirectionEntry::fixed(vectors::SERIAL, apic_id, trigger, polarity).masked(false);
+    let entry = rte::fixed(vectors::SERIAL, apic_id, line.trigger(), line.polarity());
     if !own_irq::keep_for_console(line.gsi, entry) {
         warn!(
             "the serial port's interrupt {} has no I/O APIC; the console is polled",

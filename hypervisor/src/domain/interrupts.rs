@@ -4,11 +4,10 @@
 
 use alloc::sync::Arc;
 
-use hv_core::device::ioapic::{PinEffect, PinRoute, Polarity};
+use hv_core::device::ioapic::{PinEffect, PinRoute, rte};
 use hv_core::device::message::{DeliveryMode, InterruptMessage, Trigger};
 use hv_core::x86::FIRST_LEGAL_VECTOR;
-use hv_hw::irq::ioapic::{self, RedirectionEntry};
-use hv_hw::irq::{local, vectors};
+use hv_hw::irq::{ioapic, local, vectors};
 use hv_hw::sync::Once;
 
 use super::Domain;
@@ -26,7 +25,7 @@ pub(crate) fn give_lines_to(domain: Arc<Domain>) {
 
 /// Keeps line `gsi` for the console, whatever the domain with the devices programs, and routes it by `entry`. False where no
 /// I/O APIC serves it.
-pub(crate) fn keep_for_console(gsi: u32, entry: RedirectionEntry) -> bool {
+pub(crate) fn keep_for_console(gsi: u32, entry: u64) -> bool {
     OWN_LINE.call_once(|| gsi);
     ioapic::write_entry(gsi, entry)
 }
@@ -108,16 +107,8 @@ fn unmask(gsi: u32, route: PinRoute) {
     let Some(vector) = vector_of_line(gsi) else {
         return;
     };
-    let trigger = match route.trigger {
-        Trigger::Edge => ioapic::Trigger::Edge,
-        Trigger::Level => ioapic::Trigger::Level,
-    };
-    let polarity = match route.polarity {
-        Polarity::High => ioapic::Polarity::ActiveHigh,
-        Polarity::Low => ioapic::Polarity::ActiveLow,
-    };
-    let entry = RedirectionEntry::fixed(vector, boot_apic_id(), trigger, polarity);
-    ioapic::write_entry(gsi, entry.masked(false));
+    let entry = rte::fixed(vector, boot_apic_id(), route.trigger, route.polarity);
+    ioapic::write_entry(gsi, entry);
 }
 
 fn vector_of_line(gsi: u32) -> Option<u8> {
@@ -187,7 +178,7 @@ mod tests {
     #[test]
     fn consoles_line_is_nobody_elses() {
         assert!(!is_own(4));
-        let _no_ioapic_on_the_host = keep_for_console(4, RedirectionEntry::MASKED);
+        let _no_ioapic_on_the_host = keep_for_console(4, rte::MASKED);
         assert!(is_own(4) && !is_own(5));
     }
 }

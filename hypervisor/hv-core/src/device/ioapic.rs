@@ -18,27 +18,46 @@ pub const MAX_PINS: u8 = 240;
 pub const IOREGSEL: u64 = 0x00;
 /// Byte offset of the window to the selected register.
 pub const IOWIN: u64 = 0x10;
+/// The register with the version in bits 7:0 and the last pin in bits 23:16.
+pub const REG_VERSION: u8 = 1;
+/// The first pin's redirection entry, two registers each.
+pub const REG_TABLE: u8 = 0x10;
 
 const VERSION: u32 = 0x11;
 const REG_ID: u8 = 0;
-const REG_VERSION: u8 = 1;
 const REG_ARBITRATION: u8 = 2;
-const REG_TABLE: u8 = 0x10;
 const ID_SHIFT: u32 = 24;
 const ID_MASK: u32 = 0xF;
 
 /// Bits of a redirection entry.
-mod rte {
+pub mod rte {
+    use super::{Polarity, Trigger};
+
     pub(super) const VECTOR: u64 = 0xFF;
     pub(super) const MODE_SHIFT: u32 = 8;
     pub(super) const LOGICAL: u64 = 1 << 11;
     pub(super) const ACTIVE_LOW: u64 = 1 << 13;
     pub(super) const REMOTE_IRR: u64 = 1 << 14;
     pub(super) const LEVEL: u64 = 1 << 15;
-    pub(super) const MASKED: u64 = 1 << 16;
+    /// Nothing is delivered.
+    pub const MASKED: u64 = 1 << 16;
     /// What software may write; delivery status (always 0 here) and remote IRR it may not.
     pub(super) const WRITABLE: u64 =
         0xFF << 56 | MASKED | LEVEL | ACTIVE_LOW | LOGICAL | 7 << MODE_SHIFT | VECTOR;
+
+    /// The entry that delivers `vector` to the CPU with APIC id `apic_id` (below 256).
+    #[must_use]
+    pub const fn fixed(vector: u8, apic_id: u8, trigger: Trigger, polarity: Polarity) -> u64 {
+        let level = match trigger {
+            Trigger::Edge => 0,
+            Trigger::Level => LEVEL,
+        };
+        let low = match polarity {
+            Polarity::High => 0,
+            Polarity::Low => ACTIVE_LOW,
+        };
+        (apic_id as u64) << 56 | level | low | vector as u64
+    }
 }
 
 /// Which level of a line is its active one.

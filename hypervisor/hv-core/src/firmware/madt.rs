@@ -3,6 +3,8 @@
 //! Source: ACPI specification, "Multiple APIC Description Table (MADT)".
 
 use crate::addr::Hpa;
+use crate::device::ioapic::Polarity;
+use crate::device::message::Trigger;
 use crate::le::{array_at, u8_at, u16_at, u32_at, u64_at};
 use alloc::vec::Vec;
 
@@ -81,16 +83,22 @@ impl InterruptOverride {
         }
     }
 
-    /// True where the line is active low. As ISA has it: active high.
+    /// The line's active level; as ISA has it, high.
     #[must_use]
-    pub const fn is_active_low(self) -> bool {
-        self.flags & 3 == 3
+    pub const fn polarity(self) -> Polarity {
+        match self.flags & 3 {
+            3 => Polarity::Low,
+            _ => Polarity::High,
+        }
     }
 
-    /// True where the line is level-triggered. As ISA has it: edge-triggered.
+    /// How the line signals; as ISA has it, by edges.
     #[must_use]
-    pub const fn is_level(self) -> bool {
-        (self.flags >> 2) & 3 == 3
+    pub const fn trigger(self) -> Trigger {
+        match (self.flags >> 2) & 3 {
+            3 => Trigger::Level,
+            _ => Trigger::Edge,
+        }
     }
 }
 
@@ -263,7 +271,8 @@ mod tests {
         assert_eq!(madt.cpus, [cpu, far]);
         assert_eq!(madt.io_apics, [io_apic]);
         assert_eq!(madt.overrides, [timer, sci]);
-        assert!(madt.isa_interrupt(9).is_level() && madt.isa_interrupt(9).is_active_low());
+        assert_eq!(madt.isa_interrupt(9).trigger(), Trigger::Level);
+        assert_eq!(madt.isa_interrupt(9).polarity(), Polarity::Low);
         assert_eq!(madt.isa_interrupt(0).gsi, 2);
         assert_eq!(madt.isa_interrupt(14), InterruptOverride::identity(14));
     }

@@ -4,6 +4,7 @@
 
 use arrayvec::ArrayVec;
 use hv_core::addr::{Hpa, PAGE_SIZE};
+use hv_core::device::ioapic::{REG_TABLE, REG_VERSION, rte};
 use hv_core::mem::TableFrames;
 
 use crate::mmio::Registers;
@@ -13,74 +14,8 @@ use crate::sync::{RankedLock, rank};
 const MAX_IOAPICS: usize = 16;
 const SELECT: usize = 0x00;
 const WINDOW: usize = 0x10;
-const VERSION: u32 = 0x01;
-const FIRST_ENTRY: u32 = 0x10;
-
-/// A redirection table entry, as the hardware has it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RedirectionEntry(pub u64);
-
-impl RedirectionEntry {
-    /// Nothing is delivered.
-    pub const MASKED: Self = Self(Self::MASK);
-    const MASK: u64 = 1 << 16;
-    const LEVEL: u64 = 1 << 15;
-    const ACTIVE_LOW: u64 = 1 << 13;
-
-    /// Delivers `vector` to the CPU with APIC id `apic_id` (below 256), masked at first.
-    #[must_use]
-    pub const fn fixed(vector: u8, apic_id: u8, trigger: Trigger, polarity: Polarity) -> Self {
-        let level = if matches!(trigger, Trigger::Level) {
-            Self::LEVEL
-        } else {
-            0
-        };
-        let low = if matches!(polarity, Polarity::ActiveLow) {
-            Self::ACTIVE_LOW
-        } else {
-            0
-        };
-        Self((apic_id as u64) << 56 | Self::MASK | level | low | vector as u64)
-    }
-    /// The same, masked or not.
-    #[must_use]
-    pub const fn masked(self, is_masked: bool) -> Self {
-        Self(self.0 & !Self::MASK | if is_masked { Self::MASK } else { 0 })
-    }
-    /// True where nothing is delivered.
-    #[must_use]
-    pub const fn is_masked(self) -> bool {
-        self.0 & Self::MASK != 0
-    }
-    /// True where the line is level-triggered.
-    #[must_use]
-    pub const fn is_level(self) -> bool {
-        self.0 & Self::LEVEL != 0
-    }
-    /// The vector delivered.
-    #[must_use]
-    pub const fn vector(self) -> u8 {
-        self.0.to_le_bytes()[0]
-    }
-}
-
-/// How a line signals.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Trigger {
-    /// By a change.
-    Edge,
-    /// As long as it is active.
-    Level,
-}
-
-/// Which voltage means active.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Polarity {
-    /// The high one.
-    ActiveHigh,
-    /// The low one.
-    ActiveLow,
-}
+const MASK: u32 = low_half(rte::MASKED);
+const FIRST_ENTRY: u32 = REG_TABLE as u32;
 
 /// An I/O APIC and the interrupts that it serves.
 #[derive(Clone, Copy, Debug)]
@@ -110,9 +45,9 @@ pub fn add(frames: &mut impl TableFrames, base: Hpa, id: u8, first_gsi: u32) -> 
         pins: 0,
         registers,
     };
-    ioapic.pins = ((ioapic.read(VERSION) >> 16) & 0xff) + 1;
+    ioapic.pins = ((ioapic.read(REG_VERSION.into()) >> 16) & 0xff) + 1;
     for pin in 0..ioapic.pins {
-        ioapic.write_entry(pin, RedirectionEntry::MASKED);
+        ioapic.write_entry(pin, rte::MASKED);
     }
     IOAPICS.lock().try_push(ioapic).ok()?;
     Some(ioapic.pins)
@@ -135,8 +70,8 @@ pub fn gsi_end() -> u32 {
         .unwrap_or(0)
 }
 
-/// Sets the entry of `gsi`; false where no I/O APIC serves it.
-pub fn write_entry(gsi: u32, entry: RedirectionEntry) -> bool {
+/// Sets the redirection entry of `gsi` ([`rte`]); false where no I/O APIC serves it.
+pub fn write_entry(gsi: u32, entry: u64) -> bool {
     with_pin(gsi, |ioapic, pin| ioapic.write_entry(pin, entry)).is_some()
 }
 
@@ -144,7 +79,6 @@ pub fn write_entry(gsi: u32, entry: RedirectionEntry) -> bool {
 pub fn set_masked(gsi: u32, is_masked: bool) -> bool {
     with_pin(gsi, |ioapic, pin| {
         let low = ioapic.read(FIRST_ENTRY + 2 * pin);
-        const MASK: u32 = 1 << 16;
         let wanted = if is_masked { low | MASK } else { low & !MASK };
         if wanted != low {
             ioapic.write(FIRST_ENTRY + 2 * pin, wanted);
@@ -172,27 +106,17 @@ impl IoApic {
         self.registers.write32(WINDOW, value);
     }
     /// Writes the half with the mask last, and masks first, so that no half-written entry delivers.
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "each half is what is wanted"
-    )]
-    fn write_entry(&self, pin: u32, entry: RedirectionEntry) {
-        self.write(FIRST_ENTRY + 2 * pin, RedirectionEntry::MASKED.0 as u32);
-        self.write(FIRST_ENTRY + 2 * pin + 1, (entry.0 >> 32) as u32);
-        self.write(FIRST_ENTRY + 2 * pin, entry.0 as u32);
+    fn write_entry(&self, pin: u32, entry: u64) {
+        self.write(FIRST_ENTRY + 2 * pin, MASK);
+        self.write(FIRST_ENTRY + 2 * pin + 1, low_half(entry >> 32));
+        self.write(FIRST_ENTRY + 2 * pin, low_half(entry));
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn entry_says_what_it_was_made_of() {
-        let entry = RedirectionEntry::fixed(0x41, 3, Trigger::Level, Polarity::ActiveLow);
-        assert_eq!(entry.0, 0x0300_0000_0001_a041);
-        assert!(entry.is_masked() && entry.is_level());
-        assert_eq!(entry.masked(false).0, 0x0300_0000_0000_a041);
-        assert_eq!(entry.vector(), 0x41);
-    }
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "each half is what is wanted"
+)]
+const fn low_half(entry: u64) -> u32 {
+    entry as u32
 }

@@ -48,6 +48,18 @@ fn id_version_and_pins_read_as_the_real_ones() {
 }
 
 #[test]
+fn a_real_pins_entry_says_what_it_was_made_of() {
+    assert_eq!(
+        rte::fixed(0x41, 3, Trigger::Level, Polarity::Low),
+        0x0300_0000_0000_a041
+    );
+    assert_eq!(
+        rte::fixed(0x41, 3, Trigger::Edge, Polarity::High) >> 8,
+        3 << 48
+    );
+}
+
+#[test]
 fn entries_start_masked_and_keep_reserved_bits_zero() {
     let mut ioapic = IoApic::new(0, PINS);
     assert_eq!(ioapic.entry(3), Some(0x1_0000));
