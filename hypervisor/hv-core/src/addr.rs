@@ -18,7 +18,8 @@ pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
 pub const PAGE_BYTES: usize = 1 << PAGE_SHIFT;
 const PAGE_SHIFT: u32 = 12;
 
-macro_rules! address {
+/// A number of a space as a type of its own: it takes offsets, and the difference of two is one.
+macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -26,49 +27,29 @@ macro_rules! address {
         pub struct $name(u64);
 
         impl $name {
-            /// Names the address `raw`.
+            /// Names number `raw` of its space.
             #[must_use]
             pub const fn new(raw: u64) -> Self {
                 Self(raw)
             }
-            /// The address as a number.
+            /// The plain number.
             #[must_use]
             pub const fn as_u64(self) -> u64 {
                 self.0
             }
-            /// Bytes from the start of its page, below [`PAGE_SIZE`].
+            /// The one `offset` further, or `None` past the end of the numbers.
             #[must_use]
-            pub const fn page_offset(self) -> usize {
-                (self.0 & (PAGE_SIZE - 1)) as usize
-            }
-            /// The address `bytes` further, or `None` past the end of the address space.
-            #[must_use]
-            pub const fn checked_add(self, bytes: u64) -> Option<Self> {
-                match self.0.checked_add(bytes) {
+            pub const fn checked_add(self, offset: u64) -> Option<Self> {
+                match self.0.checked_add(offset) {
                     Some(raw) => Some(Self(raw)),
                     None => None,
                 }
             }
-            /// The highest multiple of `align` (a power of two) that is not above this address.
-            #[must_use]
-            pub const fn align_down(self, align: u64) -> Self {
-                Self(self.0 & !(align - 1))
-            }
-            /// The lowest multiple of `align` (a power of two) that is not below this address.
-            #[must_use]
-            pub const fn align_up(self, align: u64) -> Self {
-                Self((self.0 + (align - 1)) & !(align - 1))
-            }
-            /// True where the address is a multiple of `align`, a power of two.
-            #[must_use]
-            pub const fn is_aligned(self, align: u64) -> bool {
-                self.0 & (align - 1) == 0
-            }
         }
         impl Add<u64> for $name {
             type Output = Self;
-            fn add(self, bytes: u64) -> Self {
-                Self(self.0 + bytes)
+            fn add(self, offset: u64) -> Self {
+                Self(self.0 + offset)
             }
         }
         impl Sub<$name> for $name {
@@ -90,42 +71,63 @@ macro_rules! address {
     };
 }
 
-macro_rules! frame {
-    ($(#[$doc:meta])* $name:ident, $address:ident) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-        #[repr(transparent)]
-        pub struct $name(u64);
+macro_rules! address {
+    ($(#[$doc:meta])* $name:ident) => {
+        number!($(#[$doc])* $name);
 
         impl $name {
-            /// Names the frame with number `raw`.
+            /// Bytes from the start of its page, below [`PAGE_SIZE`].
             #[must_use]
-            pub const fn new(raw: u64) -> Self {
-                Self(raw)
+            pub const fn page_offset(self) -> usize {
+                (self.0 & (PAGE_SIZE - 1)) as usize
             }
+            /// The highest multiple of `align` (a power of two) that is not above this address.
+            #[must_use]
+            pub const fn align_down(self, align: u64) -> Self {
+                Self(self.0 & !(align - 1))
+            }
+            /// The lowest multiple of `align` (a power of two) that is not below this address.
+            #[must_use]
+            pub const fn align_up(self, align: u64) -> Self {
+                Self((self.0 + (align - 1)) & !(align - 1))
+            }
+            /// True where the address is a multiple of `align`, a power of two.
+            #[must_use]
+            pub const fn is_aligned(self, align: u64) -> bool {
+                self.0 & (align - 1) == 0
+            }
+            /// Cuts the `len` bytes from here on where pages end: (address, bytes) of each piece, in order. An
+            /// address past 2^64 wraps to 0, which is behind one that nobody has.
+            #[inline]
+            pub fn page_pieces(self, len: usize) -> impl Iterator<Item = (Self, usize)> {
+                let mut at = self;
+                let mut left = len;
+                core::iter::from_fn(move || {
+                    let piece = (at, left.min(PAGE_BYTES - at.page_offset()));
+                    at = Self(at.0.wrapping_add(piece.1 as u64));
+                    left -= piece.1;
+                    (piece.1 > 0).then_some(piece)
+                })
+            }
+        }
+    };
+}
+
+macro_rules! frame {
+    ($(#[$doc:meta])* $name:ident, $address:ident) => {
+        number!($(#[$doc])* $name);
+
+        impl $name {
             /// The frame that holds `address`.
             #[must_use]
             pub const fn containing(address: $address) -> Self {
                 Self(address.as_u64() >> PAGE_SHIFT)
-            }
-            /// The frame number.
-            #[must_use]
-            pub const fn as_u64(self) -> u64 {
-                self.0
             }
             /// The address of the frame's first byte. The number must be below 2^52, as every number that a
             /// page table can hold is; guest-given numbers are checked first.
             #[must_use]
             pub const fn base(self) -> $address {
                 $address::new(self.0 << PAGE_SHIFT)
-            }
-            /// The frame `frames` further, or `None` past the end.
-            #[must_use]
-            pub const fn checked_add(self, frames: u64) -> Option<Self> {
-                match self.0.checked_add(frames) {
-                    Some(raw) => Some(Self(raw)),
-                    None => None,
-                }
             }
             /// True where the frame starts a naturally aligned block of `order`.
             #[must_use]
@@ -136,28 +138,6 @@ macro_rules! frame {
             #[must_use]
             pub const fn align_down(self, order: PageOrder) -> Self {
                 Self(self.0 & !(order.frames() - 1))
-            }
-        }
-        impl Add<u64> for $name {
-            type Output = Self;
-            fn add(self, frames: u64) -> Self {
-                Self(self.0 + frames)
-            }
-        }
-        impl Sub<$name> for $name {
-            type Output = u64;
-            fn sub(self, other: Self) -> u64 {
-                self.0 - other.0
-            }
-        }
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($name), "({:#x})"), self.0)
-            }
-        }
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{:#x}", self.0)
             }
         }
     };
@@ -279,5 +259,26 @@ impl MfnRange {
     #[must_use]
     pub fn overlaps(self, other: Self) -> bool {
         self.start < other.end && other.start < self.end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    proptest! {
+        #[test]
+        fn pieces_cover_the_range_in_order_and_never_cross_a_page(start in any::<u64>(), len in 0usize..20_000) {
+            let pieces: Vec<_> = Gva::new(start).page_pieces(len).collect();
+            prop_assert_eq!(pieces.iter().map(|piece| piece.1).sum::<usize>(), len);
+            let mut at = start;
+            for (gva, bytes) in pieces {
+                prop_assert_eq!(gva.as_u64(), at);
+                prop_assert!(bytes > 0 && gva.page_offset() + bytes <= PAGE_BYTES);
+                at = at.wrapping_add(bytes as u64);
+            }
+        }
     }
 }

@@ -7,12 +7,12 @@
 //! honoured as for a supervisor access: a read-only page is refused while CR0.WP is set. Accessed and dirty bits are not
 //! set. Tables are read with [`GuestMem::read_u64`], once per level.
 //!
-//! [`copy_in`] and [`copy_out`] serve exits; hypercalls keep translations and cut ranges with [`page_chunks`].
+//! [`copy_in`] and [`copy_out`] serve exits; hypercalls keep translations (`guest_mem` of the hypervisor).
 
 #[cfg(test)]
 mod tests;
 
-use crate::addr::{Gpa, Gva, PAGE_BYTES};
+use crate::addr::{Gpa, Gva};
 use crate::mem::GuestMem;
 use crate::x86::{CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_PSE, EFER_LMA};
 
@@ -252,13 +252,11 @@ pub fn copy_in<M: GuestMem + ?Sized>(
     access: Access,
     to: &mut [u8],
 ) -> Result<(), WalkFault> {
-    let mut at = from;
     let mut rest = to;
-    while !rest.is_empty() {
-        let (piece, tail) = rest.split_at_mut(bytes_in_page(at, rest.len()));
+    for (at, length) in from.page_pieces(rest.len()) {
+        let (piece, tail) = rest.split_at_mut(length);
         let gpa = translate(mem, mode, at, access)?;
         mem.read(gpa, piece).map_err(|e| WalkFault::NotRam(e.0))?;
-        at = after(at, piece.len());
         rest = tail;
     }
     Ok(())
@@ -275,42 +273,12 @@ pub fn copy_out<M: GuestMem + ?Sized>(
     to: Gva,
     from: &[u8],
 ) -> Result<(), WalkFault> {
-    let mut at = to;
     let mut rest = from;
-    while !rest.is_empty() {
-        let (piece, tail) = rest.split_at(bytes_in_page(at, rest.len()));
+    for (at, length) in to.page_pieces(rest.len()) {
+        let (piece, tail) = rest.split_at(length);
         let gpa = translate(mem, mode, at, Access::Write)?;
         mem.write(gpa, piece).map_err(|e| WalkFault::NotRam(e.0))?;
-        at = after(at, piece.len());
         rest = tail;
     }
     Ok(())
-}
-
-/// Cuts the `len` bytes at `start` where pages end: (address, bytes) of each piece, in order. An address past 2^64 wraps
-/// to 0; [`translate`] refuses what is not the guest's.
-#[inline]
-pub fn page_chunks(start: Gva, len: usize) -> impl Iterator<Item = (Gva, usize)> {
-    let mut at = start;
-    let mut left = len;
-    core::iter::from_fn(move || {
-        if left == 0 {
-            return None;
-        }
-        let chunk = (at, bytes_in_page(at, left));
-        at = after(at, chunk.1);
-        left -= chunk.1;
-        Some(chunk)
-    })
-}
-
-/// How many of `len` bytes at `at` lie in its page.
-#[inline]
-fn bytes_in_page(at: Gva, len: usize) -> usize {
-    len.min(PAGE_BYTES - at.page_offset())
-}
-
-#[inline]
-fn after(at: Gva, bytes: usize) -> Gva {
-    Gva::new(at.as_u64().wrapping_add(bytes as u64))
 }

@@ -6,7 +6,7 @@ mod tlb;
 use core::cell::RefCell;
 
 use guest_abi::errno::Errno;
-use hv_core::addr::{Gfn, Gpa, Gva, PAGE_BYTES};
+use hv_core::addr::{Gfn, Gpa, Gva};
 use hv_core::mem::{GuestMem, NotRam};
 use hv_core::p2m::{P2m, P2mCache, P2mEntry};
 use hv_core::walk::{self, Access, PagingMode};
@@ -154,15 +154,12 @@ impl<'a> DomainMemory<'a> {
 
 impl GuestMem for DomainMemory<'_> {
     fn read(&self, from: Gpa, to: &mut [u8]) -> Result<(), NotRam> {
-        let mut at = from;
         let mut rest = to;
-        while !rest.is_empty() {
-            let length = rest.len().min(PAGE_BYTES - at.page_offset());
+        for (at, length) in from.page_pieces(rest.len()) {
             let (part, tail) = rest.split_at_mut(length);
             let ram = self.readable(at)?;
             ram.frame.read_bytes(at.page_offset(), part);
             rest = tail;
-            at = at.checked_add(length as u64).ok_or(NotRam(at))?;
         }
         Ok(())
     }
@@ -173,15 +170,12 @@ impl GuestMem for DomainMemory<'_> {
     }
 
     fn write(&mut self, to: Gpa, from: &[u8]) -> Result<(), NotRam> {
-        let mut at = to;
         let mut rest = from;
-        while !rest.is_empty() {
-            let length = rest.len().min(PAGE_BYTES - at.page_offset());
+        for (at, length) in to.page_pieces(rest.len()) {
             let (part, tail) = rest.split_at(length);
             let ram = self.writable(at)?;
             ram.frame.write_bytes(at.page_offset(), part);
             rest = tail;
-            at = at.checked_add(length as u64).ok_or(NotRam(at))?;
         }
         Ok(())
     }

@@ -151,7 +151,7 @@ impl<H: VcpuHw> Runner<H> {
         let mode = self.paging_mode();
         let memory = DomainMemory::lock(&self.domain, &self.memo);
         let mut rest = to;
-        for (at, length) in walk::page_chunks(from, rest.len()) {
+        for (at, length) in from.page_pieces(rest.len()) {
             let (piece, tail) = rest.split_at_mut(length);
             let frame = memory.walk_to(&mode, at, Access::Read)?;
             frame.read_bytes(at.page_offset(), piece);
@@ -165,7 +165,7 @@ impl<H: VcpuHw> Runner<H> {
         let mode = self.paging_mode();
         let memory = DomainMemory::lock(&self.domain, &self.memo);
         let mut rest = from;
-        for (at, length) in walk::page_chunks(to, rest.len()) {
+        for (at, length) in to.page_pieces(rest.len()) {
             let (piece, tail) = rest.split_at(length);
             let frame = memory.walk_to(&mode, at, Access::Write)?;
             frame.write_bytes(at.page_offset(), piece);
