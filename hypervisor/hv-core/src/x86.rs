@@ -43,5 +43,25 @@ pub const RFLAGS_TF: u64 = 1 << 8;
 pub const RFLAGS_IF: u64 = 1 << 9;
 /// RFLAGS.DF: string instructions go down.
 pub const RFLAGS_DF: u64 = 1 << 10;
+/// Numbers of general-purpose registers in the order of their encoding; R8 to R15 are 8 to 15 (vol. 2A, "ModR/M and SIB
+/// Bytes").
+pub mod gpr {
+    /// RAX.
+    pub const RAX: usize = 0;
+    /// RCX.
+    pub const RCX: usize = 1;
+    /// RDX.
+    pub const RDX: usize = 2;
+    /// RBX.
+    pub const RBX: usize = 3;
+    /// RSP.
+    pub const RSP: usize = 4;
+    /// RBP.
+    pub const RBP: usize = 5;
+    /// RSI.
+    pub const RSI: usize = 6;
+    /// RDI.
+    pub const RDI: usize = 7;
+}
 /// The lowest vector that an interrupt may have (vol. 3A, "Valid Interrupt Vectors").
 pub const FIRST_LEGAL_VECTOR: u8 = 16;

@@ -154,7 +154,7 @@ fn string_io<H: VcpuHw>(
     while copied < count {
         let part = (count - copied).min(text.len());
         let from = hv_core::addr::Gva::new(string.linear.as_u64().wrapping_add(copied as u64));
-        let mode = runner.paging_mode();
+        let mode = runner.hw.paging();
         let is_copied = {
             let memory = DomainMemory::lock(&runner.domain, &runner.memo);
             walk::copy_in(&memory, &mode, from, access, &mut text[..part]).is_ok()

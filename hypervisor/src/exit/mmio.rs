@@ -5,6 +5,7 @@
 use hv_core::addr::{Gpa, Gva};
 use hv_core::emulate::{CodeSize, CpuView, Gprs, MmioInsn, SegmentBases};
 use hv_core::walk::{self, Access};
+use hv_core::x86::gpr::RSP;
 use hv_hw::guest_log;
 use hv_hw::virt::{Event, SEGMENT_CS, Stage2Access, Stage2Fault, VcpuHw};
 
@@ -39,8 +40,8 @@ pub(super) fn handle<H: VcpuHw>(
     }
     let old_rsp = runner.hw.rsp();
     runner.hw.regs().gpr = gprs.0;
-    if gprs.0[4] != old_rsp {
-        runner.hw.set_rsp(gprs.0[4]);
+    if gprs.0[RSP] != old_rsp {
+        runner.hw.set_rsp(gprs.0[RSP]);
     }
     runner.hw.set_rflags(rflags);
     if instruction.repeats(&gprs) {
@@ -84,7 +85,7 @@ fn refuse<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> Next {
 fn registers<H: VcpuHw>(runner: &mut Runner<H>) -> Gprs {
     let rsp = runner.hw.rsp();
     let mut gprs = runner.hw.regs().gpr;
-    gprs[4] = rsp;
+    gprs[RSP] = rsp;
     Gprs(gprs)
 }
 
@@ -120,7 +121,7 @@ fn decode<H: VcpuHw>(runner: &mut Runner<H>) -> Option<MmioInsn> {
 /// Copies as much of an instruction as is mapped: it may end right before a page that is not.
 fn fetch<H: VcpuHw>(runner: &Runner<H>, start: Gva, to: &mut [u8]) -> usize {
     let memory = DomainMemory::lock(&runner.domain, &runner.memo);
-    let mode = runner.paging_mode();
+    let mode = runner.hw.paging();
     if walk::copy_in(&memory, &mode, start, Access::Read, to).is_ok() {
         return to.len();
     }

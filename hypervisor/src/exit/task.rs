@@ -3,13 +3,14 @@
 use hv_core::addr::Gva;
 use hv_core::vcpu::task::{self, TaskFault, TaskMemory, TaskRegs, TaskSource};
 use hv_core::walk::{self, Access, PagingMode, WalkFault};
+use hv_core::x86::EFER_LMA;
+use hv_core::x86::gpr::RSP;
 use hv_hw::virt::{ControlRegister, Event, Segment, SystemRegs, TaskSwitch, VcpuHw};
 
 use crate::exit::{Next, Runner};
 use crate::guest_mem::DomainMemory;
 use crate::runner::{pdptes, raise};
 
-const EFER_LMA: u64 = 1 << 10;
 const DEBUG: u8 = 1;
 const PAGE_FAULT: u8 = 14;
 const PROTECTION: u8 = 13;
@@ -28,7 +29,7 @@ pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, exit: TaskSwitch) -> Nex
     let mut regs = before;
     let mut memory = Linear {
         runner,
-        mode: runner.paging_mode(),
+        mode: runner.hw.paging(),
     };
     let source = match (exit.source, event) {
         (TaskSource::Gate(_), Some(Event::Exception { error, .. })) => TaskSource::Gate(error),
@@ -65,7 +66,7 @@ const fn low(value: u64) -> u32 {
 fn gather<H: VcpuHw>(runner: &Runner<H>, system: &SystemRegs, eip: u32) -> TaskRegs {
     let gpr = runner.hw.read_regs().gpr;
     let mut gprs = core::array::from_fn(|index| low(gpr[index]));
-    gprs[4] = low(system.rsp);
+    gprs[RSP] = low(system.rsp);
     TaskRegs {
         gprs,
         eip,
@@ -93,7 +94,7 @@ fn enter<H: VcpuHw>(runner: &mut Runner<H>, old: SystemRegs, regs: &TaskRegs) {
         cr0: regs.cr0,
         cr3: regs.cr3,
         rip: u64::from(regs.eip),
-        rsp: u64::from(regs.gprs[4]),
+        rsp: u64::from(regs.gprs[RSP]),
         rflags: u64::from(regs.eflags),
         dr7: regs.dr7,
         segments: regs.segments.map(|segment| Segment {

@@ -34,6 +34,7 @@ mod vm_assist;
 
 use guest_abi::errno::Errno;
 use hv_core::addr::Gva;
+use hv_core::x86::gpr::{RDI, RDX, RSI};
 use hv_hw::virt::VcpuHw;
 
 use crate::domain::vcpu::Requests;
@@ -68,8 +69,8 @@ pub struct Call<'a, H> {
     pub next: Next,
 }
 
-/// Where the arguments are: RDI, RSI, RDX, R10, R8; [`narrow`] puts those of a 32-bit caller there.
-const ARGUMENTS: [usize; 5] = [7, 6, 2, 10, 8];
+/// Where the arguments are; [`narrow`] puts those of a 32-bit caller there.
+const ARGUMENTS: [usize; 5] = [RDI, RSI, RDX, 10, 8];
 
 impl Stop {
     /// The same, unless a pointer only led to a page that is populated on demand and for which no frame has been found yet:

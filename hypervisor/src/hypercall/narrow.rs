@@ -4,14 +4,14 @@
 //! [`Runner::width`] says how the caller lays its structures out. Source: Xen's `arch/x86/hvm/hypercall.c`.
 
 use guest_abi::compat::Width;
+use hv_core::x86::gpr::{RBX, RCX, RDI, RDX, RSI};
 use hv_hw::virt::VcpuHw;
 
 use crate::hypercall::{ARGUMENTS, Call, Stop, dispatch, finish, low};
 use crate::pcpu::Pcpu;
 use crate::runner::{Next, Runner, again};
 
-/// Where the arguments are: EBX, ECX, EDX, ESI, EDI.
-const NARROW_ARGUMENTS: [usize; 5] = [3, 1, 2, 6, 7];
+const NARROW_ARGUMENTS: [usize; 5] = [RBX, RCX, RDX, RSI, RDI];
 
 /// Serves the hypercall that 32-bit code made.
 #[cold]

@@ -1,14 +1,10 @@
 //! How a vCPU begins: the CPU that is to run it builds its [`Runner`] when it finds it in its queue.
 
 use guest_abi::compat::Width;
-use hv_core::addr::Gpa;
 use hv_core::device::lapic::{Lapic, LapicConfig};
 use hv_core::msr::MsrState;
 use hv_hw::direct_map::SharedFrame;
-use hv_hw::virt::{
-    Backend, DescriptorTable, SEGMENT_CS, SEGMENT_LDTR, SEGMENT_TR, SEGMENT_UNUSABLE, Segment,
-    SystemRegs, VcpuConfig, VcpuHw,
-};
+use hv_hw::virt::{Backend, VcpuConfig, VcpuHw};
 
 use crate::domain::vcpu_frames::VcpuFrames;
 use crate::domain::{Domain, Policies};
@@ -88,38 +84,5 @@ pub fn by<B: Backend>(backend: B) -> impl MakeVcpu<B::Vcpu> {
             cr4_owned: !policies.cpuid.cr4_allowed(),
             passthrough: policies.msrs.passthrough(),
         })
-    }
-}
-
-/// `public/arch-x86/hvm/start_info.h`: 32-bit protected mode without paging, flat segments.
-#[must_use]
-pub fn pvh_entry(rip: Gpa) -> SystemRegs {
-    const DATA: u32 = 0xC093;
-    const CODE: u32 = 0xC09B;
-    const BUSY_TSS: u32 = 0x8B;
-    let flat = |access| Segment {
-        selector: 0,
-        base: 0,
-        limit: u32::MAX,
-        access,
-    };
-    let mut segments = [flat(DATA); 8];
-    segments[SEGMENT_CS] = flat(CODE);
-    segments[SEGMENT_LDTR] = flat(SEGMENT_UNUSABLE);
-    segments[SEGMENT_TR] = Segment {
-        selector: 0,
-        base: 0,
-        limit: 0x67,
-        access: BUSY_TSS,
-    };
-    SystemRegs {
-        cr0: 0x11,
-        rip: rip.as_u64(),
-        rflags: 2,
-        dr7: 0x400,
-        segments,
-        gdtr: DescriptorTable::default(),
-        idtr: DescriptorTable::default(),
-        ..SystemRegs::default()
     }
 }

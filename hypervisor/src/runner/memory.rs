@@ -117,7 +117,7 @@ impl<H: VcpuHw> Runner<H> {
     fn copy_at_once_in(&self, from: Gva, to: &mut [u8]) -> Result<(), Errno> {
         if to.len() <= PAGE_BYTES - from.page_offset() {
             let memory = DomainMemory::lock(&self.domain, &self.memo);
-            if let Some(frame) = memory.known_frame(&self.paging_mode(), from, Access::Read) {
+            if let Some(frame) = memory.known_frame(&self.hw.paging(), from, Access::Read) {
                 frame.read_bytes(from.page_offset(), to);
                 return Ok(());
             }
@@ -138,7 +138,7 @@ impl<H: VcpuHw> Runner<H> {
     fn copy_at_once_out(&self, to: Gva, from: &[u8]) -> Result<(), Errno> {
         if from.len() <= PAGE_BYTES - to.page_offset() {
             let memory = DomainMemory::lock(&self.domain, &self.memo);
-            if let Some(frame) = memory.known_frame(&self.paging_mode(), to, Access::Write) {
+            if let Some(frame) = memory.known_frame(&self.hw.paging(), to, Access::Write) {
                 frame.write_bytes(to.page_offset(), from);
                 return Ok(());
             }
@@ -148,7 +148,7 @@ impl<H: VcpuHw> Runner<H> {
 
     #[inline(never)]
     fn copy_pieces_in(&self, from: Gva, to: &mut [u8]) -> Result<(), Errno> {
-        let mode = self.paging_mode();
+        let mode = self.hw.paging();
         let memory = DomainMemory::lock(&self.domain, &self.memo);
         let mut rest = to;
         for (at, length) in from.page_pieces(rest.len()) {
@@ -162,7 +162,7 @@ impl<H: VcpuHw> Runner<H> {
 
     #[inline(never)]
     fn copy_pieces_out(&self, to: Gva, from: &[u8]) -> Result<(), Errno> {
-        let mode = self.paging_mode();
+        let mode = self.hw.paging();
         let memory = DomainMemory::lock(&self.domain, &self.memo);
         let mut rest = from;
         for (at, length) in to.page_pieces(rest.len()) {
@@ -191,7 +191,7 @@ impl<H: VcpuHw> Runner<H> {
     /// # Errors
     /// EFAULT.
     pub fn locate(&self, address: Gva) -> Result<Gpa, Errno> {
-        let mode = self.paging_mode();
+        let mode = self.hw.paging();
         let memory = DomainMemory::lock(&self.domain, &self.memo);
         walk::translate(&memory, &mode, address, Access::Write).map_err(|_| Errno::EFAULT)
     }

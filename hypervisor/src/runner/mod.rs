@@ -21,7 +21,6 @@ use hv_core::device::lapic::Lapic;
 use hv_core::msr::MsrState;
 use hv_core::timer::TimerId;
 use hv_core::vcpu::runstate::RunState;
-use hv_core::walk::PagingMode;
 use hv_hw::direct_map::SharedFrame;
 use hv_hw::virt::{Event, TscView, VcpuHw};
 
@@ -167,19 +166,6 @@ impl<H: VcpuHw> Runner<H> {
             cr4: self.hw.paging().cr4,
             xcr0: self.xcr0,
             xss: 0,
-        }
-    }
-
-    /// What a walk of its page tables needs.
-    #[inline]
-    #[must_use]
-    pub fn paging_mode(&self) -> PagingMode {
-        let regs = self.hw.paging();
-        PagingMode {
-            cr0: regs.cr0,
-            cr3: regs.cr3,
-            cr4: regs.cr4,
-            efer: regs.efer,
         }
     }
 

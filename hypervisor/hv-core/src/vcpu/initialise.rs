@@ -10,12 +10,8 @@ use guest_abi::hvm::save::{HvmHwCpu, segment};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::context::{BadRecord, empty_cpu};
+use crate::x86::{CR0_ET, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME};
 
-const CR0_ET: u64 = 1 << 4;
-const CR0_PG: u64 = 1 << 31;
-const CR4_PAE: u64 = 1 << 5;
-const EFER_LME: u64 = 1 << 8;
-const EFER_LMA: u64 = 1 << 10;
 const RFLAGS_KNOWN: u64 = 0x3F_7FD7;
 const DR6_RESET: u64 = 0xFFFF_0FF0;
 const DR7_RESET: u64 = 0x400;

@@ -12,11 +12,12 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use super::{
-    ApicAssist, ControlRegister, Event, GuestRegs, PagingRegs, Stage2Root, SwitchedRegs,
-    SystemRegs, TscView, VcpuHw, VcpuMsr, VmExit, Window,
+    ApicAssist, ControlRegister, Event, GuestRegs, Stage2Root, SwitchedRegs, SystemRegs, TscView,
+    VcpuHw, VcpuMsr, VmExit, Window,
 };
 use crate::percpu::{self, IrqsOff};
 use hv_core::msr::Passthrough;
+use hv_core::walk::PagingMode;
 use hv_core::x86::EFER_LMA;
 
 /// Where its exits find the guest, which decides whether a host interrupt gets in between two of them.
@@ -188,7 +189,7 @@ impl VcpuHw for FakeVcpu {
     fn read_regs(&self) -> &GuestRegs {
         &self.registers
     }
-    fn paging(&self) -> PagingRegs {
+    fn paging(&self) -> PagingMode {
         let SystemRegs {
             cr0,
             cr3,
@@ -196,7 +197,7 @@ impl VcpuHw for FakeVcpu {
             efer,
             ..
         } = self.system;
-        PagingRegs {
+        PagingMode {
             cr0,
             cr3,
             cr4,

@@ -18,6 +18,8 @@ use hv_core::addr::{Gpa, Gva, Mfn, PAGE_BYTES};
 use hv_core::msr::Passthrough;
 pub use hv_core::vcpu::event::{Event, SoftwareEvent};
 pub use hv_core::vcpu::task::TaskSource;
+use hv_core::walk::PagingMode;
+use hv_core::x86::gpr;
 
 use crate::percpu::IrqsOff;
 
@@ -39,7 +41,7 @@ pub trait VcpuHw: 'static {
     /// The same, to read only.
     fn read_regs(&self) -> &GuestRegs;
     /// What a walk of the guest's page tables needs to know.
-    fn paging(&self) -> PagingRegs;
+    fn paging(&self) -> PagingMode;
     /// The instruction pointer.
     fn rip(&self) -> u64;
     /// The stack pointer.
@@ -158,12 +160,12 @@ macro_rules! named_registers {
 }
 
 named_registers! {
-    rax, set_rax, 0, "RAX.";
-    rcx, set_rcx, 1, "RCX.";
-    rdx, set_rdx, 2, "RDX.";
-    rbx, set_rbx, 3, "RBX.";
-    rsi, set_rsi, 6, "RSI.";
-    rdi, set_rdi, 7, "RDI.";
+    rax, set_rax, gpr::RAX, "RAX.";
+    rcx, set_rcx, gpr::RCX, "RCX.";
+    rdx, set_rdx, gpr::RDX, "RDX.";
+    rbx, set_rbx, gpr::RBX, "RBX.";
+    rsi, set_rsi, gpr::RSI, "RSI.";
+    rdi, set_rdi, gpr::RDI, "RDI.";
     r8, set_r8, 8, "R8.";
     r10, set_r10, 10, "R10.";
 }
@@ -181,19 +183,6 @@ impl GuestRegs {
         self.set_rax(value & 0xFFFF_FFFF);
         self.set_rdx(value >> 32);
     }
-}
-
-/// What a walk of the guest's page tables needs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct PagingRegs {
-    /// CR0 as the guest sees it, at least PE, WP and PG.
-    pub cr0: u64,
-    /// CR3.
-    pub cr3: u64,
-    /// CR4, at least PSE, PAE, LA57.
-    pub cr4: u64,
-    /// EFER, at least LMA and NXE.
-    pub efer: u64,
 }
 
 /// A segment register with its hidden part.

@@ -35,7 +35,7 @@ use crate::domain::devices::{Devices, VirtualIoApic};
 use crate::domain::vcpu_state::VcpuState;
 use crate::machine::memory;
 use crate::pcpu::hand_off;
-use crate::runner::make;
+use crate::runner::reset;
 
 /// Makes dom0, its vCPUs on their way to the CPU that runs them, or ends the boot with a line that says why not.
 pub(super) fn dom0(machine: &Machine) -> Arc<Domain> {
@@ -81,7 +81,7 @@ fn start(domain: &Arc<Domain>, entry_point: Gpa, start_info: Gpa) -> Result<(), 
     let mut regs = GuestRegs::default();
     regs.set_rbx(start_info.as_u64());
     if let Some(first) = domain.vcpus.first() {
-        first.set_state(VcpuState::starting(regs, make::pvh_entry(entry_point)));
+        first.set_state(VcpuState::starting(regs, reset::pvh_entry(entry_point)));
     }
     for index in 0..domain.vcpus.len() {
         hand_off::spawn(domain, index)?;

@@ -12,6 +12,7 @@ use guest_abi::hvm::save::{
 use hv_core::cpuid::CpuidPolicy;
 use hv_core::msr::{MsrPolicy, number};
 use hv_core::vcpu::context::{self, BadRecord};
+use hv_core::x86::gpr::{RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP};
 use hv_hw::virt::{DescriptorTable, GuestRegs, Segment, SwitchedRegs, SystemRegs};
 
 use zerocopy::FromBytes;
@@ -20,10 +21,10 @@ use crate::domain::vcpu_state::{
     KEPT_PAT, KEPT_SPEC_CTRL, KEPT_SYSENTER_CS, KEPT_SYSENTER_EIP, KEPT_SYSENTER_ESP, VcpuState,
 };
 
-/// Where the record's general-purpose registers are in [`GuestRegs`].
-const GPRS: [usize; 16] = [0, 3, 1, 2, 5, 6, 7, RSP, 8, 9, 10, 11, 12, 13, 14, 15];
-/// The place of RSP, which VT-x keeps.
-const RSP: usize = 4;
+/// The record's general-purpose registers; RSP is not in [`GuestRegs`], as VT-x keeps it.
+const GPRS: [usize; 16] = [
+    RAX, RBX, RCX, RDX, RBP, RSI, RDI, RSP, 8, 9, 10, 11, 12, 13, 14, 15,
+];
 /// Where the record's segments are in [`SystemRegs`].
 const SEGMENTS: [usize; 8] = [1, 3, 0, 4, 5, 2, 7, 6];
 

@@ -5,6 +5,7 @@ use guest_abi::domctl::XenDomctlVcpucontext;
 use guest_abi::errno::Errno;
 use hv_core::addr::Gva;
 use hv_core::vcpu::context;
+use hv_core::x86::gpr::{RAX, RBP, RBX, RCX, RDI, RDX, RSI};
 use hv_hw::virt::{SEGMENT_CS, SEGMENT_SS, VcpuHw};
 use zerocopy::FromZeros;
 
@@ -14,8 +15,10 @@ use crate::domain::vcpu_state::VcpuState;
 use crate::hypercall::domctl::{Answer, Call, Domctl, Stop, life};
 use crate::machine::memory;
 
-/// Where the old form's general-purpose registers are in the order of their encoding.
-const GPRS: [usize; 15] = [15, 14, 13, 12, 5, 3, 11, 10, 9, 8, 0, 1, 2, 6, 7];
+/// The old form's general-purpose registers.
+const GPRS: [usize; 15] = [
+    15, 14, 13, 12, RBP, RBX, 11, 10, 9, 8, RAX, RCX, RDX, RSI, RDI,
+];
 /// Where SS, ES, DS, FS, GS are among the segments.
 const SELECTORS: [usize; 5] = [SEGMENT_SS, 0, 3, FS, GS];
 const FS: usize = 4;

@@ -9,6 +9,8 @@ mod segment;
 mod tests;
 
 use crate::addr::Gva;
+use crate::x86::CR0_PG;
+use crate::x86::gpr::RSP;
 pub use segment::Segment;
 use segment::{Descriptor, Slot};
 
@@ -87,14 +89,12 @@ const STACK: u8 = 12;
 const PROTECTION: u8 = 13;
 
 const CR0_TS: u64 = 1 << 3;
-const CR0_PG: u64 = 1 << 31;
 const EFLAGS_FIXED: u32 = 2;
 const EFLAGS_DEFINED: u32 = 0x003F_7FD5;
 const EFLAGS_NT: u32 = 1 << 14;
 const EFLAGS_VM: u32 = 1 << 17;
 /// L0 to L3 and LE, which are a task's own.
 const DR7_LOCAL: u64 = 0x155;
-const ESP: usize = 4;
 /// Indices of [`TaskRegs::segments`].
 const CS: usize = 1;
 const SS: usize = 2;
@@ -386,11 +386,11 @@ fn push(
 ) -> Result<(), TaskFault> {
     let stack = regs.segments[SS];
     let bytes = if width == 4 { 4 } else { 2 };
-    let esp = regs.gprs[ESP].wrapping_sub(bytes);
+    let esp = regs.gprs[RSP].wrapping_sub(bytes);
     let (top, esp) = if stack.is_big() {
         (esp, esp)
     } else {
-        (esp & 0xFFFF, regs.gprs[ESP] & 0xFFFF_0000 | esp & 0xFFFF)
+        (esp & 0xFFFF, regs.gprs[RSP] & 0xFFFF_0000 | esp & 0xFFFF)
     };
     if !stack.holds(top, bytes) {
         return Err(TaskFault::Exception {
@@ -400,6 +400,6 @@ fn push(
     }
     let linear = (stack.base.wrapping_add(u64::from(top))) & 0xFFFF_FFFF;
     mem.write(regs.cr3, Gva::new(linear), &error.to_le_bytes()[..width])?;
-    regs.gprs[ESP] = esp;
+    regs.gprs[RSP] = esp;
     Ok(())
 }

@@ -193,7 +193,7 @@ fn events_error_code_is_on_the_new_tasks_stack() {
     let mut regs = running([0; 8], 0, true);
     let gate = TaskSource::Gate(Some(0xABCD));
     assert_eq!(switch(&mut regs, &mut mem, NEW, gate), Ok(()));
-    assert_eq!(regs.gprs[ESP], 0x6FFC);
+    assert_eq!(regs.gprs[RSP], 0x6FFC);
     assert_eq!(mem.word(0x6FFC), 0xABCD);
     assert_eq!(regs.eflags & EFLAGS_NT, EFLAGS_NT);
     assert_eq!(mem.word(0x3000), u32::from(OLD), "the link back");

@@ -3,6 +3,7 @@
 //! Source: Intel SDM vol. 3D, "VMX Basic Exit Reasons"; vol. 3C, "Basic VM-Exit Information".
 
 use hv_core::addr::{Gpa, Gva};
+use hv_core::x86::gpr::RSP;
 
 use super::super::{
     ControlRegister, GuestRegs, IoExit, Stage2Access, Stage2Fault, StringIo, TaskSource,
@@ -219,7 +220,7 @@ fn control_access(vmcs: CurrentVmcs, regs: &GuestRegs) -> VmExit {
     match (qualification >> 4) & 3 {
         0 => {
             let value = match operand {
-                4 => vmcs.read(Field::GuestRsp),
+                RSP => vmcs.read(Field::GuestRsp),
                 _ => regs.gpr.get(operand).copied().unwrap_or(0),
             };
             VmExit::ControlWrite { register, value }

@@ -3,13 +3,14 @@
 //! Source: Intel SDM vol. 3C, "VM-Entry Controls for Event Injection", "Information for VM Exits During Event
 //! Delivery".
 
+use hv_core::x86::CR0_PE;
+
 use super::super::{Event, SoftwareEvent};
 use super::fields::Field;
 use super::vmcs::CurrentVmcs;
 
 const VALID: u32 = 1 << 31;
 const HAS_ERROR: u32 = 1 << 11;
-const CR0_PE: u64 = 1;
 const NMI: u8 = 2;
 const TYPE_SHIFT: u32 = 8;
 const TYPE_EXTERNAL: u32 = 0;

@@ -45,6 +45,7 @@ use core::fmt;
 use hv_core::addr::{Hpa, Mfn};
 use hv_core::msr::Passthrough;
 use hv_core::speculation::Plan;
+use hv_core::walk::PagingMode;
 use hv_core::x86::{EFER_LMA, RFLAGS_IF};
 
 use caps::Caps;
@@ -54,8 +55,8 @@ pub use host::VmxonFailed;
 pub use switch::ExtendedState;
 
 use super::{
-    ApicAssist, Backend, ControlRegister, Event, Features, GuestRegs, PagingRegs, SEGMENT_LONG,
-    Stage2Root, SwitchedRegs, SystemRegs, TscView, VcpuConfig, VcpuHw, VcpuMsr, VmExit, Window,
+    ApicAssist, Backend, ControlRegister, Event, Features, GuestRegs, SEGMENT_LONG, Stage2Root,
+    SwitchedRegs, SystemRegs, TscView, VcpuConfig, VcpuHw, VcpuMsr, VmExit, Window,
 };
 use crate::cpu::{self, msr::rdmsr_safe};
 use crate::percpu::IrqsOff;
@@ -310,9 +311,9 @@ impl VcpuHw for VtxVcpu {
     }
 
     #[inline]
-    fn paging(&self) -> PagingRegs {
+    fn paging(&self) -> PagingMode {
         let vmcs = self.current();
-        PagingRegs {
+        PagingMode {
             cr0: vmcs.read(Field::GuestCr0),
             cr3: vmcs.read(Field::GuestCr3),
             cr4: vmcs.read(Field::GuestCr4),
