@@ -10,7 +10,7 @@
 //!
 //! A handler returns what goes to RAX, a refusal, or [`Stop::Again`]: then the guest executes the same instruction again,
 //! with its arguments moved on, after whatever else was due. No other register of the guest's changes. A caller in 32-bit
-//! code comes in by `narrow`; structures are copied in its layout by [`guest`].
+//! code comes in by `narrow`; structures are copied in its layout by `runner::memory`.
 
 mod bitmap;
 pub mod caller;

@@ -1,7 +1,7 @@
 //! Domains that are destroyed but for what others still use of them.
 //!
 //! Whoever ends a use of a domain's frame or grant says so ([`let_go`]); where the domain is one of these, the CPU looks
-//! before it goes on with a guest whether that use was the last ([`super::destroy::reap`]). A zombie that stays one costs
+//! before it goes on with a guest whether that use was the last (`domain::destroy::reap`). A zombie that stays one costs
 //! nobody anything.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
