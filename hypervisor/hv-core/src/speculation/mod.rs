@@ -11,7 +11,7 @@
 //! | branch-target injection | steers the hypervisor's indirect branches | IBRS while the hypervisor runs; IBPB between domains |
 //! | return-stack injection | steers the hypervisor's returns | the return stack overwritten at VM exit, or by the CPU (enhanced IBRS) |
 //! | branch-history injection | steers them in spite of enhanced IBRS | BHI_DIS_S, or the history overwritten at VM exit |
-//! | bounds-check bypass | has a number out of bounds used | [`index`] |
+//! | bounds-check bypass | has a number out of bounds used | `nospec` |
 //!
 //! The hypervisor has no retpolines: stable Rust offers none. A CPU without IBRS is named as unprotected.
 //!
