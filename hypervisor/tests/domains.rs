@@ -357,8 +357,12 @@ fn a_soft_reset_leaves_nothing_of_the_old_kernel_but_its_memory() {
         space::release(&mut hw, &domain, place).is_err(),
         "it is no RAM"
     );
+    domain.callback.set(0xf3);
+    domain.vcpus[0].upcall_vector.store(0xf3, Ordering::Relaxed);
     soft_reset::forget_kernel(&domain, &mut hw).unwrap();
     assert_eq!(domain.special_place(mfn), None);
+    assert_eq!(domain.callback.vector(), None);
+    assert_eq!(domain.vcpus[0].upcall_vector.load(Ordering::Relaxed), 0);
     let _ = register().unwrap();
     // both are its own RAM; the one that held the info is free once that is forgotten
     for gfn in [place, info_gfn] {

@@ -131,6 +131,7 @@ const GUESTS_MAY: &[(u64, &[u32])] = &[
             HVMOP_get_param,
             HVMOP_flush_tlbs,
             HVMOP_get_time,
+            HVMOP_get_mem_type,
             HVMOP_set_evtchn_upcall_vector,
         ],
     ),

@@ -25,6 +25,7 @@ use guest_abi::sched::{
 use guest_abi::vcpu::*;
 use guest_abi::version::*;
 use guest_abi::xen::*;
+use hv_core::addr::Gfn;
 use hv_core::mem::SharedWords;
 use hv_core::options::Scheduler;
 use hv_hw::direct_map::SharedFrame;
@@ -34,7 +35,7 @@ use hypervisor::domain::create::{self, Belongings};
 use hypervisor::domain::destroy::{self, Progress};
 use hypervisor::domain::vcpu_frames::VcpuFrames;
 use hypervisor::domain::vcpu_state::VcpuState;
-use hypervisor::domain::{Ended, registry};
+use hypervisor::domain::{Ended, registry, space};
 use hypervisor::exit;
 use hypervisor::main_loop::CpuMain;
 use hypervisor::pcpu::Pcpu;
@@ -533,6 +534,36 @@ fn parameters_and_upcall_vectors() {
     assert_eq!((outcome.0, outcome.1.0, outcome.3), (0, 0, 0));
     assert_eq!(outcome.1.1.value, 2 << 56 | 0xF3);
     assert_eq!(outcome.2, refused(Errno::EPERM));
+}
+
+#[test]
+fn guest_is_told_which_of_its_memory_is_ram() {
+    const INFO: Gfn = Gfn::new(5000);
+    let outcome = alike(|guest| {
+        let domain = guest.runner.domain.clone();
+        let mfn = domain.shared_info.mfn();
+        space::map_special(&mut guest.runner.hw, &domain, mfn, INFO).unwrap();
+        let ask = |domid, pfn| XenHvmGetMemType {
+            domid,
+            pfn,
+            mem_type: 77,
+            ..XenHvmGetMemType::default()
+        };
+        [
+            ask(DOMID_SELF, AREA >> 12),
+            ask(DOMID_SELF, INFO.as_u64()),
+            ask(DOMID_SELF, INFO.as_u64() + 1),
+            ask(DOMID_SELF, u64::MAX),
+            ask(DOMID_FIRST_RESERVED - 1, 1),
+        ]
+        .map(|arg| {
+            let (answer, arg) = guest.with(__HYPERVISOR_hvm_op, HVMOP_get_mem_type, arg);
+            (answer, arg.mem_type)
+        })
+    });
+    let [ram, nothing] = [(0, HVMMEM_ram_rw), (0, HVMMEM_mmio_dm)];
+    let denied = (refused(Errno::EPERM), 77);
+    assert_eq!(outcome, [ram, ram, nothing, nothing, denied]);
 }
 
 #[test]

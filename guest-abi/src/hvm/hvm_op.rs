@@ -63,6 +63,13 @@ pub struct XenHvmGetTime {
     pub now: u64,
 }
 
+/// RAM that the guest may write.
+pub const HVMMEM_ram_rw: u16 = 0;
+/// RAM that it may not write.
+pub const HVMMEM_ram_ro: u16 = 1;
+/// No memory: a device's, or nothing.
+pub const HVMMEM_mmio_dm: u16 = 2;
+
 /// Argument of [`HVMOP_get_mem_type`].
 #[derive(
     Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,

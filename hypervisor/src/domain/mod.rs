@@ -85,6 +85,10 @@ impl Callback {
         let word = u16::from(vector) | Self::IS_SET;
         self.0.store(word, Ordering::Release);
     }
+    /// Has none any longer: the kernel that set it is gone.
+    pub fn forget(&self) {
+        self.0.store(0, Ordering::Release);
+    }
 }
 
 /// A domain.

@@ -2,8 +2,13 @@
 //! put into its memory itself, by kexec or for a dump of its crash.
 //!
 //! Its memory, its vCPUs, its parameters and its grant table stay, as in Xen: the new kernel finds the grants of its rings
-//! there. Its ports the hypercall has closed before. Source: Xen's `domain_soft_reset`, `arch_domain_soft_reset`.
+//! there. Its ports the hypercall has closed before. Its upcalls, which Xen leaves as they are, end too: a kernel that knows the
+//! domain's vector alone would get its events as interrupts of a local APIC, of which it ends none.
+//! Source: Xen's `domain_soft_reset`, `arch_domain_soft_reset`.
 
+use core::sync::atomic::Ordering;
+
+use guest_abi::hvm::params::HVM_PARAM_CALLBACK_IRQ;
 use hv_core::addr::PageOrder;
 use hv_hw::virt::VcpuHw;
 
@@ -18,7 +23,10 @@ use crate::domain::space::{self, SpaceError};
 pub fn forget_kernel<H: VcpuHw>(domain: &Domain, hw: &mut H) -> Result<(), SpaceError> {
     let infos = domain.events.lock().forget_vcpu_infos();
     drop(infos);
+    domain.callback.forget();
+    domain.life.lock().params[HVM_PARAM_CALLBACK_IRQ as usize] = 0;
     for vcpu in &domain.vcpus {
+        vcpu.upcall_vector.store(0, Ordering::Release);
         let areas = vcpu.account.lock().forget_copies();
         drop(areas);
     }

@@ -4,7 +4,10 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use guest_abi::errno::Errno;
-use guest_abi::hvm::hvm_op::{XenHvmEvtchnUpcallVector, XenHvmGetTime, XenHvmParam};
+use guest_abi::hvm::hvm_op::{
+    HVMMEM_mmio_dm, HVMMEM_ram_ro, HVMMEM_ram_rw, XenHvmEvtchnUpcallVector, XenHvmGetMemType,
+    XenHvmGetTime, XenHvmParam,
+};
 use guest_abi::hvm::params::{
     HVM_PARAM_ALTP2M, HVM_PARAM_CALLBACK_IRQ, HVM_PARAM_CALLBACK_IRQ_TYPE_SHIFT,
     HVM_PARAM_CALLBACK_TYPE_VECTOR, HVM_PARAM_CONSOLE_EVTCHN, HVM_PARAM_CONSOLE_PFN,
@@ -18,7 +21,10 @@ use crate::domain::{Domain, HVM_PARAMS};
 use crate::hypercall::table::Who;
 use crate::hypercall::{Answer, Call, Stop, caller};
 use crate::machine::host;
+use hv_core::addr::Gfn;
+use hv_core::p2m::P2mKind;
 use hv_core::x86::FIRST_LEGAL_VECTOR;
+use hv_hw::direct_map::DirectTables;
 
 /// HVMOP_get_time.
 pub(super) fn get_time<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
@@ -26,6 +32,25 @@ pub(super) fn get_time<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     call.runner
         .copy_out(call.pointer(1), &XenHvmGetTime { now })?;
     Ok(0)
+}
+
+/// HVMOP_get_mem_type: for a kernel that reads the memory of a crashed one, of which it is to touch RAM alone.
+pub(super) fn get_mem_type<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+    let mut arg: XenHvmGetMemType = call.runner.copy_in(call.pointer(1))?;
+    let domain = caller::target(call.runner, arg.domid)?;
+    let entry = domain.p2m.lock().lookup(&DirectTables, Gfn::new(arg.pfn));
+    arg.mem_type = entry.map_or(HVMMEM_mmio_dm, |entry| mem_type(entry.kind));
+    call.runner.copy_out(call.pointer(1), &arg)?;
+    Ok(0)
+}
+
+/// The type of memory that Xen gives a page of this kind.
+const fn mem_type(kind: P2mKind) -> u16 {
+    match kind {
+        P2mKind::Ram | P2mKind::Special | P2mKind::GrantRw => HVMMEM_ram_rw,
+        P2mKind::RamLogDirty | P2mKind::GrantRo => HVMMEM_ram_ro,
+        P2mKind::Foreign | P2mKind::Mmio => HVMMEM_mmio_dm,
+    }
 }
 
 /// HVMOP_flush_tlbs.

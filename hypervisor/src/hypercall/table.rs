@@ -177,6 +177,7 @@ impl<H: VcpuHw> Table<H> {
             HVMOP_flush_tlbs: Everybody => hvm::flush_tlbs,
             // pagetable_dying: success would bring a hypercall with the end of every process
             HVMOP_get_time: Everybody => hvm::get_time,
+            HVMOP_get_mem_type: Everybody => hvm::get_mem_type,
             HVMOP_set_evtchn_upcall_vector: Everybody => hvm::set_upcall_vector,
         }
         __HYPERVISOR_sysctl {
