@@ -13,8 +13,8 @@ mod console;
 mod greed;
 
 use guest_abi::sched::{
-    SCHEDOP_shutdown, SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SHUTDOWN_soft_reset,
-    SchedShutdown,
+    SCHEDOP_shutdown, SCHEDOP_watchdog, SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot,
+    SHUTDOWN_soft_reset, SchedShutdown, SchedWatchdog,
 };
 use guest_rt::memory::Touch;
 use guest_rt::{event, hold, hypercall, insn, options, probe, say};
@@ -34,10 +34,14 @@ fn main() {
             console::print(format_args!("domu: goes on after a soft reset"));
             shutdown(SHUTDOWN_poweroff);
         }
+        "watchdog" => {
+            let one_second = SchedWatchdog { id: 0, timeout: 1 };
+            let id = hypercall::sched(SCHEDOP_watchdog, one_second);
+            console::print(format_args!("domu: watchdog {id}"));
+            spin()
+        }
         "triple-fault" => probe::triple_fault(),
-        "loop" => loop {
-            insn::pause();
-        },
+        "loop" => spin(),
         "console-flood" => console::flood(),
         "log-flood" => loop {
             say!("domu: a line of a flood");
@@ -56,6 +60,12 @@ fn main() {
         other => console::print(format_args!("domu: no mode {other}")),
     }
     idle()
+}
+
+fn spin() -> ! {
+    loop {
+        insn::pause();
+    }
 }
 
 fn shutdown(reason: u32) {
