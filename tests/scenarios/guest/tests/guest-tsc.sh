@@ -7,9 +7,9 @@ probe session 240 /tmp/ticks.console 'Linux version' '' 'guest: up' '' '# ' 'dme
     -- xl create -c /tmp/ticks.cfg >/tmp/talk.out 2>&1 || fail "$(tail -n 1 /tmp/talk.out): $(tail -n 1 /tmp/ticks.console)"
 # uptime: the guest's, in seconds
 uptime() {
-    on_guest ticks 60 'UPTIME [0-9]' 'echo "UP""TIME $(cut -d. -f1 /proc/uptime) $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"' ||
+    on_guest ticks 60 'UPTIME ' 'echo "UP""TIME $(cut -d. -f1 /proc/uptime) $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"' ||
         fail "no uptime: $(tail -n 1 /tmp/talk.out)"
-    tr -d '\r' </tmp/ticks.console | awk '/^UPTIME/ { print $2; exit }'
+    tr -d '\r' </tmp/ticks.console | sed -n 's/.*UPTIME \([0-9][0-9]*\).*/\1/p' | tail -n 1
 }
 own() {
     cut -d. -f1 /proc/uptime
