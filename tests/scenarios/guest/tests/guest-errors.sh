@@ -5,13 +5,14 @@ tiny_guest good idle </dev/null
 create good
 destroy good
 leftovers >/tmp/before
-# refused WHAT WORDS…: creating /tmp/bad.cfg must fail with a message that has one of the words.
+# refused CODE WHAT WORDS…: creating /tmp/bad.cfg must fail with this exit code and a message that has one of the words.
 refused() {
-    what=$1
-    shift
+    expected=$1
+    what=$2
+    shift 2
     xl create /tmp/bad.cfg >/tmp/out 2>&1
     code=$?
-    [ $code = 1 ] || [ $code = 3 ] || fail "$what: exit code $code, $(tail -n 1 /tmp/out)"
+    [ $code = "$expected" ] || fail "$what: exit code $code, $(tail -n 1 /tmp/out)"
     for text in "$@"; do
         grep -qi -e "$text" /tmp/out && return
     done
@@ -20,32 +21,32 @@ refused() {
 xl create /tmp/nowhere.cfg >/tmp/out 2>&1
 [ $? = 3 ] || fail "a missing file did not end with 3: $(cat /tmp/out)"
 echo 'name = "bad' >/tmp/bad.cfg
-refused "an open string" bad.cfg
+refused 1 "an open string" bad.cfg
 tiny_guest bad idle </dev/null
 sed -i 's/domu.elf/nothing.elf/' /tmp/bad.cfg
-refused "a missing kernel" nothing.elf
+refused 3 "a missing kernel" nothing.elf
 tiny_guest bad idle </dev/null
 sed -i 's,/guests/kernels/domu.elf,/etc/profile,' /tmp/bad.cfg
-refused "a kernel that is none" kernel
+refused 3 "a kernel that is none" kernel
 tiny_guest bad idle <<'EOF'
 disk = ["file:/tmp/no.img,xvda,w"]
 EOF
-refused "a missing disk" no.img
+refused 3 "a missing disk" no.img
 tiny_guest bad idle <<'EOF'
 vif = ["mac=00:16:3e:zz:00:01"]
 EOF
-refused "a wrong MAC" mac
+refused 1 "a wrong MAC" mac
 tiny_guest bad idle <<'EOF'
 vif = ["bridge=nobridge"]
 EOF
-refused "a missing bridge" nobridge
+refused 3 "a missing bridge" nobridge
 tiny_guest bad idle </dev/null
 sed -i 's/^memory = .*/memory = 100000/' /tmp/bad.cfg
-refused "too much memory" memory free
+refused 3 "too much memory" memory free
 tiny_guest good idle </dev/null
 create good
 cp /tmp/good.cfg /tmp/bad.cfg
-refused "a name that is taken" good
+refused 3 "a name that is taken" good
 destroy good
 leftovers >/tmp/after
 cmp -s /tmp/before /tmp/after || fail "$(diff /tmp/before /tmp/after | grep '^[<>+-]' | tr '\n' ' ')"
