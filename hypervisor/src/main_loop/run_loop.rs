@@ -1,7 +1,7 @@
 //! The run loop: what was asked → what goes in → the guest → what came out.
 //!
 //! Route card, VM exit:
-//! - hypervisor/src/main_loop/run_loop.rs:run, hypervisor/hv-hw/src/virt/vtx/mod.rs:enter
+//! - hypervisor/src/main_loop/run_loop.rs:run, hypervisor/hv-hw/src/virt/vtx/vcpu.rs:enter
 //! - hypervisor/hv-hw/src/virt/vtx/entry.rs:enter (the guest runs)
 //! - hypervisor/hv-hw/src/virt/vtx/exit.rs:decode
 //! - hypervisor/src/exit/mod.rs:handle

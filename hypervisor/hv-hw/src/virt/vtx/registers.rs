@@ -3,8 +3,9 @@
 use super::super::{DescriptorTable, Segment, SystemRegs};
 use super::exit::seen;
 use super::fields::{Entry, Field};
+use super::setup;
+use super::vcpu::{BLOCKED_BY_MOV_SS, BLOCKED_BY_STI, VtxVcpu, low_half};
 use super::vmcs::CurrentVmcs;
-use super::{BLOCKED_BY_MOV_SS, BLOCKED_BY_STI, VtxVcpu, low_half, setup};
 use hv_core::x86::{CR0_NE, CR0_PG, CR4_MCE, CR4_VMXE, EFER_LMA, EFER_LME, RFLAGS_TF};
 
 const PENDING_SINGLE_STEP: u64 = 1 << 14;

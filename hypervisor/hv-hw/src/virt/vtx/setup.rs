@@ -7,10 +7,10 @@ use hv_core::msr::Passthrough;
 use hv_core::speculation::Plan;
 
 use super::super::{IoBitmap, SEGMENT_UNUSABLE, Stage2Root, TscView, VcpuConfig, VcpuMsr};
-use super::Vtx;
 use super::caps::Caps;
 use super::fields::{Field, Pin, Secondary};
 use super::msr_bitmap::{MsrAccess, MsrBitmap};
+use super::probe::Vtx;
 use super::registers::{CR0_OWNED, CR4_REQUIRED};
 use super::switch::ExtendedState;
 use super::vmcs::CurrentVmcs;

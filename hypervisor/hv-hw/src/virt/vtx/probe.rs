@@ -1,0 +1,93 @@
+//! What VT-x offers on this CPU, and what makes vCPUs of it.
+
+use core::fmt;
+
+use hv_core::addr::Mfn;
+use hv_core::speculation::Plan;
+
+use super::super::{Backend, Features, VcpuConfig};
+use super::caps::{Caps, Refusal, Switches};
+use super::host::{self, VmxonFailed};
+use super::setup::Setup;
+use super::switch::ExtendedState;
+use super::vcpu::VtxVcpu;
+use crate::cpu::{self, msr::rdmsr_safe};
+use crate::percpu::IrqsOff;
+
+/// VMCALL.
+const HYPERCALL: [u8; 3] = [0x0F, 0x01, 0xC1];
+
+/// What VT-x offers on this CPU.
+#[derive(Clone, Copy, Debug)]
+pub struct VtxProbe {
+    caps: Caps,
+}
+
+impl VtxProbe {
+    /// Reads what this CPU offers, less what `switches` switches off.
+    ///
+    /// # Errors
+    /// [`Refusal`] where something is missing that Hematite needs.
+    pub fn read(switches: &Switches) -> Result<Self, Refusal> {
+        let has_vmx = cpu::cpuid()
+            .get_feature_info()
+            .is_some_and(|features| features.has_vmx());
+        // a capability MSR that the CPU lacks stands for nothing offered
+        let caps = Caps::probe(has_vmx, switches, |msr| rdmsr_safe(msr).unwrap_or(0))?;
+        Ok(Self { caps })
+    }
+
+    /// Says what guests may have of it.
+    #[must_use]
+    pub fn features(&self) -> Features {
+        Features {
+            stage2_2m: self.caps.ept_2m,
+            stage2_1g: self.caps.ept_1g,
+            rdtscp: self.caps.has_rdtscp(),
+            invpcid: self.caps.has_invpcid(),
+            xsaves: self.caps.has_xsaves(),
+            delivery: self.caps.apic_virtualization().delivery,
+            hypercall: HYPERCALL,
+        }
+    }
+
+    /// Has guests run on this CPU from now on, for good. `region` is a frame that belongs to the CPU from here on.
+    ///
+    /// # Errors
+    /// [`VmxonFailed`] where the CPU refuses.
+    pub fn enable(&self, region: Mfn, irqs_off: &IrqsOff) -> Result<(), VmxonFailed> {
+        host::enable(&self.caps, region, irqs_off)
+    }
+
+    /// Makes vCPUs by what was decided on extended state and against leaks by speculation.
+    #[must_use]
+    pub fn backend(self, extended: ExtendedState, speculation: Plan) -> Vtx {
+        Vtx {
+            caps: self.caps,
+            extended,
+            speculation,
+        }
+    }
+}
+
+impl fmt::Display for VtxProbe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VMX enabled; VT-x: {}", self.caps)
+    }
+}
+
+/// VT-x as the side of a CPU vendor.
+#[derive(Clone, Copy, Debug)]
+pub struct Vtx {
+    pub(super) caps: Caps,
+    pub(super) extended: ExtendedState,
+    pub(super) speculation: Plan,
+}
+
+impl Backend for Vtx {
+    type Vcpu = VtxVcpu;
+
+    fn vcpu(&self, config: VcpuConfig<'_>) -> VtxVcpu {
+        VtxVcpu::new(Setup::new(self, &config))
+    }
+}

@@ -1,0 +1,462 @@
+//! A vCPU as a VMCS.
+// UNSAFETY: states that a VMCS is current, and enters it.
+#![expect(unsafe_code, reason = "VMCS life cycle")]
+
+use core::fmt;
+
+use hv_core::addr::Hpa;
+use hv_core::msr::Passthrough;
+use hv_core::walk::PagingMode;
+use hv_core::x86::{EFER_LMA, RFLAGS_IF};
+
+use super::super::{
+    ApicAssist, ControlRegister, Event, GuestRegs, SEGMENT_LONG, Stage2Root, SwitchedRegs,
+    SystemRegs, TscView, VcpuHw, VcpuMsr, VmExit, Window,
+};
+use super::fields::{Field, Primary};
+use super::guard::Guard;
+use super::setup::Setup;
+use super::switch::Switched;
+use super::vmcs::CurrentVmcs;
+use super::{dump, entry, exit, host, inject, insn, reasons, registers, setup, switch};
+use crate::percpu::IrqsOff;
+
+pub(super) const BLOCKED_BY_STI: u64 = 1;
+pub(super) const BLOCKED_BY_MOV_SS: u64 = 2;
+const BLOCKED_BY_NMI: u64 = 8;
+
+/// A vCPU on VT-x. Its VMCS is current on the CPU between [`VcpuHw::load`] and [`VcpuHw::unload`], and only then may
+/// the other methods be called.
+#[derive(Debug)]
+pub struct VtxVcpu {
+    regs: GuestRegs,
+    /// 1 once launched since the last VMCLEAR: VMRESUME instead of VMLAUNCH.
+    launched: u64,
+    primary: Primary,
+    apic: ApicAssist,
+    eptp: u64,
+    vmcs: Hpa,
+    is_loaded: bool,
+    is_new: bool,
+    is_x2apic: bool,
+    switched: Switched,
+    /// What VM entry and exit do against speculation.
+    guard: Guard,
+    is_guarded: bool,
+    pub(super) config: Setup,
+}
+
+impl VtxVcpu {
+    pub(super) fn new(config: Setup) -> Self {
+        host::stamp_revision(config.vmcs, config.caps.revision);
+        let caps = &config.caps;
+        let guard = Guard::new(&config.speculation);
+        Self {
+            regs: GuestRegs::default(),
+            launched: 0,
+            primary: caps.primary,
+            apic: if caps.has_interrupt_delivery() {
+                ApicAssist::Delivery
+            } else if caps.has_tpr_shadow() {
+                ApicAssist::TprShadow
+            } else {
+                ApicAssist::None
+            },
+            eptp: setup::ept_pointer(caps, config.stage2),
+            vmcs: config.vmcs.base(),
+            is_loaded: false,
+            is_new: true,
+            is_x2apic: false,
+            switched: Switched::new(config.extended, config.xsave_area),
+            is_guarded: guard.is_needed(),
+            guard,
+            config,
+        }
+    }
+
+    /// The current VMCS, this vCPU's.
+    #[inline(always)]
+    pub(super) fn current(&self) -> CurrentVmcs {
+        debug_assert!(self.is_loaded, "vCPU used while it is not loaded");
+        // SAFETY: loaded here, as every method but `load` demands; writers below keep host state and bitmaps.
+        unsafe { CurrentVmcs::assume() }
+    }
+
+    fn interruptibility(&self) -> u64 {
+        self.current().read(Field::Interruptibility)
+    }
+
+    fn set_interruptibility(&mut self, value: u64) {
+        self.current().write(Field::Interruptibility, value);
+    }
+
+    /// Drops what an earlier owner of this VPID left in the TLB.
+    fn forget_vpid(&self) {
+        if let Some(vpid) = &self.config.vpid {
+            // SAFETY: in VMX operation since the VMCS was loaded; VPID is used only with single-context INVVPID.
+            unsafe { insn::invvpid_single(vpid.get()) };
+        }
+    }
+
+    fn set_primary(&mut self, bit: Primary, wanted: bool) {
+        if self.primary.contains(bit) != wanted {
+            self.primary.set(bit, wanted);
+            self.current()
+                .write(Field::PrimaryControls, u64::from(self.primary.bits()));
+        }
+    }
+
+    #[cold]
+    fn entry_refused(&self) -> VmExit {
+        VmExit::Broken {
+            reason: self.current().read32(Field::InstructionError),
+            qualification: u64::MAX,
+        }
+    }
+
+    /// Does what the CPU would have done on delivering the debug exception that exited instead.
+    #[cold]
+    fn take_debug_exception(&mut self, qualification: u64) {
+        const GENERAL_DETECT: u64 = 1 << 13;
+        switch::merge_dr6(qualification);
+        let vmcs = self.current();
+        vmcs.write(
+            Field::GuestDr7,
+            vmcs.read(Field::GuestDr7) & !GENERAL_DETECT,
+        );
+        if exit::is_int1(vmcs) {
+            // a trap, whose handler returns behind the instruction
+            let next = vmcs
+                .read(Field::GuestRip)
+                .wrapping_add(vmcs.read(Field::InstructionLength));
+            vmcs.write(Field::GuestRip, next);
+        }
+    }
+
+    /// Decodes all other exits, and does for them what cannot wait.
+    #[inline(never)]
+    fn decode_other(&mut self) -> VmExit {
+        let exit = exit::decode(self.current(), &self.regs);
+        match exit {
+            VmExit::Nmi => Self::run_host_nmi(),
+            VmExit::Exception {
+                vector: 1,
+                qualification,
+                ..
+            } => self.take_debug_exception(qualification),
+            VmExit::Broken { reason, .. } if reasons::is_entry_failure(reason) => self.launched = 0,
+            _ => {}
+        }
+        exit
+    }
+
+    /// An NMI took us out of the guest: the host's handler runs now, as it would have.
+    #[cold]
+    fn run_host_nmi() {
+        // SAFETY: vector 2 has the host's NMI handler, which returns with IRET and thereby ends NMI blocking.
+        unsafe { core::arch::asm!("int 2") };
+    }
+}
+
+impl VcpuHw for VtxVcpu {
+    #[inline]
+    fn enter(&mut self, _irqs_off: &mut IrqsOff) -> VmExit {
+        let regs = &raw mut self.regs;
+        let refused = if self.is_guarded {
+            // SAFETY: the VMCS is current with this CPU's host state (`load`), interrupts are off by the token.
+            unsafe { entry::enter_guarded(regs, self.launched, &raw const self.guard) }
+        } else {
+            // SAFETY: as above.
+            unsafe { entry::enter(regs, self.launched) }
+        };
+        if refused != 0 {
+            return self.entry_refused();
+        }
+        self.launched = 1;
+        match exit::decode_frequent(self.current()) {
+            Some(exit) => exit,
+            None => self.decode_other(),
+        }
+    }
+
+    #[inline]
+    fn regs(&mut self) -> &mut GuestRegs {
+        &mut self.regs
+    }
+
+    #[inline]
+    fn read_regs(&self) -> &GuestRegs {
+        &self.regs
+    }
+
+    #[inline]
+    fn paging(&self) -> PagingMode {
+        let vmcs = self.current();
+        PagingMode {
+            cr0: vmcs.read(Field::GuestCr0),
+            cr3: vmcs.read(Field::GuestCr3),
+            cr4: vmcs.read(Field::GuestCr4),
+            efer: vmcs.read(Field::GuestEfer),
+        }
+    }
+
+    fn rip(&self) -> u64 {
+        self.current().read(Field::GuestRip)
+    }
+
+    fn rsp(&self) -> u64 {
+        self.current().read(Field::GuestRsp)
+    }
+
+    fn set_rsp(&mut self, rsp: u64) {
+        self.current().write(Field::GuestRsp, rsp);
+    }
+
+    fn set_rflags(&mut self, rflags: u64) {
+        self.current().write(Field::GuestRflags, rflags | 2);
+    }
+
+    fn set_x2apic(&mut self, is_on: bool) {
+        self.is_x2apic = is_on;
+        self.config.show_x2apic(is_on);
+        let secondary = setup::secondary(&self.config.caps, is_on);
+        self.current()
+            .write(Field::SecondaryControls, u64::from(secondary.bits()));
+    }
+
+    fn set_rights(&mut self, cr4_owned: u64, passthrough: &[Passthrough]) {
+        self.config.allow(passthrough);
+        self.config.show_x2apic(self.is_x2apic);
+        self.config.cr4_owned = cr4_owned;
+        self.current()
+            .write(Field::Cr4Mask, cr4_owned | registers::CR4_REQUIRED);
+    }
+
+    fn rflags(&self) -> u64 {
+        self.current().read(Field::GuestRflags)
+    }
+
+    #[inline]
+    fn cpl(&self) -> u8 {
+        let access = self.current().read32(Field::GuestSsAccess);
+        ((access >> 5) & 3).to_le_bytes()[0]
+    }
+
+    #[inline(always)]
+    fn is_64_bit_kernel(&self) -> bool {
+        // a code segment that is not conforming has the level at which it runs
+        const CONFORMING: u32 = 1 << 2;
+        const LEVEL: u32 = 3 << 5;
+        let access = self.current().read32(Field::GuestCsAccess);
+        access & (SEGMENT_LONG | CONFORMING | LEVEL) == SEGMENT_LONG
+    }
+
+    fn is_64_bit(&self) -> bool {
+        let vmcs = self.current();
+        // outside long mode the bit means nothing
+        vmcs.read32(Field::GuestCsAccess) & SEGMENT_LONG != 0
+            && vmcs.read(Field::GuestEfer) & EFER_LMA != 0
+    }
+
+    fn system(&self) -> SystemRegs {
+        self.read_system()
+    }
+
+    fn set_system(&mut self, system: &SystemRegs) {
+        self.write_system(system);
+        self.forget_vpid();
+    }
+
+    #[inline(always)]
+    fn skip_instruction(&mut self) {
+        let vmcs = self.current();
+        registers::step(vmcs, vmcs.read(Field::InstructionLength));
+    }
+
+    fn skip_bytes(&mut self, length: u8) {
+        registers::step(self.current(), u64::from(length));
+    }
+
+    fn run_again(&mut self) {
+        registers::end_shadow(self.current());
+    }
+
+    fn inject(&mut self, event: Event) {
+        let vmcs = self.current();
+        if let Event::Exception { .. } = event {
+            // a fault ends the shadow of the instruction before it, and VM entry insists on that for #DB
+            registers::end_shadow(vmcs);
+        }
+        inject::write(vmcs, event);
+    }
+
+    #[inline]
+    fn take_interrupted_event(&mut self) -> Option<Event> {
+        let event = inject::interrupted(self.current())?;
+        if event == Event::Nmi {
+            // its delivery set the blocking, which would keep it from being delivered again
+            let shadow = self.interruptibility();
+            self.set_interruptibility(shadow & !BLOCKED_BY_NMI);
+        }
+        Some(event)
+    }
+
+    #[inline]
+    fn interrupts_open(&self) -> bool {
+        let vmcs = self.current();
+        vmcs.read(Field::GuestRflags) & RFLAGS_IF != 0
+            && vmcs.read(Field::Interruptibility) & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS) == 0
+    }
+
+    fn nmi_open(&self) -> bool {
+        self.interruptibility() & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS | BLOCKED_BY_NMI) == 0
+    }
+
+    fn want_window(&mut self, window: Window, wanted: bool) {
+        let bit = match window {
+            Window::Interrupt => Primary::INTERRUPT_WINDOW,
+            Window::Nmi => Primary::NMI_WINDOW,
+        };
+        self.set_primary(bit, wanted);
+    }
+
+    fn flush_stage2(&mut self, root: Stage2Root) {
+        // SAFETY: in VMX operation since the VMCS was loaded; single-context INVEPT was asked for by `Caps::probe`.
+        unsafe { insn::invept_single(setup::ept_pointer(&self.config.caps, root)) };
+    }
+
+    fn intercept_tsc(&mut self, wanted: bool) {
+        self.set_primary(Primary::RDTSC, wanted);
+    }
+
+    fn set_tsc(&mut self, view: TscView) {
+        self.current().write(Field::TscOffset, view.offset);
+    }
+
+    fn msr(&self, msr: VcpuMsr) -> u64 {
+        match setup::msr_field(msr) {
+            Some(field) => self.current().read(field),
+            None => self.guard.guest_spec_ctrl,
+        }
+    }
+
+    fn set_msr(&mut self, msr: VcpuMsr, value: u64) {
+        match msr {
+            VcpuMsr::Efer => self.write_efer(value, self.current().read(Field::GuestCr0)),
+            other => match setup::msr_field(other) {
+                Some(field) => self.current().write(field, value),
+                None if self.config.extended.has_spec_ctrl => self.guard.guest_spec_ctrl = value,
+                None => {}
+            },
+        }
+    }
+
+    fn set_control(&mut self, register: ControlRegister, value: u64) {
+        match register {
+            ControlRegister::Cr0 => self.write_cr0(value),
+            ControlRegister::Cr3 => self.current().write(Field::GuestCr3, value),
+            ControlRegister::Cr4 => self.write_cr4(value),
+            // the task priority lives in the virtual-APIC page
+            ControlRegister::Cr8 => {}
+        }
+        // the CPU would have dropped translations, had it carried out the write
+        if register != ControlRegister::Cr8 {
+            self.forget_vpid();
+        }
+    }
+
+    fn set_pdptes(&mut self, entries: [u64; 4]) {
+        for (index, entry) in entries.into_iter().enumerate() {
+            self.current().write(setup::pdpte(index), entry);
+        }
+    }
+
+    fn switched(&mut self) -> SwitchedRegs {
+        self.switched.read()
+    }
+
+    fn set_switched(&mut self, regs: &SwitchedRegs) {
+        self.switched.write(regs);
+    }
+
+    fn set_cr2(&mut self, value: u64) {
+        switch::write_cr2(value);
+    }
+
+    fn add_dr6(&mut self, bits: u64) {
+        switch::merge_dr6(bits);
+    }
+
+    fn set_xcr0(&mut self, value: u64) {
+        self.switched.set_xcr0(value);
+    }
+
+    fn apic(&self) -> ApicAssist {
+        self.apic
+    }
+
+    fn interrupt_status(&self) -> u16 {
+        low_half(self.current().read32(Field::GuestInterruptStatus))
+    }
+
+    fn set_interrupt_status(&mut self, status: u16) {
+        self.current()
+            .write(Field::GuestInterruptStatus, u64::from(status));
+    }
+
+    fn set_tpr_threshold(&mut self, class: u8) {
+        self.current()
+            .write(Field::TprThreshold, u64::from(class & 0xF));
+    }
+
+    fn set_eoi_exits(&mut self, vectors: &[u64; 4]) {
+        let fields = [
+            Field::EoiExitBitmap0,
+            Field::EoiExitBitmap1,
+            Field::EoiExitBitmap2,
+            Field::EoiExitBitmap3,
+        ];
+        for (field, word) in fields.into_iter().zip(vectors) {
+            self.current().write(field, *word);
+        }
+    }
+
+    fn load(&mut self, _irqs_off: &IrqsOff) {
+        if self.is_new {
+            // SAFETY: the region is ours, stamped in `new`, and in use on no CPU yet.
+            unsafe { insn::vmclear(self.vmcs) }.expect("a VMCS of ours can be cleared");
+        }
+        // SAFETY: cleared above or in `unload`, so active on no other CPU.
+        unsafe { insn::vmptrld(self.vmcs) }.expect("a cleared VMCS of ours can be loaded");
+        self.is_loaded = true;
+        if self.is_new {
+            setup::write_all(self.current(), &self.config, self.eptp);
+            self.forget_vpid();
+            self.is_new = false;
+        }
+        switch::enable_xsave(&self.config.extended);
+        host::write_state(self.current(), self.is_guarded);
+        self.switched.load();
+    }
+
+    fn forget_branches(&mut self) {
+        self.guard.forget_branches();
+    }
+
+    fn unload(&mut self, _irqs_off: &IrqsOff) {
+        self.switched.save();
+        // SAFETY: the region is ours and current here.
+        unsafe { insn::vmclear(self.vmcs) }.expect("a VMCS of ours can be cleared");
+        self.is_loaded = false;
+        self.launched = 0;
+    }
+
+    fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        dump::write(self.current(), &self.regs, &self.system(), out)
+    }
+}
+
+pub(super) fn low_half(word: u32) -> u16 {
+    let [low, high, ..] = word.to_le_bytes();
+    u16::from_le_bytes([low, high])
+}
