@@ -7,7 +7,7 @@ use common::{LENGTH, RIP, domain, guest_config, one_vcpu, vcpu_of};
 use guest_abi::errno::Errno;
 use guest_abi::xen::{__HYPERVISOR_sched_op, __HYPERVISOR_xen_version};
 use hv_hw::virt::fake::FakeVcpu;
-use hv_hw::virt::{Event, SEGMENT_SS, VcpuHw, VmExit};
+use hv_hw::virt::{Event, SEGMENT_CS, SEGMENT_SS, VcpuHw, VmExit};
 use hypervisor::domain::Ended;
 use hypervisor::domain::vcpu::Requests;
 use hypervisor::exit;
@@ -71,6 +71,7 @@ fn hypercall_that_does_not_exist_is_refused() {
 fn hypercall_of_an_application_is_refused() {
     let (mut runner, mut pcpu) = one_vcpu();
     runner.hw.system.segments[SEGMENT_SS].access = 3 << 5;
+    runner.hw.system.segments[SEGMENT_CS].access |= 3 << 5;
     runner.hw.regs().set_rax(__HYPERVISOR_xen_version);
     let _ = exit::handle(&mut runner, &mut pcpu, VmExit::Hypercall);
     assert_eq!(runner.hw.regs().rax(), Errno::EPERM.to_rax());

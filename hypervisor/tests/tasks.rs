@@ -99,7 +99,7 @@ fn double_fault_goes_to_its_task_with_its_error_code() {
     switch(&mut runner, &mut pcpu, NEW, TaskSource::Gate(None));
     assert_eq!((runner.raised, runner.interrupted), (None, None));
     assert_eq!(runner.hw.rip(), NEW_RIP);
-    assert_eq!(runner.hw.rsp(), NEW_ESP - 4);
+    assert_eq!(runner.hw.system.rsp, NEW_ESP - 4);
     assert_eq!(word(&runner, NEW_ESP - 4), 0);
     assert_eq!(runner.hw.system.segments[SEGMENT_TR].selector, NEW);
     // a fault: the old task is where it was
@@ -169,6 +169,6 @@ fn tss_on_a_page_that_is_not_there_is_a_page_fault_with_its_address() {
         error: Some(0),
     };
     assert_eq!(runner.raised, Some(expected));
-    assert_eq!(runner.hw.switched().cr2, NEW_TSS);
+    assert_eq!(runner.hw.system.cr2, NEW_TSS);
     assert_eq!(runner.hw.rip(), RIP);
 }

@@ -756,6 +756,7 @@ fn user_mode_of_either_width_makes_no_hypercalls() {
     for width in [Width::Bits64, Width::Bits32] {
         let mut guest = Guest::new(width);
         guest.runner.hw.system.segments[SEGMENT_SS].access = 3 << 5;
+        guest.runner.hw.system.segments[SEGMENT_CS].access |= 3 << 5;
         let version = guest.call(__HYPERVISOR_xen_version, [0; 5]);
         assert_eq!(version, refused(Errno::EPERM));
     }

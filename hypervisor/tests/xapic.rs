@@ -264,6 +264,6 @@ fn vcpu_is_started_by_registers_in_memory() {
         second.reconsider(pcpu);
     }
     assert_eq!(second.activity, Activity::Ready);
-    assert_eq!(second.hw.system().segments[SEGMENT_CS].base, 0x9A000);
+    assert_eq!(second.hw.system.segments[SEGMENT_CS].base, 0x9A000);
     assert_eq!(second.lapic.base(), XAPIC);
 }

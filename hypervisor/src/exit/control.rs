@@ -3,7 +3,7 @@
 use hv_core::x86::{
     CR0_CD, CR0_ET, CR0_NW, CR0_PE, CR0_PG, CR4_LA57, CR4_PAE, CR4_PCIDE, EFER_LMA, EFER_LME,
 };
-use hv_hw::virt::{ControlRegister, Event, VcpuHw};
+use hv_hw::virt::{ControlRegister, Event, SystemRegs, SystemSet, VcpuHw};
 
 use crate::exit::{Next, Runner, done};
 use crate::runner::{pdptes, raise};
@@ -34,11 +34,32 @@ pub(super) fn write<H: VcpuHw>(
     let Ok(entries) = pdptes::due(runner, register, value) else {
         return raise(runner, Event::PROTECTION);
     };
-    runner.hw.set_control(register, value);
+    set(runner, register, value);
     if let Some(entries) = entries {
-        runner.hw.set_pdptes(entries);
+        pdptes::set(runner, entries);
     }
     done(runner)
+}
+
+fn set<H: VcpuHw>(runner: &mut Runner<H>, register: ControlRegister, value: u64) {
+    let mut regs = SystemRegs::default();
+    let changed = match register {
+        ControlRegister::Cr0 => {
+            regs.cr0 = value;
+            SystemSet::CR0
+        }
+        ControlRegister::Cr3 => {
+            regs.cr3 = value;
+            SystemSet::CR3
+        }
+        ControlRegister::Cr4 => {
+            regs.cr4 = value;
+            SystemSet::CR4
+        }
+        // the task priority is the local APIC's
+        ControlRegister::Cr8 => return,
+    };
+    runner.hw.set_system(&regs, changed);
 }
 
 /// MOV from CR8.
@@ -58,7 +79,11 @@ pub(super) fn xsetbv<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
         return raise(runner, Event::PROTECTION);
     }
     runner.xcr0 = value;
-    runner.hw.set_xcr0(value);
+    let regs = SystemRegs {
+        xcr0: value,
+        ..SystemRegs::default()
+    };
+    runner.hw.set_system(&regs, SystemSet::XCR0);
     done(runner)
 }
 

@@ -7,7 +7,7 @@ use hv_core::emulate::{CodeSize, CpuView, Gprs, MmioInsn, SegmentBases};
 use hv_core::walk::{self, Access};
 use hv_core::x86::gpr::RSP;
 use hv_hw::guest_log;
-use hv_hw::virt::{Event, SEGMENT_CS, Stage2Access, Stage2Fault, VcpuHw};
+use hv_hw::virt::{Event, SEGMENT_CS, Stage2Access, Stage2Fault, SystemRegs, SystemSet, VcpuHw};
 
 use crate::domain::interrupts;
 use crate::exit::{apic, io, stage2};
@@ -38,12 +38,14 @@ pub(super) fn handle<H: VcpuHw>(
     if let Some(value) = instruction.finish(read, &mut gprs, &mut rflags) {
         write(runner, pcpu, (fault.gpa, instruction.size), value);
     }
-    let old_rsp = runner.hw.rsp();
     runner.hw.regs().gpr = gprs.0;
-    if gprs.0[RSP] != old_rsp {
-        runner.hw.set_rsp(gprs.0[RSP]);
-    }
-    runner.hw.set_rflags(rflags);
+    let changed = SystemRegs {
+        rsp: gprs.0[RSP],
+        rflags,
+        ..SystemRegs::default()
+    };
+    let which = SystemSet::RSP.union(SystemSet::RFLAGS);
+    runner.hw.set_system(&changed, which);
     if instruction.repeats(&gprs) {
         return again(runner, pcpu);
     }
@@ -83,7 +85,7 @@ fn refuse<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> Next {
 }
 
 fn registers<H: VcpuHw>(runner: &mut Runner<H>) -> Gprs {
-    let rsp = runner.hw.rsp();
+    let rsp = runner.hw.system(SystemSet::RSP).rsp;
     let mut gprs = runner.hw.regs().gpr;
     gprs[RSP] = rsp;
     Gprs(gprs)
@@ -91,7 +93,7 @@ fn registers<H: VcpuHw>(runner: &mut Runner<H>) -> Gprs {
 
 /// Fetches the instruction and decodes it; `None` where that fails.
 fn decode<H: VcpuHw>(runner: &mut Runner<H>) -> Option<MmioInsn> {
-    let system = runner.hw.system();
+    let system = runner.hw.system(SystemSet::SEGMENTS.union(SystemSet::RIP));
     let code = system.segments[SEGMENT_CS];
     let code_size = if runner.hw.is_64_bit() {
         CodeSize::Bits64

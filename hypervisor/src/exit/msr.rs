@@ -3,7 +3,7 @@
 use hv_core::addr::Gpa;
 use hv_core::device::lapic;
 use hv_core::msr::{BackedMsr, MsrContext, MsrRead, MsrWrite};
-use hv_hw::virt::{Event, VcpuHw, VcpuMsr};
+use hv_hw::virt::{Event, SystemRegs, SystemSet, VcpuHw};
 
 use crate::exit::{Next, Runner, apic, done};
 use crate::guest_mem::hypercall_page;
@@ -60,9 +60,9 @@ fn number<H: VcpuHw>(runner: &mut Runner<H>) -> u32 {
 /// The MSR's value; `None` raises #GP.
 fn read_backed<H: VcpuHw>(runner: &mut Runner<H>, holder: BackedMsr) -> Option<u64> {
     match holder {
-        BackedMsr::Efer => Some(runner.hw.msr(VcpuMsr::Efer)),
-        BackedMsr::Pat => Some(runner.hw.msr(VcpuMsr::Pat)),
-        BackedMsr::DebugCtl => Some(runner.hw.msr(VcpuMsr::DebugCtl)),
+        BackedMsr::Efer => Some(runner.hw.system(SystemSet::EFER).efer),
+        BackedMsr::Pat => Some(runner.hw.system(SystemSet::PAT).pat),
+        BackedMsr::DebugCtl => Some(runner.hw.system(SystemSet::DEBUGCTL).debugctl),
         BackedMsr::Tsc => Some(runner.guest_tsc()),
         BackedMsr::TscDeadline => Some(deadline(runner)),
         BackedMsr::ApicBase => Some(runner.lapic.base()),
@@ -73,7 +73,7 @@ fn read_backed<H: VcpuHw>(runner: &mut Runner<H>, holder: BackedMsr) -> Option<u
                 .read(lapic::X2APIC_FIRST + u32::from(register), now)
                 .ok()
         }
-        BackedMsr::SpecCtrl => Some(runner.hw.msr(VcpuMsr::SpecCtrl)),
+        BackedMsr::SpecCtrl => Some(runner.hw.system(SystemSet::SPEC_CTRL).spec_ctrl),
         BackedMsr::HypercallPage => Some(0),
     }
 }
@@ -86,9 +86,14 @@ fn write_backed<H: VcpuHw>(
     value: u64,
 ) -> Option<()> {
     match holder {
-        BackedMsr::Efer => runner.hw.set_msr(VcpuMsr::Efer, value),
-        BackedMsr::Pat => runner.hw.set_msr(VcpuMsr::Pat, value),
-        BackedMsr::DebugCtl => runner.hw.set_msr(VcpuMsr::DebugCtl, value),
+        BackedMsr::Efer => set(runner, SystemSet::EFER, |regs| &mut regs.efer, value),
+        BackedMsr::Pat => set(runner, SystemSet::PAT, |regs| &mut regs.pat, value),
+        BackedMsr::DebugCtl => set(
+            runner,
+            SystemSet::DEBUGCTL,
+            |regs| &mut regs.debugctl,
+            value,
+        ),
         BackedMsr::Tsc => {
             let deadline = deadline(runner);
             runner.set_guest_tsc(value);
@@ -102,13 +107,30 @@ fn write_backed<H: VcpuHw>(
             let effect = runner.lapic.write(msr, value, now).ok()?;
             apic::apply(runner, pcpu, effect);
         }
-        BackedMsr::SpecCtrl => runner.hw.set_msr(VcpuMsr::SpecCtrl, value),
+        BackedMsr::SpecCtrl => set(
+            runner,
+            SystemSet::SPEC_CTRL,
+            |regs| &mut regs.spec_ctrl,
+            value,
+        ),
         BackedMsr::HypercallPage => {
             hypercall_page::fill(&runner.domain, Gpa::new(value))?;
             runner.latch_width();
         }
     }
     Some(())
+}
+
+/// Sets one that the vCPU's registers have.
+fn set<H: VcpuHw>(
+    runner: &mut Runner<H>,
+    which: SystemSet,
+    place: fn(&mut SystemRegs) -> &mut u64,
+    value: u64,
+) {
+    let mut regs = SystemRegs::default();
+    *place(&mut regs) = value;
+    runner.hw.set_system(&regs, which);
 }
 
 /// IA32_TSC_DEADLINE, of the guest's TSC: the APIC's timer counts by the domain's. 0 where none is set.

@@ -1,11 +1,13 @@
-//! A hardware task switch, which VMX leaves to us; the rules are `hv_core::vcpu::task`'s.
+//! A hardware task switch, which the CPU leaves to us; the rules are `hv_core::vcpu::task`'s.
 
 use hv_core::addr::Gva;
 use hv_core::vcpu::task::{self, TaskFault, TaskMemory, TaskRegs, TaskSource};
 use hv_core::walk::{self, Access, PagingMode, WalkFault};
 use hv_core::x86::EFER_LMA;
 use hv_core::x86::gpr::RSP;
-use hv_hw::virt::{ControlRegister, Event, Segment, SystemRegs, TaskSwitch, VcpuHw};
+use hv_hw::virt::{
+    Blocking, ControlRegister, Event, Segment, SystemRegs, SystemSet, TaskSwitch, VcpuHw, merge_dr6,
+};
 
 use crate::exit::{Next, Runner};
 use crate::guest_mem::DomainMemory;
@@ -19,7 +21,7 @@ const TASK_TRAP: u64 = 1 << 15;
 
 /// Carries it out. An event by whose gate it came has then been delivered.
 pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, exit: TaskSwitch) -> Next {
-    let system = runner.hw.system();
+    let system = runner.hw.system(SystemSet::CORE);
     if system.efer & EFER_LMA != 0 {
         // the CPU raises this itself: there are no tasks in long mode
         return raise(runner, Event::PROTECTION);
@@ -96,6 +98,7 @@ fn enter<H: VcpuHw>(runner: &mut Runner<H>, old: SystemRegs, regs: &TaskRegs) {
         rip: u64::from(regs.eip),
         rsp: u64::from(regs.gprs[RSP]),
         rflags: u64::from(regs.eflags),
+        blocking: Blocking::empty(),
         dr7: regs.dr7,
         segments: regs.segments.map(|segment| Segment {
             selector: segment.selector,
@@ -105,12 +108,12 @@ fn enter<H: VcpuHw>(runner: &mut Runner<H>, old: SystemRegs, regs: &TaskRegs) {
         }),
         ..old
     };
-    runner.hw.set_system(&system);
+    runner.hw.set_system(&system, SystemSet::CORE);
     match pdptes::due(runner, ControlRegister::Cr3, regs.cr3) {
-        Ok(Some(entries)) => runner.hw.set_pdptes(entries),
+        Ok(Some(entries)) => pdptes::set(runner, entries),
         Ok(None) => {}
         // none is present then: the new task's first access faults
-        Err(_) => runner.hw.set_pdptes([0; 4]),
+        Err(_) => pdptes::set(runner, [0; 4]),
     }
 }
 
@@ -118,11 +121,17 @@ fn fail<H: VcpuHw>(runner: &mut Runner<H>, fault: TaskFault) -> Next {
     let (vector, error) = match fault {
         TaskFault::Exception { vector, error } => (vector, Some(error)),
         TaskFault::Page { address, error } => {
-            runner.hw.set_cr2(address.as_u64());
+            let regs = SystemRegs {
+                cr2: address.as_u64(),
+                ..SystemRegs::default()
+            };
+            runner.hw.set_system(&regs, SystemSet::CR2);
             (PAGE_FAULT, Some(error))
         }
         TaskFault::Trap => {
-            runner.hw.add_dr6(TASK_TRAP);
+            let mut regs = runner.hw.system(SystemSet::DEBUG);
+            regs.debug[4] = merge_dr6(regs.debug[4], TASK_TRAP);
+            runner.hw.set_system(&regs, SystemSet::DEBUG);
             (DEBUG, None)
         }
     };

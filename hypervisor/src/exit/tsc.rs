@@ -1,6 +1,6 @@
 //! RDTSC and RDTSCP of a guest whose TSC is emulated: its toolstack wants it so, or the host's has another rate.
 
-use hv_hw::virt::VcpuHw;
+use hv_hw::virt::{SystemSet, VcpuHw};
 
 use crate::exit::done;
 use crate::runner::{Next, Runner};
@@ -9,7 +9,7 @@ use crate::runner::{Next, Runner};
 pub(super) fn read<H: VcpuHw>(runner: &mut Runner<H>, with_aux: bool) -> Next {
     const LOW: u64 = u32::MAX as u64;
     let tsc = runner.guest_tsc();
-    let aux = with_aux.then(|| runner.hw.switched().tsc_aux);
+    let aux = with_aux.then(|| runner.hw.system(SystemSet::TSC_AUX).tsc_aux);
     let regs = runner.hw.regs();
     regs.set_rax(tsc & LOW);
     regs.set_rdx(tsc >> 32);

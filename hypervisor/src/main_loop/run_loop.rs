@@ -9,7 +9,7 @@
 
 use core::sync::atomic::Ordering;
 
-use hv_hw::virt::VcpuHw;
+use hv_hw::virt::{SystemSet, VcpuHw};
 
 use crate::domain::pod;
 use crate::domain::vcpu::Requests;
@@ -179,9 +179,8 @@ fn init<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
     let vcpu = runner.vcpu();
     vcpu.is_up.store(false, Ordering::Release);
     vcpu.is_started.store(false, Ordering::Release);
-    runner
-        .hw
-        .set_system(&reset_state(0xF000, 0xFFFF_0000, 0xFFF0));
+    let state = reset_state(0xF000, 0xFFFF_0000, 0xFFF0);
+    runner.hw.set_system(&state, SystemSet::CORE);
     *runner.hw.regs() = hv_hw::virt::GuestRegs::default();
     runner.lapic.init();
     let _ = runner.vcpu().posted.take();
@@ -197,7 +196,8 @@ fn init<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
 fn startup<H: VcpuHw>(runner: &mut Runner<H>, vector: u8) {
     let selector = u16::from(vector) << 8;
     let base = u64::from(vector) << 12;
-    runner.hw.set_system(&reset_state(selector, base, 0));
+    let state = reset_state(selector, base, 0);
+    runner.hw.set_system(&state, SystemSet::CORE);
     let vcpu = runner.vcpu();
     vcpu.is_started.store(true, Ordering::Release);
     vcpu.is_up.store(true, Ordering::Release);

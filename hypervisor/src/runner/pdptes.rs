@@ -4,7 +4,7 @@ use hv_core::addr::Gpa;
 use hv_core::mem::GuestMem;
 use hv_core::walk::pdpte_is_valid;
 use hv_core::x86::{CR0_PG, CR4_PAE, EFER_LME};
-use hv_hw::virt::{ControlRegister, VcpuHw};
+use hv_hw::virt::{ControlRegister, SystemRegs, SystemSet, VcpuHw};
 
 use super::Runner;
 use crate::guest_mem::DomainMemory;
@@ -14,11 +14,20 @@ use crate::guest_mem::DomainMemory;
 pub(super) fn load<H: VcpuHw>(runner: &mut Runner<H>) {
     let cr0 = runner.hw.paging().cr0;
     if let Ok(Some(entries)) = due(runner, ControlRegister::Cr0, cr0) {
-        runner.hw.set_pdptes(entries);
+        set(runner, entries);
     }
 }
 
-/// With PAE paging outside long mode the CPU keeps the four top entries in registers, which VM entry loads from the VMCS:
+/// Sets them.
+pub(crate) fn set<H: VcpuHw>(runner: &mut Runner<H>, pdptes: [u64; 4]) {
+    let regs = SystemRegs {
+        pdptes,
+        ..SystemRegs::default()
+    };
+    runner.hw.set_system(&regs, SystemSet::PDPTES);
+}
+
+/// With PAE paging outside long mode the CPU keeps the four top entries in registers, which a vCPU has among its own:
 /// those that are due with `value` in `register`, or an error where one of them has a reserved bit set.
 /// SDM vol. 3A, "PDPTE Registers".
 pub(crate) fn due<H: VcpuHw>(

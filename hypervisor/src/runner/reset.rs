@@ -5,7 +5,7 @@ use hv_core::addr::Gpa;
 use hv_core::x86::{CR0_CD, CR0_ET, CR0_NW, CR0_PE, RFLAGS_FIXED};
 use hv_hw::virt::{
     DescriptorTable, SEGMENT_CS, SEGMENT_LDTR, SEGMENT_TR, SEGMENT_UNUSABLE, Segment, SystemRegs,
-    VcpuHw,
+    SystemSet, VcpuHw,
 };
 
 use super::Runner;
@@ -18,8 +18,8 @@ impl<H: VcpuHw> Runner<H> {
     /// Puts a new vCPU, which is loaded, into the state after reset. Its domain's tables may lie where another's were.
     pub fn begin(&mut self) {
         self.hw.flush_stage2(self.domain.stage2);
-        self.hw
-            .set_system(&reset_state(0xF000, 0xFFFF_0000, 0xFFF0));
+        let state = reset_state(0xF000, 0xFFFF_0000, 0xFFF0);
+        self.hw.set_system(&state, SystemSet::CORE);
     }
 }
 

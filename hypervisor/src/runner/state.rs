@@ -5,11 +5,11 @@ use core::sync::atomic::Ordering;
 
 use guest_abi::hvm::save::HvmHwLapic;
 use hv_core::device::lapic::{LapicPage, Mode};
-use hv_hw::virt::{ApicAssist, VcpuHw};
+use hv_hw::virt::{ApicAssist, Blocking, SystemRegs, SystemSet, VcpuHw};
 
 use super::{Activity, Runner, apic, apic_timer, pdptes};
 use crate::domain::vcpu::Requests;
-use crate::domain::vcpu_state::{KEPT_MSRS, VcpuState};
+use crate::domain::vcpu_state::VcpuState;
 use crate::pcpu::Pcpu;
 
 impl<H: VcpuHw> Runner<H> {
@@ -32,14 +32,18 @@ impl<H: VcpuHw> Runner<H> {
         // what others have posted is in the APIC's page from then on
         let _ = self.lapic.wakes_for(&self.vcpu.posted);
         let (lapic, page) = self.lapic.save(self.guest_tsc());
+        let system = SystemRegs {
+            // no record has a place for it
+            blocking: Blocking::empty(),
+            xcr0: self.xcr0,
+            ..self.hw.system(SystemSet::SAVED)
+        };
         VcpuState {
             regs: *self.hw.regs(),
-            system: self.hw.system(),
-            msrs: KEPT_MSRS.map(|msr| self.hw.msr(msr)),
+            system,
             msr_state: self.msr_state.clone(),
-            switched: self.hw.switched(),
+            extended: self.hw.extended(),
             lapic: Some((lapic, Box::new(page))),
-            xcr0: self.xcr0,
             is_up: self.vcpu().is_up.load(Ordering::Acquire),
             is_initialised: false,
         }
@@ -48,14 +52,10 @@ impl<H: VcpuHw> Runner<H> {
     fn load_state(&mut self, state: &VcpuState, pcpu: &mut Pcpu) {
         self.wake(pcpu);
         *self.hw.regs() = state.regs;
-        self.hw.set_system(&state.system);
-        for (msr, value) in KEPT_MSRS.into_iter().zip(state.msrs) {
-            self.hw.set_msr(msr, value);
-        }
+        self.hw.set_system(&state.system, SystemSet::SAVED);
+        self.hw.set_extended(&state.extended);
         self.msr_state = state.msr_state.clone();
-        self.hw.set_switched(&state.switched);
-        self.xcr0 = state.xcr0;
-        self.hw.set_xcr0(state.xcr0);
+        self.xcr0 = state.system.xcr0;
         if let Some((lapic, page)) = &state.lapic {
             self.load_lapic(lapic, page, pcpu);
         }

@@ -12,13 +12,12 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use super::{
-    ApicAssist, ControlRegister, Event, GuestRegs, Stage2Root, SwitchedRegs, SystemRegs, TscView,
-    VcpuHw, VcpuMsr, VmExit, Window,
+    ApicAssist, Blocking, Event, GuestRegs, Segment, Stage2Root, SystemRegs, SystemSet, TscView,
+    VcpuHw, VmExit, Window, reset_extended,
 };
 use crate::percpu::{self, IrqsOff};
 use hv_core::msr::Passthrough;
 use hv_core::walk::PagingMode;
-use hv_core::x86::EFER_LMA;
 
 /// Where its exits find the guest, which decides whether a host interrupt gets in between two of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -85,9 +84,8 @@ pub struct FakeVcpu {
     pub on_load: Option<fn()>,
     entry_event: Option<Event>,
     ignored: u64,
-    msrs: Vec<(VcpuMsr, u64)>,
     interrupt_status: u16,
-    switched: Option<SwitchedRegs>,
+    extended: Vec<u8>,
 }
 
 impl Default for FakeVcpu {
@@ -95,7 +93,7 @@ impl Default for FakeVcpu {
         Self {
             exits: VecDeque::new(),
             registers: GuestRegs::default(),
-            system: SystemRegs::default(),
+            system: SystemRegs::default().else_reset(),
             injected: Vec::new(),
             interrupted: None,
             windows: [false; 2],
@@ -116,9 +114,8 @@ impl Default for FakeVcpu {
             on_load: None,
             entry_event: None,
             ignored: 0,
-            msrs: Vec::new(),
             interrupt_status: 0,
-            switched: None,
+            extended: reset_extended(),
         }
     }
 }
@@ -204,40 +201,28 @@ impl VcpuHw for FakeVcpu {
             efer,
         }
     }
-    fn rip(&self) -> u64 {
-        self.system.rip
-    }
-    fn rsp(&self) -> u64 {
-        self.system.rsp
-    }
-    fn set_rsp(&mut self, rsp: u64) {
-        self.system.rsp = rsp;
-    }
-    fn rflags(&self) -> u64 {
-        self.system.rflags
-    }
-    fn set_rflags(&mut self, rflags: u64) {
-        self.system.rflags = rflags;
-    }
     fn set_x2apic(&mut self, is_on: bool) {
         self.is_x2apic = is_on;
     }
     fn set_rights(&mut self, _cr4_owned: u64, _passthrough: &[Passthrough]) {}
-    fn cpl(&self) -> u8 {
-        (self.system.segments[super::SEGMENT_SS].access >> 5).to_le_bytes()[0] & 3
+    fn system(&self, wanted: SystemSet) -> SystemRegs {
+        let mut from = self.system;
+        from.blocking.set(Blocking::SHADOW, self.is_in_shadow);
+        let mut regs = poison();
+        copy(&mut regs, &from, wanted);
+        regs
     }
-    fn is_64_bit_kernel(&self) -> bool {
-        self.is_64_bit() && self.cpl() == 0
+    fn set_system(&mut self, regs: &SystemRegs, changed: SystemSet) {
+        copy(&mut self.system, regs, changed);
+        if changed.contains(SystemSet::BLOCKING) {
+            self.is_in_shadow = regs.blocking.contains(Blocking::SHADOW);
+        }
     }
-    fn is_64_bit(&self) -> bool {
-        let code = self.system.segments[super::SEGMENT_CS].access;
-        code & super::SEGMENT_LONG != 0 && self.system.efer & EFER_LMA != 0
+    fn extended(&self) -> Vec<u8> {
+        self.extended.clone()
     }
-    fn system(&self) -> SystemRegs {
-        self.system
-    }
-    fn set_system(&mut self, system: &SystemRegs) {
-        self.system = *system;
+    fn set_extended(&mut self, extended: &[u8]) {
+        self.extended = extended.to_vec();
     }
     fn skip_instruction(&mut self) {
         self.system.rip += self.instruction_length;
@@ -245,9 +230,6 @@ impl VcpuHw for FakeVcpu {
     }
     fn skip_bytes(&mut self, length: u8) {
         self.system.rip += u64::from(length);
-        self.is_in_shadow = false;
-    }
-    fn run_again(&mut self) {
         self.is_in_shadow = false;
     }
     fn inject(&mut self, event: Event) {
@@ -260,12 +242,6 @@ impl VcpuHw for FakeVcpu {
     fn take_interrupted_event(&mut self) -> Option<Event> {
         self.interrupted.take()
     }
-    fn interrupts_open(&self) -> bool {
-        self.system.rflags & (1 << 9) != 0 && !self.is_in_shadow
-    }
-    fn nmi_open(&self) -> bool {
-        !self.is_in_shadow
-    }
     fn want_window(&mut self, window: Window, wanted: bool) {
         self.windows[usize::from(window == Window::Nmi)] = wanted;
     }
@@ -276,38 +252,6 @@ impl VcpuHw for FakeVcpu {
     fn intercept_tsc(&mut self, wanted: bool) {
         self.intercepts_tsc = wanted;
     }
-    fn msr(&self, msr: VcpuMsr) -> u64 {
-        self.msrs
-            .iter()
-            .rev()
-            .find(|(kept, _)| *kept == msr)
-            .map_or(0, |(_, value)| *value)
-    }
-    fn set_msr(&mut self, msr: VcpuMsr, value: u64) {
-        self.msrs.push((msr, value));
-    }
-    fn set_control(&mut self, register: ControlRegister, value: u64) {
-        match register {
-            ControlRegister::Cr0 => self.system.cr0 = value,
-            ControlRegister::Cr3 => self.system.cr3 = value,
-            ControlRegister::Cr4 => self.system.cr4 = value,
-            ControlRegister::Cr8 => {}
-        }
-    }
-    fn set_pdptes(&mut self, _entries: [u64; 4]) {}
-    fn switched(&mut self) -> SwitchedRegs {
-        self.switched.clone().unwrap_or_else(SwitchedRegs::reset)
-    }
-    fn set_switched(&mut self, regs: &SwitchedRegs) {
-        self.switched = Some(regs.clone());
-    }
-    fn set_cr2(&mut self, value: u64) {
-        self.switched.get_or_insert_with(SwitchedRegs::reset).cr2 = value;
-    }
-    fn add_dr6(&mut self, bits: u64) {
-        self.switched.get_or_insert_with(SwitchedRegs::reset).debug[4] |= bits;
-    }
-    fn set_xcr0(&mut self, _value: u64) {}
     fn apic(&self) -> ApicAssist {
         self.assist
     }
@@ -332,6 +276,83 @@ impl VcpuHw for FakeVcpu {
         self.is_loaded = false;
     }
     fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result {
-        writeln!(out, "{:?}", self.system)
+        let SystemRegs {
+            rip,
+            rsp,
+            rflags,
+            cr0,
+            cr3,
+            cr4,
+            efer,
+            segments,
+            ..
+        } = self.system;
+        writeln!(
+            out,
+            "SystemRegs {{ rip: {rip}, rsp: {rsp}, rflags: {rflags}, cr0: {cr0}, cr3: {cr3}, cr4: {cr4}, efer: {efer}, segments: \
+             {segments:?} }}"
+        )
+    }
+}
+
+/// What registers read as that were not asked for: nothing that a test could take for a value.
+fn poison() -> SystemRegs {
+    const NOT_ASKED_FOR: u64 = 0xDEAD_0000_DEAD_0000;
+    let segment = Segment {
+        selector: 0xDEAD,
+        base: NOT_ASKED_FOR,
+        limit: 0,
+        access: 0xDEAD,
+    };
+    SystemRegs {
+        cr0: NOT_ASKED_FOR,
+        cr3: NOT_ASKED_FOR,
+        cr4: NOT_ASKED_FOR,
+        efer: NOT_ASKED_FOR,
+        rip: NOT_ASKED_FOR,
+        rsp: NOT_ASKED_FOR,
+        rflags: NOT_ASKED_FOR,
+        blocking: Blocking::all(),
+        segments: [segment; 8],
+        pat: NOT_ASKED_FOR,
+        cr2: NOT_ASKED_FOR,
+        tsc_aux: NOT_ASKED_FOR,
+        ..SystemRegs::default()
+    }
+}
+
+/// Copies the registers in `which`.
+fn copy(to: &mut SystemRegs, from: &SystemRegs, which: SystemSet) {
+    macro_rules! each {
+        ($($set:ident: $($field:ident $([$index:expr])?),+;)*) => {
+            $(if which.contains(SystemSet::$set) {
+                $(to.$field $([$index])? = from.$field $([$index])?;)+
+            })*
+        };
+    }
+    each! {
+        RIP: rip;
+        RSP: rsp;
+        RFLAGS: rflags;
+        BLOCKING: blocking;
+        CR0: cr0;
+        CR3: cr3;
+        CR4: cr4;
+        EFER: efer;
+        CODE: segments[1];
+        STACK: segments[2];
+        DATA: segments[0], segments[3], segments[4], segments[5], segments[6], segments[7];
+        TABLES: gdtr, idtr;
+        DR7: dr7;
+        PDPTES: pdptes;
+        PAT: pat;
+        DEBUGCTL: debugctl;
+        SYSENTER: sysenter_cs, sysenter_esp, sysenter_eip;
+        SPEC_CTRL: spec_ctrl;
+        SYSCALL: star, lstar, cstar, fmask, kernel_gs_base;
+        TSC_AUX: tsc_aux;
+        CR2: cr2;
+        DEBUG: debug;
+        XCR0: xcr0;
     }
 }

@@ -11,6 +11,7 @@ mod io_bitmap;
 mod regs;
 mod vtx;
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use hv_core::addr::Mfn;
@@ -18,6 +19,7 @@ use hv_core::msr::Passthrough;
 pub use hv_core::vcpu::event::{Event, SoftwareEvent};
 pub use hv_core::vcpu::task::TaskSource;
 use hv_core::walk::PagingMode;
+use hv_core::x86::{EFER_LMA, RFLAGS_IF};
 
 use crate::percpu::IrqsOff;
 
@@ -25,61 +27,44 @@ pub use backend::{Backend, Features, VcpuConfig};
 pub use exit::{ControlRegister, IoExit, Stage2Access, Stage2Fault, StringIo, TaskSwitch, VmExit};
 pub use io_bitmap::IoBitmap;
 pub use regs::{
-    DescriptorTable, GuestRegs, SEGMENT_CS, SEGMENT_LDTR, SEGMENT_LONG, SEGMENT_SS, SEGMENT_TR,
-    SEGMENT_UNUSABLE, Segment, SwitchedRegs, SystemRegs, VcpuMsr,
+    Blocking, DescriptorTable, GuestRegs, SEGMENT_CS, SEGMENT_LDTR, SEGMENT_LONG, SEGMENT_SS,
+    SEGMENT_TR, SEGMENT_UNUSABLE, Segment, SystemRegs, SystemSet, merge_dr6, reset_extended,
 };
 pub use vtx::{ExtendedState, Refusal, Switches, VmxonFailed, defend, means_that_work};
 
 /// What the CPUs offer that this binary runs on.
 pub type HostProbe = vtx::VtxProbe;
 
-/// A virtual CPU as the hardware sees it.
+/// A virtual CPU as the hardware sees it, while it is loaded: of the others only [`load`](Self::load) may be called before.
 ///
-/// Reads that cost a hardware access are methods, so that an exit pays for those that it needs.
+/// Registers are asked for, and set, by groups ([`SystemSet`]): an exit pays for those that it needs. The last calls have
+/// bodies here, in terms of the others.
 pub trait VcpuHw: 'static {
     /// Runs the guest until its next exit.
     fn enter(&mut self, irqs_off: &mut IrqsOff) -> VmExit;
-    /// The general-purpose registers.
+    /// The general-purpose registers, which may be changed.
     fn regs(&mut self) -> &mut GuestRegs;
     /// The same, to read only.
     fn read_regs(&self) -> &GuestRegs;
-    /// What a walk of the guest's page tables needs to know.
+    /// Reads the other registers in `wanted`; what the rest of the answer holds means nothing.
+    fn system(&self, wanted: SystemSet) -> SystemRegs;
+    /// Sets the registers in `changed`, whose values have been checked.
+    fn set_system(&mut self, regs: &SystemRegs, changed: SystemSet);
+    /// What a walk of the guest's page tables needs to know. Bits of CR0 and CR4 that no walk looks at may be the hypervisor's.
     fn paging(&self) -> PagingMode;
-    /// The instruction pointer.
-    fn rip(&self) -> u64;
-    /// The stack pointer.
-    fn rsp(&self) -> u64;
-    /// Sets the stack pointer.
-    fn set_rsp(&mut self, rsp: u64);
-    /// RFLAGS.
-    fn rflags(&self) -> u64;
-    /// Sets RFLAGS.
-    fn set_rflags(&mut self, rflags: u64);
-    /// The current privilege level, 0 to 3.
-    fn cpl(&self) -> u8;
-    /// True in 64-bit code of privilege level 0 as kernels have it, by one look. False in other code of that level, such as a
-    /// conforming segment's. Outside long mode it is false for whoever leaves the bit for 64-bit code 0, as they must.
-    fn is_64_bit_kernel(&self) -> bool;
-    /// True in 64-bit code; false in all other, of compatibility mode too.
-    fn is_64_bit(&self) -> bool;
-    /// Control registers, EFER, segments and tables: all of them, for creation and dumps.
-    fn system(&self) -> SystemRegs;
-    /// Sets all of them.
-    fn set_system(&mut self, system: &SystemRegs);
+    /// Extended state as XSAVE writes it, in 4096 bytes: the legacy area, the header, and components at their places. Where
+    /// the CPU has no XSAVE, the legacy area only.
+    fn extended(&self) -> Vec<u8>;
+    /// Sets it. What the CPU would not take is made into what it takes; another size is left alone.
+    fn set_extended(&mut self, extended: &[u8]);
     /// Steps over the instruction that caused the exit and ends its interrupt shadow.
     fn skip_instruction(&mut self);
     /// The same for an instruction whose length the hardware does not know, as it was emulated.
     fn skip_bytes(&mut self, length: u8);
-    /// Ends the interrupt shadow of the instruction that caused the exit, which is executed again: a part of it is done.
-    fn run_again(&mut self);
     /// Delivers `event` at the next entry. One at a time: a second call before an entry replaces the first.
     fn inject(&mut self, event: Event);
     /// An event whose delivery the last exit interrupted, to be injected again unless the exit's cause replaces it.
     fn take_interrupted_event(&mut self) -> Option<Event>;
-    /// True where an external interrupt can be delivered now: IF is set and no shadow or pending event is in the way.
-    fn interrupts_open(&self) -> bool;
-    /// True where an NMI can be delivered now.
-    fn nmi_open(&self) -> bool;
     /// Asks for an exit as soon as `window` opens, or no longer.
     fn want_window(&mut self, window: Window, wanted: bool);
     /// Drops the translations that this CPU has cached of `root`.
@@ -88,24 +73,6 @@ pub trait VcpuHw: 'static {
     fn set_tsc(&mut self, view: TscView);
     /// Has reads of the TSC exit, or not.
     fn intercept_tsc(&mut self, wanted: bool);
-    /// The value of a register that the hardware keeps for the guest.
-    fn msr(&self, msr: VcpuMsr) -> u64;
-    /// Sets it; the value has been checked.
-    fn set_msr(&mut self, msr: VcpuMsr, value: u64);
-    /// Writes CR0 or CR4 as the guest asked, the rules having been checked.
-    fn set_control(&mut self, register: ControlRegister, value: u64);
-    /// Sets the four PDPTEs, after a write of CR0 or CR4 that exited and that turned PAE paging on.
-    fn set_pdptes(&mut self, entries: [u64; 4]);
-    /// What moves into and out of the CPU with the vCPU.
-    fn switched(&mut self) -> SwitchedRegs;
-    /// Sets it; the values have been checked.
-    fn set_switched(&mut self, regs: &SwitchedRegs);
-    /// Sets CR2.
-    fn set_cr2(&mut self, value: u64);
-    /// Sets bits of DR6, for a debug exception that the story raises.
-    fn add_dr6(&mut self, bits: u64);
-    /// XCR0 as the guest set it.
-    fn set_xcr0(&mut self, value: u64);
     /// The parts of the local APIC that the hardware takes over.
     fn apic(&self) -> ApicAssist;
     /// Lets the hardware serve the registers of the local APIC's x2APIC mode where it can, or has every access to them exit,
@@ -132,6 +99,59 @@ pub trait VcpuHw: 'static {
     /// # Errors
     /// Those of `out`.
     fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result;
+
+    /// The instruction pointer.
+    #[inline(always)]
+    fn rip(&self) -> u64 {
+        self.system(SystemSet::RIP).rip
+    }
+    /// RFLAGS.
+    #[inline(always)]
+    fn rflags(&self) -> u64 {
+        self.system(SystemSet::RFLAGS).rflags
+    }
+    /// The current privilege level, 0 to 3.
+    #[inline(always)]
+    fn cpl(&self) -> u8 {
+        let stack = self.system(SystemSet::STACK).segments[SEGMENT_SS];
+        ((stack.access >> 5) & 3).to_le_bytes()[0]
+    }
+    /// True in 64-bit code; false in all other, of compatibility mode too.
+    #[inline(always)]
+    fn is_64_bit(&self) -> bool {
+        let regs = self.system(SystemSet::CODE.union(SystemSet::EFER));
+        // outside long mode the bit means nothing
+        regs.segments[SEGMENT_CS].access & SEGMENT_LONG != 0 && regs.efer & EFER_LMA != 0
+    }
+    /// True in 64-bit code of privilege level 0 as kernels have it, by one look. False in other code of that level, such as a
+    /// conforming segment's. Outside long mode it is false for whoever leaves the bit for 64-bit code 0, as they must.
+    #[inline(always)]
+    fn is_64_bit_kernel(&self) -> bool {
+        // a code segment that is not conforming has the level at which it runs
+        const CONFORMING: u32 = 1 << 2;
+        const LEVEL: u32 = 3 << 5;
+        let code = self.system(SystemSet::CODE).segments[SEGMENT_CS];
+        code.access & (SEGMENT_LONG | CONFORMING | LEVEL) == SEGMENT_LONG
+    }
+    /// True where an external interrupt can be delivered now: IF is set and no shadow is in the way.
+    #[inline(always)]
+    fn interrupts_open(&self) -> bool {
+        let regs = self.system(SystemSet::RFLAGS.union(SystemSet::BLOCKING));
+        regs.rflags & RFLAGS_IF != 0 && !regs.blocking.contains(Blocking::SHADOW)
+    }
+    /// True where an NMI can be delivered now.
+    #[inline(always)]
+    fn nmi_open(&self) -> bool {
+        self.system(SystemSet::BLOCKING).blocking.is_empty()
+    }
+    /// Ends the interrupt shadow of the instruction that caused the exit, which is executed again: a part of it is done.
+    fn run_again(&mut self) {
+        let mut regs = self.system(SystemSet::BLOCKING);
+        if regs.blocking.contains(Blocking::SHADOW) {
+            regs.blocking.remove(Blocking::SHADOW);
+            self.set_system(&regs, SystemSet::BLOCKING);
+        }
+    }
 }
 
 /// What [`VcpuHw::want_window`] waits for.

@@ -3,6 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use bitflags::bitflags;
 use hv_core::addr::PAGE_BYTES;
 use hv_core::x86::gpr;
 
@@ -82,6 +83,83 @@ pub struct DescriptorTable {
     pub limit: u16,
 }
 
+bitflags! {
+    /// What keeps events out of the guest, beside RFLAGS.IF.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct Blocking: u8 {
+        /// STI or MOV SS came right before: interrupts and NMIs wait for one instruction more.
+        const SHADOW = 1;
+        /// An NMI's handler runs, until IRET.
+        const NMI = 2;
+    }
+}
+
+bitflags! {
+    /// Registers of [`SystemRegs`]: those that are asked for, or that have changed.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct SystemSet: u32 {
+        /// The instruction pointer. To set it is to begin elsewhere: a single-step trap that was due is none any more.
+        const RIP = 1 << 0;
+        /// The stack pointer.
+        const RSP = 1 << 1;
+        /// RFLAGS.
+        const RFLAGS = 1 << 2;
+        /// What keeps events out.
+        const BLOCKING = 1 << 3;
+        /// CR0.
+        const CR0 = 1 << 4;
+        /// CR3.
+        const CR3 = 1 << 5;
+        /// CR4.
+        const CR4 = 1 << 6;
+        /// IA32_EFER.
+        const EFER = 1 << 7;
+        /// CS.
+        const CODE = 1 << 8;
+        /// SS.
+        const STACK = 1 << 9;
+        /// The other segment registers.
+        const DATA = 1 << 10;
+        /// GDTR and IDTR.
+        const TABLES = 1 << 11;
+        /// DR7.
+        const DR7 = 1 << 12;
+        /// The top entries of PAE paging, due after what turns that on. Nothing where the CPU reads them from memory.
+        const PDPTES = 1 << 13;
+        /// IA32_PAT.
+        const PAT = 1 << 14;
+        /// IA32_DEBUGCTL.
+        const DEBUGCTL = 1 << 15;
+        /// The MSRs of SYSENTER.
+        const SYSENTER = 1 << 16;
+        /// IA32_SPEC_CTRL; without effect where guests have none.
+        const SPEC_CTRL = 1 << 17;
+        /// The MSRs of SYSCALL, and IA32_KERNEL_GS_BASE.
+        const SYSCALL = 1 << 18;
+        /// IA32_TSC_AUX; 0 and without effect where the CPU has none.
+        const TSC_AUX = 1 << 19;
+        /// CR2.
+        const CR2 = 1 << 20;
+        /// DR0 to DR3, DR6.
+        const DEBUG = 1 << 21;
+        /// XCR0.
+        const XCR0 = 1 << 22;
+
+        /// Control registers and EFER. What the TLB has of the guest is forgotten where CR0, CR3 or CR4 is set.
+        const CONTROL = Self::CR0.bits() | Self::CR3.bits() | Self::CR4.bits() | Self::EFER.bits();
+        /// The eight segment registers.
+        const SEGMENTS = Self::CODE.bits() | Self::STACK.bits() | Self::DATA.bits();
+        /// What a start or a task switch sets.
+        const CORE = Self::RIP.bits() | Self::RSP.bits() | Self::RFLAGS.bits() | Self::BLOCKING.bits()
+            | Self::CONTROL.bits() | Self::SEGMENTS.bits() | Self::TABLES.bits() | Self::DR7.bits();
+    }
+}
+
+impl SystemSet {
+    /// What a toolstack saves and restores: what else there is follows from it.
+    pub const SAVED: Self = Self::all().difference(Self::PDPTES);
+}
+
 /// Everything of a vCPU that is neither a general-purpose register nor extended state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SystemRegs {
@@ -99,6 +177,8 @@ pub struct SystemRegs {
     pub rsp: u64,
     /// RFLAGS.
     pub rflags: u64,
+    /// What keeps events out.
+    pub blocking: Blocking,
     /// DR7.
     pub dr7: u64,
     /// ES, CS, SS, DS, FS, GS, LDTR, TR.
@@ -107,11 +187,20 @@ pub struct SystemRegs {
     pub gdtr: DescriptorTable,
     /// IDTR.
     pub idtr: DescriptorTable,
-}
-
-/// What the hardware keeps in the CPU itself while the vCPU has it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SwitchedRegs {
+    /// The four top entries of PAE paging.
+    pub pdptes: [u64; 4],
+    /// IA32_PAT.
+    pub pat: u64,
+    /// IA32_DEBUGCTL.
+    pub debugctl: u64,
+    /// IA32_SYSENTER_CS.
+    pub sysenter_cs: u64,
+    /// IA32_SYSENTER_ESP.
+    pub sysenter_esp: u64,
+    /// IA32_SYSENTER_EIP.
+    pub sysenter_eip: u64,
+    /// IA32_SPEC_CTRL.
+    pub spec_ctrl: u64,
     /// IA32_STAR.
     pub star: u64,
     /// IA32_LSTAR.
@@ -122,27 +211,28 @@ pub struct SwitchedRegs {
     pub fmask: u64,
     /// IA32_KERNEL_GS_BASE.
     pub kernel_gs_base: u64,
-    /// IA32_TSC_AUX; without effect where the CPU has none.
+    /// IA32_TSC_AUX.
     pub tsc_aux: u64,
     /// CR2.
     pub cr2: u64,
     /// DR0 to DR3, DR6.
     pub debug: [u64; 5],
-    /// Extended state as XSAVE writes it, in 4096 bytes: the legacy area, the header, and components at their places. Where
-    /// the CPU has no XSAVE, the legacy area only.
-    pub extended: Vec<u8>,
+    /// XCR0.
+    pub xcr0: u64,
 }
 
-impl SwitchedRegs {
-    /// After reset.
+impl SystemRegs {
+    /// The same core registers ([`SystemSet::CORE`]), with all others as after reset.
     #[must_use]
-    pub fn reset() -> Self {
-        const FCW: [u8; 2] = 0x37Fu16.to_le_bytes();
-        const MXCSR: [u8; 4] = 0x1F80u32.to_le_bytes();
-        let mut extended = vec![0; PAGE_BYTES];
-        extended[..2].copy_from_slice(&FCW);
-        extended[24..28].copy_from_slice(&MXCSR);
+    pub fn else_reset(self) -> Self {
         Self {
+            pdptes: [0; 4],
+            pat: 0x0007_0406_0007_0406,
+            debugctl: 0,
+            sysenter_cs: 0,
+            sysenter_esp: 0,
+            sysenter_eip: 0,
+            spec_ctrl: 0,
             star: 0,
             lstar: 0,
             cstar: 0,
@@ -150,10 +240,31 @@ impl SwitchedRegs {
             kernel_gs_base: 0,
             tsc_aux: 0,
             cr2: 0,
-            debug: [0, 0, 0, 0, 0xFFFF_0FF0],
-            extended,
+            debug: [0, 0, 0, 0, DR6_FIXED],
+            xcr0: 1,
+            ..self
         }
     }
+}
+
+/// What DR6 has always set; RTM, bit 16, is inverted.
+pub(super) const DR6_FIXED: u64 = 0xFFFF_0FF0;
+
+/// DR6 after a debug exception for `reasons`: B0 to B3 are replaced, BD, BS and BT accumulate.
+#[must_use]
+pub const fn merge_dr6(dr6: u64, reasons: u64) -> u64 {
+    (dr6 & !0xF) | (reasons & 0xE00F) | DR6_FIXED
+}
+
+/// Extended state after reset, as [`VcpuHw::extended`](super::VcpuHw::extended) has it.
+#[must_use]
+pub fn reset_extended() -> Vec<u8> {
+    const FCW: [u8; 2] = 0x37Fu16.to_le_bytes();
+    const MXCSR: [u8; 4] = 0x1F80u32.to_le_bytes();
+    let mut extended = vec![0; PAGE_BYTES];
+    extended[..2].copy_from_slice(&FCW);
+    extended[24..28].copy_from_slice(&MXCSR);
+    extended
 }
 
 /// Index of CS in [`SystemRegs::segments`].
@@ -168,22 +279,3 @@ pub const SEGMENT_TR: usize = 7;
 pub const SEGMENT_LONG: u32 = 1 << 13;
 /// [`Segment::access`]: the register holds no segment.
 pub const SEGMENT_UNUSABLE: u32 = 1 << 16;
-
-/// Registers that the hardware keeps for the guest, whose writes the story checks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum VcpuMsr {
-    /// IA32_EFER.
-    Efer,
-    /// IA32_PAT.
-    Pat,
-    /// IA32_DEBUGCTL.
-    DebugCtl,
-    /// IA32_SYSENTER_CS.
-    SysenterCs,
-    /// IA32_SYSENTER_ESP.
-    SysenterEsp,
-    /// IA32_SYSENTER_EIP.
-    SysenterEip,
-    /// IA32_SPEC_CTRL.
-    SpecCtrl,
-}

@@ -6,55 +6,30 @@
 pub mod records;
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use guest_abi::hvm::save::{HvmHwCpu, HvmHwLapic};
 use hv_core::cpuid::CpuidPolicy;
 use hv_core::device::lapic::LapicPage;
 use hv_core::msr::MsrState;
 use hv_core::vcpu::context::BadRecord;
-use hv_hw::virt::{GuestRegs, SwitchedRegs, SystemRegs, VcpuMsr};
+use hv_hw::virt::{GuestRegs, SystemRegs, reset_extended};
 
 use super::vcpu::{Requests, Vcpu};
-
-/// Registers that the hardware keeps beside [`SystemRegs`], in the order of [`VcpuState::msrs`].
-pub const KEPT_MSRS: [VcpuMsr; 6] = [
-    VcpuMsr::Pat,
-    VcpuMsr::DebugCtl,
-    VcpuMsr::SysenterCs,
-    VcpuMsr::SysenterEsp,
-    VcpuMsr::SysenterEip,
-    VcpuMsr::SpecCtrl,
-];
-/// Index of IA32_PAT in [`VcpuState::msrs`].
-pub const KEPT_PAT: usize = 0;
-/// Index of IA32_SYSENTER_CS in [`VcpuState::msrs`].
-pub const KEPT_SYSENTER_CS: usize = 2;
-/// Index of IA32_SYSENTER_ESP in [`VcpuState::msrs`].
-pub const KEPT_SYSENTER_ESP: usize = 3;
-/// Index of IA32_SYSENTER_EIP in [`VcpuState::msrs`].
-pub const KEPT_SYSENTER_EIP: usize = 4;
-/// Index of IA32_SPEC_CTRL in [`VcpuState::msrs`].
-pub const KEPT_SPEC_CTRL: usize = 5;
-/// IA32_PAT after reset.
-const RESET_PAT: u64 = 0x0007_0406_0007_0406;
 
 /// What a toolstack reads and sets of a vCPU.
 #[derive(Clone, Debug)]
 pub struct VcpuState {
     /// General-purpose registers.
     pub regs: GuestRegs,
-    /// Control registers, EFER, segments, tables, RIP, RSP, RFLAGS, DR7.
+    /// All other registers.
     pub system: SystemRegs,
-    /// The registers of [`KEPT_MSRS`].
-    pub msrs: [u64; KEPT_MSRS.len()],
     /// MSRs that are kept in software: MTRRs.
     pub msr_state: MsrState,
-    /// What moves with the vCPU: extended state, debug registers, CR2, MSRs of system calls.
-    pub switched: SwitchedRegs,
+    /// Extended state, as XSAVE writes it.
+    pub extended: Vec<u8>,
     /// The local APIC; `None` leaves it as it is.
     pub lapic: Option<(HvmHwLapic, Box<LapicPage>)>,
-    /// XCR0.
-    pub xcr0: u64,
     /// It may run: false for one that waits.
     pub is_up: bool,
     /// It waits for VCPUOP_up, which may have come already, where it may not run yet; else for INIT and STARTUP.
@@ -62,17 +37,16 @@ pub struct VcpuState {
 }
 
 impl VcpuState {
-    /// A vCPU that starts with these, all else as after reset.
+    /// A vCPU that starts with these of the registers of [`SystemSet::CORE`](hv_hw::virt::SystemSet::CORE), all else as after
+    /// reset.
     #[must_use]
     pub fn starting(regs: GuestRegs, system: SystemRegs) -> Self {
         Self {
             regs,
-            system,
-            msrs: [RESET_PAT, 0, 0, 0, 0, 0],
+            system: system.else_reset(),
             msr_state: MsrState::RESET,
-            switched: SwitchedRegs::reset(),
+            extended: reset_extended(),
             lapic: None,
-            xcr0: 1,
             is_up: true,
             is_initialised: false,
         }

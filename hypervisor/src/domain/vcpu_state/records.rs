@@ -1,7 +1,7 @@
 //! A vCPU's state as the records that toolstacks exchange, and back.
 //!
-//! What the records are is in `hv_core::vcpu::context`. This knows both sides: where VT-x keeps a register, and where the
-//! record has it.
+//! What the records are is in `hv_core::vcpu::context`. This knows both sides: where a vCPU has a register, and where
+//! the record has it.
 
 use alloc::vec::Vec;
 
@@ -13,15 +13,13 @@ use hv_core::cpuid::CpuidPolicy;
 use hv_core::msr::{MsrPolicy, number};
 use hv_core::vcpu::context::{self, BadRecord};
 use hv_core::x86::gpr::{RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP};
-use hv_hw::virt::{DescriptorTable, GuestRegs, Segment, SwitchedRegs, SystemRegs};
+use hv_hw::virt::{DescriptorTable, GuestRegs, Segment, SystemRegs, reset_extended};
 
 use zerocopy::FromBytes;
 
-use crate::domain::vcpu_state::{
-    KEPT_PAT, KEPT_SPEC_CTRL, KEPT_SYSENTER_CS, KEPT_SYSENTER_EIP, KEPT_SYSENTER_ESP, VcpuState,
-};
+use crate::domain::vcpu_state::VcpuState;
 
-/// The record's general-purpose registers; RSP is not in [`GuestRegs`], as VT-x keeps it.
+/// The record's general-purpose registers; RSP is not in [`GuestRegs`] but in [`SystemRegs`].
 const GPRS: [usize; 16] = [
     RAX, RBX, RCX, RDX, RBP, RSI, RDI, RSP, 8, 9, 10, 11, 12, 13, 14, 15,
 ];
@@ -41,9 +39,9 @@ impl VcpuState {
             cr4: system.cr4,
             dr7: system.dr7,
             msr_efer: system.efer,
-            sysenter_cs: self.msrs[KEPT_SYSENTER_CS],
-            sysenter_esp: self.msrs[KEPT_SYSENTER_ESP],
-            sysenter_eip: self.msrs[KEPT_SYSENTER_EIP],
+            sysenter_cs: system.sysenter_cs,
+            sysenter_esp: system.sysenter_esp,
+            sysenter_eip: system.sysenter_eip,
             tsc,
             ..context::empty_cpu()
         };
@@ -70,7 +68,7 @@ impl VcpuState {
     }
 
     fn switched_into(&self, cpu: &mut HvmHwCpu) {
-        let from = &self.switched;
+        let from = &self.system;
         cpu.shadow_gs = from.kernel_gs_base;
         cpu.msr_lstar = from.lstar;
         cpu.msr_star = from.star;
@@ -79,7 +77,7 @@ impl VcpuState {
         cpu.msr_tsc_aux = from.tsc_aux;
         cpu.cr2 = from.cr2;
         [cpu.dr[0], cpu.dr[1], cpu.dr[2], cpu.dr[3], cpu.dr6] = from.debug;
-        if let Some(legacy) = from.extended.first_chunk() {
+        if let Some(legacy) = self.extended.first_chunk() {
             cpu.fpu_regs = *legacy;
             cpu.flags = XEN_X86_FPU_INITIALISED;
         }
@@ -100,7 +98,11 @@ impl VcpuState {
             }
         }
         let [dr0, dr1, dr2, dr3] = cpu.dr;
-        let mut switched = SwitchedRegs {
+        let before = &self.system;
+        let system = SystemRegs {
+            sysenter_cs: cpu.sysenter_cs,
+            sysenter_esp: cpu.sysenter_esp,
+            sysenter_eip: cpu.sysenter_eip,
             star: cpu.msr_star,
             lstar: cpu.msr_lstar,
             cstar: cpu.msr_cstar,
@@ -109,17 +111,19 @@ impl VcpuState {
             tsc_aux: cpu.msr_tsc_aux,
             cr2: cpu.cr2,
             debug: [dr0, dr1, dr2, dr3, cpu.dr6],
-            ..SwitchedRegs::reset()
+            // these have records of their own
+            pat: before.pat,
+            debugctl: before.debugctl,
+            spec_ctrl: before.spec_ctrl,
+            xcr0: before.xcr0,
+            ..system
         };
+        self.extended = reset_extended();
         if cpu.flags & XEN_X86_FPU_INITIALISED != 0 {
-            set_legacy_area(&mut switched.extended, &cpu.fpu_regs);
+            set_legacy_area(&mut self.extended, &cpu.fpu_regs);
         }
-        self.switched = switched;
         self.regs = regs;
         self.system = system;
-        self.msrs[KEPT_SYSENTER_CS] = cpu.sysenter_cs;
-        self.msrs[KEPT_SYSENTER_ESP] = cpu.sysenter_esp;
-        self.msrs[KEPT_SYSENTER_EIP] = cpu.sysenter_eip;
         self.is_up = true;
         Ok(())
     }
@@ -127,7 +131,7 @@ impl VcpuState {
     /// The record of PAT and MTRRs.
     #[must_use]
     pub fn mtrr_record(&self) -> HvmHwMtrr {
-        self.msr_state.mtrr_record(self.msrs[KEPT_PAT])
+        self.msr_state.mtrr_record(self.system.pat)
     }
 
     /// Takes up a record of PAT and MTRRs.
@@ -137,7 +141,7 @@ impl VcpuState {
     pub fn take_mtrrs(&mut self, mtrrs: &HvmHwMtrr, cpuid: &CpuidPolicy) -> Result<(), BadRecord> {
         self.msr_state =
             (self.msr_state.with_mtrrs(mtrrs, cpuid.physical_bits())).ok_or(BadRecord::Values)?;
-        self.msrs[KEPT_PAT] = mtrrs.msr_pat_cr;
+        self.system.pat = mtrrs.msr_pat_cr;
         Ok(())
     }
 }
@@ -161,10 +165,10 @@ impl VcpuState {
         if cpuid.xcr0_allowed() == 0 {
             return None;
         }
-        let area = self.switched.extended.get(..cpuid.xsave_bytes())?;
+        let area = self.extended.get(..cpuid.xsave_bytes())?;
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(XSAVE_HEAD + area.len()).ok()?;
-        for word in [u64::MAX, self.xcr0, self.xcr0] {
+        for word in [u64::MAX, self.system.xcr0, self.system.xcr0] {
             bytes.extend_from_slice(&word.to_le_bytes());
         }
         bytes.extend_from_slice(area);
@@ -190,11 +194,11 @@ impl VcpuState {
         if rest.iter().any(|byte| *byte != 0) {
             return Err(BadRecord::TooLong);
         }
-        let mut switched = SwitchedRegs::reset().extended;
-        let place = switched.get_mut(..area.len()).ok_or(BadRecord::TooLong)?;
+        let mut extended = reset_extended();
+        let place = extended.get_mut(..area.len()).ok_or(BadRecord::TooLong)?;
         place.copy_from_slice(area);
-        self.switched.extended = switched;
-        self.xcr0 = head.xcr0;
+        self.extended = extended;
+        self.system.xcr0 = head.xcr0;
         Ok(())
     }
 
@@ -204,7 +208,7 @@ impl VcpuState {
         let spec_ctrl = if msrs.spec_ctrl_allowed() == 0 {
             0
         } else {
-            self.msrs[KEPT_SPEC_CTRL]
+            self.system.spec_ctrl
         };
         let all = [
             (number::IA32_SPEC_CTRL, spec_ctrl),
@@ -238,7 +242,7 @@ impl VcpuState {
             return Err(BadRecord::Values);
         }
         if msr.index == number::IA32_SPEC_CTRL {
-            self.msrs[KEPT_SPEC_CTRL] = msr.val;
+            self.system.spec_ctrl = msr.val;
         }
         Ok(())
     }
@@ -277,6 +281,7 @@ fn system_of(cpu: &HvmHwCpu) -> Result<SystemRegs, BadRecord> {
         segments,
         gdtr: table(segment::GDTR)?,
         idtr: table(segment::IDTR)?,
+        ..SystemRegs::default()
     })
 }
 

@@ -96,9 +96,9 @@ fn made(domain: &Domain, number: u32) -> Result<&Vcpu, Stop> {
 
 fn context_of(state: &VcpuState) -> VcpuGuestContext {
     const RPL: u16 = 3;
-    let (system, switched) = (&state.system, &state.switched);
+    let system = &state.system;
     let mut context = VcpuGuestContext::new_zeroed();
-    if let Some(legacy) = switched.extended.first_chunk() {
+    if let Some(legacy) = state.extended.first_chunk() {
         context.fpu_ctxt = *legacy;
     }
     let selector = |index: usize| {
@@ -124,14 +124,14 @@ fn context_of(state: &VcpuState) -> VcpuGuestContext {
     regs.rsp = system.rsp;
     regs.rflags = system.rflags;
     regs.cs = selector(SEGMENT_CS);
-    let [dr0, dr1, dr2, dr3, dr6] = switched.debug;
-    context.ctrlreg = [system.cr0, 0, switched.cr2, system.cr3, system.cr4, 0, 0, 0];
+    let [dr0, dr1, dr2, dr3, dr6] = system.debug;
+    context.ctrlreg = [system.cr0, 0, system.cr2, system.cr3, system.cr4, 0, 0, 0];
     context.debugreg = [dr0, dr1, dr2, dr3, 0, 0, dr6, system.dr7];
     context.fs_base = base(FS);
     [context.gs_base_kernel, context.gs_base_user] = if is_kernel {
-        [base(GS), switched.kernel_gs_base]
+        [base(GS), system.kernel_gs_base]
     } else {
-        [switched.kernel_gs_base, base(GS)]
+        [system.kernel_gs_base, base(GS)]
     };
     context
 }

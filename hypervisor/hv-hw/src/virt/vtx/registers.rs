@@ -1,68 +1,191 @@
 //! The guest's registers in the VMCS: those that VM entry and exit switch, and the step over an instruction.
 
-use super::super::{DescriptorTable, Segment, SystemRegs};
+use super::super::{
+    Blocking, DescriptorTable, SEGMENT_CS, SEGMENT_LDTR, SEGMENT_LONG, SEGMENT_SS, SEGMENT_TR,
+    Segment, SystemRegs, SystemSet,
+};
 use super::exit::seen;
 use super::fields::{Entry, Field};
 use super::setup;
-use super::vcpu::{BLOCKED_BY_MOV_SS, BLOCKED_BY_STI, VtxVcpu, low_half};
+use super::vcpu::{VtxVcpu, low_half};
 use super::vmcs::CurrentVmcs;
-use hv_core::x86::{CR0_NE, CR0_PG, CR4_MCE, CR4_VMXE, EFER_LMA, EFER_LME, RFLAGS_TF};
+use hv_core::x86::{
+    CR0_NE, CR0_PG, CR4_MCE, CR4_VMXE, EFER_LMA, EFER_LME, RFLAGS_FIXED, RFLAGS_TF,
+};
 
+const BLOCKED_BY_STI: u64 = 1;
+const BLOCKED_BY_MOV_SS: u64 = 2;
+const IN_SHADOW: u64 = BLOCKED_BY_STI | BLOCKED_BY_MOV_SS;
+pub(super) const BLOCKED_BY_NMI: u64 = 8;
 const PENDING_SINGLE_STEP: u64 = 1 << 14;
 /// NE must be 1, and a guest may not turn the caches off: CR0.CD and NW outlive a VM exit.
 pub(super) const CR0_OWNED: u64 = CR0_NE | (1 << 29) | (1 << 30);
 /// Bits of CR4 that are always 1.
 pub(super) const CR4_REQUIRED: u64 = CR4_VMXE | CR4_MCE;
-const CS_LONG: u32 = 1 << 13;
 
 impl VtxVcpu {
-    /// All of them.
-    pub(super) fn read_system(&self) -> SystemRegs {
+    /// Reads the registers in `wanted`. What is known when this is compiled costs no test.
+    #[inline(always)]
+    pub(super) fn read_system(&self, wanted: SystemSet) -> SystemRegs {
+        let vmcs = self.current();
+        let mut regs = SystemRegs::default();
+        if wanted.contains(SystemSet::RIP) {
+            regs.rip = vmcs.read(Field::GuestRip);
+        }
+        if wanted.contains(SystemSet::RSP) {
+            regs.rsp = vmcs.read(Field::GuestRsp);
+        }
+        if wanted.contains(SystemSet::RFLAGS) {
+            regs.rflags = vmcs.read(Field::GuestRflags);
+        }
+        if wanted.contains(SystemSet::BLOCKING) {
+            regs.blocking = blocking(vmcs.read(Field::Interruptibility));
+        }
+        if wanted.contains(SystemSet::CR3) {
+            regs.cr3 = vmcs.read(Field::GuestCr3);
+        }
+        if wanted.contains(SystemSet::EFER) {
+            regs.efer = vmcs.read(Field::GuestEfer);
+        }
+        if wanted.contains(SystemSet::CODE) {
+            regs.segments[SEGMENT_CS] = segment(vmcs, SEGMENT_CS);
+        }
+        if wanted.contains(SystemSet::STACK) {
+            regs.segments[SEGMENT_SS] = segment(vmcs, SEGMENT_SS);
+        }
+        if wanted.intersects(SELDOM) {
+            self.read_seldom(wanted, &mut regs);
+        }
+        regs
+    }
+
+    #[inline(never)]
+    fn read_seldom(&self, wanted: SystemSet, regs: &mut SystemRegs) {
         let vmcs = self.current();
         let owned =
             |shadow: Field, real: Field, mask: u64| seen(vmcs.read(shadow), vmcs.read(real), mask);
-        SystemRegs {
-            cr0: owned(Field::Cr0Shadow, Field::GuestCr0, CR0_OWNED),
-            cr3: vmcs.read(Field::GuestCr3),
-            cr4: owned(
-                Field::Cr4Shadow,
-                Field::GuestCr4,
-                self.config.cr4_owned | CR4_REQUIRED,
-            ),
-            efer: vmcs.read(Field::GuestEfer),
-            rip: vmcs.read(Field::GuestRip),
-            rsp: vmcs.read(Field::GuestRsp),
-            rflags: vmcs.read(Field::GuestRflags),
-            dr7: vmcs.read(Field::GuestDr7),
-            segments: core::array::from_fn(|index| self.segment(index)),
-            gdtr: self.table(Field::GuestGdtrBase, Field::GuestGdtrLimit),
-            idtr: self.table(Field::GuestIdtrBase, Field::GuestIdtrLimit),
+        regs.cr0 = owned(Field::Cr0Shadow, Field::GuestCr0, CR0_OWNED);
+        regs.cr4 = owned(
+            Field::Cr4Shadow,
+            Field::GuestCr4,
+            self.config.cr4_owned | CR4_REQUIRED,
+        );
+        if wanted.contains(SystemSet::DATA) {
+            for index in DATA {
+                regs.segments[index] = segment(vmcs, index);
+            }
+        }
+        regs.gdtr = table(vmcs, Field::GuestGdtrBase, Field::GuestGdtrLimit);
+        regs.idtr = table(vmcs, Field::GuestIdtrBase, Field::GuestIdtrLimit);
+        regs.dr7 = vmcs.read(Field::GuestDr7);
+        regs.pdptes = core::array::from_fn(|index| vmcs.read(setup::pdpte(index)));
+        regs.pat = vmcs.read(Field::GuestPat);
+        regs.debugctl = vmcs.read(Field::GuestDebugCtl);
+        regs.sysenter_cs = vmcs.read(Field::GuestSysenterCs);
+        regs.sysenter_esp = vmcs.read(Field::GuestSysenterEsp);
+        regs.sysenter_eip = vmcs.read(Field::GuestSysenterEip);
+        regs.spec_ctrl = self.guard.guest_spec_ctrl;
+        self.switched.read(wanted, regs);
+    }
+
+    /// Sets the registers in `changed`.
+    #[inline(always)]
+    pub(super) fn write_system(&mut self, regs: &SystemRegs, changed: SystemSet) {
+        let vmcs = self.current();
+        if changed.contains(SystemSet::RIP) {
+            vmcs.write(Field::GuestRip, regs.rip);
+            vmcs.write(Field::PendingDebug, 0);
+        }
+        if changed.contains(SystemSet::RSP) {
+            vmcs.write(Field::GuestRsp, regs.rsp);
+        }
+        if changed.contains(SystemSet::RFLAGS) {
+            vmcs.write(Field::GuestRflags, regs.rflags | RFLAGS_FIXED);
+        }
+        if changed.contains(SystemSet::BLOCKING) {
+            vmcs.write(Field::Interruptibility, interruptibility(regs.blocking));
+        }
+        if changed.intersects(INDIRECT) {
+            self.write_seldom(regs, changed);
         }
     }
 
-    /// Sets all of them; what the TLB has is stale then.
-    pub(super) fn write_system(&mut self, system: &SystemRegs) {
+    #[inline(never)]
+    fn write_seldom(&mut self, regs: &SystemRegs, changed: SystemSet) {
+        self.write_control(regs, changed);
         let vmcs = self.current();
-        vmcs.write(Field::GuestEfer, system.efer);
-        self.write_cr0(system.cr0);
-        self.write_cr4(system.cr4);
-        vmcs.write(Field::GuestCr3, system.cr3);
-        vmcs.write(Field::GuestRip, system.rip);
-        vmcs.write(Field::GuestRsp, system.rsp);
-        vmcs.write(Field::GuestRflags, system.rflags | 2);
-        vmcs.write(Field::GuestDr7, system.dr7);
-        for (index, segment) in system.segments.iter().enumerate() {
-            vmcs.write(setup::selector(index), u64::from(segment.selector));
-            vmcs.write(setup::base(index), segment.base);
-            vmcs.write(setup::limit(index), u64::from(segment.limit));
-            vmcs.write(setup::access(index), u64::from(segment.access));
+        for (set, indices) in [
+            (SystemSet::CODE, &[SEGMENT_CS][..]),
+            (SystemSet::STACK, &[SEGMENT_SS]),
+            (SystemSet::DATA, &DATA),
+        ] {
+            if changed.contains(set) {
+                for index in indices {
+                    write_segment(vmcs, *index, &regs.segments[*index]);
+                }
+            }
         }
-        vmcs.write(Field::GuestGdtrBase, system.gdtr.base);
-        vmcs.write(Field::GuestGdtrLimit, u64::from(system.gdtr.limit));
-        vmcs.write(Field::GuestIdtrBase, system.idtr.base);
-        vmcs.write(Field::GuestIdtrLimit, u64::from(system.idtr.limit));
-        vmcs.write(Field::Interruptibility, 0);
-        vmcs.write(Field::PendingDebug, 0);
+        if changed.contains(SystemSet::TABLES) {
+            vmcs.write(Field::GuestGdtrBase, regs.gdtr.base);
+            vmcs.write(Field::GuestGdtrLimit, u64::from(regs.gdtr.limit));
+            vmcs.write(Field::GuestIdtrBase, regs.idtr.base);
+            vmcs.write(Field::GuestIdtrLimit, u64::from(regs.idtr.limit));
+        }
+        if changed.contains(SystemSet::PDPTES) {
+            for (index, entry) in regs.pdptes.into_iter().enumerate() {
+                vmcs.write(setup::pdpte(index), entry);
+            }
+        }
+        for (set, field, value) in [
+            (SystemSet::DR7, Field::GuestDr7, regs.dr7),
+            (SystemSet::PAT, Field::GuestPat, regs.pat),
+            (SystemSet::DEBUGCTL, Field::GuestDebugCtl, regs.debugctl),
+            (
+                SystemSet::SYSENTER,
+                Field::GuestSysenterCs,
+                regs.sysenter_cs,
+            ),
+            (
+                SystemSet::SYSENTER,
+                Field::GuestSysenterEsp,
+                regs.sysenter_esp,
+            ),
+            (
+                SystemSet::SYSENTER,
+                Field::GuestSysenterEip,
+                regs.sysenter_eip,
+            ),
+        ] {
+            if changed.contains(set) {
+                vmcs.write(field, value);
+            }
+        }
+        if changed.contains(SystemSet::SPEC_CTRL) && self.config.extended.has_spec_ctrl {
+            self.guard.guest_spec_ctrl = regs.spec_ctrl;
+        }
+        self.switched.write(regs, changed);
+    }
+
+    /// Control registers and EFER. What the TLB has is stale after a write of CR0, CR3 or CR4: the CPU would have dropped it, had
+    /// it carried out the write.
+    fn write_control(&mut self, regs: &SystemRegs, changed: SystemSet) {
+        const TRANSLATING: SystemSet = SystemSet::CR0.union(SystemSet::CR3).union(SystemSet::CR4);
+        let vmcs = self.current();
+        if changed.contains(SystemSet::EFER) {
+            self.write_efer(regs.efer, vmcs.read(Field::GuestCr0));
+        }
+        if changed.contains(SystemSet::CR0) {
+            self.write_cr0(regs.cr0);
+        }
+        if changed.contains(SystemSet::CR4) {
+            self.write_cr4(regs.cr4);
+        }
+        if changed.contains(SystemSet::CR3) {
+            vmcs.write(Field::GuestCr3, regs.cr3);
+        }
+        if changed.intersects(TRANSLATING) {
+            self.forget_vpid();
+        }
     }
 
     /// Sets EFER and what the VM entry must agree with.
@@ -95,24 +218,68 @@ impl VtxVcpu {
         vmcs.write(Field::GuestCr4, value | CR4_REQUIRED);
         vmcs.write(Field::Cr4Shadow, value);
     }
+}
 
-    fn segment(&self, index: usize) -> Segment {
-        let vmcs = self.current();
-        Segment {
-            selector: low_half(vmcs.read32(setup::selector(index))),
-            base: vmcs.read(setup::base(index)),
-            limit: vmcs.read32(setup::limit(index)),
-            access: vmcs.read32(setup::access(index)),
-        }
-    }
+/// ES, DS, FS, GS, LDTR and TR.
+const DATA: [usize; 6] = [0, 3, 4, 5, SEGMENT_LDTR, SEGMENT_TR];
 
-    fn table(&self, base: Field, limit: Field) -> DescriptorTable {
-        let vmcs = self.current();
-        DescriptorTable {
-            base: vmcs.read(base),
-            limit: low_half(vmcs.read32(limit)),
-        }
+/// What is read out of line, where an exit that is frequent does not ask.
+const SELDOM: SystemSet = SystemSet::all().difference(
+    SystemSet::RIP
+        .union(SystemSet::RSP)
+        .union(SystemSet::RFLAGS)
+        .union(SystemSet::BLOCKING)
+        .union(SystemSet::CR3)
+        .union(SystemSet::EFER)
+        .union(SystemSet::CODE)
+        .union(SystemSet::STACK),
+);
+
+/// What is written out of line.
+const INDIRECT: SystemSet = SystemSet::all().difference(
+    SystemSet::RIP
+        .union(SystemSet::RSP)
+        .union(SystemSet::RFLAGS)
+        .union(SystemSet::BLOCKING),
+);
+
+#[inline(always)]
+fn segment(vmcs: CurrentVmcs, index: usize) -> Segment {
+    Segment {
+        selector: low_half(vmcs.read32(setup::selector(index))),
+        base: vmcs.read(setup::base(index)),
+        limit: vmcs.read32(setup::limit(index)),
+        access: vmcs.read32(setup::access(index)),
     }
+}
+
+fn write_segment(vmcs: CurrentVmcs, index: usize, segment: &Segment) {
+    vmcs.write(setup::selector(index), u64::from(segment.selector));
+    vmcs.write(setup::base(index), segment.base);
+    vmcs.write(setup::limit(index), u64::from(segment.limit));
+    vmcs.write(setup::access(index), u64::from(segment.access));
+}
+
+fn table(vmcs: CurrentVmcs, base: Field, limit: Field) -> DescriptorTable {
+    DescriptorTable {
+        base: vmcs.read(base),
+        limit: low_half(vmcs.read32(limit)),
+    }
+}
+
+#[inline(always)]
+fn blocking(interruptibility: u64) -> Blocking {
+    let mut blocking = Blocking::empty();
+    blocking.set(Blocking::SHADOW, interruptibility & IN_SHADOW != 0);
+    blocking.set(Blocking::NMI, interruptibility & BLOCKED_BY_NMI != 0);
+    blocking
+}
+
+/// A shadow becomes that of MOV SS, which VM entry takes with any RFLAGS.
+fn interruptibility(blocking: Blocking) -> u64 {
+    let when = |is_set, bit| if is_set { bit } else { 0 };
+    when(blocking.contains(Blocking::SHADOW), BLOCKED_BY_MOV_SS)
+        | when(blocking.contains(Blocking::NMI), BLOCKED_BY_NMI)
 }
 
 /// Steps over `length` bytes of an instruction: ends the interrupt shadow, and has the single-step trap follow.
@@ -137,11 +304,8 @@ pub(super) fn step(vmcs: CurrentVmcs, length: u64) {
 #[inline(always)]
 pub(super) fn end_shadow(vmcs: CurrentVmcs) {
     let shadow = vmcs.read(Field::Interruptibility);
-    if shadow & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS) != 0 {
-        vmcs.write(
-            Field::Interruptibility,
-            shadow & !(BLOCKED_BY_STI | BLOCKED_BY_MOV_SS),
-        );
+    if shadow & IN_SHADOW != 0 {
+        vmcs.write(Field::Interruptibility, shadow & !IN_SHADOW);
     }
 }
 
@@ -151,7 +315,7 @@ fn across_4_gib(vmcs: CurrentVmcs, next: u64) -> u64 {
     let is_long = vmcs.read(Field::GuestEfer) & EFER_LMA != 0;
     wrap(
         next,
-        is_long && vmcs.read32(setup::access(1)) & CS_LONG != 0,
+        is_long && vmcs.read32(setup::access(SEGMENT_CS)) & SEGMENT_LONG != 0,
     )
 }
 

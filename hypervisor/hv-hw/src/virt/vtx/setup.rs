@@ -6,7 +6,7 @@ use hv_core::addr::{Hpa, Mfn};
 use hv_core::msr::Passthrough;
 use hv_core::speculation::Plan;
 
-use super::super::{IoBitmap, SEGMENT_UNUSABLE, Stage2Root, TscView, VcpuConfig, VcpuMsr};
+use super::super::{IoBitmap, SEGMENT_UNUSABLE, Stage2Root, TscView, VcpuConfig};
 use super::caps::Caps;
 use super::fields::{Field, Pin, Secondary};
 use super::msr_bitmap::{MsrAccess, MsrBitmap};
@@ -239,19 +239,6 @@ fn write_fixed_guest_state(vmcs: CurrentVmcs) {
     }
     for index in 0..8 {
         vmcs.write(access(index), u64::from(SEGMENT_UNUSABLE));
-    }
-}
-
-/// The field that keeps an MSR of the guest; `None` for IA32_SPEC_CTRL, which the VMCS has not.
-pub(super) fn msr_field(msr: VcpuMsr) -> Option<Field> {
-    match msr {
-        VcpuMsr::Efer => Some(Field::GuestEfer),
-        VcpuMsr::Pat => Some(Field::GuestPat),
-        VcpuMsr::DebugCtl => Some(Field::GuestDebugCtl),
-        VcpuMsr::SysenterCs => Some(Field::GuestSysenterCs),
-        VcpuMsr::SysenterEsp => Some(Field::GuestSysenterEsp),
-        VcpuMsr::SysenterEip => Some(Field::GuestSysenterEip),
-        VcpuMsr::SpecCtrl => None,
     }
 }
 

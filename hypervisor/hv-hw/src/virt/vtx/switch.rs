@@ -5,13 +5,15 @@
 #![expect(unsafe_code, reason = "XSAVE, debug registers and MSRs")]
 
 use alloc::vec;
+use alloc::vec::Vec;
 use core::arch::asm;
 
 use hv_core::addr::{Mfn, PAGE_BYTES};
 use x86_64::registers::control::{Cr2, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 
-use super::super::SwitchedRegs;
+use super::super::regs::{DR6_FIXED, merge_dr6 as merged_dr6};
+use super::super::{SystemRegs, SystemSet};
 use crate::direct_map;
 
 /// STAR, LSTAR, CSTAR, FMASK, KERNEL_GS_BASE: on every 64-bit CPU.
@@ -59,7 +61,7 @@ impl Switched {
             msrs: [0; SWITCHED_MSRS.len()],
             tsc_aux: 0,
             cr2: 0,
-            debug: [0, 0, 0, 0, 0xFFFF_0FF0],
+            debug: [0, 0, 0, 0, DR6_FIXED],
             xcr0: 1,
         };
         state.reset_area();
@@ -103,49 +105,80 @@ impl Switched {
         self.debug = read_debug();
     }
 
-    /// Everything of the guest's, which is in the CPU.
-    pub(super) fn read(&mut self) -> SwitchedRegs {
-        self.save();
-        let mut extended = vec![0; PAGE_BYTES];
-        direct_map::read(self.area.base(), &mut extended).expect("the frame is ours");
-        let [star, lstar, cstar, fmask, kernel_gs_base] = self.msrs;
-        let regs = SwitchedRegs {
-            star,
-            lstar,
-            cstar,
-            fmask,
-            kernel_gs_base,
-            tsc_aux: self.tsc_aux,
-            cr2: self.cr2,
-            debug: self.debug,
-            extended,
-        };
-        self.load();
-        regs
+    /// Reads what is in the CPU of the registers in `wanted`.
+    pub(super) fn read(&self, wanted: SystemSet, regs: &mut SystemRegs) {
+        if wanted.contains(SystemSet::SYSCALL) {
+            [
+                regs.star,
+                regs.lstar,
+                regs.cstar,
+                regs.fmask,
+                regs.kernel_gs_base,
+            ] = SWITCHED_MSRS.map(read_msr);
+        }
+        if wanted.contains(SystemSet::TSC_AUX) && self.kind.has_tsc_aux {
+            regs.tsc_aux = read_msr(TSC_AUX);
+        }
+        if wanted.contains(SystemSet::CR2) {
+            regs.cr2 = Cr2::read_raw();
+        }
+        if wanted.contains(SystemSet::DEBUG) {
+            regs.debug = read_debug();
+        }
+        regs.xcr0 = self.xcr0;
     }
 
-    /// Puts all of it into the CPU in place of what the guest has there. What the CPU would fault on is made into what it
-    /// takes, whoever was to check it; `extended` of another size is left alone.
-    pub(super) fn write(&mut self, regs: &SwitchedRegs) {
+    /// Puts the registers in `changed` into the CPU in place of what the guest has there. What the CPU would fault on is made
+    /// into what it takes, whoever was to check it.
+    pub(super) fn write(&mut self, regs: &SystemRegs, changed: SystemSet) {
         const LOW_HALF: u64 = 0xFFFF_FFFF;
-        self.save();
-        self.msrs = [
-            regs.star,
-            canonical(regs.lstar),
-            canonical(regs.cstar),
-            regs.fmask & LOW_HALF,
-            canonical(regs.kernel_gs_base),
-        ];
-        self.tsc_aux = regs.tsc_aux & LOW_HALF;
-        self.cr2 = regs.cr2;
-        self.debug = regs.debug;
-        self.debug[4] &= LOW_HALF;
-        if regs.extended.len() == PAGE_BYTES {
-            let mut image = regs.extended.clone();
+        if changed.contains(SystemSet::SYSCALL) {
+            let values = [
+                regs.star,
+                canonical(regs.lstar),
+                canonical(regs.cstar),
+                regs.fmask & LOW_HALF,
+                canonical(regs.kernel_gs_base),
+            ];
+            for (msr, value) in SWITCHED_MSRS.into_iter().zip(values) {
+                write_msr(msr, value);
+            }
+        }
+        if changed.contains(SystemSet::TSC_AUX) && self.kind.has_tsc_aux {
+            write_msr(TSC_AUX, regs.tsc_aux & LOW_HALF);
+        }
+        if changed.contains(SystemSet::CR2) {
+            write_cr2(regs.cr2);
+        }
+        if changed.contains(SystemSet::DEBUG) {
+            let mut debug = regs.debug;
+            debug[4] &= LOW_HALF;
+            write_debug(&debug);
+        }
+        if changed.contains(SystemSet::XCR0) {
+            self.set_xcr0(regs.xcr0);
+        }
+    }
+
+    /// The guest's extended state, which is in the CPU.
+    pub(super) fn extended(&self) -> Vec<u8> {
+        self.save_extended();
+        if self.kind.xcr0 != 0 {
+            write_xcr0(self.xcr0);
+        }
+        let mut extended = vec![0; PAGE_BYTES];
+        direct_map::read(self.area.base(), &mut extended).expect("the frame is ours");
+        extended
+    }
+
+    /// Puts `extended` into the CPU, made into what it takes; one of another size is left alone.
+    pub(super) fn set_extended(&mut self, extended: &[u8]) {
+        if extended.len() == PAGE_BYTES {
+            let mut image = extended.to_vec();
             self.make_loadable(&mut image);
             direct_map::write(self.area.base(), &image).expect("the frame is ours");
+            self.load_extended();
         }
-        self.load();
     }
 
     /// Intel SDM vol. 1, "Operation of XRSTOR": reserved bits of MXCSR and of the header fault, as do components that XCR0
@@ -167,7 +200,7 @@ impl Switched {
     }
 
     /// Sets XCR0 as the guest, which is in the CPU, asked; the value has been checked.
-    pub(super) fn set_xcr0(&mut self, value: u64) {
+    fn set_xcr0(&mut self, value: u64) {
         // without XSAVE there is no such register
         if self.kind.xcr0 != 0 {
             self.xcr0 = value & self.kind.xcr0 | X87;
@@ -190,7 +223,7 @@ impl Switched {
         write_xcr0(self.xcr0);
     }
 
-    fn save_extended(&mut self) {
+    fn save_extended(&self) {
         let area = direct_map::hva(self.area.base());
         if self.kind.xcr0 == 0 {
             // SAFETY: the frame is ours and 4 KiB long.
@@ -218,8 +251,7 @@ pub(super) fn merge_dr6(bits: u64) {
     let dr6: u64;
     // SAFETY: reads a register of the guest's.
     unsafe { asm!("mov {}, dr6", out(reg) dr6, options(nomem, nostack)) };
-    // B0..B3 are replaced, BS BD BT accumulate; RTM (bit 16) is inverted
-    let merged = (dr6 & !0xF) | (bits & 0xE00F) | 0xFFFF_0FF0;
+    let merged = merged_dr6(dr6, bits);
     // SAFETY: writes a register of the guest's; no reserved bit is set.
     unsafe { asm!("mov dr6, {}", in(reg) merged, options(nomem, nostack)) };
 }
@@ -250,7 +282,7 @@ fn write_msr(msr: u32, value: u64) {
     unsafe { Msr::new(msr).write(value) }
 }
 
-pub(super) fn write_cr2(value: u64) {
+fn write_cr2(value: u64) {
     // SAFETY: the hypervisor does not use CR2 but in the handler of its own page faults, which end it.
     unsafe { asm!("mov cr2, {}", in(reg) value, options(nomem, nostack)) };
 }

@@ -2,28 +2,25 @@
 // UNSAFETY: states that a VMCS is current, and enters it.
 #![expect(unsafe_code, reason = "VMCS life cycle")]
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use hv_core::addr::Hpa;
 use hv_core::msr::Passthrough;
 use hv_core::walk::PagingMode;
-use hv_core::x86::{EFER_LMA, RFLAGS_IF};
 
 use super::super::{
-    ApicAssist, ControlRegister, Event, GuestRegs, SEGMENT_LONG, Stage2Root, SwitchedRegs,
-    SystemRegs, TscView, VcpuHw, VcpuMsr, VmExit, Window,
+    ApicAssist, Event, GuestRegs, Stage2Root, SystemRegs, SystemSet, TscView, VcpuHw, VmExit,
+    Window,
 };
 use super::fields::{Field, Primary};
 use super::guard::Guard;
-use super::setup::Setup;
-use super::switch::Switched;
+use super::registers::{self, BLOCKED_BY_NMI};
+use super::setup::{self, Setup};
+use super::switch::{self, Switched};
 use super::vmcs::CurrentVmcs;
-use super::{dump, entry, exit, host, inject, insn, reasons, registers, setup, switch};
+use super::{dump, entry, exit, host, inject, insn, reasons};
 use crate::percpu::IrqsOff;
-
-pub(super) const BLOCKED_BY_STI: u64 = 1;
-pub(super) const BLOCKED_BY_MOV_SS: u64 = 2;
-const BLOCKED_BY_NMI: u64 = 8;
 
 /// A vCPU on VT-x. Its VMCS is current on the CPU between [`VcpuHw::load`] and [`VcpuHw::unload`], and only then may
 /// the other methods be called.
@@ -39,9 +36,9 @@ pub struct VtxVcpu {
     is_loaded: bool,
     is_new: bool,
     is_x2apic: bool,
-    switched: Switched,
+    pub(super) switched: Switched,
     /// What VM entry and exit do against speculation.
-    guard: Guard,
+    pub(super) guard: Guard,
     is_guarded: bool,
     pub(super) config: Setup,
 }
@@ -91,7 +88,7 @@ impl VtxVcpu {
     }
 
     /// Drops what an earlier owner of this VPID left in the TLB.
-    fn forget_vpid(&self) {
+    pub(super) fn forget_vpid(&self) {
         if let Some(vpid) = &self.config.vpid {
             // SAFETY: in VMX operation since the VMCS was loaded; VPID is used only with single-context INVVPID.
             unsafe { insn::invvpid_single(vpid.get()) };
@@ -200,22 +197,6 @@ impl VcpuHw for VtxVcpu {
         }
     }
 
-    fn rip(&self) -> u64 {
-        self.current().read(Field::GuestRip)
-    }
-
-    fn rsp(&self) -> u64 {
-        self.current().read(Field::GuestRsp)
-    }
-
-    fn set_rsp(&mut self, rsp: u64) {
-        self.current().write(Field::GuestRsp, rsp);
-    }
-
-    fn set_rflags(&mut self, rflags: u64) {
-        self.current().write(Field::GuestRflags, rflags | 2);
-    }
-
     fn set_x2apic(&mut self, is_on: bool) {
         self.is_x2apic = is_on;
         self.config.show_x2apic(is_on);
@@ -232,39 +213,22 @@ impl VcpuHw for VtxVcpu {
             .write(Field::Cr4Mask, cr4_owned | registers::CR4_REQUIRED);
     }
 
-    fn rflags(&self) -> u64 {
-        self.current().read(Field::GuestRflags)
-    }
-
-    #[inline]
-    fn cpl(&self) -> u8 {
-        let access = self.current().read32(Field::GuestSsAccess);
-        ((access >> 5) & 3).to_le_bytes()[0]
+    #[inline(always)]
+    fn system(&self, wanted: SystemSet) -> SystemRegs {
+        self.read_system(wanted)
     }
 
     #[inline(always)]
-    fn is_64_bit_kernel(&self) -> bool {
-        // a code segment that is not conforming has the level at which it runs
-        const CONFORMING: u32 = 1 << 2;
-        const LEVEL: u32 = 3 << 5;
-        let access = self.current().read32(Field::GuestCsAccess);
-        access & (SEGMENT_LONG | CONFORMING | LEVEL) == SEGMENT_LONG
+    fn set_system(&mut self, regs: &SystemRegs, changed: SystemSet) {
+        self.write_system(regs, changed);
     }
 
-    fn is_64_bit(&self) -> bool {
-        let vmcs = self.current();
-        // outside long mode the bit means nothing
-        vmcs.read32(Field::GuestCsAccess) & SEGMENT_LONG != 0
-            && vmcs.read(Field::GuestEfer) & EFER_LMA != 0
+    fn extended(&self) -> Vec<u8> {
+        self.switched.extended()
     }
 
-    fn system(&self) -> SystemRegs {
-        self.read_system()
-    }
-
-    fn set_system(&mut self, system: &SystemRegs) {
-        self.write_system(system);
-        self.forget_vpid();
+    fn set_extended(&mut self, extended: &[u8]) {
+        self.switched.set_extended(extended);
     }
 
     #[inline(always)]
@@ -275,10 +239,6 @@ impl VcpuHw for VtxVcpu {
 
     fn skip_bytes(&mut self, length: u8) {
         registers::step(self.current(), u64::from(length));
-    }
-
-    fn run_again(&mut self) {
-        registers::end_shadow(self.current());
     }
 
     fn inject(&mut self, event: Event) {
@@ -301,17 +261,6 @@ impl VcpuHw for VtxVcpu {
         Some(event)
     }
 
-    #[inline]
-    fn interrupts_open(&self) -> bool {
-        let vmcs = self.current();
-        vmcs.read(Field::GuestRflags) & RFLAGS_IF != 0
-            && vmcs.read(Field::Interruptibility) & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS) == 0
-    }
-
-    fn nmi_open(&self) -> bool {
-        self.interruptibility() & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS | BLOCKED_BY_NMI) == 0
-    }
-
     fn want_window(&mut self, window: Window, wanted: bool) {
         let bit = match window {
             Window::Interrupt => Primary::INTERRUPT_WINDOW,
@@ -331,64 +280,6 @@ impl VcpuHw for VtxVcpu {
 
     fn set_tsc(&mut self, view: TscView) {
         self.current().write(Field::TscOffset, view.offset);
-    }
-
-    fn msr(&self, msr: VcpuMsr) -> u64 {
-        match setup::msr_field(msr) {
-            Some(field) => self.current().read(field),
-            None => self.guard.guest_spec_ctrl,
-        }
-    }
-
-    fn set_msr(&mut self, msr: VcpuMsr, value: u64) {
-        match msr {
-            VcpuMsr::Efer => self.write_efer(value, self.current().read(Field::GuestCr0)),
-            other => match setup::msr_field(other) {
-                Some(field) => self.current().write(field, value),
-                None if self.config.extended.has_spec_ctrl => self.guard.guest_spec_ctrl = value,
-                None => {}
-            },
-        }
-    }
-
-    fn set_control(&mut self, register: ControlRegister, value: u64) {
-        match register {
-            ControlRegister::Cr0 => self.write_cr0(value),
-            ControlRegister::Cr3 => self.current().write(Field::GuestCr3, value),
-            ControlRegister::Cr4 => self.write_cr4(value),
-            // the task priority lives in the virtual-APIC page
-            ControlRegister::Cr8 => {}
-        }
-        // the CPU would have dropped translations, had it carried out the write
-        if register != ControlRegister::Cr8 {
-            self.forget_vpid();
-        }
-    }
-
-    fn set_pdptes(&mut self, entries: [u64; 4]) {
-        for (index, entry) in entries.into_iter().enumerate() {
-            self.current().write(setup::pdpte(index), entry);
-        }
-    }
-
-    fn switched(&mut self) -> SwitchedRegs {
-        self.switched.read()
-    }
-
-    fn set_switched(&mut self, regs: &SwitchedRegs) {
-        self.switched.write(regs);
-    }
-
-    fn set_cr2(&mut self, value: u64) {
-        switch::write_cr2(value);
-    }
-
-    fn add_dr6(&mut self, bits: u64) {
-        switch::merge_dr6(bits);
-    }
-
-    fn set_xcr0(&mut self, value: u64) {
-        self.switched.set_xcr0(value);
     }
 
     fn apic(&self) -> ApicAssist {
@@ -452,7 +343,12 @@ impl VcpuHw for VtxVcpu {
     }
 
     fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result {
-        dump::write(self.current(), &self.regs, &self.system(), out)
+        dump::write(
+            self.current(),
+            &self.regs,
+            &self.system(SystemSet::all()),
+            out,
+        )
     }
 }
 
