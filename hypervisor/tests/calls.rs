@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::atomic::Ordering;
 
-use common::{RIP, alone, fake, give_ram, known_guest, one_vcpu, pcpu};
+use common::{RIP, fake, give_ram, known_guest, one_vcpu, pcpu, prepare};
 use guest_abi::domctl::{
     XEN_DOMCTL_INTERFACE_VERSION, XEN_DOMCTL_SCHEDOP_putinfo, XEN_DOMCTL_scheduler_op,
     XEN_DOMCTL_sethvmcontext, XEN_SCHEDULER_CREDIT2, XenDomctl, XenDomctlHvmcontext,
@@ -123,7 +123,7 @@ fn vcpu_that_waits_in_a_batch_does_the_rest_when_it_is_back() {
 
 #[test]
 fn dying_domain_gets_no_port_and_binds_none() {
-    let _alone = alone();
+    prepare();
     let mut dom0 = Caller::new();
     let guest = known_guest();
     let waits = guest.events.lock().alloc_unbound(DomId::DOM0).unwrap();
@@ -187,7 +187,7 @@ fn load(dom0: &mut Caller, main: &mut CpuMain<FakeVcpu>, guest: DomId, records: 
 
 #[test]
 fn context_with_more_records_than_a_vcpu_has_is_refused() {
-    let _alone = alone();
+    prepare();
     let mut dom0 = Caller::new();
     let guest = known_guest();
     let mut main = CpuMain::new(pcpu(), Scheduler::Credit2, fake);
@@ -205,7 +205,7 @@ fn context_with_more_records_than_a_vcpu_has_is_refused() {
 /// A cap is at most what all vCPUs together could use, as in Xen.
 #[test]
 fn caps_above_all_vcpus_are_refused() {
-    let _alone = alone();
+    prepare();
     let mut dom0 = Caller::new();
     let guest = known_guest();
     let mut set = |cap: u16| {
@@ -235,7 +235,7 @@ fn caps_above_all_vcpus_are_refused() {
 /// What is told of the rate limit is what was set.
 #[test]
 fn rate_limit_is_set_within_its_range() {
-    let _alone = alone();
+    prepare();
     let mut dom0 = Caller::new();
     let mut ask = |cmd: u32, us: u32| {
         let body = XenSysctlSchedulerOp {

@@ -6,14 +6,14 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::{alone, domain, fake, guest_config};
+use common::{domain, fake, guest_config, prepare};
 use guest_abi::hvm::save::HvmHwLapic;
 use hv_core::options::Scheduler;
 use hv_hw::irq::vectors;
 use hv_hw::percpu::IrqsOff;
-use hv_hw::time::{self, hosted::Clock};
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{GuestRegs, SystemRegs, VmExit};
+use hv_hw::{hosted::Clock, time};
 use hypervisor::domain::destroy::{self, Progress};
 use hypervisor::domain::vcpu_frames::VcpuFrames;
 use hypervisor::domain::vcpu_state::VcpuState;
@@ -29,14 +29,26 @@ const STRETCH_NS: u64 = 50 * US;
 /// A switch to another vCPU: about that on bare metal.
 const LOAD_NS: u64 = 2 * US;
 
-/// The TSC value that the hardware's timer is set to.
-static ALARM: AtomicU64 = AtomicU64::new(u64::MAX);
-/// The TSC value at which the test has the CPU again.
-static END: AtomicU64 = AtomicU64::new(0);
-/// Switches to other vCPUs.
-static LOADS: AtomicU64 = AtomicU64::new(0);
-/// ns that each domain was in its guest, by what its configuration calls `ssidref`.
-static RAN_NS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+/// What happens on the machine.
+struct Record {
+    /// The TSC value that the hardware's timer is set to.
+    alarm: AtomicU64,
+    /// The TSC value at which the test has the CPU again.
+    end: AtomicU64,
+    /// Switches to other vCPUs.
+    loads: AtomicU64,
+    /// ns that each domain was in its guest, by what its configuration calls `ssidref`.
+    ran_ns: [AtomicU64; 2],
+}
+
+hv_hw::once_a_machine! {
+    fn record() -> Record = Record {
+        alarm: AtomicU64::new(u64::MAX),
+        end: AtomicU64::new(0),
+        loads: AtomicU64::new(0),
+        ran_ns: [const { AtomicU64::new(0) }; 2],
+    };
+}
 
 const OTHER: u32 = 0;
 const TICKING: u32 = 1;
@@ -44,17 +56,17 @@ const TICKING: u32 = 1;
 /// The guest runs until its stretch is over or the timer's interrupt comes.
 fn compute<const WHO: usize>(_: u64) -> VmExit {
     let now = time::now();
-    let alarm = ALARM.load(Ordering::Relaxed);
+    let alarm = record().alarm.load(Ordering::Relaxed);
     let ticks = time::ns_to_ticks(STRETCH_NS).min(alarm.saturating_sub(now));
     Clock::advance(ticks);
-    RAN_NS[WHO].fetch_add(time::ticks_to_ns(ticks), Ordering::Relaxed);
-    if time::now() >= END.load(Ordering::Relaxed) {
+    record().ran_ns[WHO].fetch_add(time::ticks_to_ns(ticks), Ordering::Relaxed);
+    if time::now() >= record().end.load(Ordering::Relaxed) {
         cpus::end_slice(0);
     }
     if time::now() < alarm {
         return VmExit::TprBelowThreshold;
     }
-    ALARM.store(u64::MAX, Ordering::Relaxed);
+    record().alarm.store(u64::MAX, Ordering::Relaxed);
     VmExit::ExternalInterrupt(vectors::TIMER)
 }
 
@@ -67,16 +79,19 @@ fn computing(domain: &Domain, index: usize, parts: &VcpuFrames, policies: &Polic
     });
     hw.must_be_loaded = true;
     hw.on_load = Some(|| {
-        LOADS.fetch_add(1, Ordering::Relaxed);
+        record().loads.fetch_add(1, Ordering::Relaxed);
         Clock::advance(time::ns_to_ticks(LOAD_NS));
     });
     hw
 }
 
 fn new_cpu() -> CpuMain<FakeVcpu> {
-    ALARM.store(u64::MAX, Ordering::Relaxed);
-    let pcpu = Pcpu::new(IrqsOff::for_tests())
-        .with_timer(|alarm| ALARM.store(alarm.unwrap_or(u64::MAX), Ordering::Relaxed));
+    record().alarm.store(u64::MAX, Ordering::Relaxed);
+    let pcpu = Pcpu::new(IrqsOff::for_tests()).with_timer(|alarm| {
+        record()
+            .alarm
+            .store(alarm.unwrap_or(u64::MAX), Ordering::Relaxed)
+    });
     CpuMain::new(pcpu, Scheduler::Credit2, computing)
 }
 
@@ -132,7 +147,7 @@ fn still() -> VcpuState {
 
 fn run_for(main: &mut CpuMain<FakeVcpu>, ns: u64) {
     let end = time::now() + time::ns_to_ticks(ns);
-    END.store(end, Ordering::Relaxed);
+    record().end.store(end, Ordering::Relaxed);
     while time::now() < end {
         let _ = main.step();
     }
@@ -159,14 +174,14 @@ fn left_to_the_other(vcpus: u16, happens: impl Fn(&Domain)) -> (u64, u64) {
     let victim = guest(TICKING, (vcpus, vcpus), &ticking());
     // all have had the CPU, so that all tick
     run_for(&mut main, 2 * u64::from(vcpus) * 12 * MS);
-    assert_ne!(RAN_NS[1].load(Ordering::Relaxed), 0);
+    assert_ne!(record().ran_ns[1].load(Ordering::Relaxed), 0);
     happens(&victim);
     run_for(&mut main, 20 * MS);
-    let loads = LOADS.load(Ordering::Relaxed);
-    let before = RAN_NS[0].load(Ordering::Relaxed);
+    let loads = record().loads.load(Ordering::Relaxed);
+    let before = record().ran_ns[0].load(Ordering::Relaxed);
     run_for(&mut main, 1000 * MS);
-    let ran_ns = RAN_NS[0].load(Ordering::Relaxed) - before;
-    let loads = LOADS.load(Ordering::Relaxed) - loads;
+    let ran_ns = record().ran_ns[0].load(Ordering::Relaxed) - before;
+    let loads = record().loads.load(Ordering::Relaxed) - loads;
     destroy(&victim, &mut main);
     destroy(&other, &mut main);
     (ran_ns / (10 * MS), loads)
@@ -174,7 +189,7 @@ fn left_to_the_other(vcpus: u16, happens: impl Fn(&Domain)) -> (u64, u64) {
 
 #[test]
 fn timers_of_a_paused_guest_take_no_time_from_others() {
-    let _alone = alone();
+    prepare();
     let _clock = Clock::take_over();
     for vcpus in [1, 128] {
         let (percent, loads) = left_to_the_other(vcpus, |guest| guest.pause().unwrap());
@@ -184,7 +199,7 @@ fn timers_of_a_paused_guest_take_no_time_from_others() {
 
 #[test]
 fn timers_of_a_guest_that_ended_take_no_time_from_others() {
-    let _alone = alone();
+    prepare();
     let _clock = Clock::take_over();
     let crash = |guest: &Domain| guest.end(hypervisor::domain::Ended::Crash, "by a test");
     let (percent, loads) = left_to_the_other(32, crash);
@@ -193,7 +208,7 @@ fn timers_of_a_guest_that_ended_take_no_time_from_others() {
 
 #[test]
 fn timers_of_a_capped_guest_take_no_more_than_its_cap() {
-    let _alone = alone();
+    prepare();
     let _clock = Clock::take_over();
     let (percent, _) = left_to_the_other(32, |guest| {
         guest.cap.store(1, Ordering::Relaxed);
@@ -205,7 +220,7 @@ fn timers_of_a_capped_guest_take_no_more_than_its_cap() {
 /// A cap is a domain's, in percent of one CPU, however many of its vCPUs are busy.
 #[test]
 fn busy_vcpus_have_the_whole_cap_of_their_domain() {
-    let _alone = alone();
+    prepare();
     let _clock = Clock::take_over();
     for (percent, vcpus, busy) in [(25, 4, 1), (50, 8, 1), (50, 8, 8), (100, 4, 1), (5, 2, 2)] {
         let mut main = new_cpu();
@@ -215,9 +230,9 @@ fn busy_vcpus_have_the_whole_cap_of_their_domain() {
         capped.cap.store(percent, Ordering::Relaxed);
         capped.kick_all();
         run_for(&mut main, 100 * MS);
-        let before = RAN_NS[1].load(Ordering::Relaxed);
+        let before = record().ran_ns[1].load(Ordering::Relaxed);
         run_for(&mut main, 2000 * MS);
-        let ran_ns = RAN_NS[1].load(Ordering::Relaxed) - before;
+        let ran_ns = record().ran_ns[1].load(Ordering::Relaxed) - before;
         let ran = ran_ns / (20 * MS);
         let due = u64::from(percent);
         assert!(
@@ -228,9 +243,9 @@ fn busy_vcpus_have_the_whole_cap_of_their_domain() {
         capped.cap.store(0, Ordering::Relaxed);
         capped.kick_all();
         run_for(&mut main, 100 * MS);
-        let before = RAN_NS[1].load(Ordering::Relaxed);
+        let before = record().ran_ns[1].load(Ordering::Relaxed);
         run_for(&mut main, 100 * MS);
-        assert!(RAN_NS[1].load(Ordering::Relaxed) - before >= 90 * MS);
+        assert!(record().ran_ns[1].load(Ordering::Relaxed) - before >= 90 * MS);
         destroy(&capped, &mut main);
         destroy(&other, &mut main);
     }

@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::{alone, domain, fake, guest_config, known_guest, pcpu};
+use common::{domain, fake, guest_config, known_guest, pcpu, prepare};
 use guest_abi::grant_table::GTF_permit_access;
 use hv_core::addr::{Gfn, PageOrder};
 use hv_core::evtchn::{State, Virq};
@@ -16,9 +16,9 @@ use hv_core::mem::SharedWords;
 use hv_core::options::Scheduler;
 use hv_core::vcpu::VcpuId;
 use hv_hw::direct_map::SharedFrame;
-use hv_hw::time::{self, hosted::Clock};
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{GuestRegs, SystemRegs, VmExit};
+use hv_hw::{hosted::Clock, time};
 use hypervisor::domain::create::DomainConfig;
 use hypervisor::domain::destroy::{self, Progress};
 use hypervisor::domain::life::PauseError;
@@ -118,7 +118,7 @@ fn is_known(domain: &Domain) -> bool {
 
 #[test]
 fn looping_domains_share_the_cpu() {
-    let _alone = alone();
+    prepare();
     let _clock = Clock::take_over();
     for scheduler in [Scheduler::Credit2, Scheduler::RoundRobin] {
         let mut main = cpu_with(endless, scheduler);
@@ -149,7 +149,7 @@ fn looping_domains_share_the_cpu() {
 
 #[test]
 fn new_domain_is_paused_and_pauses_are_counted() {
-    let _alone = alone();
+    prepare();
     let mut main = cpu_with(endless, Scheduler::Credit2);
     let domain = known_guest();
     start(&domain);
@@ -173,7 +173,7 @@ fn new_domain_is_paused_and_pauses_are_counted() {
 
 #[test]
 fn domain_that_shuts_down_stays_until_it_is_destroyed() {
-    let _alone = alone();
+    prepare();
     let mut main = cpu_with(halting, Scheduler::Credit2);
     let domain = known_guest();
     start(&domain);
@@ -201,7 +201,7 @@ fn crash_of_one_domain_leaves_the_others_running() {
         }
         hw
     }
-    let _alone = alone();
+    prepare();
     let mut main = cpu_with(crashing, Scheduler::Credit2);
     let other = known_guest();
     let number = registry::reserve(None).unwrap();
@@ -228,7 +228,7 @@ fn crash_of_one_domain_leaves_the_others_running() {
 
 #[test]
 fn registers_are_read_and_set_by_the_vcpus_cpu() {
-    let _alone = alone();
+    prepare();
     let mut main = cpu_with(endless, Scheduler::Credit2);
     let domain = known_guest();
     let vcpu = &domain.vcpus[0];
@@ -335,7 +335,7 @@ const LIFE: [Event; 15] = [
 
 #[test]
 fn a_soft_reset_leaves_nothing_of_the_old_kernel_but_its_memory() {
-    let _alone = alone();
+    prepare();
     let mut main = cpu_with(endless, Scheduler::Credit2);
     let before = memory::free_frames();
     let domain = known_guest();
@@ -375,7 +375,7 @@ fn a_soft_reset_leaves_nothing_of_the_old_kernel_but_its_memory() {
 
 #[test]
 fn destruction_at_any_point_of_a_life_gives_everything_back() {
-    let _alone = alone();
+    prepare();
     let mut main = cpu_with(endless, Scheduler::Credit2);
     let other = known_guest();
     // tables and ports of the other that stay
@@ -405,7 +405,7 @@ fn destruction_at_any_point_of_a_life_gives_everything_back() {
 
 #[test]
 fn page_that_another_domain_maps_keeps_the_dead_as_a_zombie() {
-    let _alone = alone();
+    prepare();
     let mut main = cpu_with(endless, Scheduler::Credit2);
     let (other, domain) = (known_guest(), known_guest());
     let id = domain.id;
@@ -439,7 +439,7 @@ fn page_that_another_domain_maps_keeps_the_dead_as_a_zombie() {
 
 #[test]
 fn grant_in_use_keeps_the_dead_until_it_is_unmapped() {
-    let _alone = alone();
+    prepare();
     let mut main = cpu_with(endless, Scheduler::Credit2);
     let (other, domain) = (known_guest(), known_guest());
     let id = domain.id;
@@ -478,7 +478,7 @@ fn grant_in_use_keeps_the_dead_until_it_is_unmapped() {
 
 #[test]
 fn numbers_roll_and_are_not_given_twice() {
-    let _alone = alone();
+    prepare();
     let first = registry::reserve(None).unwrap();
     let second = registry::reserve(None).unwrap();
     assert_eq!(second.id().get(), first.id().get() + 1);
@@ -490,13 +490,41 @@ fn numbers_roll_and_are_not_given_twice() {
     assert_eq!(registry::reserve(Some(freed)).unwrap().id(), freed);
 }
 
-/// Runs two threads of two closures in step, round after round; `check` sees what each round came to.
+#[test]
+fn machines_of_one_process_share_no_domain_and_cpus_of_one_machine_all() {
+    let machine = || {
+        let domain = known_guest();
+        let board = hv_hw::hosted::board();
+        std::thread::scope(|scope| {
+            let cpu = |number| {
+                let id = domain.id;
+                scope.spawn(move || {
+                    board.join(number);
+                    (hv_hw::percpu::cpu_id(), registry::find(id))
+                })
+            };
+            for (number, cpu) in [1, 2].map(|number| (number, cpu(number))) {
+                let (id, found) = cpu.join().unwrap();
+                assert!(id == number && Arc::ptr_eq(&found.unwrap(), &domain));
+            }
+        });
+        (domain.id, memory::free_frames(), domain)
+    };
+    let one = machine();
+    let other = std::thread::spawn(machine).join().unwrap();
+    assert_eq!((one.0, one.1), (other.0, other.1));
+    assert!(!Arc::ptr_eq(&one.2, &other.2));
+}
+
+/// Runs two closures on two more CPUs in step, round after round; `check` sees what each round came to.
 fn race(rounds: u32, first: impl Fn() + Sync, second: impl Fn() + Sync, check: impl Fn(u32)) {
     let barrier = std::sync::Barrier::new(3);
+    let board = hv_hw::hosted::board();
     std::thread::scope(|scope| {
-        for act in [&first as &(dyn Fn() + Sync), &second] {
+        for (cpu, act) in (1..).zip([&first as &(dyn Fn() + Sync), &second]) {
             let barrier = &barrier;
             scope.spawn(move || {
+                board.join(cpu);
                 for _ in 0..rounds {
                     barrier.wait();
                     act();
@@ -514,7 +542,7 @@ fn race(rounds: u32, first: impl Fn() + Sync, second: impl Fn() + Sync, check: i
 
 #[test]
 fn pause_that_meets_an_unpause_is_not_lost() {
-    let _alone = alone();
+    prepare();
     let domain = known_guest();
     let unpause = || domain.unpause().unwrap();
     let pause = || domain.pause().unwrap();
@@ -527,7 +555,7 @@ fn pause_that_meets_an_unpause_is_not_lost() {
 
 #[test]
 fn of_two_vcpus_that_go_down_at_once_one_hears_that_all_are_down() {
-    let _alone = alone();
+    prepare();
     let domain = domain(7, guest_config(2));
     let heard = [AtomicU64::new(0), AtomicU64::new(0)];
     for vcpu in &domain.vcpus {
@@ -557,7 +585,7 @@ fn of_two_vcpus_that_go_down_at_once_one_hears_that_all_are_down() {
 
 #[test]
 fn vcpu_is_made_once_whoever_asks_and_not_of_the_dying() {
-    let _alone = alone();
+    prepare();
     for _ in 0..50 {
         let mut main = cpu_with(endless, Scheduler::Credit2);
         let domain = known_guest();
@@ -584,7 +612,7 @@ fn vcpu_is_made_once_whoever_asks_and_not_of_the_dying() {
 /// Two who reap the same dead domain: the second must not take the one that has its number by then.
 #[test]
 fn only_the_domain_itself_is_forgotten_not_its_number() {
-    let _alone = alone();
+    prepare();
     let number = registry::reserve(None).unwrap();
     let id = number.id();
     let (dead, next) = (

@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{HEAP_BYTES, alone, domain, give_ram, known_guest, one_vcpu};
+use common::{HEAP_BYTES, domain, give_ram, known_guest, one_vcpu, prepare};
 use guest_abi::errno::Errno;
 use guest_abi::event_channel::{
     EVTCHNOP_alloc_unbound, EVTCHNOP_reset, EvtchnAllocUnbound, EvtchnReset,
@@ -67,7 +67,7 @@ fn end(guests: impl IntoIterator<Item = Arc<Domain>>) {
 
 #[test]
 fn guest_that_maps_for_ever_gets_an_eighth_of_the_heap() {
-    let _alone = alone();
+    prepare();
     let guest = known_guest();
     grant_to_itself(&guest);
     let (mapped, refusal) = map_for_ever(&guest);
@@ -80,7 +80,7 @@ fn guest_that_maps_for_ever_gets_an_eighth_of_the_heap() {
 
 #[test]
 fn grant_frames_are_part_of_the_share() {
-    let _alone = alone();
+    prepare();
     let number = hypervisor::domain::registry::reserve(None).unwrap();
     let config = DomainConfig {
         max_grant_frames: 1024,
@@ -96,7 +96,7 @@ fn grant_frames_are_part_of_the_share() {
 
 #[test]
 fn guests_together_get_a_half_and_each_a_little_in_any_case() {
-    let _alone = alone();
+    prepare();
     let guests: Vec<_> = (0..5).map(|_| known_guest()).collect();
     for guest in &guests[..4] {
         assert!(guest.heap.charge(MOST));
@@ -117,7 +117,7 @@ fn guests_together_get_a_half_and_each_a_little_in_any_case() {
 
 #[test]
 fn ports_are_part_of_the_share_until_they_are_reset() {
-    let _alone = alone();
+    prepare();
     let (mut runner, mut pcpu) = one_vcpu();
     let ram = give_ram(&runner.domain, 1);
     let guest = known_guest();

@@ -6,7 +6,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{alone, fake, give_ram, known_guest, one_vcpu, pcpu};
+use common::{fake, give_ram, known_guest, one_vcpu, pcpu, prepare};
 use guest_abi::xen::{__HYPERVISOR_console_io, __HYPERVISOR_multicall, CONSOLEIO_write};
 use hv_core::addr::{Gpa, Gva};
 use hv_core::mem::GuestMem;
@@ -225,7 +225,7 @@ impl Machine {
 
 #[test]
 fn host_gets_its_interrupt_whatever_exit_comes_and_wherever_it_finds_the_guest() {
-    let _alone = alone();
+    prepare();
     for exit in reasons() {
         for course in courses() {
             let _ = Machine::new(exit, course).run();
@@ -236,7 +236,7 @@ fn host_gets_its_interrupt_whatever_exit_comes_and_wherever_it_finds_the_guest()
 /// A guest that raises #AC once, with a stack for its handler that raises another.
 #[test]
 fn alignment_check_in_its_own_delivery_lets_the_host_in() {
-    let _alone = alone();
+    prepare();
     let exit = VmExit::Exception {
         vector: 17,
         error: Some(0),
@@ -251,7 +251,7 @@ fn alignment_check_in_its_own_delivery_lets_the_host_in() {
 /// instruction.
 #[test]
 fn debug_trap_of_its_own_delivery_lets_the_host_in() {
-    let _alone = alone();
+    prepare();
     let exit = VmExit::Exception {
         vector: 1,
         error: None,
@@ -263,7 +263,7 @@ fn debug_trap_of_its_own_delivery_lets_the_host_in() {
 /// An IDT at an address where nothing is.
 #[test]
 fn violations_in_deliveries_let_the_host_in() {
-    let _alone = alone();
+    prepare();
     let exit = VmExit::Stage2Fault(fault(Stage2Access::READ));
     let mut machine = Machine::new(exit, Course::InDelivery(Event::Interrupt(0x40)));
     machine.part().0.hw.patience = SOON;
@@ -273,7 +273,7 @@ fn violations_in_deliveries_let_the_host_in() {
 /// MOV SS, then REP OUTSB of all there is.
 #[test]
 fn string_output_in_a_shadow_lets_the_host_in() {
-    let _alone = alone();
+    prepare();
     let mut machine = Machine::new(VmExit::Io(PRINTS), Course::InShadow);
     let hw = &mut machine.part().0.hw;
     hw.registers.set_rcx(u64::MAX);
@@ -284,7 +284,7 @@ fn string_output_in_a_shadow_lets_the_host_in() {
 /// MOV SS, then a hypercall that is executed again and again.
 #[test]
 fn hypercalls_without_end_in_a_shadow_let_the_host_in() {
-    let _alone = alone();
+    prepare();
     let calls = [
         (__HYPERVISOR_multicall, 0, u64::MAX / 64, 0),
         (
@@ -311,7 +311,7 @@ fn hypercalls_without_end_in_a_shadow_let_the_host_in() {
 #[test]
 fn narrow_hypercalls_without_end_in_a_shadow_let_the_host_in() {
     const CODE_32_BIT: u32 = 0xC09B;
-    let _alone = alone();
+    prepare();
     let mut machine = Machine::new(VmExit::Hypercall, Course::InShadow);
     machine.alias_all_memory();
     let hw = &mut machine.part().0.hw;
@@ -326,7 +326,7 @@ fn narrow_hypercalls_without_end_in_a_shadow_let_the_host_in() {
 /// Who leaves the run loop and comes back must not start the count anew.
 #[test]
 fn guest_that_leaves_the_run_loop_at_each_exit_lets_the_host_in() {
-    let _alone = alone();
+    prepare();
     let mut machine = Machine::new(VmExit::Cpuid, Course::Trap);
     let hw = &mut machine.part().0.hw;
     hw.exits.clear();
@@ -344,7 +344,7 @@ fn guest_that_leaves_the_run_loop_at_each_exit_lets_the_host_in() {
 /// dom0's first touch of a device's memory is tried again, which leaves a shadow in place.
 #[test]
 fn access_that_is_tried_again_in_a_shadow_lets_the_host_in() {
-    let _alone = alone();
+    prepare();
     let (mut runner, mut pcpu) = one_vcpu();
     let hw = &mut runner.hw;
     for gigabyte in 4..4 + EXITS as u64 {

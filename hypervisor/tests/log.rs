@@ -2,12 +2,12 @@
 
 mod common;
 
-use common::{TSC_KHZ, alone, domain, fake, guest_config, pcpu, vcpu_of};
+use common::{TSC_KHZ, domain, fake, guest_config, pcpu, prepare, vcpu_of};
 use hv_core::addr::Gpa;
 use hv_core::log_budget::COMMON_BURST;
 use hv_core::options::{LogLevel, LogThresholds};
 use hv_hw::console::{self, HistoryStart, log};
-use hv_hw::time::hosted::Clock;
+use hv_hw::hosted::Clock;
 use hv_hw::virt::{Stage2Access, Stage2Fault, VmExit};
 use hypervisor::console::guest_debug;
 use hypervisor::domain::Domain;
@@ -66,7 +66,7 @@ fn flood(domain: &Domain) {
 
 #[test]
 fn deaths_of_guests_do_not_flood_the_log() {
-    let _alone = alone();
+    prepare();
     let _clock = clock_after_quiet();
     let since = end_of_log();
     for id in 100..120 {
@@ -81,7 +81,7 @@ fn deaths_of_guests_do_not_flood_the_log() {
 
 #[test]
 fn quiet_guest_is_heard_among_floods_and_deaths() {
-    let _alone = alone();
+    prepare();
     let _clock = clock_after_quiet();
     show_words_of_guests();
     let quiet = domain(200, guest_config(1));
@@ -98,7 +98,7 @@ fn quiet_guest_is_heard_among_floods_and_deaths() {
 
 #[test]
 fn lines_left_out_are_counted_and_told_later() {
-    let _alone = alone();
+    prepare();
     let _clock = clock_after_quiet();
     show_words_of_guests();
     let guest = domain(330, guest_config(1));
@@ -120,7 +120,7 @@ fn lines_left_out_are_counted_and_told_later() {
 /// What a guest does uses its own share of the log up, not what tells of its end.
 #[test]
 fn a_guest_cannot_hide_its_own_end_behind_what_it_does() {
-    let _alone = alone();
+    prepare();
     let _clock = clock_after_quiet();
     show_words_of_guests();
     let (mut runner, mut pcpu) = vcpu_of(domain(340, guest_config(1)));
@@ -143,7 +143,7 @@ fn a_guest_cannot_hide_its_own_end_behind_what_it_does() {
 
 #[test]
 fn halt_with_interrupts_off_is_told_as_the_end_that_it_is() {
-    let _alone = alone();
+    prepare();
     let _clock = clock_after_quiet();
     let (mut runner, mut pcpu) = vcpu_of(domain(341, guest_config(1)));
     let since = end_of_log();

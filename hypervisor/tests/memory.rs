@@ -8,7 +8,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use common::{alone, domain, known_guest};
+use common::{domain, known_guest, prepare};
 use guest_abi::grant_table::{GTF_permit_access, GTF_reading, GTF_readonly, GTF_writing};
 use hv_core::addr::{Gfn, Mfn, PageOrder};
 use hv_core::grant::{
@@ -476,7 +476,7 @@ proptest! {
 
     #[test]
     fn nobody_sees_a_page_that_became_anothers(ops in prop::collection::vec(op(), 1..120)) {
-        let _alone = alone();
+        prepare();
         let mut world = World::new();
         for op in ops {
             world.apply(op)?;

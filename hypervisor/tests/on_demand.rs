@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use common::{alone, fake, known_guest, vcpu_of};
+use common::{fake, known_guest, prepare, vcpu_of};
 use guest_abi::errno::Errno;
 use guest_abi::grant_table::{GTF_permit_access, GTF_readonly};
 use guest_abi::version::XENVER_extraversion;
@@ -100,7 +100,7 @@ fn write((runner, pcpu): &mut Machine, page: u64, value: u64) -> u32 {
 
 #[test]
 fn what_is_not_touched_takes_no_memory_and_all_comes_back() {
-    let _alone = alone();
+    prepare();
     let before = memory::free_frames();
     let domain = guest_with(4, 700);
     assert_eq!(counts(&domain), (4 * BLOCK, 700));
@@ -124,7 +124,7 @@ fn what_is_not_touched_takes_no_memory_and_all_comes_back() {
 
 #[test]
 fn what_the_hypervisor_and_others_touch_is_there() {
-    let _alone = alone();
+    prepare();
     let (domain, other) = (guest_with(1, 100), known_guest());
     let (runner, _pcpu) = vcpu_of(domain.clone());
     let mut hw = FakeVcpu::default();
@@ -175,7 +175,7 @@ fn what_the_hypervisor_and_others_touch_is_there() {
 
 #[test]
 fn what_a_balloon_gives_up_is_kept_for_what_is_yet_to_be_touched() {
-    let _alone = alone();
+    prepare();
     let domain = guest_with(2, 300);
     let mut machine = vcpu_of(domain.clone());
     let mut hw = FakeVcpu::default();
@@ -218,7 +218,7 @@ fn what_a_balloon_gives_up_is_kept_for_what_is_yet_to_be_touched() {
 
 #[test]
 fn pages_that_are_all_zeroes_are_taken_back_behind_a_flush() {
-    let _alone = alone();
+    prepare();
     let domain = guest_with(1, 40);
     let mut machine = vcpu_of(domain.clone());
     for page in 0..40 {
@@ -243,7 +243,7 @@ fn pages_that_are_all_zeroes_are_taken_back_behind_a_flush() {
 
 #[test]
 fn guest_that_touches_more_than_it_has_ends_and_no_exit_of_it_is_long() {
-    let _alone = alone();
+    prepare();
     let target = 3000;
     let domain = guest_with(8, target);
     let mut machine = vcpu_of(domain.clone());
@@ -288,7 +288,7 @@ fn unpaged(domain: &Arc<Domain>) -> Machine {
 
 #[test]
 fn hypercalls_buffer_is_populated_and_the_call_made_again_until_it_can_be() {
-    let _alone = alone();
+    prepare();
     let domain = guest_with(14, 6200);
     let mut machine = unpaged(&domain);
     assert_eq!(extraversion(&mut machine, 1), Some(0));
@@ -320,7 +320,7 @@ fn hypercalls_buffer_is_populated_and_the_call_made_again_until_it_can_be() {
 
 #[test]
 fn call_in_a_batch_whose_buffer_cannot_be_populated_is_made_again_as_well() {
-    let _alone = alone();
+    prepare();
     let domain = guest_with(1, 2);
     let mut machine = unpaged(&domain);
     let mut entry = MulticallEntry {
@@ -346,7 +346,7 @@ fn call_in_a_batch_whose_buffer_cannot_be_populated_is_made_again_as_well() {
 
 #[test]
 fn no_page_that_was_taken_back_is_remembered_in_the_same_copy() {
-    let _alone = alone();
+    prepare();
     let domain = guest_with(1, 10);
     let mut machine = vcpu_of(domain.clone());
     for page in 0..10 {
@@ -365,7 +365,7 @@ fn no_page_that_was_taken_back_is_remembered_in_the_same_copy() {
 
 #[test]
 fn target_of_a_running_guest_is_what_its_balloon_goes_to() {
-    let _alone = alone();
+    prepare();
     let domain = guest_with(2, 600);
     let mut machine = vcpu_of(domain.clone());
     write(&mut machine, 0, 1);
@@ -388,7 +388,7 @@ fn target_of_a_running_guest_is_what_its_balloon_goes_to() {
 
 #[test]
 fn a_soft_reset_keeps_what_is_populated_and_what_is_yet_to_be() {
-    let _alone = alone();
+    prepare();
     let domain = guest_with(1, 100);
     let mut machine = vcpu_of(domain.clone());
     write(&mut machine, 0, 1);
@@ -408,7 +408,7 @@ fn a_soft_reset_keeps_what_is_populated_and_what_is_yet_to_be() {
 
 #[test]
 fn nothing_is_promised_to_who_owns_the_machine_or_ends() {
-    let _alone = alone();
+    prepare();
     let dom0 = common::domain(0, hypervisor::domain::create::DomainConfig::dom0(1));
     assert_eq!(dom0.id, DomId::DOM0);
     assert!(pod::mark(&dom0, gfn(0), PageOrder::SIZE_4K).is_err());

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{RIP, alone, fake, known_guest, pcpu};
+use common::{RIP, fake, known_guest, pcpu, prepare};
 use guest_abi::errno::Errno;
 use guest_abi::event_channel::*;
 use guest_abi::grant_table::*;
@@ -160,7 +160,7 @@ fn call(runner: &mut Runner<FakeVcpu>, pcpu: &mut Pcpu, number: u64, sub_op: u64
 
 #[test]
 fn guest_is_denied_every_call_that_no_row_gives_it() {
-    let _alone = alone();
+    prepare();
     let guest = known_guest();
     let mut pcpu = pcpu();
     let arrival = Arrival {

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{alone, domain, guest_config, known_guest};
+use common::{domain, guest_config, known_guest, prepare};
 use hv_core::addr::{Gfn, PageOrder};
 use hv_hw::virt::fake::FakeVcpu;
 use hypervisor::domain::create::DomainConfig;
@@ -22,7 +22,7 @@ fn at(gfn: u64) -> Gfn {
 
 #[test]
 fn claimed_frames_are_kept_for_whoever_claimed_them() {
-    let _alone = alone();
+    prepare();
     let (first, second) = (known_guest(), known_guest());
     for guest in [&first, &second] {
         space::set_max_pages(guest, 1 << 20);
@@ -57,7 +57,7 @@ fn claimed_frames_are_kept_for_whoever_claimed_them() {
 
 #[test]
 fn page_tables_of_a_guest_are_bounded() {
-    let _alone = alone();
+    prepare();
     let before = memory::free_frames();
     let guest = known_guest();
     space::set_max_pages(&guest, 4096);
@@ -77,7 +77,7 @@ fn page_tables_of_a_guest_are_bounded() {
 
 #[test]
 fn grant_table_grows_in_pieces_and_comes_back() {
-    let _alone = alone();
+    prepare();
     let before = memory::free_frames();
     let number = registry::reserve(None).unwrap();
     let config = DomainConfig {

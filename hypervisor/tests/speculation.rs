@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{alone, domain, fake, guest_config, pcpu};
+use common::{domain, fake, guest_config, pcpu, prepare};
 use hv_core::domid::DomId;
 use hv_core::options::Scheduler;
 use hv_hw::virt::fake::FakeVcpu;
@@ -70,7 +70,7 @@ fn end(main: &mut CpuMain<FakeVcpu>, guest: &Arc<Domain>) {
 
 #[test]
 fn vcpus_of_one_domain_share_what_they_have_learnt() {
-    let _alone = alone();
+    prepare();
     let mut main = CpuMain::new(pcpu(), Scheduler::RoundRobin, fake);
     let guest = yielding_guest(&mut main, None, 2);
     let guests = [guest];
@@ -81,7 +81,7 @@ fn vcpus_of_one_domain_share_what_they_have_learnt() {
 
 #[test]
 fn what_was_learnt_is_forgotten_between_domains() {
-    let _alone = alone();
+    prepare();
     let mut main = CpuMain::new(pcpu(), Scheduler::RoundRobin, fake);
     let guests = [1, 1].map(|vcpus| yielding_guest(&mut main, None, vcpus));
     // whose turn it is
@@ -94,7 +94,7 @@ fn what_was_learnt_is_forgotten_between_domains() {
 
 #[test]
 fn domain_that_gets_the_number_of_a_dead_one_does_not_inherit() {
-    let _alone = alone();
+    prepare();
     let mut main = CpuMain::new(pcpu(), Scheduler::RoundRobin, fake);
     let first = yielding_guest(&mut main, None, 1);
     let id = first.id;

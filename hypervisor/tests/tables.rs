@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{alone, domain, known_guest};
+use common::{domain, known_guest, prepare};
 use hv_core::addr::{Gfn, Mfn, MfnRange, PageOrder};
 use hv_hw::direct_map::DirectTables;
 use hv_hw::virt::fake::FakeVcpu;
@@ -49,7 +49,7 @@ fn end(domains: impl IntoIterator<Item = Arc<Domain>>) {
 
 #[test]
 fn full_machine_refuses_no_page_given_up_out_of_a_large_leaf() {
-    let _alone = alone();
+    prepare();
     let before = memory::free_frames();
     let (guest, other) = (guest_with_block(), greedy());
     let mut hw = FakeVcpu::default();
@@ -62,7 +62,7 @@ fn full_machine_refuses_no_page_given_up_out_of_a_large_leaf() {
 
 #[test]
 fn full_machine_splits_a_leaf_in_which_a_guest_runs_code() {
-    let _alone = alone();
+    prepare();
     let (guest, other) = (guest_with_block(), greedy());
     let tables = &mut guest.limits.tables();
     let split = guest
@@ -75,7 +75,7 @@ fn full_machine_splits_a_leaf_in_which_a_guest_runs_code() {
 
 #[test]
 fn full_machine_lets_the_hardware_domain_touch_a_device() {
-    let _alone = alone();
+    prepare();
     let dom0 = domain(0, DomainConfig::dom0(1));
     space::set_table_pool(&dom0, POOL).unwrap();
     let other = greedy();
@@ -93,7 +93,7 @@ fn full_machine_lets_the_hardware_domain_touch_a_device() {
 
 #[test]
 fn claim_of_all_that_is_free_leaves_its_domain_tables() {
-    let _alone = alone();
+    prepare();
     let before = memory::free_frames();
     let guest = known_guest();
     space::set_max_pages(&guest, 1 << 20);
@@ -111,7 +111,7 @@ fn claim_of_all_that_is_free_leaves_its_domain_tables() {
 
 #[test]
 fn pool_holds_what_it_promises_and_no_more_is_promised_than_is_free() {
-    let _alone = alone();
+    prepare();
     let before = memory::free_frames();
     let guest = known_guest();
     let made = memory::free_frames();

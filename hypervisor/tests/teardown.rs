@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{alone, known_guest};
+use common::{known_guest, prepare};
 use hv_core::addr::{Gfn, PageOrder};
 use hv_hw::virt::fake::FakeVcpu;
 use hypervisor::domain::destroy::{self, Progress};
@@ -19,7 +19,7 @@ const STEP: Budget = Budget {
 #[test]
 fn empty_tables_are_gone_over_in_steps() {
     const PAGES: u64 = 500;
-    let _alone = alone();
+    prepare();
     let before = memory::free_frames();
     let guest = known_guest();
     space::set_max_pages(&guest, PAGES);
@@ -42,7 +42,7 @@ fn empty_tables_are_gone_over_in_steps() {
 #[test]
 fn step_puts_hardly_more_frames_than_it_may() {
     const PAGES: u64 = 3 * 512 + 200;
-    let _alone = alone();
+    prepare();
     let before = memory::free_frames();
     let guest = known_guest();
     space::set_max_pages(&guest, PAGES);

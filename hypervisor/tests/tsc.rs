@@ -5,16 +5,16 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{TSC_KHZ, alone, give_ram, known_guest, one_vcpu, vcpu_of};
+use common::{TSC_KHZ, give_ram, known_guest, one_vcpu, prepare, vcpu_of};
 use guest_abi::domctl::{
     XEN_DOMCTL_INTERFACE_VERSION, XEN_DOMCTL_gettscinfo, XEN_DOMCTL_settscinfo, XenDomctl,
     XenDomctlTscInfo,
 };
 use guest_abi::errno::Errno;
 use guest_abi::xen::__HYPERVISOR_domctl;
-use hv_hw::time::{self, hosted::Clock};
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{VcpuHw, VmExit};
+use hv_hw::{hosted::Clock, time};
 use hypervisor::domain::Domain;
 use hypervisor::domain::destroy::{self, Progress};
 use hypervisor::exit;
@@ -97,7 +97,7 @@ fn rdmsr((runner, pcpu): &mut Machine, msr: u32) -> u64 {
 
 #[test]
 fn reads_exit_where_the_tsc_is_to_be_emulated_and_not_else() {
-    let _alone = alone();
+    prepare();
     let guest = known_guest();
     let (mut runner, mut pcpu) = vcpu_of(guest.clone());
     for (mode, khz, exits) in [
@@ -120,7 +120,7 @@ fn reads_exit_where_the_tsc_is_to_be_emulated_and_not_else() {
 
 #[test]
 fn what_is_told_of_it_is_what_was_set() {
-    let _alone = alone();
+    prepare();
     let _clock = Clock::take_over();
     let guest = known_guest();
     let get = || tsc_info(XEN_DOMCTL_gettscinfo, &guest, XenDomctlTscInfo::default()).1;
@@ -139,7 +139,7 @@ fn what_is_told_of_it_is_what_was_set() {
 
 #[test]
 fn emulated_tsc_counts_at_its_rate_and_the_guests_clock_with_it() {
-    let _alone = alone();
+    prepare();
     let _clock = Clock::take_over();
     for khz in [0, 1_000_000, 3_333_333] {
         let guest = known_guest();
@@ -170,7 +170,7 @@ fn emulated_tsc_counts_at_its_rate_and_the_guests_clock_with_it() {
 
 #[test]
 fn deadline_of_the_apics_timer_is_in_the_guests_own_ticks() {
-    let _alone = alone();
+    prepare();
     let _clock = Clock::take_over();
     let guest = known_guest();
     assert_eq!(set(&guest, 1, TSC_KHZ / 2), 0);

@@ -9,7 +9,7 @@ mod common;
 
 use std::sync::atomic::Ordering;
 
-use common::{RIP, alone, fake, give_ram, guest_config, pcpu};
+use common::{RIP, fake, give_ram, guest_config, pcpu, prepare};
 use guest_abi::compat::{Compat, Width, XenUlong};
 use guest_abi::errno::Errno;
 use guest_abi::event_channel::*;
@@ -193,7 +193,7 @@ impl Drop for Guest {
 
 /// Tells `story` to a guest of each width; the outcomes are the same, and the last one's is returned.
 fn alike<T: PartialEq + std::fmt::Debug>(story: impl Fn(&mut Guest) -> T) -> T {
-    let _alone = alone();
+    prepare();
     let wide = story(&mut Guest::new(Width::Bits64));
     let narrow = story(&mut Guest::new(Width::Bits32));
     assert_eq!(wide, narrow);
@@ -230,7 +230,7 @@ fn version_and_its_texts() {
 /// What lies behind a structure of 32 bits is not written.
 #[test]
 fn narrow_structure_ends_where_it_ends() {
-    let _alone = alone();
+    prepare();
     let mut guest = Guest::new(Width::Bits32);
     guest.put_bytes(ARGS + 4, &[0xAA; 4]);
     let start = XenPlatformParameters { virt_start: 7 };
@@ -686,7 +686,7 @@ fn calls_in_one() {
 /// A time of more than 32 bits, in two registers.
 #[test]
 fn timer_of_old_takes_its_time_in_two_halves() {
-    let _alone = alone();
+    prepare();
     let fired = |width, args: [u64; 2]| {
         let mut guest = Guest::new(width);
         let virq = EvtchnBindVirq {
@@ -709,7 +709,7 @@ fn timer_of_old_takes_its_time_in_two_halves() {
 
 #[test]
 fn who_sets_the_callback_in_32_bit_code_has_its_shared_info_so() {
-    let _alone = alone();
+    prepare();
     for (width, version, pending, mask_of_200) in [
         (Width::Bits64, 3072, 8, 2560 + 24),
         (Width::Bits32, 2304, 4, 2176 + 24),
@@ -752,7 +752,7 @@ fn who_sets_the_callback_in_32_bit_code_has_its_shared_info_so() {
 
 #[test]
 fn user_mode_of_either_width_makes_no_hypercalls() {
-    let _alone = alone();
+    prepare();
     for width in [Width::Bits64, Width::Bits32] {
         let mut guest = Guest::new(width);
         guest.runner.hw.system.segments[SEGMENT_SS].access = 3 << 5;

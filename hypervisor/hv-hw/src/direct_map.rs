@@ -111,19 +111,22 @@ const fn base() -> usize {
     index(BASE)
 }
 
-/// The arena that stands for machine memory on the host, zeroed, allocated at first use and kept.
 #[cfg(not(target_os = "none"))]
 fn base() -> usize {
-    use std::sync::OnceLock;
-    static ARENA: OnceLock<usize> = OnceLock::new();
-    *ARENA.get_or_init(|| {
-        let layout = core::alloc::Layout::from_size_align(index(HOSTED_BYTES), 2 << 20)
-            .expect("the arena's size and alignment are powers of two");
-        // SAFETY: the layout has a size above zero.
-        let arena = unsafe { std::alloc::alloc_zeroed(layout) };
-        assert!(!arena.is_null(), "no memory for the arena");
-        arena.expose_provenance()
-    })
+    crate::hosted::board().memory()
+}
+
+/// An arena of [`HOSTED_BYTES`] that stands for a machine's memory on the host, zeroed, and kept for ever.
+#[cfg(not(target_os = "none"))]
+pub(crate) fn hosted_memory() -> usize {
+    const ALIGNMENT: usize = 2 << 20;
+    // no alignment is asked for: what comes fresh from the host's kernel is not touched before it is used
+    let layout = core::alloc::Layout::from_size_align(index(HOSTED_BYTES) + ALIGNMENT, 1)
+        .expect("the arena's size is small");
+    // SAFETY: the layout has a size above zero.
+    let arena = unsafe { std::alloc::alloc_zeroed(layout) };
+    assert!(!arena.is_null(), "no memory for the arena");
+    arena.expose_provenance().next_multiple_of(ALIGNMENT)
 }
 
 /// A 64-bit address or size as the pointer-sized number it is here.

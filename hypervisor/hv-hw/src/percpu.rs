@@ -135,15 +135,8 @@ pub fn this() -> &'static PerCpu {
     unsafe { &*core::ptr::with_exposed_provenance::<PerCpu>(address) }
 }
 
-/// This thread's block: a CPU on the host.
 #[cfg(not(target_os = "none"))]
-#[must_use]
-pub fn this() -> &'static PerCpu {
-    std::thread_local! {
-        static BLOCK: &'static PerCpu = alloc::boxed::Box::leak(alloc::boxed::Box::new(PerCpu::new(0)));
-    }
-    BLOCK.with(|block| *block)
-}
+pub use crate::hosted::percpu as this;
 
 /// This CPU's number.
 #[inline]

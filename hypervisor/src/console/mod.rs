@@ -9,6 +9,7 @@ use alloc::collections::VecDeque;
 use hv_core::evtchn::Virq;
 use hv_hw::console as device;
 use hv_hw::info;
+use hv_hw::once_a_machine;
 use hv_hw::sync::{RankedLock, rank};
 
 use crate::domain::{Domain, registry};
@@ -26,11 +27,33 @@ struct Input {
     is_ours: bool,
 }
 
-static INPUT: RankedLock<Input, { rank::SCHED }> = RankedLock::new(Input {
-    for_dom0: VecDeque::new(),
-    switches: 0,
-    is_ours: false,
-});
+impl Input {
+    const fn new() -> Self {
+        Self {
+            for_dom0: VecDeque::new(),
+            switches: 0,
+            is_ours: false,
+        }
+    }
+}
+
+/// The console of a machine.
+struct Console {
+    input: RankedLock<Input, { rank::SCHED }>,
+}
+
+impl Console {
+    const fn new() -> Self {
+        Self {
+            input: RankedLock::new(Input::new()),
+        }
+    }
+}
+
+once_a_machine! {
+    /// The console.
+    fn console() -> Console = Console::new();
+}
 
 /// Something was typed.
 pub fn typed() {
@@ -49,7 +72,7 @@ pub fn typed() {
 fn take(byte: u8) {
     let conswitch = control_code(host::host().options.conswitch);
     let is_switch = byte == conswitch;
-    let mut input = INPUT.lock();
+    let mut input = console().input.lock();
     if is_switch {
         input.switches += 1;
         if input.switches == SWITCHES {
@@ -91,7 +114,7 @@ fn control_code(letter: u8) -> u8 {
 
 /// Takes what was typed for dom0; returns how many bytes.
 pub fn take_input(to: &mut [u8]) -> usize {
-    let mut input = INPUT.lock();
+    let mut input = console().input.lock();
     let mut count = 0;
     for (slot, byte) in to
         .iter_mut()

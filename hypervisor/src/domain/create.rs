@@ -23,7 +23,7 @@ use hv_core::vcpu::VcpuId;
 use hv_core::vcpu::time::PvClock;
 use hv_hw::console::log::GuestLog;
 use hv_hw::direct_map::SharedFrame;
-use hv_hw::sync::{Once, RankedLock};
+use hv_hw::sync::RankedLock;
 use hv_hw::time;
 use hv_hw::virt::{IoBitmap, Stage2Root, TscView};
 
@@ -33,7 +33,7 @@ use crate::domain::policies::STAGE2_BITS;
 use crate::domain::share::HeapShare;
 use crate::domain::space::Limits;
 use crate::domain::vcpu::Vcpu;
-use crate::domain::{Callback, Domain, Holds, Life, Policies};
+use crate::domain::{Callback, Domain, Holds, Life, Policies, domains};
 use crate::machine::host::{self, host};
 use crate::machine::memory::{self, OwnFrame, SpecialFrame, Tables};
 use crate::machine::pinned::Pinned;
@@ -277,12 +277,12 @@ fn time() -> (TscView, PvClock) {
 
 /// All guests exit on the same ports: on every one.
 fn guest_io_bitmap() -> Result<IoBitmap, Errno> {
-    static BITMAP: Once<IoBitmap> = Once::new();
-    match BITMAP.get() {
+    let shared = &domains().guest_io_bitmap;
+    match shared.get() {
         Some(bitmap) => Ok(*bitmap),
         None => {
             let bitmap = io_bitmap(&PortMap::guest())?;
-            Ok(*BITMAP.call_once(|| bitmap))
+            Ok(*shared.call_once(|| bitmap))
         }
     }
 }

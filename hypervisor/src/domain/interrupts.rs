@@ -10,29 +10,41 @@ use hv_core::x86::FIRST_LEGAL_VECTOR;
 use hv_hw::irq::{ioapic, local, vectors};
 use hv_hw::sync::Once;
 
-use super::Domain;
 use super::vcpu::{Requests, Vcpu};
+use super::{Domain, domains};
 
-/// The domain that owns the devices.
-static HARDWARE_DOMAIN: Once<Arc<Domain>> = Once::new();
-/// The line of the hypervisor's own UART.
-static OWN_LINE: Once<u32> = Once::new();
+/// Whose the lines are.
+pub(super) struct Lines {
+    /// The domain that owns the devices.
+    owner: Once<Arc<Domain>>,
+    /// The line of the hypervisor's own UART.
+    console: Once<u32>,
+}
+
+impl Lines {
+    pub(super) const fn new() -> Self {
+        Self {
+            owner: Once::new(),
+            console: Once::new(),
+        }
+    }
+}
 
 /// Gives all lines to `domain`.
 pub(crate) fn give_lines_to(domain: Arc<Domain>) {
-    HARDWARE_DOMAIN.call_once(|| domain);
+    domains().lines.owner.call_once(|| domain);
 }
 
 /// Keeps line `gsi` for the console, whatever the domain with the devices programs, and routes it by `entry`. False where no
 /// I/O APIC serves it.
 pub(crate) fn keep_for_console(gsi: u32, entry: u64) -> bool {
-    OWN_LINE.call_once(|| gsi);
+    domains().lines.console.call_once(|| gsi);
     ioapic::write_entry(gsi, entry)
 }
 
 /// A device's interrupt, which the domain with the devices gets. A level-triggered line is masked before the host's EOI.
 pub(crate) fn device(vector: u8) {
-    let Some(domain) = HARDWARE_DOMAIN.get() else {
+    let Some(domain) = domains().lines.owner.get() else {
         return;
     };
     let number = u32::from(vector - vectors::DEVICES.start());
@@ -132,7 +144,7 @@ pub(crate) fn boot_apic_id() -> u8 {
 }
 
 fn is_own(gsi: u32) -> bool {
-    OWN_LINE.get() == Some(&gsi)
+    domains().lines.console.get() == Some(&gsi)
 }
 
 /// Takes a message to the vCPUs that it is for. False where none took it.

@@ -37,7 +37,7 @@ pub(crate) mod wallclock;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering, fence};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicUsize, Ordering, fence};
 
 use arrayvec::ArrayString;
 
@@ -49,7 +49,8 @@ use hv_core::p2m::P2m;
 use hv_core::vcpu::time::PvClock;
 use hv_hw::console::log::GuestLog;
 use hv_hw::direct_map::SharedFrame;
-use hv_hw::sync::{RankedLock, rank};
+use hv_hw::once_a_machine;
+use hv_hw::sync::{Once, RankedLock, rank};
 use hv_hw::virt::IoBitmap;
 use hv_hw::virt::{Stage2Root, TscView};
 
@@ -60,6 +61,34 @@ use create::DomainConfig;
 use devices::Devices;
 pub use life::{Ended, Holds, Life};
 pub use policies::Policies;
+
+/// What there is once for all domains of a machine.
+pub(crate) struct Domains {
+    registry: registry::Registry,
+    lines: interrupts::Lines,
+    wall_clock: wallclock::Shared,
+    /// Bytes of the heap that all guests have: see [`share`].
+    guests_heap_bytes: AtomicUsize,
+    /// The ports of guests, which all exit on the same.
+    guest_io_bitmap: Once<IoBitmap>,
+}
+
+impl Domains {
+    const fn new() -> Self {
+        Self {
+            registry: RankedLock::new(registry::Table::new()),
+            lines: interrupts::Lines::new(),
+            wall_clock: RankedLock::new(wallclock::UNSET),
+            guests_heap_bytes: AtomicUsize::new(0),
+            guest_io_bitmap: Once::new(),
+        }
+    }
+}
+
+once_a_machine! {
+    /// The domains of the machine of the CPU that runs.
+    fn domains() -> Domains = Domains::new();
+}
 
 /// How many HVM parameters there are (`public/hvm/params.h, HVM_NR_PARAMS`).
 pub const HVM_PARAMS: usize = 39;

@@ -7,9 +7,11 @@ use core::iter;
 use hv_core::domid::DomId;
 use hv_hw::sync::{RankedLock, rank};
 
-use crate::domain::Domain;
+use crate::domain::{Domain, domains};
 
-struct Table {
+pub(super) type Registry = RankedLock<Table, { rank::DOMAIN_REGISTRY }>;
+
+pub(super) struct Table {
     /// In ascending order of number.
     domains: Vec<Arc<Domain>>,
     /// Numbers that domains in the making have.
@@ -18,11 +20,20 @@ struct Table {
     last: u16,
 }
 
-static DOMAINS: RankedLock<Table, { rank::DOMAIN_REGISTRY }> = RankedLock::new(Table {
-    domains: Vec::new(),
-    reserved: Vec::new(),
-    last: 0,
-});
+impl Table {
+    pub(super) const fn new() -> Self {
+        Self {
+            domains: Vec::new(),
+            reserved: Vec::new(),
+            last: 0,
+        }
+    }
+}
+
+#[inline]
+fn registry() -> &'static Registry {
+    &domains().registry
+}
 
 /// A number that nobody else gets. Dropped, it is free again.
 #[derive(Debug)]
@@ -38,7 +49,7 @@ impl Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        DOMAINS.lock().reserved.retain(|id| *id != self.0);
+        registry().lock().reserved.retain(|id| *id != self.0);
     }
 }
 
@@ -56,7 +67,7 @@ impl Table {
 #[must_use]
 pub fn reserve(wanted: Option<DomId>) -> Option<Reserved> {
     const NUMBERS: u16 = DomId::FIRST_RESERVED - 1;
-    let mut table = DOMAINS.lock();
+    let mut table = registry().lock();
     // for it, and for those that have a number already
     let more = table.reserved.len() + 1;
     table.domains.try_reserve(more).ok()?;
@@ -80,7 +91,7 @@ pub fn reserve(wanted: Option<DomId>) -> Option<Reserved> {
 
 /// Makes a domain known.
 pub fn add(domain: Arc<Domain>) {
-    let mut table = DOMAINS.lock();
+    let mut table = registry().lock();
     if let Err(place) = table.place(domain.id) {
         table.domains.insert(place, domain);
     }
@@ -89,7 +100,7 @@ pub fn add(domain: Arc<Domain>) {
 /// Forgets a domain; its number is free again. What it holds goes with the last reference to it. False where it was not known:
 /// another may have its number by then.
 pub fn remove(domain: &Arc<Domain>) -> bool {
-    let mut table = DOMAINS.lock();
+    let mut table = registry().lock();
     let Ok(place) = table.place(domain.id) else {
         return false;
     };
@@ -102,7 +113,7 @@ pub fn remove(domain: &Arc<Domain>) -> bool {
 /// The domain with this number, a dying one as well: what that may no longer give, its parts refuse under their locks.
 #[must_use]
 pub fn find(id: DomId) -> Option<Arc<Domain>> {
-    let table = DOMAINS.lock();
+    let table = registry().lock();
     let place = table.place(id).ok()?;
     table.domains.get(place).cloned()
 }
@@ -110,7 +121,7 @@ pub fn find(id: DomId) -> Option<Arc<Domain>> {
 /// The first domain whose number is `raw` or higher.
 #[must_use]
 pub fn first_from(raw: u16) -> Option<Arc<Domain>> {
-    let table = DOMAINS.lock();
+    let table = registry().lock();
     let place = table
         .domains
         .partition_point(|domain| domain.id.get() < raw);

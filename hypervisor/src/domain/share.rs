@@ -7,6 +7,7 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::domain::domains;
 use crate::machine::memory;
 
 /// Of the heap, one guest may have one part in so many.
@@ -15,9 +16,6 @@ const ONE: usize = 8;
 const ALL: usize = 2;
 /// Bytes that a guest gets in any case: grants and ports of one with a few devices.
 const LITTLE: usize = 128 << 10;
-
-/// Bytes that all guests have.
-static GUESTS: AtomicUsize = AtomicUsize::new(0);
 
 /// What one domain has of the heap. Dropped, all of it is returned.
 #[derive(Debug)]
@@ -60,7 +58,7 @@ impl HeapShare {
         } else {
             heap / ALL
         };
-        if add(&GUESTS, bytes, most).is_none() {
+        if add(&domains().guests_heap_bytes, bytes, most).is_none() {
             self.bytes.fetch_sub(bytes, Ordering::AcqRel);
             return false;
         }
@@ -74,7 +72,9 @@ impl HeapShare {
             .bytes
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, less);
         let before = before.unwrap_or_else(|now| now);
-        GUESTS.fetch_sub(before.min(bytes), Ordering::AcqRel);
+        domains()
+            .guests_heap_bytes
+            .fetch_sub(before.min(bytes), Ordering::AcqRel);
     }
 }
 

@@ -3,17 +3,20 @@
 use hv_core::vcpu::time::WallClock;
 use hv_hw::sync::{RankedLock, rank};
 
-use crate::domain::{Domain, registry};
+use crate::domain::{Domain, domains, registry};
 
-static CLOCK: RankedLock<WallClock, { rank::SCHED }> = RankedLock::new(WallClock {
+pub(super) type Shared = RankedLock<WallClock, { rank::SCHED }>;
+
+/// Before anybody has said what time it is.
+pub(super) const UNSET: WallClock = WallClock {
     seconds: 0,
     nanoseconds: 0,
-});
+};
 
 /// Sets the time of day to what it was at `system_time_ns`; `None` where that is no time.
 pub(crate) fn set(seconds: u64, nanoseconds: u32, system_time_ns: u64) -> Option<()> {
     let clock = WallClock::from_now(seconds, nanoseconds, system_time_ns)?;
-    *CLOCK.lock() = clock;
+    *domains().wall_clock.lock() = clock;
     for domain in registry::all() {
         tell(&domain);
     }
@@ -23,7 +26,7 @@ pub(crate) fn set(seconds: u64, nanoseconds: u32, system_time_ns: u64) -> Option
 /// Tells a domain, with its offset, where its kernel looks.
 pub(crate) fn tell(domain: &Domain) {
     let offset = domain.life.lock().time_offset_s;
-    let clock = *CLOCK.lock();
+    let clock = *domains().wall_clock.lock();
     let own = WallClock {
         seconds: clock.seconds.saturating_add_signed(offset),
         ..clock

@@ -9,6 +9,8 @@ use hv_core::sched::DEFAULT_RATE_LIMIT_US;
 use hv_hw::irq;
 use hv_hw::percpu::{self, MAX_CPUS};
 
+use crate::machine::machine;
+
 /// What others leave for a CPU.
 pub(crate) struct Mailbox {
     /// It is to leave the guest, or idleness.
@@ -46,29 +48,63 @@ impl Mailbox {
     }
 }
 
-static MAILBOXES: [Mailbox; MAX_CPUS] = [const { Mailbox::new() }; MAX_CPUS];
+/// The CPUs of a machine.
+pub(super) struct Cpus {
+    /// How many run vCPUs.
+    online: AtomicU32,
+    mailboxes: [Mailbox; MAX_CPUS],
+    /// ns that each has been idle.
+    idle_ns: [AtomicU64; MAX_CPUS],
+    /// How long a vCPU keeps one at least, in µs; 0 for no such time.
+    rate_limit_us: AtomicU32,
+}
+
+impl Cpus {
+    pub(super) const fn new() -> Self {
+        Self {
+            online: AtomicU32::new(0),
+            mailboxes: [const { Mailbox::new() }; MAX_CPUS],
+            idle_ns: [const { AtomicU64::new(0) }; MAX_CPUS],
+            rate_limit_us: AtomicU32::new(DEFAULT_RATE_LIMIT_US),
+        }
+    }
+}
+
+fn cpus() -> &'static Cpus {
+    &machine().cpus
+}
 
 #[inline]
 pub(crate) fn mailbox(cpu: u32) -> Option<&'static Mailbox> {
-    MAILBOXES.get(usize::try_from(cpu).ok()?)
+    cpus().mailboxes.get(usize::try_from(cpu).ok()?)
 }
-
-/// How many CPUs run vCPUs.
-pub(crate) static ONLINE: AtomicU32 = AtomicU32::new(0);
-/// ns that each CPU has been idle.
-pub(crate) static IDLE_NS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
 /// How many CPUs run vCPUs; their numbers start at 0.
 #[must_use]
 pub fn online() -> u32 {
-    ONLINE.load(Ordering::Relaxed)
+    cpus().online.load(Ordering::Relaxed)
+}
+
+/// One more CPU runs vCPUs.
+pub(crate) fn came_online() {
+    cpus().online.fetch_add(1, Ordering::Relaxed);
 }
 
 /// How long a CPU has been idle; 0 for one that there is not.
 #[must_use]
 pub fn idle_ns(cpu: u32) -> u64 {
-    let idle = usize::try_from(cpu).ok().and_then(|cpu| IDLE_NS.get(cpu));
-    idle.map_or(0, |idle| idle.load(Ordering::Relaxed))
+    idle(cpu).map_or(0, |idle| idle.load(Ordering::Relaxed))
+}
+
+/// Counts time in which a CPU had nothing to run.
+pub(crate) fn note_idle(cpu: u32, ns: u64) {
+    if let Some(idle) = idle(cpu) {
+        idle.fetch_add(ns, Ordering::Relaxed);
+    }
+}
+
+fn idle(cpu: u32) -> Option<&'static AtomicU64> {
+    cpus().idle_ns.get(usize::try_from(cpu).ok()?)
 }
 
 /// Makes a CPU look at its vCPUs: out of the guest, or out of idleness.
@@ -108,18 +144,15 @@ pub fn end_slice(cpu: u32) {
     wake(cpu);
 }
 
-/// How long a vCPU keeps a CPU at least, in µs; 0 for no such time.
-static RATE_LIMIT_US: AtomicU32 = AtomicU32::new(DEFAULT_RATE_LIMIT_US);
-
-/// The scheduler's rate limit in µs.
+/// The scheduler's rate limit in µs: how long a vCPU keeps a CPU at least; 0 for no such time.
 #[must_use]
 pub fn rate_limit_us() -> u32 {
-    RATE_LIMIT_US.load(Ordering::Relaxed)
+    cpus().rate_limit_us.load(Ordering::Relaxed)
 }
 
 /// Sets the scheduler's rate limit on all CPUs.
 pub fn set_rate_limit(us: u32) {
-    RATE_LIMIT_US.store(us, Ordering::Relaxed);
+    cpus().rate_limit_us.store(us, Ordering::Relaxed);
     for cpu in 0..online() {
         tell(cpu, News::RateLimit);
     }

@@ -8,9 +8,10 @@ use hv_core::cpuid::{HostCpuid, Provides};
 use hv_core::msr::HostMsrs;
 use hv_core::options::Options;
 use hv_core::vcpu::time::ClockScale;
-use hv_hw::sync::Once;
 use hv_hw::time;
 use hv_hw::virt::Features;
+
+use crate::machine::machine;
 
 /// Facts that do not change after boot.
 #[derive(Debug)]
@@ -46,17 +47,17 @@ pub struct PowerOff {
     pub sleep_types: [u8; 2],
 }
 
-static HOST: Once<Host> = Once::new();
-
 /// Records the facts. Once, at boot.
 pub fn init(host: Host) {
-    HOST.call_once(|| host);
+    machine().host.call_once(|| host);
 }
 
 /// The facts.
 #[must_use]
 pub fn host() -> &'static Host {
-    HOST.get()
+    machine()
+        .host
+        .get()
         .expect("the machine is known before anything runs on it")
 }
 

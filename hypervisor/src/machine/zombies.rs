@@ -6,23 +6,40 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::cpus;
 use hv_core::domid::DomId;
+
+use crate::machine::{cpus, machine};
 
 const BITS: u16 = 64;
 const WORDS: usize = (DomId::FIRST_RESERVED / BITS) as usize + 1;
 
-/// One bit a domain, by number. Set before the first look at what is left of it, and read after a use of that has ended
-/// (a locked instruction): so either the look finds the use ended, or who ended it finds the bit.
-static ZOMBIES: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
-/// How many bits are set.
-static COUNT: AtomicU32 = AtomicU32::new(0);
+/// Which domains are ones.
+pub(super) struct Zombies {
+    /// One bit a domain, by number. Set before the first look at what is left of it, and read after a use of that has ended
+    /// (a locked instruction): so either the look finds the use ended, or who ended it finds the bit.
+    words: [AtomicU64; WORDS],
+    /// How many bits are set.
+    count: AtomicU32,
+}
+
+impl Zombies {
+    pub(super) const fn new() -> Self {
+        Self {
+            words: [const { AtomicU64::new(0) }; WORDS],
+            count: AtomicU32::new(0),
+        }
+    }
+}
+
+fn zombies() -> &'static Zombies {
+    &machine().zombies
+}
 
 /// Counts the domain among them.
 pub(crate) fn add(id: DomId) {
     let (word, bit) = place(id);
     if word.fetch_or(bit, Ordering::SeqCst) & bit == 0 {
-        COUNT.fetch_add(1, Ordering::SeqCst);
+        zombies().count.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -30,20 +47,20 @@ pub(crate) fn add(id: DomId) {
 pub(crate) fn remove(id: DomId) {
     let (word, bit) = place(id);
     if word.fetch_and(!bit, Ordering::SeqCst) & bit != 0 {
-        COUNT.fetch_sub(1, Ordering::SeqCst);
+        zombies().count.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 /// All of them, in ascending order of number.
 pub(crate) fn all() -> impl Iterator<Item = DomId> {
-    let numbers = if COUNT.load(Ordering::SeqCst) == 0 {
+    let numbers = if zombies().count.load(Ordering::SeqCst) == 0 {
         0..0
     } else {
         0..DomId::FIRST_RESERVED
     };
     numbers
         .step_by(usize::from(BITS))
-        .filter(|first| ZOMBIES[usize::from(first / BITS)].load(Ordering::SeqCst) != 0)
+        .filter(|first| zombies().words[usize::from(first / BITS)].load(Ordering::SeqCst) != 0)
         .flat_map(|first| (first..first + BITS).filter_map(DomId::new))
         .filter(|id| is_one(*id))
 }
@@ -51,7 +68,7 @@ pub(crate) fn all() -> impl Iterator<Item = DomId> {
 /// A use of something of the domain's has ended.
 #[inline]
 pub fn let_go(id: DomId) {
-    if COUNT.load(Ordering::SeqCst) != 0 && is_one(id) {
+    if zombies().count.load(Ordering::SeqCst) != 0 && is_one(id) {
         cpus::look_at_zombies();
     }
 }
@@ -62,6 +79,6 @@ fn is_one(id: DomId) -> bool {
 }
 
 fn place(id: DomId) -> (&'static AtomicU64, u64) {
-    let word = &ZOMBIES[usize::from(id.get() / BITS)];
+    let word = &zombies().words[usize::from(id.get() / BITS)];
     (word, 1 << (id.get() % BITS))
 }

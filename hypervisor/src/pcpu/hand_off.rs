@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use guest_abi::errno::Errno;
+use hv_hw::once_a_machine;
 use hv_hw::percpu::MAX_CPUS;
 use hv_hw::sync::{RankedLock, rank};
 
@@ -17,7 +18,18 @@ use crate::machine::memory;
 type Queue = RankedLock<Vec<Arrival>, { rank::SCHED }>;
 
 /// The vCPUs that each CPU is to run from now on.
-static QUEUES: [Queue; MAX_CPUS] = [const { RankedLock::new(Vec::new()) }; MAX_CPUS];
+struct Queues([Queue; MAX_CPUS]);
+
+impl Queues {
+    const fn new() -> Self {
+        Self([const { RankedLock::new(Vec::new()) }; MAX_CPUS])
+    }
+}
+
+once_a_machine! {
+    /// The queues of the machine's CPUs.
+    fn queues() -> Queues = Queues::new();
+}
 
 /// A vCPU on its way to the CPU that is to run it.
 pub struct Arrival {
@@ -73,5 +85,5 @@ pub(super) fn take(cpu: u32) -> Vec<Arrival> {
 }
 
 fn queue(cpu: u32) -> Option<&'static Queue> {
-    QUEUES.get(usize::try_from(cpu).ok()?)
+    queues().0.get(usize::try_from(cpu).ok()?)
 }

@@ -16,7 +16,7 @@ use hv_hw::time;
 
 use crate::domain::Domain;
 use crate::domain::vcpu::Requests;
-use crate::machine::cpus::{IDLE_NS, Mailbox, News, ONLINE, end_slice, mailbox, tell};
+use crate::machine::cpus::{self, Mailbox, News, end_slice, mailbox, tell};
 use hand_off::Arrival;
 use poll::Patience;
 
@@ -80,7 +80,7 @@ impl Pcpu {
     /// The CPU that this runs on.
     #[must_use]
     pub fn new(irqs_off: IrqsOff) -> Self {
-        ONLINE.fetch_add(1, Ordering::Relaxed);
+        cpus::came_online();
         let mut timers = TimerQueue::new();
         let slice = timers.add(TimerKey {
             slot: 0,
@@ -116,7 +116,7 @@ impl Pcpu {
 
     /// Counts time in which it had nothing to run.
     pub fn note_idle(&self, ns: u64) {
-        IDLE_NS[self.id as usize].fetch_add(ns, Ordering::Relaxed);
+        cpus::note_idle(self.id, ns);
     }
 
     /// Makes room for a vCPU; the timers are its singleshot, APIC, poll and watchdog timer.

@@ -5,7 +5,7 @@
     reason = "every test file uses a part of it"
 )]
 
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Once};
 
 use hv_core::addr::{Gfn, Mfn, MfnRange};
 use hv_core::cpuid::{CpuidRegs, HostCpuid, Provides};
@@ -37,24 +37,19 @@ pub(crate) const HEAP_BYTES: usize = 8 << 20;
 pub(crate) const RIP: u64 = 0x1000;
 pub(crate) const LENGTH: u64 = 3;
 
-/// Tests that count frames, or that have a CPU, do so one at a time: there is one machine.
-pub(crate) fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    prepare();
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// 64 MiB of machine memory in the arena, all free, and a host with what it needs.
+/// 64 MiB of machine memory, all free, and a host with what it needs: once for the board of this thread, which has no other
+/// test's domains.
 pub(crate) fn prepare() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
+    struct Prepared(Once);
+    let prepared = hv_hw::hosted::board().part(|| Prepared(Once::new()));
+    prepared.0.call_once(|| {
         let ram = MfnRange::new(Mfn::new(0x100), Mfn::new(0x4000));
         let records = (0..FrameTable::records_needed(&[ram])).map(|_| FrameInfo::default());
         let records: &'static [FrameInfo] = Vec::leak(records.collect());
         let table = FrameTable::new(records, &[ram]).unwrap_or_else(|_| panic!("one range"));
         memory::init(table, HEAP_BYTES);
         assert!(memory::free().lock().add_free(ram).is_ok());
-        hv_hw::time::set_start(hv_hw::time::now());
+        hv_hw::time::set_start(hv_hw::hosted::FIRST_TSC);
         hv_hw::time::set_tsc_khz(u64::from(TSC_KHZ));
         host::init(host());
         create::prepare();

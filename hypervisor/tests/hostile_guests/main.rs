@@ -26,8 +26,8 @@ mod tools;
 
 use std::time::{Duration, Instant};
 
-use common::alone;
-use hv_hw::time::hosted::Clock;
+use common::prepare;
+use hv_hw::hosted::Clock;
 
 /// Lives whole rounds, each from a seed of its own, and tells what they came to.
 fn rounds<const N: usize>(name: &str, round: impl Fn(u64) -> [u64; N]) -> [u64; N] {
@@ -35,7 +35,7 @@ fn rounds<const N: usize>(name: &str, round: impl Fn(u64) -> [u64; N]) -> [u64; 
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let patience = number("HOSTILE_SECONDS").map_or(MOMENT, Duration::from_secs);
     let first = number("HOSTILE_SEED").unwrap_or(1);
-    let _alone = alone();
+    prepare();
     let _clock = Clock::take_over();
     let begin = Instant::now();
     let mut total = [0; N];

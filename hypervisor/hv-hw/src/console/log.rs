@@ -14,6 +14,7 @@ use hv_core::log_budget::Bucket;
 use hv_core::options::{LogLevel, LogThresholds};
 
 use crate::console::{self, Charge};
+use crate::once_a_machine;
 use crate::sync::{RankedLock, rank};
 use crate::time;
 
@@ -26,27 +27,39 @@ struct Thresholds {
     limited: AtomicU8,
 }
 
-static HOST: Thresholds = Thresholds {
-    always: AtomicU8::new(3),
-    limited: AtomicU8::new(3),
-};
-static GUEST: Thresholds = Thresholds {
-    always: AtomicU8::new(0),
-    limited: AtomicU8::new(2),
-};
+/// Which lines are shown.
+struct Filter {
+    host: Thresholds,
+    guest: Thresholds,
+    limit: RateLimit,
+}
+
+once_a_machine! {
+    fn filter() -> Filter = Filter {
+        host: Thresholds {
+            always: AtomicU8::new(3),
+            limited: AtomicU8::new(3),
+        },
+        guest: Thresholds {
+            always: AtomicU8::new(0),
+            limited: AtomicU8::new(2),
+        },
+        limit: RateLimit::new(),
+    };
+}
 
 /// Applies `loglvl` and `guest_loglvl`.
 pub fn set_levels(host: LogThresholds, guest: LogThresholds) {
-    HOST.set(host);
-    GUEST.set(guest);
+    filter().host.set(host);
+    filter().guest.set(guest);
 }
 
 /// Prints a message of the hypervisor. Called through the macros.
 pub fn message(level: LogLevel, text: fmt::Arguments<'_>) {
     let at = time::Stamp::now();
-    let suppressed = match HOST.shown(level) {
+    let suppressed = match filter().host.shown(level) {
         Shown::Always => 0,
-        Shown::Limited => match LIMIT.pass(time::uptime_ns()) {
+        Shown::Limited => match filter().limit.pass(time::uptime_ns()) {
             Some(suppressed) => suppressed,
             None => return,
         },
@@ -105,25 +118,25 @@ impl GuestLog {
     /// Prints a line of the guest's own, at level Info of `guest_loglvl`.
     pub fn words(&self, line: &str) {
         let text = format_args!("{}: {line}", self.of);
-        let shown = GUEST.shown(LogLevel::Info);
+        let shown = filter().guest.shown(LogLevel::Info);
         self.say(shown, |voices| &mut voices.words, (LogLevel::Info, text));
     }
 
     /// Prints what the guest did, by `guest_loglvl`. Called through [`crate::guest_log`].
     pub fn deed(&self, level: LogLevel, text: fmt::Arguments<'_>) {
-        let shown = GUEST.shown(level);
+        let shown = filter().guest.shown(level);
         self.say(shown, |voices| &mut voices.deeds, (level, text));
     }
 
     /// Prints what became of the domain, by `loglvl`. Called through [`crate::domain_log`].
     pub fn life(&self, level: LogLevel, text: fmt::Arguments<'_>) {
-        let shown = HOST.shown(level);
+        let shown = filter().host.shown(level);
         self.say(shown, |voices| &mut voices.life, (level, text));
     }
 
     /// Prints the registers of `vcpu`, which dies, by `loglvl` at level Info: all of `text`, or a line that says why not.
     pub fn dump(&self, vcpu: &dyn fmt::Display, text: &str) {
-        if matches!(HOST.shown(LogLevel::Info), Shown::Never) {
+        if matches!(filter().host.shown(LogLevel::Info), Shown::Never) {
             return;
         }
         let at = time::Stamp::now();
@@ -264,8 +277,6 @@ impl fmt::Display for Dump<'_> {
         Ok(())
     }
 }
-
-static LIMIT: RateLimit = RateLimit::new();
 
 /// Lets [`BURST`] events a second pass and counts the others.
 #[derive(Debug)]

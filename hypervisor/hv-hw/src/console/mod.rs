@@ -18,6 +18,7 @@ use core::fmt;
 use hv_core::log_budget::{Bucket, Common};
 use hv_core::options::Serial;
 
+use crate::once_a_machine;
 use crate::sync::{RankedLock, rank};
 use history::History;
 use ring::Ring;
@@ -44,19 +45,21 @@ struct Console {
     guests: Common,
 }
 
-static CONSOLE: RankedLock<Console, { rank::CONSOLE }> = RankedLock::new(Console {
-    port: None,
-    screen: Screen::new(),
-    tx: Ring::new(),
-    rx: Ring::new(),
-    history: History::new(),
-    is_sync: false,
-    guests: Common::new(),
-});
+once_a_machine! {
+    fn console() -> RankedLock<Console, { rank::CONSOLE }> = RankedLock::new(Console {
+        port: None,
+        screen: Screen::new(),
+        tx: Ring::new(),
+        rx: Ring::new(),
+        history: History::new(),
+        is_sync: false,
+        guests: Common::new(),
+    });
+}
 
 /// Prints to the serial port of `settings` from now on, or to none.
 pub fn use_serial(settings: Option<&Serial>) {
-    let mut console = CONSOLE.lock();
+    let mut console = console().lock();
     console.drain();
     console.port = settings.and_then(SerialPort::open);
     if let Some(baud) = console.port.as_ref().map(SerialPort::baud) {
@@ -67,22 +70,22 @@ pub fn use_serial(settings: Option<&Serial>) {
 /// True where a serial port answers.
 #[must_use]
 pub fn has_serial() -> bool {
-    CONSOLE.lock().port.is_some()
+    console().lock().port.is_some()
 }
 
 /// Prints to the VGA text screen too, from now on. Only where the loader left it in text mode.
 pub fn use_vga() {
-    CONSOLE.lock().screen.switch_on();
+    console().lock().screen.switch_on();
 }
 
 /// Notes that the loader left the screen in text mode, so that a refusal can be shown there whatever the console is.
 pub fn note_text_screen() {
-    CONSOLE.lock().screen.note_text_mode();
+    console().lock().screen.note_text_mode();
 }
 
 /// Prints what comes to the screen too, if it is in text mode and ours.
 pub(crate) fn use_text_screen() {
-    let mut console = CONSOLE.lock();
+    let mut console = console().lock();
     if console.screen.is_idle_text_screen() {
         console.screen.switch_on();
     }
@@ -90,12 +93,12 @@ pub(crate) fn use_text_screen() {
 
 /// Leaves the screen to dom0.
 pub fn release_vga() {
-    CONSOLE.lock().screen.switch_off();
+    console().lock().screen.switch_off();
 }
 
 /// Waits for each byte from now on (`sync_console`), or no longer.
 pub fn set_sync(is_sync: bool) {
-    let mut console = CONSOLE.lock();
+    let mut console = console().lock();
     console.is_sync = is_sync;
     if is_sync {
         console.drain();
@@ -104,7 +107,7 @@ pub fn set_sync(is_sync: bool) {
 
 /// Lets the port raise interrupts, once its line is routed; [`interrupt`] serves them.
 pub fn enable_interrupt() {
-    let mut console = CONSOLE.lock();
+    let mut console = console().lock();
     if let Some(port) = &mut console.port {
         port.enable_interrupt();
     }
@@ -113,7 +116,7 @@ pub fn enable_interrupt() {
 
 /// Serves the port's interrupt: takes what was typed, sends what waits. True where something was typed.
 pub fn interrupt() -> bool {
-    let mut console = CONSOLE.lock();
+    let mut console = console().lock();
     let mut typed = false;
     // The line is edge-triggered: a cause left behind would silence it for ever.
     for _ in 0..CAUSES_PER_INTERRUPT {
@@ -128,7 +131,7 @@ pub fn interrupt() -> bool {
 
 /// Does what [`interrupt`] does where the port raises none: call it now and then.
 pub fn poll() -> bool {
-    let mut console = CONSOLE.lock();
+    let mut console = console().lock();
     let typed = console.receive();
     console.pump();
     typed
@@ -136,7 +139,7 @@ pub fn poll() -> bool {
 
 /// Takes what was typed; returns how many bytes.
 pub fn read(to: &mut [u8]) -> usize {
-    let mut console = CONSOLE.lock();
+    let mut console = console().lock();
     let mut count = 0;
     for (slot, byte) in to.iter_mut().zip(core::iter::from_fn(|| console.rx.pop())) {
         *slot = byte;
@@ -147,7 +150,7 @@ pub fn read(to: &mut [u8]) -> usize {
 
 /// Prints bytes as they are (dom0's console output), with `\n` sent as `\r\n`. They are not kept: dom0 keeps its own log.
 pub fn write(bytes: &[u8]) {
-    let mut console = CONSOLE.lock();
+    let mut console = console().lock();
     console.print(bytes);
     console.pump();
 }
@@ -155,7 +158,7 @@ pub fn write(bytes: &[u8]) {
 /// Keeps as much text as `bytes` has room for from now on, where that is more than before. Once, when there is a heap.
 pub fn grow_history(bytes: Vec<u8>) {
     // what is left over goes when the console is free again
-    let _unused = CONSOLE.lock().history.grow(bytes);
+    let _unused = console().lock().history.grow(bytes);
 }
 
 /// Where to start reading kept text.
@@ -174,28 +177,28 @@ pub fn history_position(start: HistoryStart) -> u64 {
         HistoryStart::Oldest => None,
         HistoryStart::Index(index) => Some(index),
     };
-    CONSOLE.lock().history.position(index)
+    console().lock().history.position(index)
 }
 
 /// Copies kept text from stream position `position` on; returns the position of the first byte copied and how many.
 pub fn copy_history(position: u64, to: &mut [u8]) -> (u64, usize) {
-    CONSOLE.lock().history.copy_from(position, to)
+    console().lock().history.copy_from(position, to)
 }
 
 /// Forgets the kept text before stream position `position`.
 pub fn forget_history(position: u64) {
-    CONSOLE.lock().history.forget_before(position);
+    console().lock().history.forget_before(position);
 }
 
 /// Waits until everything printed has left, or the port proves dead.
 pub fn flush() {
-    CONSOLE.lock().drain();
+    console().lock().drain();
 }
 
 /// Prints `text` from a host that dies: waits for each byte, and does not wait for the console's lock, which the dying
 /// code may hold.
 pub(crate) fn write_dying(text: fmt::Arguments<'_>) {
-    if let Some(mut console) = CONSOLE.try_lock() {
+    if let Some(mut console) = console().try_lock() {
         console.drain();
         console.is_sync = true;
         let _never_fails = fmt::write(&mut *console, text);
@@ -206,7 +209,7 @@ pub(crate) fn write_dying(text: fmt::Arguments<'_>) {
 
 /// Prints a formatted text in one piece.
 pub(crate) fn write_fmt(text: fmt::Arguments<'_>) {
-    let mut console = CONSOLE.lock();
+    let mut console = console().lock();
     let _never_fails = fmt::write(&mut *console, text);
     console.pump();
 }
@@ -224,7 +227,7 @@ pub(crate) enum Charge<'a> {
 pub(crate) fn write_for_guest(text: fmt::Arguments<'_>, charge: Charge<'_>, now_ns: u64) -> bool {
     let mut size = Size(0);
     let _never_fails = fmt::write(&mut size, text);
-    let mut console = CONSOLE.lock();
+    let mut console = console().lock();
     console.pump();
     if !console.has_room(size.0) {
         return false;

@@ -2,8 +2,6 @@
 //! nanoseconds by the scale of guests' clocks, so that their time and ours agree to the tick.
 
 pub mod calibrate;
-#[cfg(not(target_os = "none"))]
-pub mod hosted;
 pub mod rtc;
 
 use core::fmt;
@@ -53,8 +51,12 @@ pub fn now() -> u64 {
     crate::insn::rdtsc()
 }
 
+/// The TSC of this thread's board.
 #[cfg(not(target_os = "none"))]
-pub use hosted::now;
+#[must_use]
+pub fn now() -> u64 {
+    crate::hosted::board().tsc()
+}
 
 /// The TSC when the hypervisor was entered.
 #[must_use]

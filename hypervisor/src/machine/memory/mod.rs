@@ -17,17 +17,40 @@ use hv_core::paging::flush::PendingFlush;
 use hv_hw::sync::{Once, RankedLock, rank};
 use hv_hw::{direct_map, heap};
 
-use crate::machine::zombies;
+use crate::machine::{machine, zombies};
 
 type Allocator = RankedLock<Buddy<'static, 'static>, { rank::FRAMES }>;
 
-static TABLE: Once<FrameTable<'static>> = Once::new();
-static FREE: Once<Allocator> = Once::new();
-/// Free frames that are set aside for domains under construction. Changed only while the allocator is locked.
-static CLAIMED: AtomicU64 = AtomicU64::new(0);
-/// What each domain has, by number: also what it has lost while others still use it.
-static ACCOUNTS: [Account; DomId::FIRST_RESERVED as usize] =
-    [const { Account::new() }; DomId::FIRST_RESERVED as usize];
+/// All frames, and whose they are.
+pub(super) struct Memory {
+    table: Once<FrameTable<'static>>,
+    free: Once<Allocator>,
+    /// Free frames that are set aside for domains under construction. Changed only while the allocator is locked.
+    claimed: AtomicU64,
+    /// Free frames that pools promise. Changed only while the allocator is locked.
+    set_aside: AtomicU64,
+    /// What each domain has, by number: also what it has lost while others still use it.
+    accounts: [Account; DomId::FIRST_RESERVED as usize],
+    /// Bytes of the heap beside the frame table.
+    heap_bytes: AtomicUsize,
+}
+
+impl Memory {
+    pub(super) const fn new() -> Self {
+        Self {
+            table: Once::new(),
+            free: Once::new(),
+            claimed: AtomicU64::new(0),
+            set_aside: AtomicU64::new(0),
+            accounts: [const { Account::new() }; DomId::FIRST_RESERVED as usize],
+            heap_bytes: AtomicUsize::new(0),
+        }
+    }
+}
+
+fn memory() -> &'static Memory {
+    &machine().memory
+}
 
 /// The frames of one domain.
 struct Account {
@@ -43,24 +66,23 @@ impl Account {
         }
     }
     fn of(domid: DomId) -> &'static Self {
-        &ACCOUNTS[usize::from(domid.get())]
+        &memory().accounts[usize::from(domid.get())]
     }
 }
 
-/// Bytes of the heap beside the frame table.
-static HEAP_BYTES: AtomicUsize = AtomicUsize::new(0);
-
 /// Takes the frame table into use, with no frame free yet; the heap has `heap_bytes` beside it. Once, at boot.
 pub fn init(table: FrameTable<'static>, heap_bytes: usize) {
-    HEAP_BYTES.store(heap_bytes, Ordering::Relaxed);
-    let table = TABLE.call_once(|| table);
-    FREE.call_once(|| RankedLock::new(Buddy::new(table)));
+    let memory = memory();
+    memory.heap_bytes.store(heap_bytes, Ordering::Relaxed);
+    let table = memory.table.call_once(|| table);
+    memory.free.call_once(|| RankedLock::new(Buddy::new(table)));
 }
 
 /// The records of all frames.
 #[must_use]
 pub fn table() -> &'static FrameTable<'static> {
-    TABLE
+    memory()
+        .table
         .get()
         .expect("the frame table is set up before anything asks for frames")
 }
@@ -78,13 +100,15 @@ pub fn heap_has_room() -> bool {
 /// Bytes of the heap beside the frame table, which guests may fill to a part: see `domain::share`.
 #[must_use]
 pub fn heap_bytes() -> usize {
-    HEAP_BYTES.load(Ordering::Relaxed)
+    memory().heap_bytes.load(Ordering::Relaxed)
 }
 
 /// The free frames.
 #[must_use]
 pub fn free() -> &'static Allocator {
-    FREE.get()
+    memory()
+        .free
+        .get()
         .expect("the frame table is set up before anything asks for frames")
 }
 
@@ -135,7 +159,7 @@ pub fn zero(range: MfnRange) {
 /// How many free frames are set aside for domains under construction.
 #[must_use]
 pub fn claimed_frames() -> u64 {
-    CLAIMED.load(Ordering::Relaxed)
+    memory().claimed.load(Ordering::Relaxed)
 }
 
 /// Frames of RAM that a domain has, or that others still use of it.
@@ -179,11 +203,11 @@ pub fn uncharge_ram(domid: DomId, frames: u64) {
 pub fn set_claim(claim: &AtomicU64, frames: u64) -> bool {
     let free = free().lock();
     let own = claim.load(Ordering::Relaxed);
-    let others = CLAIMED.load(Ordering::Relaxed).saturating_sub(own);
+    let others = memory().claimed.load(Ordering::Relaxed).saturating_sub(own);
     let left = free.free_frames().saturating_sub(pool::set_aside());
     match others.checked_add(frames) {
         Some(all) if all <= left || frames <= own => {
-            CLAIMED.store(all, Ordering::Relaxed);
+            memory().claimed.store(all, Ordering::Relaxed);
             claim.store(frames, Ordering::Relaxed);
             true
         }
@@ -203,7 +227,7 @@ pub fn alloc_claimed(order: PageOrder, claim: &AtomicU64) -> Option<CleanFrames>
     let frames = {
         let mut free = free().lock();
         let own = claim.load(Ordering::Relaxed);
-        let all = CLAIMED.load(Ordering::Relaxed);
+        let all = memory().claimed.load(Ordering::Relaxed);
         let kept = all.saturating_sub(own) + pool::set_aside();
         if kept.checked_add(order.frames())? > free.free_frames() {
             return None;
@@ -211,7 +235,9 @@ pub fn alloc_claimed(order: PageOrder, claim: &AtomicU64) -> Option<CleanFrames>
         let frames = free.alloc(order)?;
         let used = own.min(order.frames());
         claim.store(own - used, Ordering::Relaxed);
-        CLAIMED.store(all.saturating_sub(used), Ordering::Relaxed);
+        memory()
+            .claimed
+            .store(all.saturating_sub(used), Ordering::Relaxed);
         frames
     };
     Some(frames.scrub(zero))
@@ -222,7 +248,7 @@ pub fn alloc_claimed(order: PageOrder, claim: &AtomicU64) -> Option<CleanFrames>
 pub fn alloc_exact_clean(range: MfnRange) -> Option<CleanFrames> {
     let frames = {
         let mut free = free().lock();
-        let kept = CLAIMED.load(Ordering::Relaxed) + pool::set_aside();
+        let kept = memory().claimed.load(Ordering::Relaxed) + pool::set_aside();
         if kept.checked_add(range.len())? > free.free_frames() {
             return None;
         }

@@ -17,13 +17,10 @@ use hv_core::frame::Role;
 
 use crate::machine::memory::{claimed_frames, free, table, zero};
 
-/// Free frames that pools promise. Changed only while the allocator is locked.
-static SET_ASIDE: AtomicU64 = AtomicU64::new(0);
-
 /// How many free frames are set aside for page tables.
 #[must_use]
 pub fn set_aside() -> u64 {
-    SET_ASIDE.load(Ordering::Relaxed)
+    super::memory().set_aside.load(Ordering::Relaxed)
 }
 
 /// What one domain's page tables may count on. Dropped, nothing is set aside for it any longer.
@@ -70,7 +67,7 @@ impl TablePool {
         if new > old && taken.is_none_or(|taken| taken > free.free_frames()) {
             return false;
         }
-        SET_ASIDE.store(all, Ordering::Relaxed);
+        super::memory().set_aside.store(all, Ordering::Relaxed);
         self.size.store(frames, Ordering::Relaxed);
         true
     }
@@ -88,7 +85,9 @@ impl TablePool {
             }
             let frames = free.alloc(PageOrder::SIZE_4K)?;
             self.used.store(used + 1, Ordering::Relaxed);
-            SET_ASIDE.store(all - u64::from(is_promised), Ordering::Relaxed);
+            super::memory()
+                .set_aside
+                .store(all - u64::from(is_promised), Ordering::Relaxed);
             frames
         };
         let frames = frames.scrub(zero).into_owned();
@@ -105,7 +104,9 @@ impl TablePool {
         };
         self.used.store(used, Ordering::Relaxed);
         let is_promised = used < self.size();
-        SET_ASIDE.store(set_aside() + u64::from(is_promised), Ordering::Relaxed);
+        super::memory()
+            .set_aside
+            .store(set_aside() + u64::from(is_promised), Ordering::Relaxed);
     }
 }
 

@@ -11,6 +11,7 @@ mod logs;
 mod options;
 mod routes;
 mod source;
+mod statics;
 mod unsafe_code;
 mod words;
 
@@ -41,6 +42,7 @@ pub(crate) fn run(write_ledger: bool) -> Result<()> {
     breaches.extend(logs::breaches(&sources));
     breaches.extend(files::breaches(&sources));
     breaches.extend(layers::breaches(&sources));
+    breaches.extend(statics::breaches(&sources));
     breaches.extend(dead::breaches(&sources, &dead::assembly_words(&root)?));
     breaches.extend(options::breaches(&sources));
     breaches.extend(dependencies::breaches(&root, &sources)?);
