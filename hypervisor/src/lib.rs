@@ -19,8 +19,16 @@
 //!
 //! Four flows run through them: a VM exit ([`main_loop::run_loop`]), a hypercall ([`hypercall`]), a device's interrupt
 //! ([`pcpu::irq`]) and the boot ([`mod@boot`], then `boot::dom0`).
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+#![expect(
+    rustdoc::private_intra_doc_links,
+    reason = "who reads the core reads all of it: cargo doc --document-private-items"
+)]
+#![expect(
+    unreachable_pub,
+    reason = "what a layer gives to those above is marked; the crate gives its entry alone"
+)]
 #![expect(
     non_upper_case_globals,
     reason = "constants of the ABI keep Xen's spelling"
@@ -28,16 +36,18 @@
 
 extern crate alloc;
 
-pub mod boot;
-pub mod console;
-pub mod domain;
-pub mod exit;
-pub mod guest_mem;
-pub mod hypercall;
-pub mod machine;
-pub mod main_loop;
-pub mod pcpu;
+mod boot;
+mod console;
+mod domain;
+mod exit;
+mod guest_mem;
+mod hypercall;
+mod machine;
+mod main_loop;
+mod pcpu;
 mod power;
-pub mod runner;
+mod runner;
+#[cfg(test)]
+mod tests;
 
 pub use boot::{BootInfo, Machine, start};

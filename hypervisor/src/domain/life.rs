@@ -57,8 +57,6 @@ pub struct Life {
     pub pauses: u32,
     /// Seconds by which its wall clock is ahead of the host's.
     pub time_offset_s: i64,
-    /// The hardware domain's port that hears of its suspend (`public/domctl.h, XEN_DOMCTL_subscribe`); 0 for none.
-    pub suspend_port: u32,
     /// How its TSC is to behave (`public/domctl.h, xen_domctl_tsc_info`): as told, since all run as the host's does.
     pub tsc_mode: u32,
     /// How often it was restored.
@@ -154,7 +152,6 @@ impl Life {
             has_started: false,
             pauses: 0,
             time_offset_s: 0,
-            suspend_port: 0,
             tsc_mode: 0,
             tsc_incarnation: 1,
             death: super::destroy::Death::None,

@@ -91,11 +91,6 @@ impl<H: VcpuHw> Call<'_, H> {
     pub fn arg(&self, index: usize) -> u64 {
         self.runner.hw.read_regs().gpr[ARGUMENTS[index]]
     }
-    /// The sub-operation: the low half of the first argument.
-    #[inline(always)]
-    pub fn sub_op(&self) -> u32 {
-        low(self.arg(0))
-    }
     /// An argument that points into the guest's memory.
     #[inline(always)]
     pub fn pointer(&self, index: usize) -> Gva {

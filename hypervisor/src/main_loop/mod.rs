@@ -144,12 +144,9 @@ impl<H: VcpuHw> CpuMain<H> {
         Step::Ran(id)
     }
 
-    /// For tests of the story: a vCPU, which is switched to, and its CPU.
-    pub fn part_for_tests(
-        &mut self,
-        domain: &Domain,
-        index: usize,
-    ) -> Option<(&mut Runner<H>, &mut Pcpu)> {
+    /// For tests: a vCPU, which is switched to, and its CPU.
+    #[cfg(test)]
+    pub fn part(&mut self, domain: &Domain, index: usize) -> Option<(&mut Runner<H>, &mut Pcpu)> {
         let is_it = |at: &Option<Box<Slot<H>>>| {
             at.as_ref()
                 .is_some_and(|at| at.runner.index == index && at.id.domid == domain.id)

@@ -105,7 +105,8 @@ impl Pcpu {
         }
     }
 
-    /// For tests of the story, where there is no timer: `set` hears of the TSC value that it would be set to.
+    /// For tests, where there is no timer: `set` hears of the TSC value that it would be set to.
+    #[cfg(test)]
     #[must_use]
     pub fn with_timer(self, set: fn(Option<u64>)) -> Self {
         Self {

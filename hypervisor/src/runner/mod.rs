@@ -57,7 +57,8 @@ pub struct Runner<H> {
     pub index: usize,
     /// Its domain's policies, as it was last told.
     pub policies: Arc<Policies>,
-    /// What it runs on.
+    /// What it runs on, kept for it to be returned last.
+    #[expect(dead_code, reason = "to be dropped")]
     pub parts: VcpuFrames,
     /// Its local APIC.
     pub lapic: Lapic<SharedFrame>,

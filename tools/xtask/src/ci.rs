@@ -54,6 +54,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         cargo(&["clippy", "--package", "probe", "--", "-D", "warnings"]),
     );
     check("documentation", cargo(&["doc", "--no-deps"]));
+    check("documentation of the core", cargo(&CORE_AS_A_BOOK));
     if !args.no_tests {
         check("tests", test::run(&args.test));
     }
@@ -62,6 +63,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     bail!("failed: {}", failed.join(", "))
 }
+
+/// Everything in the core is private but its entry.
+const CORE_AS_A_BOOK: [&str; 5] = [
+    "doc",
+    "--no-deps",
+    "--document-private-items",
+    "--package",
+    "hypervisor",
+];
 
 fn bare_metal_lints() -> Vec<&'static str> {
     let mut args = vec!["clippy", "--target", "x86_64-unknown-none"];

@@ -36,14 +36,6 @@ const ALLOWED: &[(&str, &str)] = &[
         "tests start a xenstored with a socket of its own",
     ),
     ("from_stream", "tests serve a store over a pair of sockets"),
-    (
-        "with_timer",
-        "a CPU of the hypervisor's integration tests has one of theirs",
-    ),
-    (
-        "part_for_tests",
-        "the hypervisor's integration tests play a vCPU's guest",
-    ),
 ];
 
 /// Finds definitions without a user, and allowances without a definition.

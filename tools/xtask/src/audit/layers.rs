@@ -35,12 +35,12 @@ pub(super) fn breaches(sources: &[Source]) -> Vec<String> {
         .collect()
 }
 
-/// The layer that a file of the core would be in; `None` for the core's own head and for other crates.
+/// The layer that a file of the core would be in; `None` for the core's own head, its tests, and other crates.
 fn module(path: &str) -> Option<&str> {
     let inner = path.strip_prefix(CORE)?;
     let first = inner.split('/').next()?;
     let name = first.strip_suffix(".rs").unwrap_or(first);
-    (name != "lib").then_some(name)
+    (!matches!(name, "lib" | "tests")).then_some(name)
 }
 
 fn rank(layer: &str) -> Option<usize> {

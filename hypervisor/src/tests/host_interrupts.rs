@@ -1,12 +1,16 @@
 //! The host gets its interrupts whatever a guest does: each exit reason, wherever it finds the guest, under a host interrupt
 //! that becomes an exit only where the guest may be interrupted. The fake vCPU ends the test where one waits for too long.
-#![expect(clippy::unwrap_used, reason = "a test that fails here fails")]
-
-mod common;
 
 use std::sync::Arc;
 
-use common::{fake, give_ram, known_guest, one_vcpu, pcpu, prepare};
+use crate::domain::Domain;
+use crate::domain::destroy::{self, Progress};
+use crate::domain::vcpu_state::VcpuState;
+use crate::guest_mem::DomainMemory;
+use crate::main_loop::{CpuMain, Step, run_loop};
+use crate::pcpu::{Pcpu, hand_off};
+use crate::runner::Runner;
+use crate::tests::common::{fake, give_ram, known_guest, one_vcpu, pcpu, prepare};
 use guest_abi::xen::{__HYPERVISOR_console_io, __HYPERVISOR_multicall, CONSOLEIO_write};
 use hv_core::addr::{Gpa, Gva};
 use hv_core::mem::GuestMem;
@@ -17,13 +21,6 @@ use hv_hw::virt::{
     ControlRegister, Event, GuestRegs, IoExit, SEGMENT_CS, SoftwareEvent, Stage2Access,
     Stage2Fault, StringIo, SystemRegs, TaskSource, TaskSwitch, VmExit,
 };
-use hypervisor::domain::Domain;
-use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::domain::vcpu_state::VcpuState;
-use hypervisor::guest_mem::DomainMemory;
-use hypervisor::main_loop::{CpuMain, Step, run_loop};
-use hypervisor::pcpu::{Pcpu, hand_off};
-use hypervisor::runner::Runner;
 
 /// Exits in a row that a scenario has, more than any host interrupt may wait for.
 const EXITS: usize = 200;
@@ -183,7 +180,7 @@ impl Machine {
     }
 
     fn part(&mut self) -> (&mut Runner<FakeVcpu>, &mut Pcpu) {
-        self.main.part_for_tests(&self.guest, 0).unwrap()
+        self.main.part(&self.guest, 0).unwrap()
     }
 
     /// Runs the guest to its end, or until it gives the CPU up. The fake vCPU looks after the interrupt.
@@ -331,7 +328,7 @@ fn guest_that_leaves_the_run_loop_at_each_exit_lets_the_host_in() {
     let hw = &mut machine.part().0.hw;
     hw.exits.clear();
     hw.endless = Some(|entry| {
-        hypervisor::machine::cpus::end_slice(0);
+        crate::machine::cpus::end_slice(0);
         if entry <= EXITS as u64 {
             VmExit::Cpuid
         } else {

@@ -1,11 +1,13 @@
 //! Hypercalls over vCPUs without hardware: what is refused, and that a call which waits, or asks for much, stays in bounds.
-#![expect(clippy::unwrap_used, reason = "a test that fails here fails")]
-
-mod common;
 
 use std::sync::atomic::Ordering;
 
-use common::{RIP, fake, give_ram, known_guest, one_vcpu, pcpu, prepare};
+use crate::domain::destroy::{self, Progress};
+use crate::exit;
+use crate::main_loop::CpuMain;
+use crate::pcpu::{Pcpu, hand_off};
+use crate::runner::{Activity, Runner};
+use crate::tests::common::{RIP, fake, give_ram, known_guest, one_vcpu, pcpu, prepare};
 use guest_abi::domctl::{
     XEN_DOMCTL_INTERFACE_VERSION, XEN_DOMCTL_SCHEDOP_putinfo, XEN_DOMCTL_scheduler_op,
     XEN_DOMCTL_sethvmcontext, XEN_SCHEDULER_CREDIT2, XenDomctl, XenDomctlHvmcontext,
@@ -33,11 +35,6 @@ use hv_core::vcpu::context::Stream;
 use hv_hw::direct_map::SharedFrame;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{VcpuHw, VmExit};
-use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::exit;
-use hypervisor::main_loop::CpuMain;
-use hypervisor::pcpu::{Pcpu, hand_off};
-use hypervisor::runner::{Activity, Runner};
 use zerocopy::{FromZeros, IntoBytes};
 
 /// dom0's only vCPU, its CPU, and what is in its memory from address 0 on.
@@ -250,7 +247,7 @@ fn rate_limit_is_set_within_its_range() {
         body.write_to_prefix(sysctl.u.as_mut_bytes()).unwrap();
         dom0.ram[0].write_bytes(0, sysctl.as_bytes());
         let answer = dom0.call(__HYPERVISOR_sysctl, 0, 0).unwrap();
-        (answer, hypervisor::machine::cpus::rate_limit_us())
+        (answer, crate::machine::cpus::rate_limit_us())
     };
     let refused = Errno::EINVAL.to_rax();
     assert_eq!(ask(XEN_SYSCTL_SCHEDOP_getinfo, 7), (0, 1000));

@@ -1,15 +1,22 @@
 //! Hypercalls of 64-bit and of 32-bit code: the same story told by both has the same outcome.
-#![expect(clippy::unwrap_used, reason = "a test that fails here fails")]
 #![expect(
     clippy::cast_possible_truncation,
     reason = "results are compared as 32-bit code sees them"
 )]
 
-mod common;
-
 use std::sync::atomic::Ordering;
 
-use common::{RIP, fake, give_ram, guest_config, pcpu, prepare};
+use crate::domain::create::{self, Belongings};
+use crate::domain::destroy::{self, Progress};
+use crate::domain::vcpu_frames::VcpuFrames;
+use crate::domain::vcpu_state::VcpuState;
+use crate::domain::{Ended, registry, space};
+use crate::exit;
+use crate::main_loop::CpuMain;
+use crate::pcpu::Pcpu;
+use crate::pcpu::hand_off::{self, Arrival};
+use crate::runner::{Activity, Runner, make};
+use crate::tests::common::{RIP, fake, give_ram, guest_config, pcpu, prepare};
 use guest_abi::compat::{Compat, Width, XenUlong};
 use guest_abi::errno::Errno;
 use guest_abi::event_channel::*;
@@ -31,16 +38,6 @@ use hv_core::options::Scheduler;
 use hv_hw::direct_map::SharedFrame;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{SEGMENT_CS, SEGMENT_SS, VcpuHw, VmExit};
-use hypervisor::domain::create::{self, Belongings};
-use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::domain::vcpu_frames::VcpuFrames;
-use hypervisor::domain::vcpu_state::VcpuState;
-use hypervisor::domain::{Ended, registry, space};
-use hypervisor::exit;
-use hypervisor::main_loop::CpuMain;
-use hypervisor::pcpu::Pcpu;
-use hypervisor::pcpu::hand_off::{self, Arrival};
-use hypervisor::runner::{Activity, Runner, make};
 use proptest::prelude::*;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -62,7 +59,7 @@ struct Guest {
 
 impl Guest {
     fn new(width: Width) -> Self {
-        common::prepare();
+        crate::tests::common::prepare();
         let number = registry::reserve(None).unwrap();
         let own = Belongings::none().unwrap();
         let domain = create::domain(number.id(), guest_config(2), own);
@@ -435,7 +432,7 @@ fn grants_are_listed_mapped_and_copied() {
             frame: (SHARED >> 12) as u32,
         };
         let table = guest.runner.domain.clone();
-        let table = hypervisor::domain::grants::frame(&table, 0).unwrap();
+        let table = crate::domain::grants::frame(&table, 0).unwrap();
         SharedFrame::new(table)
             .unwrap()
             .write_bytes(8 * 8, grant.as_bytes());

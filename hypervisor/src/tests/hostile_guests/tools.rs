@@ -2,6 +2,15 @@
 
 use std::sync::Arc;
 
+use crate::domain::create::DomainConfig;
+use crate::domain::vcpu_state::VcpuState;
+use crate::domain::{Domain, destroy, registry};
+use crate::exit;
+use crate::guest_mem::DomainMemory;
+use crate::machine::memory;
+use crate::main_loop::{CpuMain, Step};
+use crate::pcpu::Pcpu;
+use crate::runner::{Activity, Runner, inject};
 use guest_abi::domctl::{XEN_DOMCTL_gethvmcontext, XEN_DOMCTL_sethvmcontext};
 use guest_abi::xen::{
     __HYPERVISOR_domctl, __HYPERVISOR_event_channel_op, __HYPERVISOR_hvm_op,
@@ -14,21 +23,12 @@ use hv_core::options::Scheduler;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{GuestRegs, SystemRegs, VcpuHw, VmExit};
 use hv_hw::{hosted::Clock, time};
-use hypervisor::domain::create::DomainConfig;
-use hypervisor::domain::vcpu_state::VcpuState;
-use hypervisor::domain::{Domain, destroy, registry};
-use hypervisor::exit;
-use hypervisor::guest_mem::DomainMemory;
-use hypervisor::machine::memory;
-use hypervisor::main_loop::{CpuMain, Step};
-use hypervisor::pcpu::Pcpu;
-use hypervisor::runner::{Activity, Runner, inject};
 
-use crate::common::{domain, give_ram, pcpu};
-use crate::guests::{endless, new_guest};
-use crate::oracle;
-use crate::random::Random;
-use hypervisor::pcpu::hand_off;
+use super::guests::{endless, new_guest};
+use super::oracle;
+use super::random::Random;
+use crate::pcpu::hand_off;
+use crate::tests::common::{domain, give_ram, pcpu};
 
 /// Calls in a life.
 const CALLS: u64 = 200;
@@ -223,7 +223,7 @@ impl Machine {
     }
 
     fn dom0(&mut self) -> (&mut Runner<FakeVcpu>, &mut Pcpu) {
-        self.main.part_for_tests(&self.host, 0).unwrap()
+        self.main.part(&self.host, 0).unwrap()
     }
 
     /// Lets everybody run until dom0 does.

@@ -1,12 +1,16 @@
 //! Whose CPU time it is: what the clocks of guests cost others, on a CPU whose timer and whose switches take time.
-#![expect(clippy::unwrap_used, reason = "a test that fails here fails")]
-
-mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::{domain, fake, guest_config, prepare};
+use crate::domain::destroy::{self, Progress};
+use crate::domain::vcpu_frames::VcpuFrames;
+use crate::domain::vcpu_state::VcpuState;
+use crate::domain::{Domain, Policies, registry};
+use crate::machine::cpus;
+use crate::main_loop::CpuMain;
+use crate::pcpu::{Pcpu, hand_off};
+use crate::tests::common::{domain, fake, guest_config, prepare};
 use guest_abi::hvm::save::HvmHwLapic;
 use hv_core::options::Scheduler;
 use hv_hw::irq::vectors;
@@ -14,13 +18,6 @@ use hv_hw::percpu::IrqsOff;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{GuestRegs, SystemRegs, VmExit};
 use hv_hw::{hosted::Clock, time};
-use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::domain::vcpu_frames::VcpuFrames;
-use hypervisor::domain::vcpu_state::VcpuState;
-use hypervisor::domain::{Domain, Policies, registry};
-use hypervisor::machine::cpus;
-use hypervisor::main_loop::CpuMain;
-use hypervisor::pcpu::{Pcpu, hand_off};
 
 const US: u64 = 1000;
 const MS: u64 = 1_000_000;
@@ -98,7 +95,7 @@ fn new_cpu() -> CpuMain<FakeVcpu> {
 /// A guest that runs; so many of its vCPUs are busy.
 fn guest(who: u32, (vcpus, busy): (u16, u16), state: &VcpuState) -> Arc<Domain> {
     let number = registry::reserve(None).unwrap();
-    let config = hypervisor::domain::create::DomainConfig {
+    let config = crate::domain::create::DomainConfig {
         ssidref: who,
         ..guest_config(vcpus)
     };
@@ -201,7 +198,7 @@ fn timers_of_a_paused_guest_take_no_time_from_others() {
 fn timers_of_a_guest_that_ended_take_no_time_from_others() {
     prepare();
     let _clock = Clock::take_over();
-    let crash = |guest: &Domain| guest.end(hypervisor::domain::Ended::Crash, "by a test");
+    let crash = |guest: &Domain| guest.end(crate::domain::Ended::Crash, "by a test");
     let (percent, loads) = left_to_the_other(32, crash);
     assert!(percent >= 99 && loads < 10, "{percent} %, {loads}");
 }

@@ -1,19 +1,16 @@
 //! Page tables on a machine whose memory is all given away: whoever stays within its limits gets those that it needs.
-#![expect(clippy::unwrap_used, reason = "a test that fails here fails")]
-
-mod common;
 
 use std::sync::Arc;
 
-use common::{domain, known_guest, prepare};
+use crate::domain::Domain;
+use crate::domain::create::DomainConfig;
+use crate::domain::destroy::{self, Progress};
+use crate::domain::space::{self, SpaceError};
+use crate::machine::memory::{self, pool};
+use crate::tests::common::{domain, known_guest, prepare};
 use hv_core::addr::{Gfn, Mfn, MfnRange, PageOrder};
 use hv_hw::direct_map::DirectTables;
 use hv_hw::virt::fake::FakeVcpu;
-use hypervisor::domain::Domain;
-use hypervisor::domain::create::DomainConfig;
-use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::domain::space::{self, SpaceError};
-use hypervisor::machine::memory::{self, pool};
 
 const BLOCK: u64 = 512;
 /// Tables that three blocks far apart take, split.

@@ -7,14 +7,10 @@
     non_upper_case_globals,
     reason = "constants carry the names of Xen's headers"
 )]
-#![expect(clippy::unwrap_used, reason = "a test that fails here fails")]
 #![expect(
     clippy::cast_possible_truncation,
     reason = "random numbers are cut to what the ABI takes"
 )]
-
-#[path = "../common/mod.rs"]
-mod common;
 
 mod calls;
 mod exits;
@@ -26,7 +22,7 @@ mod tools;
 
 use std::time::{Duration, Instant};
 
-use common::prepare;
+use crate::tests::common::prepare;
 use hv_hw::hosted::Clock;
 
 /// Lives whole rounds, each from a seed of its own, and tells what they came to.

@@ -1,13 +1,18 @@
 //! Memory that is populated on demand: who touches it brings it, whose balloon gives it back, and what becomes of a guest that
 //! touches more than it has.
-#![expect(clippy::unwrap_used, reason = "a test that fails here fails")]
-
-mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use common::{fake, known_guest, prepare, vcpu_of};
+use crate::domain::destroy::{self, Progress};
+use crate::domain::vcpu::Requests;
+use crate::domain::{Domain, Ended, grants, pod, soft_reset, space};
+use crate::exit;
+use crate::guest_mem::{self as guest, DomainMemory};
+use crate::machine::memory;
+use crate::pcpu::Pcpu;
+use crate::runner::Runner;
+use crate::tests::common::{fake, known_guest, prepare, vcpu_of};
 use guest_abi::errno::Errno;
 use guest_abi::grant_table::{GTF_permit_access, GTF_readonly};
 use guest_abi::version::XENVER_extraversion;
@@ -20,14 +25,6 @@ use hv_core::p2m::{P2mKind, PodCounts};
 use hv_hw::direct_map::{DirectTables, SharedFrame};
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{Stage2Access, Stage2Fault, VcpuHw, VmExit};
-use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::domain::vcpu::Requests;
-use hypervisor::domain::{Domain, Ended, grants, pod, soft_reset, space};
-use hypervisor::exit;
-use hypervisor::guest_mem::{self as guest, DomainMemory};
-use hypervisor::machine::memory;
-use hypervisor::pcpu::Pcpu;
-use hypervisor::runner::Runner;
 use zerocopy::IntoBytes;
 
 /// Where a guest's memory begins that is populated on demand.
@@ -279,7 +276,7 @@ fn unpaged(domain: &Arc<Domain>) -> Machine {
     let hw = fake(
         domain,
         0,
-        &hypervisor::domain::vcpu_frames::VcpuFrames::alloc().unwrap(),
+        &crate::domain::vcpu_frames::VcpuFrames::alloc().unwrap(),
         &domain.policies(),
     );
     machine.0.hw.system = hw.system;
@@ -409,7 +406,7 @@ fn a_soft_reset_keeps_what_is_populated_and_what_is_yet_to_be() {
 #[test]
 fn nothing_is_promised_to_who_owns_the_machine_or_ends() {
     prepare();
-    let dom0 = common::domain(0, hypervisor::domain::create::DomainConfig::dom0(1));
+    let dom0 = crate::tests::common::domain(0, crate::domain::create::DomainConfig::dom0(1));
     assert_eq!(dom0.id, DomId::DOM0);
     assert!(pod::mark(&dom0, gfn(0), PageOrder::SIZE_4K).is_err());
     let domain = guest_with(1, 10);

@@ -1,5 +1,11 @@
 //! Saved states of a guest with a few words of them changed: each is refused, or the guest runs, or ends, with it.
 
+use crate::domain::space;
+use crate::exit;
+use crate::guest_mem::DomainMemory;
+use crate::main_loop::CpuMain;
+use crate::pcpu::Pcpu;
+use crate::runner::{Runner, inject};
 use guest_abi::domctl::{
     XEN_DOMCTL_INTERFACE_VERSION, XEN_DOMCTL_gethvmcontext, XEN_DOMCTL_sethvmcontext, XenDomctl,
     XenDomctlHvmcontext,
@@ -11,19 +17,13 @@ use hv_core::options::Scheduler;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{VcpuHw, VmExit};
 use hv_hw::{hosted::Clock, time};
-use hypervisor::domain::space;
-use hypervisor::exit;
-use hypervisor::guest_mem::DomainMemory;
-use hypervisor::main_loop::CpuMain;
-use hypervisor::pcpu::Pcpu;
-use hypervisor::runner::{Runner, inject};
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::common::{give_ram, known_guest, one_vcpu, pcpu};
-use crate::guests::endless;
-use crate::random::Random;
-use crate::{calls, oracle};
-use hypervisor::pcpu::hand_off;
+use super::guests::endless;
+use super::random::Random;
+use super::{calls, oracle};
+use crate::pcpu::hand_off;
+use crate::tests::common::{give_ram, known_guest, one_vcpu, pcpu};
 
 /// Guests in a life.
 const GUESTS: u64 = 8;
@@ -82,7 +82,7 @@ fn forge(random: &mut Random, toolstack: &mut Toolstack) -> bool {
         for _ in 0..4 {
             let _ = main.step();
             Clock::advance(time::ns_to_ticks(random.below(10_000_000)));
-            if let Some((runner, pcpu)) = main.part_for_tests(&guest, 0) {
+            if let Some((runner, pcpu)) = main.part(&guest, 0) {
                 pcpu.expire_timers();
                 use_state(random, id, (runner, pcpu));
             }

@@ -7,7 +7,7 @@ use hv_hw::virt::{
     TaskSwitch, VcpuHw, VmExit,
 };
 
-use crate::random::Random;
+use super::random::Random;
 
 const LEAVES: [u64; 15] = [
     0,

@@ -1,14 +1,17 @@
 //! Memory between domains, against a naive book of which page has which contents and who sees it: whatever is mapped,
 //! granted, given up and destroyed in whatever order, nobody sees a page that has become somebody else's, and in the end
 //! every frame is back.
-#![expect(clippy::unwrap_used, reason = "a test that fails here fails")]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use common::{domain, known_guest, prepare};
+use crate::domain::create::DomainConfig;
+use crate::domain::destroy::{self, Progress};
+use crate::domain::space::{self, SpaceError};
+use crate::domain::teardown::{self, Budget};
+use crate::domain::{Domain, grants, registry};
+use crate::machine::memory;
+use crate::tests::common::{domain, known_guest, prepare};
 use guest_abi::grant_table::{GTF_permit_access, GTF_reading, GTF_readonly, GTF_writing};
 use hv_core::addr::{Gfn, Mfn, PageOrder};
 use hv_core::grant::{
@@ -18,12 +21,6 @@ use hv_core::mem::SharedWords;
 use hv_core::p2m::P2mKind;
 use hv_hw::direct_map::{self, DirectTables, SharedFrame};
 use hv_hw::virt::fake::FakeVcpu;
-use hypervisor::domain::create::DomainConfig;
-use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::domain::space::{self, SpaceError};
-use hypervisor::domain::teardown::{self, Budget};
-use hypervisor::domain::{Domain, grants, registry};
-use hypervisor::machine::memory;
 use proptest::prelude::*;
 
 const GUESTS: usize = 3;

@@ -1,20 +1,18 @@
 //! What guests can make the log say: bounded in bytes, for each and for all together, and nobody hides another.
 
-mod common;
-
-use common::{TSC_KHZ, domain, fake, guest_config, pcpu, prepare, vcpu_of};
+use crate::console::guest_debug;
+use crate::domain::Domain;
+use crate::domain::vcpu_frames::VcpuFrames;
+use crate::exit;
+use crate::pcpu::hand_off::Arrival;
+use crate::runner::make;
+use crate::tests::common::{TSC_KHZ, domain, fake, guest_config, pcpu, prepare, vcpu_of};
 use hv_core::addr::Gpa;
 use hv_core::log_budget::COMMON_BURST;
 use hv_core::options::{LogLevel, LogThresholds};
 use hv_hw::console::{self, HistoryStart, log};
 use hv_hw::hosted::Clock;
 use hv_hw::virt::{Stage2Access, Stage2Fault, VmExit};
-use hypervisor::console::guest_debug;
-use hypervisor::domain::Domain;
-use hypervisor::domain::vcpu_frames::VcpuFrames;
-use hypervisor::exit;
-use hypervisor::pcpu::hand_off::Arrival;
-use hypervisor::runner::make;
 
 /// What has been logged since stream position `since`.
 fn logged(since: u64) -> String {

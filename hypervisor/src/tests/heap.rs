@@ -1,11 +1,12 @@
 //! What guests can take of the hypervisor's heap: a part, whatever they do, and never what others need.
-#![expect(clippy::unwrap_used, reason = "a test that fails here fails")]
-
-mod common;
 
 use std::sync::Arc;
 
-use common::{HEAP_BYTES, domain, give_ram, known_guest, one_vcpu, prepare};
+use crate::domain::create::DomainConfig;
+use crate::domain::destroy::{self, Progress};
+use crate::domain::{Domain, grants, space};
+use crate::exit;
+use crate::tests::common::{HEAP_BYTES, domain, give_ram, known_guest, one_vcpu, prepare};
 use guest_abi::errno::Errno;
 use guest_abi::event_channel::{
     EVTCHNOP_alloc_unbound, EVTCHNOP_reset, EvtchnAllocUnbound, EvtchnReset,
@@ -18,10 +19,6 @@ use hv_core::mem::SharedWords;
 use hv_hw::direct_map::SharedFrame;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{VcpuHw, VmExit};
-use hypervisor::domain::create::DomainConfig;
-use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::domain::{Domain, grants, space};
-use hypervisor::exit;
 use zerocopy::IntoBytes;
 
 /// One guest's share, and what every guest gets.
@@ -81,10 +78,10 @@ fn guest_that_maps_for_ever_gets_an_eighth_of_the_heap() {
 #[test]
 fn grant_frames_are_part_of_the_share() {
     prepare();
-    let number = hypervisor::domain::registry::reserve(None).unwrap();
+    let number = crate::domain::registry::reserve(None).unwrap();
     let config = DomainConfig {
         max_grant_frames: 1024,
-        ..common::guest_config(1)
+        ..crate::tests::common::guest_config(1)
     };
     let guest = domain(number.id().get(), config);
     let made = (0..1024).take_while(|index| grants::frame(&guest, *index).is_ok());

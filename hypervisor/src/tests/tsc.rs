@@ -1,11 +1,14 @@
 //! A guest's TSC: at the host's rate without exits, or emulated, at that rate or another.
-#![expect(clippy::unwrap_used, reason = "a test that fails here fails")]
-
-mod common;
 
 use std::sync::Arc;
 
-use common::{TSC_KHZ, give_ram, known_guest, one_vcpu, prepare, vcpu_of};
+use crate::domain::Domain;
+use crate::domain::destroy::{self, Progress};
+use crate::exit;
+use crate::machine::host;
+use crate::pcpu::Pcpu;
+use crate::runner::Runner;
+use crate::tests::common::{TSC_KHZ, give_ram, known_guest, one_vcpu, prepare, vcpu_of};
 use guest_abi::domctl::{
     XEN_DOMCTL_INTERFACE_VERSION, XEN_DOMCTL_gettscinfo, XEN_DOMCTL_settscinfo, XenDomctl,
     XenDomctlTscInfo,
@@ -15,12 +18,6 @@ use guest_abi::xen::__HYPERVISOR_domctl;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{VcpuHw, VmExit};
 use hv_hw::{hosted::Clock, time};
-use hypervisor::domain::Domain;
-use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::exit;
-use hypervisor::machine::host;
-use hypervisor::pcpu::Pcpu;
-use hypervisor::runner::Runner;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 const IA32_TSC: u32 = 0x10;

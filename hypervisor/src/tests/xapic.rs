@@ -1,23 +1,20 @@
 //! The local APIC's modes as the story has them: registers in memory in the one, MSRs in the other, who is reached by what,
 //! and what the hardware is told.
-#![expect(clippy::unwrap_used, reason = "a test that fails here fails")]
 
-mod common;
-
-use common::{RIP, domain, fake, give_ram, guest_config, vcpu_of};
+use crate::domain::vcpu::Requests;
+use crate::domain::vcpu_frames::VcpuFrames;
+use crate::domain::vcpu_state::VcpuState;
+use crate::exit;
+use crate::guest_mem::DomainMemory;
+use crate::pcpu::Pcpu;
+use crate::pcpu::hand_off::Arrival;
+use crate::runner::{Activity, Runner, inject, make};
+use crate::tests::common::{RIP, domain, fake, give_ram, guest_config, vcpu_of};
 use hv_core::addr::{Gpa, Gva};
 use hv_core::device::message::LogicalId;
 use hv_core::mem::GuestMem;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{ApicAssist, Event, SEGMENT_CS, Stage2Access, Stage2Fault, VcpuHw, VmExit};
-use hypervisor::domain::vcpu::Requests;
-use hypervisor::domain::vcpu_frames::VcpuFrames;
-use hypervisor::domain::vcpu_state::VcpuState;
-use hypervisor::exit;
-use hypervisor::guest_mem::DomainMemory;
-use hypervisor::pcpu::Pcpu;
-use hypervisor::pcpu::hand_off::Arrival;
-use hypervisor::runner::{Activity, Runner, inject, make};
 
 type Machine = (Runner<FakeVcpu>, Pcpu);
 

@@ -1,14 +1,12 @@
 //! How a dying domain's memory goes: in steps of bounded length, whatever it did with it.
 
-mod common;
-
-use common::{known_guest, prepare};
+use crate::domain::destroy::{self, Progress};
+use crate::domain::space;
+use crate::domain::teardown::{self, Budget};
+use crate::machine::memory;
+use crate::tests::common::{known_guest, prepare};
 use hv_core::addr::{Gfn, PageOrder};
 use hv_hw::virt::fake::FakeVcpu;
-use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::domain::space;
-use hypervisor::domain::teardown::{self, Budget};
-use hypervisor::machine::memory;
 
 /// Taken down in one go.
 const STEP: Budget = Budget {

@@ -1,19 +1,17 @@
 //! The story's answers to exits, over a vCPU without hardware: what the guest finds in its registers, and whether its
 //! domain lives on.
 
-mod common;
-
-use common::{LENGTH, RIP, domain, guest_config, one_vcpu, vcpu_of};
+use crate::domain::Ended;
+use crate::domain::vcpu::Requests;
+use crate::exit;
+use crate::main_loop::run_loop::{self, Stop};
+use crate::pcpu::Pcpu;
+use crate::runner::{Activity, Next, Runner};
+use crate::tests::common::{LENGTH, RIP, domain, guest_config, one_vcpu, vcpu_of};
 use guest_abi::errno::Errno;
 use guest_abi::xen::{__HYPERVISOR_sched_op, __HYPERVISOR_xen_version};
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{Event, SEGMENT_CS, SEGMENT_SS, VcpuHw, VmExit};
-use hypervisor::domain::Ended;
-use hypervisor::domain::vcpu::Requests;
-use hypervisor::exit;
-use hypervisor::main_loop::run_loop::{self, Stop};
-use hypervisor::pcpu::Pcpu;
-use hypervisor::runner::{Activity, Next, Runner};
 
 fn hypercall(number: u64) -> (u64, u64) {
     let (mut runner, mut pcpu) = one_vcpu();
@@ -223,7 +221,7 @@ fn what_is_no_doing_of_the_guests_leaves_it_as_it_was() {
 #[test]
 fn access_to_what_is_there_by_now_is_tried_again() {
     let (mut runner, mut pcpu) = one_vcpu();
-    let _ram = common::give_ram(&runner.domain, 4);
+    let _ram = crate::tests::common::give_ram(&runner.domain, 4);
     let fault = |access| {
         VmExit::Stage2Fault(hv_hw::virt::Stage2Fault {
             gpa: hv_core::addr::Gpa::new(0x2000),

@@ -1,13 +1,20 @@
 //! Many domains on a CPU without hardware: who runs, who waits, and that a domain's end gives everything back, whenever
 //! it comes.
-#![expect(clippy::unwrap_used, reason = "a test that fails here fails")]
-
-mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::{domain, fake, guest_config, known_guest, pcpu, prepare};
+use crate::domain::create::DomainConfig;
+use crate::domain::destroy::{self, Progress};
+use crate::domain::life::PauseError;
+use crate::domain::vcpu_frames::VcpuFrames;
+use crate::domain::vcpu_state::VcpuState;
+use crate::domain::{Domain, Ended, Policies, grants, info, pod, registry, soft_reset, space};
+use crate::machine::{cpus, memory};
+use crate::main_loop::{CpuMain, Step};
+use crate::pcpu::hand_off;
+use crate::runner::make;
+use crate::tests::common::{domain, fake, guest_config, known_guest, pcpu, prepare};
 use guest_abi::grant_table::GTF_permit_access;
 use hv_core::addr::{Gfn, PageOrder};
 use hv_core::evtchn::{State, Virq};
@@ -19,16 +26,6 @@ use hv_hw::direct_map::SharedFrame;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{GuestRegs, SystemRegs, VmExit};
 use hv_hw::{hosted::Clock, time};
-use hypervisor::domain::create::DomainConfig;
-use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::domain::life::PauseError;
-use hypervisor::domain::vcpu_frames::VcpuFrames;
-use hypervisor::domain::vcpu_state::VcpuState;
-use hypervisor::domain::{Domain, Ended, Policies, grants, info, pod, registry, soft_reset, space};
-use hypervisor::machine::{cpus, memory};
-use hypervisor::main_loop::{CpuMain, Step};
-use hypervisor::pcpu::hand_off;
-use hypervisor::runner::make;
 
 /// How often a guest was entered, by domid.
 static ENTRIES: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
@@ -319,7 +316,7 @@ const LIFE: [Event; 15] = [
         let _ = main.step();
     },
     |domain, _, _| {
-        let frame = hypervisor::guest_mem::pin(domain, Gfn::new(7777)).unwrap();
+        let frame = crate::guest_mem::pin(domain, Gfn::new(7777)).unwrap();
         let notify = domain.events.lock().register_vcpu_info(0, frame, 64);
         domain.notify(notify.unwrap());
     },
@@ -346,7 +343,7 @@ fn a_soft_reset_leaves_nothing_of_the_old_kernel_but_its_memory() {
         space::populate(&domain, gfn, PageOrder::SIZE_4K).unwrap();
     }
     let register = || {
-        let frame = hypervisor::guest_mem::pin(&domain, info_gfn).unwrap();
+        let frame = crate::guest_mem::pin(&domain, info_gfn).unwrap();
         domain.events.lock().register_vcpu_info(0, frame, 64)
     };
     let _ = register().unwrap();

@@ -1,20 +1,17 @@
 //! What one domain has the CPU learn of branches is forgotten before another's vCPU runs, and only then.
-#![expect(clippy::unwrap_used, reason = "a test that fails here fails")]
-
-mod common;
 
 use std::sync::Arc;
 
-use common::{domain, fake, guest_config, pcpu, prepare};
+use crate::domain::destroy::{self, Progress};
+use crate::domain::vcpu_state::VcpuState;
+use crate::domain::{Domain, registry};
+use crate::main_loop::{CpuMain, Step};
+use crate::pcpu::hand_off;
+use crate::tests::common::{domain, fake, guest_config, pcpu, prepare};
 use hv_core::domid::DomId;
 use hv_core::options::Scheduler;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{GuestRegs, SystemRegs, VmExit};
-use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::domain::vcpu_state::VcpuState;
-use hypervisor::domain::{Domain, registry};
-use hypervisor::main_loop::{CpuMain, Step};
-use hypervisor::pcpu::hand_off;
 
 /// A guest whose vCPUs do nothing but let others run.
 fn yielding_guest(main: &mut CpuMain<FakeVcpu>, wanted: Option<DomId>, vcpus: u16) -> Arc<Domain> {
@@ -30,7 +27,7 @@ fn yielding_guest(main: &mut CpuMain<FakeVcpu>, wanted: Option<DomId>, vcpus: u1
     }
     let _ = main.step();
     for index in 0..guest.vcpus.len() {
-        let (runner, _) = main.part_for_tests(&guest, index).unwrap();
+        let (runner, _) = main.part(&guest, index).unwrap();
         runner.hw.endless = Some(|_| VmExit::PauseLoop);
     }
     let _ = guest.unpause();
@@ -42,7 +39,7 @@ fn barriers_in(main: &mut CpuMain<FakeVcpu>, guests: &[Arc<Domain>], steps: usiz
     let count = |main: &mut CpuMain<FakeVcpu>| -> u64 {
         let of = |guest: &Arc<Domain>, main: &mut CpuMain<FakeVcpu>| -> u64 {
             (0..guest.vcpus.len())
-                .map(|index| main.part_for_tests(guest, index).unwrap().0.hw.barriers)
+                .map(|index| main.part(guest, index).unwrap().0.hw.barriers)
                 .sum()
         };
         guests.iter().map(|guest| of(guest, main)).sum()

@@ -7,6 +7,14 @@
 
 use std::sync::{Arc, Once};
 
+use crate::domain::create::{self, Belongings, DomainConfig};
+use crate::domain::vcpu_frames::VcpuFrames;
+use crate::domain::{Domain, Policies, registry};
+use crate::machine::host::{self, Host};
+use crate::machine::memory::{self, Tables};
+use crate::pcpu::Pcpu;
+use crate::pcpu::hand_off::Arrival;
+use crate::runner::{Activity, Runner, make};
 use hv_core::addr::{Gfn, Mfn, MfnRange};
 use hv_core::cpuid::{CpuidRegs, HostCpuid, Provides};
 use hv_core::device::lapic::Delivery;
@@ -21,14 +29,6 @@ use hv_hw::percpu::IrqsOff;
 use hv_hw::virt::Features;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{SEGMENT_CS, SEGMENT_LONG};
-use hypervisor::domain::create::{self, Belongings, DomainConfig};
-use hypervisor::domain::vcpu_frames::VcpuFrames;
-use hypervisor::domain::{Domain, Policies, registry};
-use hypervisor::machine::host::{self, Host};
-use hypervisor::machine::memory::{self, Tables};
-use hypervisor::pcpu::Pcpu;
-use hypervisor::pcpu::hand_off::Arrival;
-use hypervisor::runner::{Activity, Runner, make};
 
 pub(crate) const TSC_KHZ: u32 = 2_000_000;
 /// Of a machine with 512 MiB.

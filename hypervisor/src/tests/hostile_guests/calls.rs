@@ -8,7 +8,7 @@ use guest_abi::sched::{SCHEDOP_block, SCHEDOP_poll, SCHEDOP_yield};
 use guest_abi::xen::*;
 use hv_hw::virt::GuestRegs;
 
-use crate::random::Random;
+use super::random::Random;
 
 /// Bytes of a structure, in the order of its members.
 #[derive(Default)]

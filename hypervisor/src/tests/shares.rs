@@ -1,17 +1,15 @@
 //! What a guest gets of the machine's frames: those it claimed, tables up to a bound, a grant table as large as it may be;
 //! and that all come back.
 
-mod common;
-
-use common::{domain, guest_config, known_guest, prepare};
+use crate::domain::create::DomainConfig;
+use crate::domain::destroy::{self, Progress};
+use crate::domain::grants::{self, NoFrame};
+use crate::domain::space::{self, SpaceError};
+use crate::domain::{Domain, registry};
+use crate::machine::memory;
+use crate::tests::common::{domain, guest_config, known_guest, prepare};
 use hv_core::addr::{Gfn, PageOrder};
 use hv_hw::virt::fake::FakeVcpu;
-use hypervisor::domain::create::DomainConfig;
-use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::domain::grants::{self, NoFrame};
-use hypervisor::domain::space::{self, SpaceError};
-use hypervisor::domain::{Domain, registry};
-use hypervisor::machine::memory;
 
 /// Where guests have RAM.
 const RAM: u64 = 0x1000;

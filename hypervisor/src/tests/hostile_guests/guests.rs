@@ -2,6 +2,13 @@
 
 use std::sync::Arc;
 
+use crate::domain::vcpu_frames::VcpuFrames;
+use crate::domain::vcpu_state::VcpuState;
+use crate::domain::{Domain, Ended, Policies, grants, registry, space};
+use crate::guest_mem::DomainMemory;
+use crate::machine::memory;
+use crate::main_loop::CpuMain;
+use crate::runner::Activity;
 use guest_abi::sched::SCHEDOP_shutdown;
 use guest_abi::xen::{__HYPERVISOR_multicall, __HYPERVISOR_sched_op};
 use hv_core::addr::{Gfn, Gpa, PageOrder};
@@ -12,20 +19,13 @@ use hv_hw::irq::vectors;
 use hv_hw::virt::fake::{Course, FakeVcpu};
 use hv_hw::virt::{GuestRegs, SystemRegs, VcpuHw, VmExit};
 use hv_hw::{hosted::Clock, time};
-use hypervisor::domain::vcpu_frames::VcpuFrames;
-use hypervisor::domain::vcpu_state::VcpuState;
-use hypervisor::domain::{Domain, Ended, Policies, grants, registry, space};
-use hypervisor::guest_mem::DomainMemory;
-use hypervisor::machine::memory;
-use hypervisor::main_loop::CpuMain;
-use hypervisor::runner::Activity;
 
-use crate::common;
-use crate::common::{fake, guest_config, known_guest, pcpu};
-use crate::random::Random;
-use crate::{calls, exits, oracle};
-use hypervisor::main_loop::run_loop;
-use hypervisor::pcpu::hand_off;
+use super::random::Random;
+use super::{calls, exits, oracle};
+use crate::main_loop::run_loop;
+use crate::pcpu::hand_off;
+use crate::tests::common;
+use crate::tests::common::{fake, guest_config, known_guest, pcpu};
 
 /// Exits in a life.
 const EXITS: u64 = 400;
@@ -37,7 +37,7 @@ const SHARED_INFO: u64 = 62;
 
 /// An entry of a vCPU that has nothing to do: its time is over.
 fn ticking(_: u64) -> VmExit {
-    hypervisor::machine::cpus::end_slice(0);
+    crate::machine::cpus::end_slice(0);
     VmExit::TprBelowThreshold
 }
 
@@ -151,7 +151,7 @@ impl Machine {
         let Self {
             random, main, ids, ..
         } = self;
-        let (runner, pcpu) = main.part_for_tests(&guest, vcpu)?;
+        let (runner, pcpu) = main.part(&guest, vcpu)?;
         let hw = &mut runner.hw;
         hw.system.rip = 0x3000 + random.below(64);
         hw.registers.gpr = std::array::from_fn(|_| random.value(ids));
@@ -265,7 +265,7 @@ impl Machine {
     }
 
     fn write(&mut self, at: usize, gpa: u64, bytes: &[u8]) {
-        if let Some((runner, _)) = self.main.part_for_tests(&self.guests[at], 0) {
+        if let Some((runner, _)) = self.main.part(&self.guests[at], 0) {
             let mut memory = DomainMemory::lock(&runner.domain, &runner.memo);
             let _ = memory.write(Gpa::new(gpa), bytes);
         }
@@ -275,7 +275,7 @@ impl Machine {
     fn meanwhile(&mut self, what: &str) {
         if self.random.one_in(16) {
             Clock::advance(time::ns_to_ticks(self.random.below(10_000_000)));
-            if let Some((_, pcpu)) = self.main.part_for_tests(&self.guests[0], 0) {
+            if let Some((_, pcpu)) = self.main.part(&self.guests[0], 0) {
                 pcpu.expire_timers();
             }
         }
@@ -316,7 +316,7 @@ impl Machine {
         oracle::end(second, &mut main, &[&tool]);
         oracle::end(tool, &mut main, &[]);
         drop(main);
-        hypervisor::domain::destroy::reap();
+        crate::domain::destroy::reap();
         ids
     }
 }

@@ -1,19 +1,16 @@
 //! What a guest gets where it touches memory that it has not: all ones, a write that goes nowhere, or #GP; never its end.
-#![expect(clippy::unwrap_used, reason = "a test that fails here fails")]
 
-mod common;
-
-use common::{RIP, domain, give_ram, guest_config, vcpu_of};
+use crate::exit;
+use crate::guest_mem::DomainMemory;
+use crate::pcpu::Pcpu;
+use crate::runner::{Runner, inject};
+use crate::tests::common::{RIP, domain, give_ram, guest_config, vcpu_of};
 use hv_core::addr::{Gpa, Gva};
 use hv_core::mem::GuestMem;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{
     Event, IoExit, SEGMENT_CS, SEGMENT_SS, Stage2Access, Stage2Fault, StringIo, VcpuHw, VmExit,
 };
-use hypervisor::exit;
-use hypervisor::guest_mem::DomainMemory;
-use hypervisor::pcpu::Pcpu;
-use hypervisor::runner::{Runner, inject};
 
 /// Where a guest of these tests has nothing.
 const NOWHERE: u64 = 0x4000_0000;

@@ -3,16 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::domain::Domain;
+use crate::domain::destroy::{self, Progress};
+use crate::machine::memory;
+use crate::main_loop::CpuMain;
 use hv_core::addr::{Gfn, Mfn};
 use hv_core::frame::{Owner, Role};
 use hv_core::p2m::P2mKind;
 use hv_hw::console::{self, HistoryStart};
 use hv_hw::direct_map::DirectTables;
 use hv_hw::virt::fake::FakeVcpu;
-use hypervisor::domain::Domain;
-use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::machine::memory;
-use hypervisor::main_loop::CpuMain;
 
 /// Guest frames beyond all that these tests map.
 const GFN_END: u64 = 600;

@@ -1,8 +1,12 @@
 //! Who may make which hypercall: a guest is denied all that is not in the list below, before its arguments are looked at.
 
-mod common;
-
-use common::{RIP, fake, known_guest, pcpu, prepare};
+use crate::domain::destroy::{self, Progress};
+use crate::domain::vcpu_frames::VcpuFrames;
+use crate::exit;
+use crate::pcpu::Pcpu;
+use crate::pcpu::hand_off::Arrival;
+use crate::runner::{Activity, Runner, make};
+use crate::tests::common::{RIP, fake, known_guest, pcpu, prepare};
 use guest_abi::errno::Errno;
 use guest_abi::event_channel::*;
 use guest_abi::grant_table::*;
@@ -14,12 +18,6 @@ use guest_abi::version::*;
 use guest_abi::xen::*;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{VcpuHw, VmExit};
-use hypervisor::domain::destroy::{self, Progress};
-use hypervisor::domain::vcpu_frames::VcpuFrames;
-use hypervisor::exit;
-use hypervisor::pcpu::Pcpu;
-use hypervisor::pcpu::hand_off::Arrival;
-use hypervisor::runner::{Activity, Runner, make};
 
 /// What a guest may ask for, by hypercall. Whoever adds a row for guests adds it here, and says why they may.
 const GUESTS_MAY: &[(u64, &[u32])] = &[

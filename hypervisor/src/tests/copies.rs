@@ -1,8 +1,10 @@
 //! What hypercalls read and write in the guest's memory: where it goes, and that a hypercall in pieces is done whole.
 
-mod common;
-
-use common::{RIP, give_ram, one_vcpu};
+use crate::exit;
+use crate::guest_mem::Memo;
+use crate::machine::memory::Tables;
+use crate::runner::Runner;
+use crate::tests::common::{RIP, give_ram, one_vcpu};
 use guest_abi::errno::Errno;
 use guest_abi::xen::{
     __HYPERVISOR_console_io, __HYPERVISOR_multicall, CONSOLEIO_write, MulticallEntry,
@@ -12,10 +14,6 @@ use hv_core::mem::SharedWords;
 use hv_hw::direct_map::{DirectTables, SharedFrame};
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{ControlRegister, Event, VcpuHw, VmExit};
-use hypervisor::exit;
-use hypervisor::guest_mem::Memo;
-use hypervisor::machine::memory::Tables;
-use hypervisor::runner::Runner;
 use proptest::prelude::*;
 use zerocopy::IntoBytes;
 

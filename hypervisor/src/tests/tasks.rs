@@ -1,9 +1,10 @@
 //! Hardware task switches of a guest: from its registers and memory to the new task's, and what of it is the old one's.
-#![expect(clippy::unwrap_used, reason = "a test that fails here fails")]
 
-mod common;
-
-use common::{domain, give_ram, guest_config, vcpu_of};
+use crate::exit;
+use crate::guest_mem::DomainMemory;
+use crate::pcpu::Pcpu;
+use crate::runner::Runner;
+use crate::tests::common::{domain, give_ram, guest_config, vcpu_of};
 use hv_core::addr::Gpa;
 use hv_core::mem::GuestMem;
 use hv_hw::virt::fake::FakeVcpu;
@@ -11,10 +12,6 @@ use hv_hw::virt::{
     DescriptorTable, Event, SEGMENT_CS, SEGMENT_SS, SEGMENT_TR, Segment, SoftwareEvent, TaskSource,
     TaskSwitch, VcpuHw, VmExit,
 };
-use hypervisor::exit;
-use hypervisor::guest_mem::DomainMemory;
-use hypervisor::pcpu::Pcpu;
-use hypervisor::runner::Runner;
 
 const GDT: u64 = 0x1000;
 const OLD: u16 = 0x18;
