@@ -68,6 +68,9 @@ impl<K: Ord + Copy> IndexHeap<K> {
 
     /// Moves the entry at `place` up or down to where it belongs.
     fn settle(&mut self, mut place: usize) {
+        if self.heap.len() < 2 {
+            return;
+        }
         while place > 0 && self.heap[place] < self.heap[(place - 1) / 2] {
             self.swap(place, (place - 1) / 2);
             place = (place - 1) / 2;

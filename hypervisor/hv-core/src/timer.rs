@@ -65,8 +65,9 @@ impl<K: Copy> TimerQueue<K> {
 
     /// Keeps the timer from expiring. True where it was set.
     pub fn cancel(&mut self, id: TimerId) -> bool {
-        self.is_changed = true;
-        self.deadlines.remove(id.0)
+        let was_set = self.deadlines.remove(id.0);
+        self.is_changed |= was_set;
+        was_set
     }
 
     /// When the timer expires, where it is set.

@@ -60,8 +60,8 @@ impl Account {
     }
 
     /// Closes the stretch of time in the current state and begins one in `state`.
-    pub fn change(&mut self, state: RunState, has_flag: bool) {
-        self.state.change(state, host::now_ns());
+    pub fn change(&mut self, state: RunState, now_ns: u64, has_flag: bool) {
+        self.state.change(state, now_ns);
         if let Some(copy) = &self.copy {
             copy.write(&self.state, has_flag);
         }

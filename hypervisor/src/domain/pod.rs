@@ -218,6 +218,7 @@ pub fn end(domain: &Domain) {
 }
 
 /// Takes what was to be populated away from the domain; false where a block is not such as a whole.
+#[inline]
 pub fn give_up(
     domain: &Domain,
     p2m: &mut P2m,
@@ -227,6 +228,11 @@ pub fn give_up(
     if !p2m.pod.is_active() {
         return Ok(false);
     }
+    unmark(domain, p2m, gfn, order)
+}
+
+#[cold]
+fn unmark(domain: &Domain, p2m: &mut P2m, gfn: Gfn, order: PageOrder) -> Result<bool, SpaceError> {
     let memory = (&mut DirectTables, &mut domain.limits.tables());
     let is_given = p2m.unmark_pod(memory, gfn, order)?;
     if is_given {

@@ -21,6 +21,7 @@ use hv_core::timer::TimerId;
 use hv_core::vcpu::VcpuId;
 use hv_core::vcpu::runstate::RunState;
 use hv_hw::irq as device;
+use hv_hw::time;
 use hv_hw::virt::VcpuHw;
 
 use crate::domain::{Domain, destroy};
@@ -157,8 +158,25 @@ impl<H: VcpuHw> CpuMain<H> {
         Some((&mut at.runner, &mut self.pcpu))
     }
 
-    /// The vCPU in each slot that was kicked looks at what was left for it; new ones move in, and the dead go.
+    /// Takes the news, and the vCPU in each slot that was kicked looks at what was left for it.
     fn attend(&mut self) {
+        if self.pcpu.has_news() {
+            self.hear();
+        }
+        if !self.pcpu.is_anybody_kicked() {
+            return;
+        }
+        for slot in 0..self.slots.len() {
+            if let Some(Some(at)) = self.slots.get(slot)
+                && at.runner.vcpu().take_kick()
+            {
+                self.consider_at_its_cost(slot);
+            }
+        }
+    }
+
+    /// Takes the news: new vCPUs move in, and the dead go.
+    fn hear(&mut self) {
         if self.pcpu.take_zombie_news() {
             destroy::reap();
         }
@@ -170,16 +188,6 @@ impl<H: VcpuHw> CpuMain<H> {
         }
         while let Some(tenant) = self.pcpu.take_new_period() {
             self.unpark(tenant);
-        }
-        if !self.pcpu.is_anybody_kicked() {
-            return;
-        }
-        for slot in 0..self.slots.len() {
-            if let Some(Some(at)) = self.slots.get(slot)
-                && at.runner.vcpu().take_kick()
-            {
-                self.consider_at_its_cost(slot);
-            }
         }
     }
 
@@ -351,14 +359,14 @@ impl<H: VcpuHw> CpuMain<H> {
         if let Some(budget) = &mut tenant.budget
             && budget.is_used_up(now_ns)
         {
-            self.park(slot);
+            self.park(slot, now_ns);
             return;
         }
         let room = self.policy.wake(Unit(slot), now_ns);
         if !self.pcpu.runs_one()
             && let Some((at, _)) = self.at(slot)
         {
-            at.runner.account(RunState::Runnable);
+            at.runner.account(RunState::Runnable, now_ns);
         }
         match room {
             None => {}
@@ -368,12 +376,12 @@ impl<H: VcpuHw> CpuMain<H> {
     }
 
     /// A vCPU, which the policy does not know as ready, waits for its domain's next period.
-    fn park(&mut self, slot: usize) {
+    fn park(&mut self, slot: usize, now_ns: u64) {
         let Some((at, tenant)) = self.at(slot) else {
             return;
         };
         at.is_parked = true;
-        at.runner.account(RunState::Runnable);
+        at.runner.account(RunState::Runnable, now_ns);
         tenant.parked.push_back(slot);
         if let Some(budget) = &tenant.budget {
             let (alarm, ns) = (tenant.alarm, budget.next_period_ns());
@@ -434,8 +442,9 @@ impl<H: VcpuHw> CpuMain<H> {
         {
             power::dom0_ended(why);
         }
-        at.runner.account(at.runner.waiting_state());
-        self.policy.block(Unit(slot), host::now_ns());
+        let now_ns = host::now_ns();
+        at.runner.account(at.runner.waiting_state(), now_ns);
+        self.policy.block(Unit(slot), now_ns);
     }
 
     /// The slot that has the CPU now.
@@ -456,14 +465,14 @@ impl<H: VcpuHw> CpuMain<H> {
             if let Some(budget) = &mut tenant.budget {
                 let Some(drawn_ns) = budget.draw(now_ns) else {
                     self.policy.block(pick.unit, now_ns);
-                    self.park(slot);
+                    self.park(slot, now_ns);
                     continue;
                 };
                 at.since_ns = now_ns;
                 at.drawn_ns = drawn_ns;
                 slice_ns = Some(slice_ns.unwrap_or(u64::MAX).min(drawn_ns));
             }
-            at.runner.account(RunState::Running);
+            at.runner.account(RunState::Running, now_ns);
             self.current = Some(slot);
             self.pcpu.limit_slice(slice_ns);
             return Some(slot);
@@ -477,12 +486,12 @@ impl<H: VcpuHw> CpuMain<H> {
         let Some((at, tenant)) = self.at(slot) else {
             return;
         };
-        at.runner.account(RunState::Runnable);
+        at.runner.account(RunState::Runnable, now_ns);
         if let Some(budget) = &mut tenant.budget
             && budget.is_used_up(now_ns)
         {
             self.policy.block(Unit(slot), now_ns);
-            self.park(slot);
+            self.park(slot, now_ns);
         } else {
             how(&mut *self.policy, Unit(slot), now_ns);
         }
@@ -534,14 +543,15 @@ impl<H: VcpuHw> CpuMain<H> {
         let Some(at) = self.slots.get_mut(slot).and_then(Option::take) else {
             return;
         };
-        self.policy.remove(Unit(slot), host::now_ns());
+        let now_ns = host::now_ns();
+        self.policy.remove(Unit(slot), now_ns);
         self.move_out(slot, at.tenant);
         let domain = at.runner.domain.clone();
         if self.last_ran == Some(domain.id) {
             // its number may be another's next time
             self.last_ran = None;
         }
-        at.runner.account(RunState::Offline);
+        at.runner.account(RunState::Offline, now_ns);
         at.runner.vcpu().set_gone();
         let timers = at.runner.timers();
         self.pcpu.disown(&domain, at.runner.index, timers);
@@ -560,10 +570,10 @@ fn idle(pcpu: &mut Pcpu) {
     if pcpu.is_woken() {
         return;
     }
-    let since = host::now_ns();
+    let since = time::now();
     pcpu.arm();
     if let Some(vector) = device::wait_for_interrupt(&mut pcpu.irqs_off) {
         irq::handle(pcpu, vector);
     }
-    pcpu.note_idle(host::now_ns().saturating_sub(since));
+    pcpu.note_idle(time::now().saturating_sub(since));
 }

@@ -115,9 +115,9 @@ impl Pcpu {
         }
     }
 
-    /// Counts time in which it had nothing to run.
-    pub fn note_idle(&self, ns: u64) {
-        cpus::note_idle(self.id, ns);
+    /// Counts ticks in which it had nothing to run.
+    pub fn note_idle(&self, ticks: u64) {
+        cpus::note_idle(self.id, time::ticks_to_ns(ticks));
     }
 
     /// Makes room for a vCPU; the timers are its singleshot, APIC, poll and watchdog timer.
@@ -175,7 +175,9 @@ impl Pcpu {
 
     /// Takes the CPU from the vCPU that gets it now after so many ns, or not at all.
     pub fn limit_slice(&mut self, slice_ns: Option<u64>) {
-        self.mailbox.is_slice_over.store(false, Ordering::Release);
+        if self.is_slice_over() {
+            self.mailbox.is_slice_over.store(false, Ordering::Release);
+        }
         match slice_ns {
             Some(ns) => {
                 let deadline = time::now().saturating_add(time::ns_to_ticks(ns));
@@ -217,6 +219,13 @@ impl Pcpu {
         self.periods_over.pop()
     }
 
+    /// True where there is some news to take.
+    #[inline]
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.mailbox.news.load(Ordering::Acquire) != 0
+    }
+
     /// True once for each time that the rate limit was set.
     #[must_use]
     pub fn take_rate_limit_news(&self) -> bool {
@@ -235,6 +244,7 @@ impl Pcpu {
     }
 
     /// True where the time of the vCPU that has the CPU is over.
+    #[inline]
     #[must_use]
     pub fn is_slice_over(&self) -> bool {
         self.mailbox.is_slice_over.load(Ordering::Acquire)
@@ -303,10 +313,7 @@ impl Pcpu {
     #[inline]
     #[must_use]
     pub fn has_business(&self) -> bool {
-        let mailbox = self.mailbox;
-        self.is_anybody_kicked()
-            || mailbox.is_slice_over.load(Ordering::Acquire)
-            || mailbox.news.load(Ordering::Acquire) != 0
+        self.is_anybody_kicked() || self.is_slice_over() || self.has_news()
     }
 
     /// True where one of its vCPUs was kicked and has not looked yet.

@@ -127,11 +127,11 @@ impl<H: VcpuHw> Runner<H> {
     }
 
     /// Books the time up to now, and what it does from now on.
-    pub fn account(&self, state: RunState) {
+    pub fn account(&self, state: RunState, now_ns: u64) {
         let has_flag = self.domain.has_runstate_flag.load(Ordering::Acquire);
         let vcpu = self.vcpu();
         vcpu.note(state == RunState::Running, state == RunState::Blocked);
-        vcpu.account.lock().change(state, has_flag);
+        vcpu.account.lock().change(state, now_ns, has_flag);
     }
 
     /// Its timers.

@@ -109,14 +109,24 @@ impl<F: SharedWords> PostedInterrupts<F> {
 
     /// Empties the box. The flags fall before the bits are read, so that an interrupt posted meanwhile notifies again.
     pub fn take(&self) -> Taken {
-        let mut taken = Taken::default();
-        if self.frame.fetch_and_u32(self.place(CONTROL), !ON) & ON != 0 {
-            taken.edge = self.take_set(PIR);
+        Taken {
+            edge: self.take_edge().unwrap_or_default(),
+            level: self.take_level().unwrap_or_default(),
         }
-        if self.frame.fetch_and_u32(self.place(LEVEL_WAITS), 0) != 0 {
-            taken.level = self.take_set(LEVEL);
-        }
-        taken
+    }
+
+    /// Takes the edge-triggered ones out, where the box holds any.
+    #[inline]
+    pub fn take_edge(&self) -> Option<[u64; 4]> {
+        let control = self.frame.fetch_and_u32(self.place(CONTROL), !ON);
+        (control & ON != 0).then(|| self.take_set(PIR))
+    }
+
+    /// Takes the level-triggered ones out, where the box holds any.
+    #[inline]
+    pub fn take_level(&self) -> Option<[u64; 4]> {
+        let waits = self.frame.fetch_and_u32(self.place(LEVEL_WAITS), 0);
+        (waits != 0).then(|| self.take_set(LEVEL))
     }
 
     /// Byte `at` of the box as an offset in its frame: what `new` checked, said so that no access checks it again.

@@ -91,19 +91,23 @@ impl<'t, 'm> Buddy<'t, 'm> {
     /// Exactly these frames; `None` where one of them is not free (then none is taken) or there are none.
     #[must_use]
     pub fn alloc_exact(&mut self, range: MfnRange) -> Option<OwnedFrames> {
-        if range.is_empty() || !self.is_free(range) {
+        if range.is_empty() {
             return None;
         }
-        let mut at = range.start;
-        while at < range.end {
-            let (start, order) = self.free_block_at(at).expect("the range was found free");
+        let (mut start, mut order) = self.free_block_at(range.start)?;
+        if !self.is_free(MfnRange::new(start + order.frames(), range.end)) {
+            return None;
+        }
+        loop {
             let end = start + order.frames();
             self.remove(start, order);
             self.push_all(MfnRange::new(start, range.start));
             self.push_all(MfnRange::new(range.end, end));
-            at = end;
+            if end >= range.end {
+                return Some(OwnedFrames::new(range));
+            }
+            (start, order) = self.free_block_at(end).expect("the range was found free");
         }
-        Some(OwnedFrames::new(range))
     }
 
     /// Takes frames back.

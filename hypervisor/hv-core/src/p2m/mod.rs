@@ -152,9 +152,10 @@ impl P2m {
         mapping: P2mMapping,
     ) -> Result<PendingFlush, P2mError> {
         self.check_range(gfn, count)?;
-        self.editing_marks(mem, (gfn, count), |p2m, mem| {
-            p2m.insert_in_range((mem, frames), gfn, count, mapping)
-        })
+        let marks = self.marks_before(mem, (gfn, count));
+        let inserted = self.insert_in_range((mem, frames), gfn, count, mapping);
+        self.note_unmarked(mem, (gfn, count), marks);
+        inserted
     }
 
     #[inline]
@@ -253,10 +254,11 @@ impl P2m {
             see(gfn, leaf.into());
             ControlFlow::Continue(())
         });
-        let cleared = self.editing_marks(mem, (gfn, count), |p2m, mem| {
-            let cleared = p2m.table.unmap((mem, frames), gfn, count);
-            cleared.expect("a range that ends with its leaves is cleared without a new table")
-        });
+        let marks = self.marks_before(mem, (gfn, count));
+        let cleared = self.table.unmap((mem, frames), gfn, count);
+        let cleared =
+            cleared.expect("a range that ends with its leaves is cleared without a new table");
+        self.note_unmarked(mem, (gfn, count), marks);
         Ok(split.and(cleared))
     }
 

@@ -187,7 +187,7 @@ impl P2m {
         if self.is_any_mapped(mem, gfn, count) {
             return Err(P2mError::Occupied);
         }
-        let before = self.marks(mem, gfn, count);
+        let before = self.marks(mem, (gfn, count));
         let marked = self.table.mark((mem, frames), gfn, count, MARK);
         marked.map_err(out_of_tables)?;
         self.pod.outstanding += count - before;
@@ -206,7 +206,7 @@ impl P2m {
         order: PageOrder,
     ) -> Result<bool, P2mError> {
         let count = order.frames();
-        if !self.pod.is_active() || self.marks(mem, gfn, count) != count {
+        if !self.pod.is_active() || self.marks(mem, (gfn, count)) != count {
             return Ok(false);
         }
         let cleared = self.table.unmap((mem, frames), gfn, count);
@@ -307,24 +307,28 @@ impl P2m {
         Ok(removal)
     }
 
-    /// Has `edit` change a range of which some guest frames may be marked, and notes how many are no longer.
-    pub(super) fn editing_marks<M: TableMem, T>(
+    /// What [`Self::note_unmarked`] has to know after a change of a range of which some guest frames may be marked.
+    #[inline]
+    pub(super) fn marks_before(&self, mem: &impl TableMem, range: (Gfn, u64)) -> Option<u64> {
+        self.pod.is_active().then(|| self.marks(mem, range))
+    }
+
+    /// The range was changed: notes how many guest frames are marked no longer.
+    #[inline]
+    pub(super) fn note_unmarked(
         &mut self,
-        mem: &mut M,
-        (gfn, count): (Gfn, u64),
-        edit: impl FnOnce(&mut Self, &mut M) -> T,
-    ) -> T {
-        if !self.pod.is_active() {
-            return edit(self, mem);
+        mem: &impl TableMem,
+        range: (Gfn, u64),
+        before: Option<u64>,
+    ) {
+        if let Some(before) = before {
+            self.pod.outstanding -= before - self.marks(mem, range);
         }
-        let before = self.marks(mem, gfn, count);
-        let result = edit(self, mem);
-        self.pod.outstanding -= before - self.marks(mem, gfn, count);
-        result
     }
 
     /// How many of `count` guest frames from `gfn` are marked.
-    fn marks(&self, mem: &impl TableMem, gfn: Gfn, count: u64) -> u64 {
+    #[cold]
+    fn marks(&self, mem: &impl TableMem, (gfn, count): (Gfn, u64)) -> u64 {
         self.table.count_marks(mem, gfn, count, MARK)
     }
 }

@@ -69,18 +69,18 @@ impl ClockScale {
     }
 
     /// The nanoseconds that `ticks` take, rounded down as the guest rounds; the highest number where it does not fit.
+    #[inline]
     #[must_use]
     pub fn ticks_to_ns(self, ticks: u64) -> u64 {
-        let ticks = u128::from(ticks);
         let places = u32::from(self.shift.unsigned_abs());
-        let shifted = if self.shift < 0 {
-            ticks >> places
+        // to shift left first is to shift less to the right later; what a shift to the right drops is dropped for guests too
+        let (ticks, right) = if self.shift < 0 {
+            (ticks.wrapping_shr(places), 32)
         } else {
-            ticks << places
+            (ticks, 32_u32.wrapping_sub(places))
         };
-        let ns = shifted
-            .checked_mul(u128::from(self.mul))
-            .map_or(u128::MAX, |product| product >> 32);
+        // the product has 96 bits, and no scale shifts by more than 32: said so that nothing checks it
+        let ns = (u128::from(ticks) * u128::from(self.mul)) >> (right & 63);
         u64::try_from(ns).unwrap_or(u64::MAX)
     }
 
@@ -312,13 +312,17 @@ mod tests {
         let ticks = u128::from(tsc - frame.load_u64(offset + 8));
         let [shift, ..] = frame.load_u32(offset + 28).to_le_bytes();
         let shift = i8::from_le_bytes([shift]);
+        let ns = scaled(ticks, shift, frame.load_u32(offset + 24));
+        u128::from(frame.load_u64(offset + 16)) + ns
+    }
+
+    fn scaled(ticks: u128, shift: i8, mul: u32) -> u128 {
         let shifted = if shift < 0 {
             ticks >> shift.unsigned_abs()
         } else {
             ticks << shift
         };
-        u128::from(frame.load_u64(offset + 16))
-            + ((shifted * u128::from(frame.load_u32(offset + 24))) >> 32)
+        (shifted * u128::from(mul)) >> 32
     }
 
     proptest! {
@@ -329,6 +333,13 @@ mod tests {
             prop_assert_eq!(ClockScale::from_bits(scale.to_bits()), Some(scale));
             let one_second = scale.ticks_to_ns(u64::from(khz) * 1000);
             prop_assert!(one_second.abs_diff(NS_PER_S) <= 2 + NS_PER_S * 2 / u64::from(khz) / 1000);
+        }
+
+        #[test]
+        fn any_number_of_ticks_is_scaled_as_guests_do_or_the_highest_number(khz in 1u32.., ticks: u64) {
+            let scale = ClockScale::from_tsc_khz(khz).expect("not 0");
+            let wide = scaled(u128::from(ticks), scale.shift(), scale.mul());
+            prop_assert_eq!(scale.ticks_to_ns(ticks), u64::try_from(wide).unwrap_or(u64::MAX));
         }
 
         #[test]

@@ -45,7 +45,7 @@ pub(in crate::hypercall) fn populate<H: VcpuHw>(call: &mut Call<'_, H>) -> Answe
 #[inline]
 fn extents<H: VcpuHw>(
     call: &mut Call<'_, H>,
-    serve: fn(&mut Call<'_, H>, &Domain, (Gfn, PageOrder), u32) -> bool,
+    serve: impl Fn(&mut Call<'_, H>, &Domain, (Gfn, PageOrder), u32) -> bool,
 ) -> Answer {
     let done = call.extents_done();
     let arg: XenMemoryReservation = call.runner.copy_in(call.pointer(1))?;

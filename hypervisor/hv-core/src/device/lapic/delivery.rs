@@ -200,13 +200,20 @@ impl<F: SharedWords> Lapic<F> {
     }
 
     fn collect<G: SharedWords>(&mut self, posted: &PostedInterrupts<G>) {
-        let taken = posted.take();
-        for (trigger, set) in [(Trigger::Edge, taken.edge), (Trigger::Level, taken.level)] {
-            for (pair, bits) in (0..).zip(set) {
-                // most are empty
-                if bits != 0 {
-                    self.accept_pair(pair, bits, trigger);
-                }
+        if let Some(set) = posted.take_edge() {
+            self.accept_set(set, Trigger::Edge);
+        }
+        if let Some(set) = posted.take_level() {
+            self.accept_set(set, Trigger::Level);
+        }
+    }
+
+    #[inline]
+    fn accept_set(&mut self, set: [u64; 4], trigger: Trigger) {
+        for (pair, bits) in (0..).zip(set) {
+            // most are empty
+            if bits != 0 {
+                self.accept_pair(pair, bits, trigger);
             }
         }
     }

@@ -25,20 +25,20 @@ pub(crate) static TESTS: &[Test] = &[
     ),
     row!(
         "evtchn_send_interdomain_with_upcall",
-        Some(900),
+        Some(845),
         channel(),
         |port| { send_with_upcall(port) }
     ),
-    row!("grant_map+unmap", Some(2500), granted(), |pages| map_unmap(
+    row!("grant_map+unmap", Some(2280), granted(), |pages| map_unmap(
         pages
     )),
-    row!("grant_map_8+unmap_8", Some(10_500), granted(), |pages| {
+    row!("grant_map_8+unmap_8", Some(10_000), granted(), |pages| {
         map_unmap_8(pages)
     }),
     row!("grant_copy_64", NO_BUDGET, granted(), |pages| copy(
         pages, 64
     )),
-    row!("grant_copy_4k", Some(1850), granted(), |pages| copy(
+    row!("grant_copy_4k", Some(1815), granted(), |pages| copy(
         pages, 4096
     )),
 ];

@@ -152,12 +152,12 @@ pub(crate) static TESTS: &[Test] = &[
     ),
     row!(
         "hc_set_singleshot_timer(+1s)",
-        Some(540),
+        Some(530),
         timer(),
         |()| arm()
     ),
     row!("hc_stop_singleshot_timer", NO_BUDGET, timer(), |()| stop()),
-    row!("hlt_wake_after_deadline_1ms", Some(1475), timer(), |()| {
+    row!("hlt_wake_after_deadline_1ms", Some(1340), timer(), |()| {
         hlt_wake(1)
     }),
     row!("hlt_wake_after_deadline_10ms", NO_BUDGET, timer(), |()| {
@@ -172,7 +172,7 @@ pub(crate) static TESTS: &[Test] = &[
     row!("x2apic_self_ipi_msr_total", NO_BUDGET, apic(), |()| Ok(
         self_ipi(0x83F, IPI)
     )),
-    row!("hc_decrease+populate_4k", Some(2980), spare(), |frame| {
+    row!("hc_decrease+populate_4k", Some(2780), spare(), |frame| {
         decrease_populate(frame)
     }),
 ];
