@@ -3,7 +3,7 @@
 use hv_core::addr::{Gpa, PAGE_BYTES};
 use hv_core::device::lapic::{BaseRefused, Eoi, LapicEffect, Mode, base};
 use hv_hw::guest_log;
-use hv_hw::virt::{ApicAssist, VcpuHw};
+use hv_hw::virt::{ApicAssist, ApicUpdate, VcpuHw};
 
 use crate::domain::{Domain, interrupts};
 use crate::exit::{Next, Runner};
@@ -36,7 +36,8 @@ pub(super) fn apply<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, effect: 
         LapicEffect::SoftwareEnabled => offer_withheld_upcall(runner),
         LapicEffect::Readdressed => local_apic::tell_address(runner),
         LapicEffect::Mode(mode) => {
-            runner.hw.set_x2apic(mode == Mode::X2apic);
+            let is_x2apic = mode == Mode::X2apic;
+            runner.hw.update_apic(ApicUpdate::X2apic(is_x2apic));
             if mode == Mode::X2apic {
                 local_apic::tell_address(runner);
             } else {
@@ -94,8 +95,8 @@ pub(super) fn write_mapped<H: VcpuHw>(
     let effect = runner.lapic.write_mapped(offset, size, value, now);
     if matches!(effect, LapicEffect::Eoi(_)) && runner.hw.apic() == ApicAssist::Delivery {
         // the CPU, which ends interrupts of x2APIC mode itself, has not seen this one's end
-        let status = runner.lapic.guest_interrupt_status();
-        runner.hw.set_interrupt_status(status);
+        let status = runner.lapic.interrupt_status();
+        runner.hw.update_apic(ApicUpdate::Status(status));
     }
     apply(runner, pcpu, effect);
 }

@@ -11,7 +11,7 @@ mod task;
 mod tsc;
 
 use hv_hw::domain_log;
-use hv_hw::virt::{Event, VcpuHw, VmExit, Window};
+use hv_hw::virt::{Event, VcpuHw, VmExit, Waits};
 
 use crate::domain::Ended;
 use crate::pcpu::{Pcpu, irq};
@@ -63,8 +63,7 @@ fn handle_other<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: VmExit
         VmExit::ControlWrite { register, value } => control::write(runner, register, value),
         VmExit::Cr8Read { destination } => control::read_cr8(runner, destination),
         VmExit::Xsetbv => control::xsetbv(runner),
-        VmExit::InterruptWindow => close_window(runner, Window::Interrupt),
-        VmExit::NmiWindow => close_window(runner, Window::Nmi),
+        VmExit::InterruptWindow | VmExit::NmiWindow => close_windows(runner),
         VmExit::Exception { vector, error, .. } => exception(runner, vector, error),
         VmExit::TaskSwitch(switch) => task::handle(runner, switch),
         VmExit::CacheFlush => cache_flush(runner),
@@ -108,8 +107,9 @@ fn halt<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     Next::Resume
 }
 
-fn close_window<H: VcpuHw>(runner: &mut Runner<H>, window: Window) -> Next {
-    runner.hw.want_window(window, false);
+/// What the vCPU waited for has come about. What it waits for still is asked for anew before it is entered, as it is not quiet.
+fn close_windows<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
+    runner.hw.deliver(None, Waits::default());
     Next::Resume
 }
 

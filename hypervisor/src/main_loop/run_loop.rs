@@ -154,10 +154,7 @@ fn answer_requests<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
     }
     if requests.contains(Requests::POLICIES) {
         runner.policies = runner.domain.policies();
-        let policies = &runner.policies;
-        let cr4_owned = !policies.cpuid.cr4_allowed();
-        runner.hw.set_rights(cr4_owned, policies.msrs.passthrough());
-        runner.take_tsc();
+        runner.take_rights();
     }
     if requests.intersects(Requests::LOAD_STATE.union(Requests::SAVE_STATE)) {
         runner.answer_state(requests, pcpu);

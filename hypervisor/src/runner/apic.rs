@@ -1,6 +1,7 @@
 //! What goes by a vCPU's local APIC beside its registers: the address that others reach it by, and what the hardware holds.
 
-use hv_hw::virt::{ApicAssist, VcpuHw};
+use hv_core::device::lapic::InterruptStatus;
+use hv_hw::virt::{ApicAssist, ApicUpdate, VcpuHw};
 
 use super::Runner;
 use crate::pcpu::Pcpu;
@@ -10,8 +11,9 @@ pub(crate) fn begin_anew<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
     pcpu.cancel_timer(runner.apic_timer);
     tell_address(runner);
     if runner.hw.apic() == ApicAssist::Delivery {
-        runner.hw.set_interrupt_status(0);
-        runner.hw.set_eoi_exits(&[0; 4]);
+        let status = InterruptStatus::default();
+        runner.hw.update_apic(ApicUpdate::Status(status));
+        runner.hw.update_apic(ApicUpdate::EoiExits([0; 4]));
     }
 }
 

@@ -1,13 +1,12 @@
 //! What goes into the guest at an entry: first an event whose delivery was cut short, then exceptions, NMIs, and
 //! interrupts.
 //!
-//! With virtual-interrupt delivery the CPU itself picks interrupts out of the APIC page, and only RVI has to be kept up.
+//! A CPU that delivers interrupts itself picks them out of the APIC page, and is only told of new requests.
 
 use core::sync::atomic::Ordering;
 
-use hv_core::device::lapic::raise_rvi;
 use hv_core::vcpu::event::{self, Again};
-use hv_hw::virt::{ApicAssist, Event, VcpuHw, Window};
+use hv_hw::virt::{ApicAssist, ApicUpdate, Event, VcpuHw, Waits};
 
 use crate::runner::{Next, Runner};
 
@@ -31,10 +30,8 @@ fn deliver_first<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     if let Some(event) = runner.interrupted.take() {
         return deliver_again(runner, event);
     }
-    if let Some(event) = runner.raised.take() {
-        runner.hw.inject(event);
-    }
-    ask_for_windows(runner);
+    let event = runner.raised.take();
+    enter_with(runner, event);
     Next::Resume
 }
 
@@ -54,14 +51,12 @@ fn take_in<H: VcpuHw>(runner: &mut Runner<H>) {
         return;
     }
     if synced.highest != 0 {
-        let status = runner.hw.interrupt_status();
-        runner
-            .hw
-            .set_interrupt_status(raise_rvi(status, synced.highest));
+        let update = ApicUpdate::Requested(synced.highest);
+        runner.hw.update_apic(update);
     }
     if synced.eoi_exits_changed {
         let vectors = runner.lapic.eoi_exit_bitmap();
-        runner.hw.set_eoi_exits(&vectors);
+        runner.hw.update_apic(ApicUpdate::EoiExits(vectors));
     }
 }
 
@@ -69,18 +64,18 @@ fn take_in<H: VcpuHw>(runner: &mut Runner<H>) {
 /// the rules of double faults.
 #[cold]
 fn deliver_again<H: VcpuHw>(runner: &mut Runner<H>, interrupted: Event) -> Next {
-    match event::again(interrupted, runner.raised.take()) {
-        Again::Inject(event) => runner.hw.inject(event),
+    let event = match event::again(interrupted, runner.raised.take()) {
+        Again::Inject(event) => event,
         Again::InjectAndKeep { exception, pending } => {
             keep(runner, pending);
-            runner.hw.inject(exception);
+            exception
         }
         Again::TripleFault => {
             let _ = super::crash::triple_fault(runner);
             return Next::Yield;
         }
-    }
-    ask_for_windows(runner);
+    };
+    enter_with(runner, Some(event));
     Next::Resume
 }
 
@@ -90,8 +85,8 @@ fn keep<H: VcpuHw>(runner: &mut Runner<H>, pending: Event) {
         Event::Interrupt(vector) => {
             runner.lapic.take_back(vector);
             if runner.hw.apic() == ApicAssist::Delivery {
-                let status = runner.lapic.guest_interrupt_status();
-                runner.hw.set_interrupt_status(status);
+                let status = runner.lapic.interrupt_status();
+                runner.hw.update_apic(ApicUpdate::Status(status));
             }
         }
         Event::Nmi => runner.nmi_pending = true,
@@ -110,18 +105,19 @@ fn deliver<H: VcpuHw>(runner: &mut Runner<H>) {
 
 #[inline(never)]
 fn deliver_next<H: VcpuHw>(runner: &mut Runner<H>) {
+    let mut event = None;
     if runner.nmi_pending && runner.hw.nmi_open() {
         runner.nmi_pending = false;
-        runner.hw.inject(Event::Nmi);
+        event = Some(Event::Nmi);
     } else if let Some(vector) = next_interrupt(runner)
         && runner.hw.interrupts_open()
     {
         if callback(runner) != Some(vector) {
             runner.lapic.acknowledge(vector);
         }
-        runner.hw.inject(Event::Interrupt(vector));
+        event = Some(Event::Interrupt(vector));
     }
-    ask_for_windows(runner);
+    enter_with(runner, event);
 }
 
 /// The vector to deliver next by injection: the domain's callback, then the APIC's highest.
@@ -153,15 +149,19 @@ impl<H: VcpuHw> Runner<H> {
     }
 }
 
-/// Asks for an exit when what still waits becomes deliverable.
-fn ask_for_windows<H: VcpuHw>(runner: &mut Runner<H>) {
+/// Has `event` delivered, and asks for an exit when what still waits becomes deliverable.
+fn enter_with<H: VcpuHw>(runner: &mut Runner<H>, event: Option<Event>) {
     let interrupt_waits = next_interrupt(runner).is_some();
-    runner.hw.want_window(Window::Interrupt, interrupt_waits);
     let nmi_pending = runner.nmi_pending;
-    runner.hw.want_window(Window::Nmi, nmi_pending);
     runner.is_quiet = !nmi_pending && !runner.lapic.has_requests() && !interrupt_waits;
-    if runner.hw.apic() == ApicAssist::TprShadow {
-        let threshold = runner.lapic.tpr_threshold();
-        runner.hw.set_tpr_threshold(threshold);
-    }
+    let task_priority = match runner.hw.apic() {
+        ApicAssist::TaskPriority => runner.lapic.tpr_threshold(),
+        ApicAssist::None | ApicAssist::Delivery => 0,
+    };
+    let waits = Waits {
+        interrupt: interrupt_waits,
+        nmi: nmi_pending,
+        task_priority,
+    };
+    runner.hw.deliver(event, waits);
 }

@@ -4,8 +4,9 @@ use guest_abi::compat::Width;
 use hv_core::device::lapic::{Lapic, LapicConfig};
 use hv_core::msr::MsrState;
 use hv_hw::direct_map::SharedFrame;
-use hv_hw::virt::{Backend, VcpuConfig, VcpuHw};
+use hv_hw::virt::{Backend, Rights, TscView, VcpuConfig, VcpuHw};
 
+use crate::domain::vcpu::Vcpu;
 use crate::domain::vcpu_frames::VcpuFrames;
 use crate::domain::{Domain, Policies};
 use crate::guest_mem::Memo;
@@ -70,19 +71,29 @@ pub fn runner<H: VcpuHw>(arrival: Arrival, pcpu: &mut Pcpu, make: impl MakeVcpu<
 pub fn by<B: Backend>(backend: B) -> impl MakeVcpu<B::Vcpu> {
     move |domain: &Domain, index: usize, parts: &VcpuFrames, policies: &Policies| {
         let vcpu = domain.vcpus.get(index);
-        let posted = vcpu.map(|vcpu| &vcpu.posted);
-        let posted = posted.expect("a vCPU that was sent to a CPU is its domain's");
+        let vcpu = vcpu.expect("a vCPU that was sent to a CPU is its domain's");
+        let posted = &vcpu.posted;
         backend.vcpu(VcpuConfig {
             control_block: parts.control_block.mfn(),
             xsave_area: parts.xsave_area.mfn(),
             apic_page: parts.apic_page.mfn(),
             msr_bitmap: parts.msr_bitmap.mfn(),
             posted_interrupts: posted.frame().mfn().base() + posted.offset() as u64,
-            io_bitmap: domain.io_bitmap,
             stage2: domain.stage2,
-            tsc: domain.tsc,
-            cr4_owned: !policies.cpuid.cr4_allowed(),
-            passthrough: policies.msrs.passthrough(),
+            rights: rights(domain, vcpu, policies),
         })
+    }
+}
+
+/// What a vCPU may do without an exit.
+pub(super) fn rights<'a>(domain: &Domain, vcpu: &Vcpu, policies: &'a Policies) -> Rights<'a> {
+    Rights {
+        io_bitmap: domain.io_bitmap,
+        passthrough: policies.msrs.passthrough(),
+        cr4_owned: !policies.cpuid.cr4_allowed(),
+        tsc: TscView {
+            offset: domain.tsc.offset.wrapping_add(vcpu.tsc_moved()),
+        },
+        intercepts_tsc: policies.tsc.is_emulated(),
     }
 }

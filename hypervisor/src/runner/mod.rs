@@ -22,7 +22,7 @@ use hv_core::msr::MsrState;
 use hv_core::timer::TimerId;
 use hv_core::vcpu::runstate::RunState;
 use hv_hw::direct_map::SharedFrame;
-use hv_hw::virt::{Event, TscView, VcpuHw};
+use hv_hw::virt::{Event, VcpuHw};
 
 use crate::domain::vcpu::Vcpu;
 use crate::domain::vcpu_frames::VcpuFrames;
@@ -183,10 +183,10 @@ impl<H: VcpuHw> Runner<H> {
         own.wrapping_add(self.vcpu.tsc_moved())
     }
 
-    /// Takes up how its domain's TSC counts.
-    pub fn take_tsc(&mut self) {
-        let is_emulated = self.policies.tsc.is_emulated();
-        self.hw.intercept_tsc(is_emulated);
+    /// Takes up what its policies let it do without an exit, and how its TSC counts.
+    pub fn take_rights(&mut self) {
+        let rights = make::rights(&self.domain, &self.vcpu, &self.policies);
+        self.hw.set_rights(&rights);
         self.tell_time();
     }
 
@@ -195,10 +195,7 @@ impl<H: VcpuHw> Runner<H> {
         let own = self.policies.tsc.of_host(self.domain_tsc());
         let moved = value.wrapping_sub(own);
         self.vcpu.tsc_moved.store(moved, Ordering::Release);
-        self.hw.set_tsc(TscView {
-            offset: self.domain.tsc.offset.wrapping_add(moved),
-        });
-        self.tell_time();
+        self.take_rights();
     }
 
     /// Tells the guest what it computes time by.

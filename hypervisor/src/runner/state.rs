@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 
 use guest_abi::hvm::save::HvmHwLapic;
 use hv_core::device::lapic::{LapicPage, Mode};
-use hv_hw::virt::{ApicAssist, Blocking, SystemRegs, SystemSet, VcpuHw};
+use hv_hw::virt::{ApicAssist, ApicUpdate, Blocking, SystemRegs, SystemSet, VcpuHw};
 
 use super::{Activity, Runner, apic, apic_timer, pdptes};
 use crate::domain::vcpu::Requests;
@@ -83,12 +83,14 @@ impl<H: VcpuHw> Runner<H> {
             return;
         }
         if self.hw.apic() == ApicAssist::Delivery {
-            let status = self.lapic.guest_interrupt_status();
-            self.hw.set_interrupt_status(status);
-            self.hw.set_eoi_exits(&self.lapic.eoi_exit_bitmap());
+            let status = self.lapic.interrupt_status();
+            self.hw.update_apic(ApicUpdate::Status(status));
+            let eoi_exits = self.lapic.eoi_exit_bitmap();
+            self.hw.update_apic(ApicUpdate::EoiExits(eoi_exits));
         }
         apic::tell_address(self);
-        self.hw.set_x2apic(self.lapic.mode() == Mode::X2apic);
+        let is_x2apic = self.lapic.mode() == Mode::X2apic;
+        self.hw.update_apic(ApicUpdate::X2apic(is_x2apic));
         apic_timer::expired(self, pcpu);
     }
 }

@@ -11,6 +11,7 @@ use crate::pcpu::hand_off::Arrival;
 use crate::runner::{Activity, Runner, inject, make};
 use crate::tests::common::{RIP, domain, fake, give_ram, guest_config, vcpu_of};
 use hv_core::addr::{Gpa, Gva};
+use hv_core::device::lapic::InterruptStatus;
 use hv_core::device::message::LogicalId;
 use hv_core::mem::GuestMem;
 use hv_hw::virt::fake::FakeVcpu;
@@ -192,18 +193,22 @@ fn end_of_interrupt_in_memory_is_told_to_the_cpu_that_delivers() {
     let (mut runner, mut pcpu) = guest();
     let (runner, pcpu) = (&mut runner, &mut pcpu);
     runner.hw.assist = ApicAssist::Delivery;
+    let in_service = |vector| InterruptStatus {
+        requested: 0,
+        in_service: vector,
+    };
     store(runner, pcpu, SVR, 0x1FF);
     for vector in [0x41, 0x83] {
         runner.vcpu().post_edge(vector);
         let _ = inject::prepare(runner);
         // the CPU delivers it
-        assert_eq!(runner.hw.interrupt_status() & 0xFF, u16::from(vector));
+        assert_eq!(runner.hw.status.requested, vector);
         runner.lapic.acknowledge(vector);
-        runner.hw.set_interrupt_status(u16::from(vector) << 8);
+        runner.hw.status = in_service(vector);
     }
     for left in [0x41, 0, 0] {
         store(runner, pcpu, EOI, 0);
-        assert_eq!(runner.hw.interrupt_status(), left << 8);
+        assert_eq!(runner.hw.status, in_service(left));
     }
 }
 

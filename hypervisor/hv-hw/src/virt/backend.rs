@@ -4,7 +4,7 @@ use hv_core::addr::{Hpa, Mfn};
 use hv_core::device::lapic::Delivery;
 use hv_core::msr::Passthrough;
 
-use super::{IoBitmap, Stage2Root, TscView, VcpuHw};
+use super::{IoBitmap, VcpuHw};
 
 /// A CPU vendor's side, once this CPU runs guests.
 pub trait Backend: 'static {
@@ -46,14 +46,37 @@ pub struct VcpuConfig<'a> {
     pub msr_bitmap: Mfn,
     /// Where interrupts for it are left (`hv_core::device::posted`): 64 bytes, aligned.
     pub posted_interrupts: Hpa,
-    /// Ports that need no exit.
-    pub io_bitmap: IoBitmap,
     /// Second-stage tables.
     pub stage2: Stage2Root,
-    /// The guest's TSC.
-    pub tsc: TscView,
-    /// Bits of CR4 that the guest is not offered, so that setting one exits.
-    pub cr4_owned: u64,
-    /// MSRs that need no exit.
+    /// What the guest may do without an exit.
+    pub rights: Rights<'a>,
+}
+
+/// What a guest may do without an exit.
+#[derive(Clone, Copy, Debug)]
+pub struct Rights<'a> {
+    /// Ports.
+    pub io_bitmap: IoBitmap,
+    /// MSRs.
     pub passthrough: &'a [Passthrough],
+    /// Bits of CR4 that it is not offered, so that setting one exits.
+    pub cr4_owned: u64,
+    /// Its TSC.
+    pub tsc: TscView,
+    /// Reads of the TSC exit.
+    pub intercepts_tsc: bool,
+}
+
+/// Root of a second-stage page table, by which its translations are cached too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stage2Root {
+    /// The frame of the top-level table.
+    pub table: Mfn,
+}
+
+/// How the guest's TSC follows the host's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TscView {
+    /// Added to the host's TSC, wrapping.
+    pub offset: u64,
 }

@@ -12,11 +12,11 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use super::{
-    ApicAssist, Blocking, Event, GuestRegs, Segment, Stage2Root, SystemRegs, SystemSet, TscView,
-    VcpuHw, VmExit, Window, reset_extended,
+    ApicAssist, ApicUpdate, Blocking, Event, GuestRegs, Rights, Segment, Stage2Root, SystemRegs,
+    SystemSet, VcpuHw, VmExit, Waits, reset_extended,
 };
 use crate::percpu::{self, IrqsOff};
-use hv_core::msr::Passthrough;
+use hv_core::device::lapic::InterruptStatus;
 use hv_core::walk::PagingMode;
 
 /// Where its exits find the guest, which decides whether a host interrupt gets in between two of them.
@@ -50,8 +50,8 @@ pub struct FakeVcpu {
     pub injected: Vec<Event>,
     /// The event that the last exit interrupted.
     pub interrupted: Option<Event>,
-    /// The windows that were asked for last.
-    pub windows: [bool; 2],
+    /// What it waits for.
+    pub waits: Waits,
     /// Bytes that `skip_instruction` steps over.
     pub instruction_length: u64,
     /// Reads of the TSC exit.
@@ -66,6 +66,8 @@ pub struct FakeVcpu {
     pub barriers: u64,
     /// What of the local APIC the hardware takes over.
     pub assist: ApicAssist,
+    /// The vectors that it would deliver and end itself.
+    pub status: InterruptStatus,
     /// It may serve registers of the local APIC's x2APIC mode.
     pub is_x2apic: bool,
     /// It is loaded.
@@ -84,7 +86,6 @@ pub struct FakeVcpu {
     pub on_load: Option<fn()>,
     entry_event: Option<Event>,
     ignored: u64,
-    interrupt_status: u16,
     extended: Vec<u8>,
 }
 
@@ -96,7 +97,7 @@ impl Default for FakeVcpu {
             system: SystemRegs::default().else_reset(),
             injected: Vec::new(),
             interrupted: None,
-            windows: [false; 2],
+            waits: Waits::default(),
             instruction_length: 0,
             intercepts_tsc: false,
             flushes: 0,
@@ -104,6 +105,7 @@ impl Default for FakeVcpu {
             entries: 0,
             barriers: 0,
             assist: ApicAssist::None,
+            status: InterruptStatus::default(),
             is_x2apic: false,
             is_loaded: false,
             must_be_loaded: false,
@@ -114,7 +116,6 @@ impl Default for FakeVcpu {
             on_load: None,
             entry_event: None,
             ignored: 0,
-            interrupt_status: 0,
             extended: reset_extended(),
         }
     }
@@ -201,10 +202,6 @@ impl VcpuHw for FakeVcpu {
             efer,
         }
     }
-    fn set_x2apic(&mut self, is_on: bool) {
-        self.is_x2apic = is_on;
-    }
-    fn set_rights(&mut self, _cr4_owned: u64, _passthrough: &[Passthrough]) {}
     fn system(&self, wanted: SystemSet) -> SystemRegs {
         let mut from = self.system;
         from.blocking.set(Blocking::SHADOW, self.is_in_shadow);
@@ -232,7 +229,9 @@ impl VcpuHw for FakeVcpu {
         self.system.rip += u64::from(length);
         self.is_in_shadow = false;
     }
-    fn inject(&mut self, event: Event) {
+    fn deliver(&mut self, event: Option<Event>, waits: Waits) {
+        self.waits = waits;
+        let Some(event) = event else { return };
         self.injected.push(event);
         self.entry_event = Some(event);
         if matches!(event, Event::Exception { .. }) {
@@ -242,27 +241,23 @@ impl VcpuHw for FakeVcpu {
     fn take_interrupted_event(&mut self) -> Option<Event> {
         self.interrupted.take()
     }
-    fn want_window(&mut self, window: Window, wanted: bool) {
-        self.windows[usize::from(window == Window::Nmi)] = wanted;
-    }
     fn flush_stage2(&mut self, _root: Stage2Root) {
         self.flushes += 1;
-    }
-    fn set_tsc(&mut self, _view: TscView) {}
-    fn intercept_tsc(&mut self, wanted: bool) {
-        self.intercepts_tsc = wanted;
     }
     fn apic(&self) -> ApicAssist {
         self.assist
     }
-    fn interrupt_status(&self) -> u16 {
-        self.interrupt_status
+    fn update_apic(&mut self, update: ApicUpdate) {
+        match update {
+            ApicUpdate::Requested(vector) => self.status = self.status.raised(vector),
+            ApicUpdate::Status(status) => self.status = status,
+            ApicUpdate::EoiExits(_) => {}
+            ApicUpdate::X2apic(is_on) => self.is_x2apic = is_on,
+        }
     }
-    fn set_interrupt_status(&mut self, status: u16) {
-        self.interrupt_status = status;
+    fn set_rights(&mut self, rights: &Rights<'_>) {
+        self.intercepts_tsc = rights.intercepts_tsc;
     }
-    fn set_tpr_threshold(&mut self, _class: u8) {}
-    fn set_eoi_exits(&mut self, _vectors: &[u64; 4]) {}
     fn load(&mut self, _irqs_off: &IrqsOff) {
         self.is_loaded = true;
         if let Some(on_load) = self.on_load {

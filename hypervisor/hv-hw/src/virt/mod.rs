@@ -4,6 +4,7 @@
 //! that implements [`VcpuHw`] owns the guest's registers while the vCPU is not running: entering the guest is a
 //! function call that returns the reason for which it came back. `fake` plays back scripted exits for host tests.
 
+mod apic;
 mod backend;
 mod exit;
 pub mod fake;
@@ -14,8 +15,6 @@ mod vtx;
 use alloc::vec::Vec;
 use core::fmt;
 
-use hv_core::addr::Mfn;
-use hv_core::msr::Passthrough;
 pub use hv_core::vcpu::event::{Event, SoftwareEvent};
 pub use hv_core::vcpu::task::TaskSource;
 use hv_core::walk::PagingMode;
@@ -23,7 +22,8 @@ use hv_core::x86::{EFER_LMA, RFLAGS_IF};
 
 use crate::percpu::IrqsOff;
 
-pub use backend::{Backend, Features, VcpuConfig};
+pub use apic::{ApicAssist, ApicUpdate, Waits};
+pub use backend::{Backend, Features, Rights, Stage2Root, TscView, VcpuConfig};
 pub use exit::{ControlRegister, IoExit, Stage2Access, Stage2Fault, StringIo, TaskSwitch, VmExit};
 pub use io_bitmap::IoBitmap;
 pub use regs::{
@@ -61,33 +61,18 @@ pub trait VcpuHw: 'static {
     fn skip_instruction(&mut self);
     /// The same for an instruction whose length the hardware does not know, as it was emulated.
     fn skip_bytes(&mut self, length: u8);
-    /// Delivers `event` at the next entry. One at a time: a second call before an entry replaces the first.
-    fn inject(&mut self, event: Event);
+    /// Has the next entry deliver `event`, if any, and an exit follow when something of `waits` comes about.
+    fn deliver(&mut self, event: Option<Event>, waits: Waits);
     /// An event whose delivery the last exit interrupted, to be injected again unless the exit's cause replaces it.
     fn take_interrupted_event(&mut self) -> Option<Event>;
-    /// Asks for an exit as soon as `window` opens, or no longer.
-    fn want_window(&mut self, window: Window, wanted: bool);
     /// Drops the translations that this CPU has cached of `root`.
     fn flush_stage2(&mut self, root: Stage2Root);
-    /// Sets how the guest's TSC follows the host's.
-    fn set_tsc(&mut self, view: TscView);
-    /// Has reads of the TSC exit, or not.
-    fn intercept_tsc(&mut self, wanted: bool);
     /// The parts of the local APIC that the hardware takes over.
     fn apic(&self) -> ApicAssist;
-    /// Lets the hardware serve the registers of the local APIC's x2APIC mode where it can, or has every access to them exit,
-    /// as it is with a new vCPU: in other modes they do not exist.
-    fn set_x2apic(&mut self, is_on: bool);
-    /// Changes what the guest may do without an exit: bits of CR4 that it is not offered, and MSRs.
-    fn set_rights(&mut self, cr4_owned: u64, passthrough: &[Passthrough]);
-    /// The two vectors of virtual-interrupt delivery: requested in bits 7:0, in service in bits 15:8.
-    fn interrupt_status(&self) -> u16;
-    /// Sets them.
-    fn set_interrupt_status(&mut self, status: u16);
-    /// Asks for an exit when the guest's TPR falls below `class` (0 to 15).
-    fn set_tpr_threshold(&mut self, class: u8);
-    /// Asks for an exit on EOI of each vector whose bit is set.
-    fn set_eoi_exits(&mut self, vectors: &[u64; 4]);
+    /// Tells the hardware what has changed of it.
+    fn update_apic(&mut self, update: ApicUpdate);
+    /// Changes what the guest may do without an exit, all at once.
+    fn set_rights(&mut self, rights: &Rights<'_>);
     /// Switches all that the CPU holds of this vCPU in, in place of another's.
     fn load(&mut self, irqs_off: &IrqsOff);
     /// Forgets what this CPU has learnt of branches: a vCPU of another domain than the last one's is about to run.
@@ -152,38 +137,4 @@ pub trait VcpuHw: 'static {
             self.set_system(&regs, SystemSet::BLOCKING);
         }
     }
-}
-
-/// What [`VcpuHw::want_window`] waits for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Window {
-    /// External interrupts become deliverable.
-    Interrupt,
-    /// NMIs become deliverable.
-    Nmi,
-}
-
-/// Root of a second-stage page table, by which its translations are cached too.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Stage2Root {
-    /// The frame of the top-level table.
-    pub table: Mfn,
-}
-
-/// How the guest's TSC follows the host's.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct TscView {
-    /// Added to the host's TSC, wrapping.
-    pub offset: u64,
-}
-
-/// How much of the local APIC the hardware takes over.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ApicAssist {
-    /// Nothing: every access exits.
-    None,
-    /// The task-priority register, with a threshold.
-    TprShadow,
-    /// Register reads, EOI, self-IPI and delivery of virtual interrupts.
-    Delivery,
 }

@@ -2,7 +2,7 @@
 //!
 //! Without virtual-interrupt delivery the story asks [`Lapic::deliverable`] before each entry, injects what it gets and
 //! calls [`Lapic::acknowledge`]; where something waits for a lower TPR, [`Lapic::tpr_threshold`] makes the CPU exit in
-//! time. With it, the CPU does all this, and [`Lapic::sync`] only says how far to raise RVI and when the set of vectors
+//! time. With it, the CPU does all this, and [`Lapic::sync`] only says which requests are new and when the set of vectors
 //! whose EOI must exit has changed.
 //! Intel SDM vol. 3A, "Interrupt, Task, and Processor Priority"; vol. 3C, "Virtual-Interrupt Delivery".
 
@@ -25,17 +25,33 @@ pub struct Eoi {
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Synced {
-    /// The highest vector new in the IRR, or 0: with [`Delivery::ByCpu`], RVI is to be no less ([`raise_rvi`]).
+    /// The highest vector new in the IRR, or 0: with [`Delivery::ByCpu`], it is [`InterruptStatus::raised`] by that.
     pub highest: u8,
     /// True where the EOI-exit bitmaps are to be loaded anew from [`Lapic::eoi_exit_bitmap`].
     pub eoi_exits_changed: bool,
 }
 
-/// The guest interrupt status `status` (SVI in the upper byte, RVI in the lower) with RVI no less than `vector`.
-#[must_use]
-pub const fn raise_rvi(status: u16, vector: u8) -> u16 {
-    let [rvi, svi] = status.to_le_bytes();
-    u16::from_le_bytes([if rvi > vector { rvi } else { vector }, svi])
+/// Of a CPU that delivers interrupts itself: the highest vectors requested and in service, or 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct InterruptStatus {
+    /// Requested.
+    pub requested: u8,
+    /// In service.
+    pub in_service: u8,
+}
+
+impl InterruptStatus {
+    /// The same, after `vector` has been requested.
+    #[must_use]
+    #[inline]
+    pub const fn raised(self, vector: u8) -> Self {
+        let requested = if self.requested > vector {
+            self.requested
+        } else {
+            vector
+        };
+        Self { requested, ..self }
+    }
 }
 
 /// One of the three sets of 256 bits.
@@ -118,7 +134,7 @@ impl<F: SharedWords> Lapic<F> {
 
     /// Makes `vector` requested again instead of in service, because its delivery was interrupted and something else comes
     /// first ([`Again::InjectAndKeep`](crate::vcpu::event::Again)). Does nothing where it is not in service, as with a
-    /// vector that went past the APIC. With [`Delivery::ByCpu`], [`guest_interrupt_status`](Self::guest_interrupt_status)
+    /// vector that went past the APIC. With [`Delivery::ByCpu`], [`interrupt_status`](Self::interrupt_status)
     /// is to be set after.
     pub fn take_back(&mut self, vector: u8) {
         let (word, bit) = position(vector);
@@ -146,7 +162,7 @@ impl<F: SharedWords> Lapic<F> {
         }
     }
 
-    /// The TPR threshold for the VMCS: nonzero where a pending interrupt waits for nothing but a lower TPR, and then the
+    /// The threshold of the task priority: nonzero where a pending interrupt waits for nothing but a lower TPR, and then the
     /// class below which the guest's TPR must fall. Never above the current class, as VM entry demands.
     pub fn tpr_threshold(&mut self) -> u8 {
         if self.irr_words == 0 {
@@ -175,12 +191,12 @@ impl<F: SharedWords> Lapic<F> {
         }
     }
 
-    /// RVI in the lower byte and SVI in the upper, computed from the page: what the guest interrupt status must be where
-    /// the CPU has not kept it so far (a first entry, restored state).
-    pub fn guest_interrupt_status(&self) -> u16 {
-        let rvi = self.highest(Reg::Irr, ALL_WORDS).unwrap_or(0);
-        let svi = self.highest(Reg::Isr, ALL_WORDS).unwrap_or(0);
-        u16::from_le_bytes([rvi, svi])
+    /// Computes the status from the page: what it must be where the CPU has not kept it so far (a first entry, restored state).
+    pub fn interrupt_status(&self) -> InterruptStatus {
+        InterruptStatus {
+            requested: self.highest(Reg::Irr, ALL_WORDS).unwrap_or(0),
+            in_service: self.highest(Reg::Isr, ALL_WORDS).unwrap_or(0),
+        }
     }
 
     /// The EOI-exit bitmaps: the vectors last accepted as level-triggered.

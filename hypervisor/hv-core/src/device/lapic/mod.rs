@@ -35,7 +35,7 @@ use super::Gp;
 use super::message::{ApicAddress, InterruptMessage, LogicalId, logical_id};
 use crate::mem::SharedWords;
 pub use base::{BaseRefused, Mode};
-pub use delivery::{Eoi, Synced, raise_rvi};
+pub use delivery::{Eoi, InterruptStatus, Synced};
 use regs::{Reg, lvt};
 pub use save::{LapicPage, check_saved};
 use timer::Timer;
@@ -50,7 +50,7 @@ pub const X2APIC_LAST: u32 = 0x83F;
 pub enum Delivery {
     /// We do, at VM entry and on exits.
     BySoftware,
-    /// The CPU does: virtual-interrupt delivery is on, and the guest interrupt status (RVI, SVI) rules.
+    /// The CPU does: its own [`InterruptStatus`] rules.
     ByCpu,
 }
 
@@ -191,7 +191,7 @@ impl<F: SharedWords> Lapic<F> {
         self.eoi_exits_changed = false;
     }
 
-    /// The page, for the VMCS.
+    /// The page, for the CPU.
     pub fn page(&self) -> &F {
         &self.page
     }

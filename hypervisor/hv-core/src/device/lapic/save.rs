@@ -57,7 +57,7 @@ impl<F: SharedWords> Lapic<F> {
     }
 
     /// Takes up a saved state at guest TSC `now_tsc`, its mode included; id and version stay. With [`super::Delivery::ByCpu`],
-    /// [`guest_interrupt_status`](Self::guest_interrupt_status) and the EOI-exit bitmaps are to be set after, and in any
+    /// [`interrupt_status`](Self::interrupt_status) and the EOI-exit bitmaps are to be set after, and in any
     /// case the timer to what [`on_timer`](Self::on_timer) gives, and others are to be told of the
     /// [address](Self::address).
     ///
@@ -111,7 +111,7 @@ impl<F: SharedWords> Lapic<F> {
         self.irr_words = irr;
         self.isr_words = isr;
         self.eoi_exits_changed = true;
-        [self.raised, _] = self.guest_interrupt_status().to_le_bytes();
+        self.raised = self.interrupt_status().requested;
     }
 
     fn timer_state(

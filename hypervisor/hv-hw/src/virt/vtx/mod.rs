@@ -14,6 +14,7 @@
 //! | `exit` | VMCS → `VmExit` |
 //! | `guard` | what entry and exit do against speculation |
 //! | `inject` | `Event` ↔ VMCS |
+//! | `apic` | the local APIC's part in the VMCS |
 //! | `registers` | the guest's registers in the VMCS |
 //! | `switch` | what VM entry and exit do not switch |
 //! | `msr_bitmap`, `vpid` | MSRs that need no exit, tags in the TLB |
@@ -22,6 +23,7 @@
 //! The guest keeps its control registers and its page tables to itself; owned here are only CR0.{NE,NW,CD}, CR4.VMXE,
 //! CR4.MCE and what the guest is not offered.
 
+mod apic;
 mod caps;
 mod controls;
 mod dump;

@@ -1,14 +1,17 @@
 //! A new VMCS: controls from the capabilities, and the parts of guest state that never change.
 
+use alloc::vec::Vec;
 use core::ops::Range;
 
 use hv_core::addr::{Hpa, Mfn};
+use hv_core::device::lapic::InterruptStatus;
 use hv_core::msr::Passthrough;
 use hv_core::speculation::Plan;
 
-use super::super::{IoBitmap, SEGMENT_UNUSABLE, Stage2Root, TscView, VcpuConfig};
+use super::super::{IoBitmap, Rights, SEGMENT_UNUSABLE, Stage2Root, TscView, VcpuConfig};
+use super::apic;
 use super::caps::Caps;
-use super::fields::{Field, Pin, Secondary};
+use super::fields::{Field, Pin, Primary, Secondary};
 use super::msr_bitmap::{MsrAccess, MsrBitmap};
 use super::probe::Vtx;
 use super::registers::{CR0_OWNED, CR4_REQUIRED};
@@ -51,6 +54,8 @@ pub(super) struct Setup {
     pub(super) posted_interrupts: Hpa,
     pub(super) io_bitmap: IoBitmap,
     pub(super) msr_bitmap: MsrBitmap,
+    /// What `msr_bitmap` lets through.
+    passthrough: Vec<Passthrough>,
     /// `None` where the CPU has no such tags, or none was left: VM entry and exit drop the TLB then.
     pub(super) vpid: Option<Vpid>,
     pub(super) stage2: Stage2Root,
@@ -67,6 +72,8 @@ impl Setup {
             .then(Vpid::alloc)
             .flatten();
         caps.secondary.set(Secondary::VPID, vpid.is_some());
+        caps.primary
+            .set(Primary::RDTSC, config.rights.intercepts_tsc);
         let mut setup = Self {
             caps,
             extended: vtx.extended,
@@ -75,19 +82,33 @@ impl Setup {
             xsave_area: config.xsave_area,
             apic_page: config.apic_page,
             posted_interrupts: config.posted_interrupts,
-            io_bitmap: config.io_bitmap,
+            io_bitmap: config.rights.io_bitmap,
             msr_bitmap: MsrBitmap::new(config.msr_bitmap),
             vpid,
             stage2: config.stage2,
-            tsc: config.tsc,
-            cr4_owned: config.cr4_owned,
+            passthrough: Vec::new(),
+            tsc: config.rights.tsc,
+            cr4_owned: 0,
         };
-        setup.allow(config.passthrough);
+        setup.set_rights(&config.rights);
         setup
     }
 
+    /// Takes these up, for [`write_rights`]; true where the MSRs are others than before, and none of the local APIC's among them.
+    pub(super) fn set_rights(&mut self, rights: &Rights<'_>) -> bool {
+        self.io_bitmap = rights.io_bitmap;
+        self.cr4_owned = rights.cr4_owned;
+        self.tsc = rights.tsc;
+        let is_other = self.passthrough != rights.passthrough;
+        if is_other {
+            self.allow(rights.passthrough);
+        }
+        is_other
+    }
+
     /// Lets the guest reach these MSRs itself, and no others.
-    pub(super) fn allow(&mut self, passthrough: &[Passthrough]) {
+    fn allow(&mut self, passthrough: &[Passthrough]) {
+        self.passthrough = passthrough.to_vec();
         self.msr_bitmap = MsrBitmap::new(self.msr_bitmap.frame());
         let mut allow = |msr, access, is_allowed: bool| {
             if is_allowed {
@@ -124,7 +145,16 @@ pub(super) fn write_all(vmcs: CurrentVmcs, config: &Setup, eptp: u64) {
     write_addresses(vmcs, config, eptp);
     write_fixed_guest_state(vmcs);
     vmcs.write(Field::Cr0Mask, CR0_OWNED);
+    write_rights(vmcs, config);
+}
+
+/// Writes what the guest may do without an exit; its MSRs are in the bitmap.
+pub(super) fn write_rights(vmcs: CurrentVmcs, config: &Setup) {
+    let [io_a, io_b] = config.io_bitmap.frames();
+    vmcs.write(Field::IoBitmapA, io_a.base().as_u64());
+    vmcs.write(Field::IoBitmapB, io_b.base().as_u64());
     vmcs.write(Field::Cr4Mask, config.cr4_owned | CR4_REQUIRED);
+    vmcs.write(Field::TscOffset, config.tsc.offset);
 }
 
 /// The EPT pointer of a root.
@@ -158,7 +188,6 @@ fn write_controls(vmcs: CurrentVmcs, config: &Setup) {
     ] {
         vmcs.write(zero, 0);
     }
-    vmcs.write(Field::TscOffset, config.tsc.offset);
     let vpid = config.vpid.as_ref().map_or(0, |vpid| u64::from(vpid.get()));
     // fields that exist only with the control that reads them
     for (control, field, value) in [
@@ -191,9 +220,6 @@ pub(super) fn secondary(caps: &Caps, is_x2apic: bool) -> Secondary {
 }
 
 fn write_addresses(vmcs: CurrentVmcs, config: &Setup, eptp: u64) {
-    let [io_a, io_b] = config.io_bitmap.frames();
-    vmcs.write(Field::IoBitmapA, io_a.base().as_u64());
-    vmcs.write(Field::IoBitmapB, io_b.base().as_u64());
     vmcs.write(Field::MsrBitmap, config.msr_bitmap.frame().base().as_u64());
     vmcs.write(Field::EptPointer, eptp);
     if config.caps.has_tpr_shadow() {
@@ -201,15 +227,8 @@ fn write_addresses(vmcs: CurrentVmcs, config: &Setup, eptp: u64) {
         vmcs.write(Field::TprThreshold, 0);
     }
     if config.caps.has_interrupt_delivery() {
-        vmcs.write(Field::GuestInterruptStatus, 0);
-        for field in [
-            Field::EoiExitBitmap0,
-            Field::EoiExitBitmap1,
-            Field::EoiExitBitmap2,
-            Field::EoiExitBitmap3,
-        ] {
-            vmcs.write(field, 0);
-        }
+        apic::set_status(vmcs, InterruptStatus::default());
+        apic::set_eoi_exits(vmcs, &[0; 4]);
     }
     if config.caps.pin.contains(Pin::POSTED_INTERRUPTS) {
         vmcs.write(

@@ -6,12 +6,11 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use hv_core::addr::Hpa;
-use hv_core::msr::Passthrough;
 use hv_core::walk::PagingMode;
 
 use super::super::{
-    ApicAssist, Event, GuestRegs, Stage2Root, SystemRegs, SystemSet, TscView, VcpuHw, VmExit,
-    Window,
+    ApicAssist, ApicUpdate, Event, GuestRegs, Rights, Stage2Root, SystemRegs, SystemSet, VcpuHw,
+    VmExit, Waits,
 };
 use super::fields::{Field, Primary};
 use super::guard::Guard;
@@ -19,7 +18,7 @@ use super::registers::{self, BLOCKED_BY_NMI};
 use super::setup::{self, Setup};
 use super::switch::{self, Switched};
 use super::vmcs::CurrentVmcs;
-use super::{dump, entry, exit, host, inject, insn, reasons};
+use super::{apic, dump, entry, exit, host, inject, insn, reasons};
 use crate::percpu::IrqsOff;
 
 /// A vCPU on VT-x. Its VMCS is current on the CPU between [`VcpuHw::load`] and [`VcpuHw::unload`], and only then may
@@ -55,7 +54,7 @@ impl VtxVcpu {
             apic: if caps.has_interrupt_delivery() {
                 ApicAssist::Delivery
             } else if caps.has_tpr_shadow() {
-                ApicAssist::TprShadow
+                ApicAssist::TaskPriority
             } else {
                 ApicAssist::None
             },
@@ -101,6 +100,23 @@ impl VtxVcpu {
             self.current()
                 .write(Field::PrimaryControls, u64::from(self.primary.bits()));
         }
+    }
+
+    fn set_x2apic(&mut self, is_on: bool) {
+        self.is_x2apic = is_on;
+        self.config.show_x2apic(is_on);
+        let secondary = setup::secondary(&self.config.caps, is_on);
+        self.current()
+            .write(Field::SecondaryControls, u64::from(secondary.bits()));
+    }
+
+    fn inject(&mut self, event: Event) {
+        let vmcs = self.current();
+        if let Event::Exception { .. } = event {
+            // a fault ends the shadow of the instruction before it, and VM entry insists on that for #DB
+            registers::end_shadow(vmcs);
+        }
+        inject::write(vmcs, event);
     }
 
     #[cold]
@@ -197,22 +213,6 @@ impl VcpuHw for VtxVcpu {
         }
     }
 
-    fn set_x2apic(&mut self, is_on: bool) {
-        self.is_x2apic = is_on;
-        self.config.show_x2apic(is_on);
-        let secondary = setup::secondary(&self.config.caps, is_on);
-        self.current()
-            .write(Field::SecondaryControls, u64::from(secondary.bits()));
-    }
-
-    fn set_rights(&mut self, cr4_owned: u64, passthrough: &[Passthrough]) {
-        self.config.allow(passthrough);
-        self.config.show_x2apic(self.is_x2apic);
-        self.config.cr4_owned = cr4_owned;
-        self.current()
-            .write(Field::Cr4Mask, cr4_owned | registers::CR4_REQUIRED);
-    }
-
     #[inline(always)]
     fn system(&self, wanted: SystemSet) -> SystemRegs {
         self.read_system(wanted)
@@ -241,13 +241,16 @@ impl VcpuHw for VtxVcpu {
         registers::step(self.current(), u64::from(length));
     }
 
-    fn inject(&mut self, event: Event) {
-        let vmcs = self.current();
-        if let Event::Exception { .. } = event {
-            // a fault ends the shadow of the instruction before it, and VM entry insists on that for #DB
-            registers::end_shadow(vmcs);
+    fn deliver(&mut self, event: Option<Event>, waits: Waits) {
+        if let Some(event) = event {
+            self.inject(event);
         }
-        inject::write(vmcs, event);
+        self.set_primary(Primary::INTERRUPT_WINDOW, waits.interrupt);
+        self.set_primary(Primary::NMI_WINDOW, waits.nmi);
+        if self.apic == ApicAssist::TaskPriority {
+            let class = u64::from(waits.task_priority & 0xF);
+            self.current().write(Field::TprThreshold, class);
+        }
     }
 
     #[inline]
@@ -261,55 +264,35 @@ impl VcpuHw for VtxVcpu {
         Some(event)
     }
 
-    fn want_window(&mut self, window: Window, wanted: bool) {
-        let bit = match window {
-            Window::Interrupt => Primary::INTERRUPT_WINDOW,
-            Window::Nmi => Primary::NMI_WINDOW,
-        };
-        self.set_primary(bit, wanted);
-    }
-
     fn flush_stage2(&mut self, root: Stage2Root) {
         // SAFETY: in VMX operation since the VMCS was loaded; single-context INVEPT was asked for by `Caps::probe`.
         unsafe { insn::invept_single(setup::ept_pointer(&self.config.caps, root)) };
-    }
-
-    fn intercept_tsc(&mut self, wanted: bool) {
-        self.set_primary(Primary::RDTSC, wanted);
-    }
-
-    fn set_tsc(&mut self, view: TscView) {
-        self.current().write(Field::TscOffset, view.offset);
     }
 
     fn apic(&self) -> ApicAssist {
         self.apic
     }
 
-    fn interrupt_status(&self) -> u16 {
-        low_half(self.current().read32(Field::GuestInterruptStatus))
-    }
-
-    fn set_interrupt_status(&mut self, status: u16) {
-        self.current()
-            .write(Field::GuestInterruptStatus, u64::from(status));
-    }
-
-    fn set_tpr_threshold(&mut self, class: u8) {
-        self.current()
-            .write(Field::TprThreshold, u64::from(class & 0xF));
-    }
-
-    fn set_eoi_exits(&mut self, vectors: &[u64; 4]) {
-        let fields = [
-            Field::EoiExitBitmap0,
-            Field::EoiExitBitmap1,
-            Field::EoiExitBitmap2,
-            Field::EoiExitBitmap3,
-        ];
-        for (field, word) in fields.into_iter().zip(vectors) {
-            self.current().write(field, *word);
+    #[inline]
+    fn update_apic(&mut self, update: ApicUpdate) {
+        let vmcs = self.current();
+        match update {
+            ApicUpdate::Requested(vector) => {
+                let status = apic::status(vmcs).raised(vector);
+                apic::set_status(vmcs, status);
+            }
+            ApicUpdate::Status(status) => apic::set_status(vmcs, status),
+            ApicUpdate::EoiExits(vectors) => apic::set_eoi_exits(vmcs, &vectors),
+            ApicUpdate::X2apic(is_on) => self.set_x2apic(is_on),
         }
+    }
+
+    fn set_rights(&mut self, rights: &Rights<'_>) {
+        if self.config.set_rights(rights) {
+            self.config.show_x2apic(self.is_x2apic);
+        }
+        setup::write_rights(self.current(), &self.config);
+        self.set_primary(Primary::RDTSC, rights.intercepts_tsc);
     }
 
     fn load(&mut self, _irqs_off: &IrqsOff) {
@@ -352,6 +335,7 @@ impl VcpuHw for VtxVcpu {
     }
 }
 
+#[inline(always)]
 pub(super) fn low_half(word: u32) -> u16 {
     let [low, high, ..] = word.to_le_bytes();
     u16::from_le_bytes([low, high])

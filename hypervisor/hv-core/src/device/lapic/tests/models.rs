@@ -97,9 +97,9 @@ proptest! {
             prop_assert_eq!(&set_of(&mut lapic, IRR), &model.irr);
             prop_assert_eq!(&set_of(&mut lapic, ISR), &model.isr);
             prop_assert_eq!(&set_of(&mut lapic, TMR), &model.tmr);
-            let [rvi, svi] = lapic.guest_interrupt_status().to_le_bytes();
-            prop_assert_eq!(rvi, model.irr.last().copied().unwrap_or(0));
-            prop_assert_eq!(svi, model.isr.last().copied().unwrap_or(0));
+            let status = lapic.interrupt_status();
+            prop_assert_eq!(status.requested, model.irr.last().copied().unwrap_or(0));
+            prop_assert_eq!(status.in_service, model.isr.last().copied().unwrap_or(0));
             let threshold = lapic.tpr_threshold();
             if threshold != 0 {
                 // just below the threshold the interrupt comes, and VM entry accepts the value
@@ -174,16 +174,16 @@ proptest! {
         let frame = TestFrame::new();
         let posted = PostedInterrupts::new(frame.clone(), 0);
         let mut exits = lapic.eoi_exit_bitmap();
-        let mut status = 0u16;
+        let mut status = InterruptStatus::default();
         for (what, vector) in steps {
             // odd vectors are levels, as an I/O APIC's vectors are one or the other
             match what {
                 0 if vector & 1 == 0 => { let _ = posted.post_edge(vector); }
                 0 | 1 => { let _ = posted.post_level(vector | 1); }
-                2 => status = raise_rvi(status, cpu_takes_posted(&frame, lapic.page())),
+                2 => status = status.raised(cpu_takes_posted(&frame, lapic.page())),
                 3 => {
                     let synced = lapic.sync(&posted);
-                    status = raise_rvi(status, synced.highest);
+                    status = status.raised(synced.highest);
                     if synced.eoi_exits_changed {
                         exits = lapic.eoi_exit_bitmap();
                     }
@@ -192,26 +192,26 @@ proptest! {
                     let wakes_for = lapic.wakes_for(&posted);
                     // what that collected is told at the next entry
                     let synced = lapic.sync(&posted);
-                    status = raise_rvi(status, synced.highest);
+                    status = status.raised(synced.highest);
                     if synced.eoi_exits_changed {
                         exits = lapic.eoi_exit_bitmap();
                     }
                     if let Some(v) = wakes_for {
                         lapic.acknowledge(v);
-                        status = lapic.guest_interrupt_status();
+                        status = lapic.interrupt_status();
                     }
                 }
                 _ => {
-                    let [_, svi] = status.to_le_bytes();
-                    if svi != 0 {
-                        let exited = exits[usize::from(svi >> 6)] >> (svi & 63) & 1 != 0;
-                        prop_assert_eq!(exited, svi & 1 == 1);
-                        prop_assert_eq!(lapic.eoi().map(|e| (e.vector, e.is_level)), Some((svi, exited)));
-                        status = lapic.guest_interrupt_status();
+                    let served = status.in_service;
+                    if served != 0 {
+                        let exited = exits[usize::from(served >> 6)] >> (served & 63) & 1 != 0;
+                        prop_assert_eq!(exited, served & 1 == 1);
+                        prop_assert_eq!(lapic.eoi().map(|e| (e.vector, e.is_level)), Some((served, exited)));
+                        status = lapic.interrupt_status();
                     }
                 }
             }
-            prop_assert_eq!(status, lapic.guest_interrupt_status());
+            prop_assert_eq!(status, lapic.interrupt_status());
         }
     }
 }
