@@ -3,21 +3,17 @@
 //! with Xen: what a guest executes is no reason for its end.
 
 use hv_core::addr::{Gpa, Gva};
-use hv_core::emulate::{CodeSize, CpuView, Gprs, MmioInsn, SegmentBases};
+use hv_core::emulate::{CpuView, Gprs, MmioInsn, SegmentBases};
 use hv_core::walk::{self, Access};
 use hv_core::x86::gpr::RSP;
 use hv_hw::guest_log;
-use hv_hw::virt::{Event, SEGMENT_CS, Stage2Access, Stage2Fault, SystemRegs, SystemSet, VcpuHw};
+use hv_hw::virt::{Event, Stage2Access, Stage2Fault, SystemRegs, SystemSet, VcpuHw};
 
 use crate::domain::interrupts;
 use crate::exit::{apic, io, stage2};
 use crate::guest_mem::DomainMemory;
 use crate::pcpu::Pcpu;
 use crate::runner::{Next, Runner, again, raise};
-
-/// Longest instruction, in bytes.
-const MAX_INSTRUCTION: usize = 15;
-const CS_BIG: u32 = 1 << 14;
 
 /// Emulates the access that faulted.
 pub(super) fn handle<H: VcpuHw>(
@@ -49,7 +45,7 @@ pub(super) fn handle<H: VcpuHw>(
     if instruction.repeats(&gprs) {
         return again(runner, pcpu);
     }
-    runner.hw.skip_bytes(instruction.len);
+    runner.hw.skip(u64::from(instruction.len));
     Next::Resume
 }
 
@@ -64,7 +60,22 @@ fn instruction_of<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> Opti
     }
     let instruction = decode(runner)?;
     // another address is another operand's, or another vCPU has changed the code since
-    (fault.linear == Some(instruction.gva)).then_some(instruction)
+    is_operand(runner, instruction.gva, fault).then_some(instruction)
+}
+
+/// True where the access was to the operand at `gva`: a CPU that does not say which linear address it was has at least said
+/// which physical one.
+fn is_operand<H: VcpuHw>(runner: &Runner<H>, gva: Gva, fault: Stage2Fault) -> bool {
+    if let Some(linear) = fault.linear {
+        return linear == gva;
+    }
+    let access = match runner.hw.cpl() {
+        3 => Access::UserRead,
+        _ => Access::Read,
+    };
+    let memory = DomainMemory::lock(&runner.domain, &runner.memo);
+    let translated = walk::translate(&memory, &runner.hw.paging(), gva, access);
+    translated == Ok(fault.gpa)
 }
 
 /// Raises #GP. In an event's delivery it becomes a double fault where that is due, and in the end a triple fault.
@@ -93,47 +104,16 @@ fn registers<H: VcpuHw>(runner: &mut Runner<H>) -> Gprs {
 
 /// Fetches the instruction and decodes it; `None` where that fails.
 fn decode<H: VcpuHw>(runner: &mut Runner<H>) -> Option<MmioInsn> {
+    let fetched = runner.fetch();
     let system = runner.hw.system(SystemSet::SEGMENTS.union(SystemSet::RIP));
-    let code = system.segments[SEGMENT_CS];
-    let code_size = if runner.hw.is_64_bit() {
-        CodeSize::Bits64
-    } else if code.access & CS_BIG != 0 {
-        CodeSize::Bits32
-    } else {
-        CodeSize::Bits16
-    };
     let bases = core::array::from_fn(|index| system.segments[index].base);
     let view = CpuView {
-        code_size,
+        code_size: fetched.code_size,
         rip: system.rip,
         gprs: registers(runner),
         bases: SegmentBases(bases),
     };
-    let base = if code_size == CodeSize::Bits64 {
-        0
-    } else {
-        code.base
-    };
-    let start = Gva::new(base.wrapping_add(system.rip));
-    let mut bytes = [0; MAX_INSTRUCTION];
-    let length = fetch(runner, start, &mut bytes);
-    MmioInsn::decode(bytes.get(..length)?, &view).ok()
-}
-
-/// Copies as much of an instruction as is mapped: it may end right before a page that is not.
-fn fetch<H: VcpuHw>(runner: &Runner<H>, start: Gva, to: &mut [u8]) -> usize {
-    let memory = DomainMemory::lock(&runner.domain, &runner.memo);
-    let mode = runner.hw.paging();
-    if walk::copy_in(&memory, &mode, start, Access::Read, to).is_ok() {
-        return to.len();
-    }
-    let in_page = (4096 - start.page_offset()).min(to.len());
-    let part = to.get_mut(..in_page).expect("no longer than the buffer");
-    if walk::copy_in(&memory, &mode, start, Access::Read, part).is_ok() {
-        in_page
-    } else {
-        0
-    }
+    MmioInsn::decode(fetched.bytes(), &view).ok()
 }
 
 fn read<H: VcpuHw>(runner: &mut Runner<H>, gpa: Gpa, size: u8) -> u64 {

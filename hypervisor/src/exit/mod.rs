@@ -85,7 +85,7 @@ fn handle_other<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: VmExit
 
 /// HLT: waits for an interrupt. With interrupts off on every vCPU of a domain, none can come: it has switched itself off.
 fn halt<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
-    runner.hw.skip_instruction();
+    runner.skip();
     let can_be_woken = runner.hw.rflags() & RFLAGS_IF != 0;
     if !can_be_woken && !runner.nmi_pending {
         runner.activity = Activity::Down;
@@ -128,13 +128,13 @@ fn cache_flush<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     if runner.domain.is_hardware {
         hv_hw::insn::wbinvd();
     }
-    runner.hw.skip_instruction();
+    runner.skip();
     Next::Resume
 }
 
 /// The vCPU spins until another of its domain has done something: others run first.
 fn pause_loop<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
-    runner.hw.skip_instruction();
+    runner.skip();
     Next::Yield
 }
 
@@ -151,6 +151,6 @@ fn broken<H: VcpuHw>(runner: &mut Runner<H>, reason: u32, qualification: u64) ->
 /// Steps over the instruction and goes on.
 #[inline]
 pub fn done<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
-    runner.hw.skip_instruction();
+    runner.skip();
     Next::Resume
 }

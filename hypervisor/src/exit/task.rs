@@ -27,7 +27,7 @@ pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, exit: TaskSwitch) -> Nex
         return raise(runner, Event::PROTECTION);
     }
     let event = runner.interrupted.take();
-    let before = gather(runner, &system, goes_on(system.rip, exit, event));
+    let before = gather(runner, &system, goes_on(runner, system.rip, exit, event));
     let mut regs = before;
     let mut memory = Linear {
         runner,
@@ -51,11 +51,14 @@ pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, exit: TaskSwitch) -> Nex
 }
 
 /// Where the old task goes on: behind the instruction that brought the switch about, or where the event came.
-fn goes_on(rip: u64, exit: TaskSwitch, event: Option<Event>) -> u32 {
+fn goes_on<H: VcpuHw>(runner: &Runner<H>, rip: u64, exit: TaskSwitch, event: Option<Event>) -> u32 {
     let length = match (exit.source, event) {
         (TaskSource::Gate(_), Some(Event::Software { length, .. })) => length,
         (TaskSource::Gate(_), _) => 0,
-        _ => exit.length,
+        _ => match exit.length {
+            Some(length) => length,
+            None => runner.decoded_length().unwrap_or(0),
+        },
     };
     low(rip).wrapping_add(u32::from(length))
 }

@@ -159,7 +159,7 @@ fn handle_wide<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
 #[inline]
 fn finish<H: VcpuHw>(runner: &mut Runner<H>, rax: u64) {
     runner.hw.regs().set_rax(rax);
-    runner.hw.skip_instruction();
+    runner.skip();
 }
 
 /// Finds the row, asks whether the caller may, and has it served.

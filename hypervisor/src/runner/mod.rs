@@ -6,6 +6,7 @@ pub(crate) mod apic;
 pub mod apic_timer;
 pub mod crash;
 pub mod inject;
+mod instruction;
 pub mod make;
 mod memory;
 pub(crate) mod pdptes;

@@ -95,16 +95,14 @@ fn delivery_that_faults_each_time_ends_in_a_triple_fault() {
 
 #[test]
 fn access_to_another_address_than_the_operands_is_not_emulated() {
-    for linear in [None, Some(Gva::new(NOWHERE + 4))] {
-        let mut machine = guest(&LOAD);
-        let fault = Stage2Fault {
-            linear,
-            ..fault(Stage2Access::READ)
-        };
-        touch(&mut machine, fault);
-        assert_eq!(machine.0.hw.regs().rax(), 0, "{linear:?}");
-        assert_eq!(machine.0.raised, Some(Event::PROTECTION), "{linear:?}");
-    }
+    let mut machine = guest(&LOAD);
+    let fault = Stage2Fault {
+        linear: Some(Gva::new(NOWHERE + 4)),
+        ..fault(Stage2Access::READ)
+    };
+    touch(&mut machine, fault);
+    assert_eq!(machine.0.hw.regs().rax(), 0);
+    assert_eq!(machine.0.raised, Some(Event::PROTECTION));
 }
 
 #[test]
@@ -154,6 +152,40 @@ fn no_instruction_that_touches_nothing_ends_its_domain() {
         }
     }
     assert!(emulated > 450, "{emulated} are emulated");
+}
+
+/// As on a CPU that does not know the linear address of an access: the operand is the one that leads to the physical one.
+#[test]
+fn access_without_a_linear_address_is_told_by_the_physical_one() {
+    for (gpa, is_emulated) in [(NOWHERE, true), (NOWHERE + 4, false)] {
+        let mut machine = guest(&LOAD);
+        let fault = Stage2Fault {
+            gpa: Gpa::new(gpa),
+            linear: None,
+            ..fault(Stage2Access::READ)
+        };
+        touch(&mut machine, fault);
+        let has_moved = machine.0.hw.rip() == RIP + 2;
+        assert_eq!(
+            (has_moved, machine.0.raised.is_none()),
+            (is_emulated, is_emulated)
+        );
+    }
+}
+
+/// As on a CPU that does not say how long an instruction is that exits.
+#[test]
+fn instruction_of_unknown_length_is_decoded_to_step_over_it() {
+    // cs cpuid; what is none
+    for (code, rip, raised) in [
+        (&[0x2E, 0x0F, 0xA2][..], RIP + 3, None),
+        (&[0x0F, 0x04], RIP, Some(Event::PROTECTION)),
+    ] {
+        let (mut runner, mut pcpu) = guest(code);
+        runner.hw.instruction_length = None;
+        let _ = exit::handle(&mut runner, &mut pcpu, VmExit::Cpuid);
+        assert_eq!((runner.hw.rip(), runner.raised), (rip, raised), "{code:x?}");
+    }
 }
 
 /// A guest that fills what it has not goes on, one repetition an exit.

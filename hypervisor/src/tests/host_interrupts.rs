@@ -103,8 +103,8 @@ reasons! {
     // the end of the machine
     VmExit::HostReset => [],
     VmExit::TaskSwitch(_) => [
-        VmExit::TaskSwitch(TaskSwitch { selector: 0x30, source: TaskSource::Gate(None), length: 2 }),
-        VmExit::TaskSwitch(TaskSwitch { selector: 0x30, source: TaskSource::Jump, length: 7 }),
+        VmExit::TaskSwitch(TaskSwitch { selector: 0x30, source: TaskSource::Gate(None), length: Some(2) }),
+        VmExit::TaskSwitch(TaskSwitch { selector: 0x30, source: TaskSource::Jump, length: Some(7) }),
     ],
     VmExit::Undefined(_) => [VmExit::Undefined(36)],
     VmExit::TripleFault => [VmExit::TripleFault],

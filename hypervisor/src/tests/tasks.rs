@@ -84,7 +84,7 @@ fn switch(runner: &mut Runner<FakeVcpu>, pcpu: &mut Pcpu, selector: u16, source:
     let exit = VmExit::TaskSwitch(TaskSwitch {
         selector,
         source,
-        length: 7,
+        length: Some(7),
     });
     let _ = exit::handle(runner, pcpu, exit);
 }

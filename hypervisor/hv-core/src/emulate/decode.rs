@@ -15,21 +15,30 @@ pub(super) fn prepare() {
 }
 
 pub(super) fn decode(bytes: &[u8], cpu: &CpuView) -> Result<MmioInsn, DecodeError> {
+    let insn = instruction(bytes, cpu.code_size, cpu.rip)?;
+    decoded(&insn, cpu).ok_or(DecodeError::Unsupported)
+}
+
+pub(super) fn length(bytes: &[u8], code_size: CodeSize) -> Option<u8> {
+    let insn = instruction(bytes, code_size, 0).ok()?;
+    u8::try_from(insn.len()).ok()
+}
+
+fn instruction(bytes: &[u8], code_size: CodeSize, rip: u64) -> Result<Instruction, DecodeError> {
     let bytes = bytes.get(..MAX_BYTES).unwrap_or(bytes);
-    let bits = match cpu.code_size {
+    let bits = match code_size {
         CodeSize::Bits16 => 16,
         CodeSize::Bits32 => 32,
         CodeSize::Bits64 => 64,
     };
-    let mut decoder = Decoder::try_with_ip(bits, bytes, cpu.rip, DecoderOptions::NONE)
+    let mut decoder = Decoder::try_with_ip(bits, bytes, rip, DecoderOptions::NONE)
         .map_err(|_| DecodeError::Unsupported)?;
     let insn = decoder.decode();
     match decoder.last_error() {
-        DecoderError::None => {}
-        DecoderError::NoMoreBytes if bytes.len() < MAX_BYTES => return Err(DecodeError::Truncated),
-        _ => return Err(DecodeError::Unsupported),
+        DecoderError::None => Ok(insn),
+        DecoderError::NoMoreBytes if bytes.len() < MAX_BYTES => Err(DecodeError::Truncated),
+        _ => Err(DecodeError::Unsupported),
     }
-    decoded(&insn, cpu).ok_or(DecodeError::Unsupported)
 }
 
 /// `None` for what is not known.

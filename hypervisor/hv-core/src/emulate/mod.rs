@@ -97,6 +97,12 @@ pub fn prepare() {
     decode::prepare();
 }
 
+/// How many bytes the instruction at `bytes[0]` has, whatever it does; `None` for what is none, or is cut short.
+#[must_use]
+pub fn length(bytes: &[u8], code_size: CodeSize) -> Option<u8> {
+    decode::length(bytes, code_size)
+}
+
 impl MmioInsn {
     /// Decodes the instruction that starts at `bytes[0]`; up to 15 bytes are looked at.
     ///

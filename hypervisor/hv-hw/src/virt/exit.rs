@@ -33,7 +33,7 @@ pub enum VmExit {
         /// It is RDTSCP.
         with_aux: bool,
     },
-    /// VMCALL.
+    /// The instruction that calls the hypervisor.
     Hypercall,
     /// RDMSR, number in ECX.
     Rdmsr,
@@ -110,8 +110,8 @@ pub struct TaskSwitch {
     pub selector: u16,
     /// What brought it about; the error code of an event is the interrupted one's.
     pub source: TaskSource,
-    /// Bytes of the instruction, where one brought it about.
-    pub length: u8,
+    /// Bytes of the instruction, where one brought it about and the CPU says so.
+    pub length: Option<u8>,
 }
 
 /// A port access.

@@ -52,8 +52,8 @@ pub struct FakeVcpu {
     pub interrupted: Option<Event>,
     /// What it waits for.
     pub waits: Waits,
-    /// Bytes that `skip_instruction` steps over.
-    pub instruction_length: u64,
+    /// Bytes of each instruction that exits; `None` where the CPU does not say.
+    pub instruction_length: Option<u64>,
     /// Reads of the TSC exit.
     pub intercepts_tsc: bool,
     /// How often translations were flushed.
@@ -98,7 +98,7 @@ impl Default for FakeVcpu {
             injected: Vec::new(),
             interrupted: None,
             waits: Waits::default(),
-            instruction_length: 0,
+            instruction_length: Some(0),
             intercepts_tsc: false,
             flushes: 0,
             endless: None,
@@ -221,12 +221,11 @@ impl VcpuHw for FakeVcpu {
     fn set_extended(&mut self, extended: &[u8]) {
         self.extended = extended.to_vec();
     }
-    fn skip_instruction(&mut self) {
-        self.system.rip += self.instruction_length;
-        self.is_in_shadow = false;
+    fn instruction_length(&self) -> Option<u64> {
+        self.instruction_length
     }
-    fn skip_bytes(&mut self, length: u8) {
-        self.system.rip += u64::from(length);
+    fn skip(&mut self, length: u64) {
+        self.system.rip += length;
         self.is_in_shadow = false;
     }
     fn deliver(&mut self, event: Option<Event>, waits: Waits) {

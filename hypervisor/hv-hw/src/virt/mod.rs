@@ -57,10 +57,10 @@ pub trait VcpuHw: 'static {
     fn extended(&self) -> Vec<u8>;
     /// Sets it. What the CPU would not take is made into what it takes; another size is left alone.
     fn set_extended(&mut self, extended: &[u8]);
-    /// Steps over the instruction that caused the exit and ends its interrupt shadow.
-    fn skip_instruction(&mut self);
-    /// The same for an instruction whose length the hardware does not know, as it was emulated.
-    fn skip_bytes(&mut self, length: u8);
+    /// Bytes of the instruction that caused the exit, where the CPU says so; else it has to be decoded.
+    fn instruction_length(&self) -> Option<u64>;
+    /// Steps over an instruction of `length` bytes and ends its interrupt shadow.
+    fn skip(&mut self, length: u64);
     /// Has the next entry deliver `event`, if any, and an exit follow when something of `waits` comes about.
     fn deliver(&mut self, event: Option<Event>, waits: Waits);
     /// An event whose delivery the last exit interrupted, to be injected again unless the exit's cause replaces it.

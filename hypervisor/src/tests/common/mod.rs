@@ -147,7 +147,7 @@ pub(crate) fn fake(_: &Domain, _: usize, _: &VcpuFrames, _: &Policies) -> FakeVc
     let mut hw = FakeVcpu::default();
     hw.system.efer = EFER_LMA;
     hw.system.segments[SEGMENT_CS].access = SEGMENT_LONG;
-    hw.instruction_length = LENGTH;
+    hw.instruction_length = Some(LENGTH);
     hw.system.rip = RIP;
     hw.system.rflags = 2;
     hw

@@ -176,7 +176,7 @@ pub(crate) fn any(random: &mut Random, ids: &[u64], hw: &mut FakeVcpu) -> VmExit
                 TaskSource::Jump,
                 TaskSource::Gate(None),
             ]),
-            length: random.below(16) as u8,
+            length: Some(random.below(16) as u8),
         }),
         _ => random.of(&[
             VmExit::CacheFlush,

@@ -100,7 +100,7 @@ fn task_switch(vmcs: CurrentVmcs) -> TaskSwitch {
             2 => TaskSource::Jump,
             _ => TaskSource::Gate(None),
         },
-        length: low_byte(vmcs.read(Field::InstructionLength)),
+        length: Some(low_byte(vmcs.read(Field::InstructionLength))),
     }
 }
 

@@ -232,13 +232,13 @@ impl VcpuHw for VtxVcpu {
     }
 
     #[inline(always)]
-    fn skip_instruction(&mut self) {
-        let vmcs = self.current();
-        registers::step(vmcs, vmcs.read(Field::InstructionLength));
+    fn instruction_length(&self) -> Option<u64> {
+        Some(self.current().read(Field::InstructionLength))
     }
 
-    fn skip_bytes(&mut self, length: u8) {
-        registers::step(self.current(), u64::from(length));
+    #[inline(always)]
+    fn skip(&mut self, length: u64) {
+        registers::step(self.current(), length);
     }
 
     fn deliver(&mut self, event: Option<Event>, waits: Waits) {
