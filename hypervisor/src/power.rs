@@ -42,7 +42,7 @@ pub(crate) fn reset_requested(at: u16, size: u8, value: u32) {
 }
 
 /// An INIT came while a guest ran: what asks for a reset of the machine (a keyboard controller, a management controller)
-/// gets one, since VMX keeps the INIT itself from the CPU.
+/// gets one, since a CPU that runs guests keeps the INIT itself off.
 pub(crate) fn machine_is_reset() -> ! {
     info!("INIT signal: the machine is to be reset");
     console::flush();

@@ -3,7 +3,7 @@
 //! | space | address | frame | who counts in it |
 //! |---|---|---|---|
 //! | guest linear | [`Gva`] | – | the guest's page tables |
-//! | guest physical | [`Gpa`] | [`Gfn`] | the p2m (EPT) |
+//! | guest physical | [`Gpa`] | [`Gfn`] | the p2m (second stage) |
 //! | host physical | [`Hpa`] | [`Mfn`] | the machine |
 //!
 //! Frame numbers take offsets (`gfn + 1`), addresses take byte offsets; mixing two spaces does not compile. Arithmetic

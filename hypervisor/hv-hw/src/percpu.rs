@@ -115,7 +115,7 @@ pub fn init(block: &'static PerCpu) {
 /// IA32_GS_BASE.
 const IA32_GS_BASE: u32 = 0xc000_0101;
 
-/// This CPU's GS base, for the host state of a VMCS.
+/// This CPU's GS base, to be restored at an exit.
 #[must_use]
 pub fn gs_base() -> u64 {
     core::ptr::from_ref(this()).expose_provenance() as u64

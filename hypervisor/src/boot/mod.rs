@@ -136,11 +136,11 @@ fn keep_log(options: &Options) {
 fn enable_guests(options: &Options, irqs_off: &IrqsOff) -> HostProbe {
     let features = &options.features;
     let switches = Switches {
-        apicv: features.apicv,
+        delivery: features.apicv,
         posted_interrupts: features.posted_interrupts,
-        vpid: features.vpid,
-        ept_2m: features.ept_2m,
-        ept_1g: features.ept_1g,
+        tlb_tags: features.vpid,
+        stage2_2m: features.ept_2m,
+        stage2_1g: features.ept_1g,
         tsc_scaling: features.tsc_scaling,
         ..Switches::default()
     };
@@ -152,10 +152,8 @@ fn enable_guests(options: &Options, irqs_off: &IrqsOff) -> HostProbe {
             "no memory is left for the CPU's own; {MORE_MEMORY}"
         ))
     });
-    if probe.enable(region, irqs_off).is_err() {
-        fatal(format_args!(
-            "the CPU refused VMXON though its capabilities allow it; another hypervisor or the firmware may hold VT-x"
-        ));
+    if let Err(failed) = probe.enable(region, irqs_off) {
+        fatal(format_args!("{failed}"));
     }
     probe
 }

@@ -126,6 +126,7 @@ impl Belongings {
 pub fn p2m_config() -> P2mConfig {
     let host = host();
     P2mConfig {
+        format: host.features.stage2,
         max_order: match (host.features.stage2_1g, host.features.stage2_2m) {
             (true, _) => PageOrder::SIZE_1G,
             (false, true) => PageOrder::SIZE_2M,

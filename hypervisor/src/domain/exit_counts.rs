@@ -33,7 +33,7 @@ slots! {
     VmExit::Rdmsr => Rdmsr, "rdmsr";
     VmExit::Wrmsr => Wrmsr, "wrmsr";
     VmExit::Io(_) => Io, "io";
-    VmExit::Stage2Fault(_) => Stage2Fault, "ept violation";
+    VmExit::Stage2Fault(_) => Stage2Fault, "stage-2 fault";
     VmExit::Eoi(_) => Eoi, "eoi";
     VmExit::ApicWrite(_) => ApicWrite, "apic write";
     VmExit::ControlWrite { .. } => ControlWrite, "control register";

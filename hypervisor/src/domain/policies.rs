@@ -9,7 +9,7 @@ use hv_core::vcpu::time::{ClockScale, GuestTsc};
 
 use crate::machine::host;
 
-/// 4-level EPT.
+/// four levels of second-stage tables.
 pub const STAGE2_BITS: u8 = 48;
 
 /// The policies of one domain, for good: others take their place.

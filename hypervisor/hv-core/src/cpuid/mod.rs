@@ -113,7 +113,7 @@ pub struct CpuidOptions {
     pub provides: Provides,
     /// XCR0 bits that the hypervisor saves and restores.
     pub xcr0_switched: u64,
-    /// Widest guest physical address that stage 2 can translate, in bits (48 with four-level EPT).
+    /// Widest guest physical address that stage 2 can translate, in bits (48 with four levels).
     pub stage2_bits: u8,
     /// Time.
     pub tsc: TscInfo,

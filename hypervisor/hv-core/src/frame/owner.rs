@@ -25,7 +25,7 @@ pub enum Owner {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Role {
-    /// The hypervisor's own data: heap, stacks, VMCSs.
+    /// The hypervisor's own data: heap, stacks, control blocks of vCPUs.
     Hypervisor = 2,
     /// A page table.
     Table = 3,

@@ -3,7 +3,7 @@
 use super::P2mKind;
 use crate::addr::{Mfn, PageOrder};
 use crate::paging::Leaf;
-use crate::paging::ept::{Access, EptAttr, MemoryType};
+use crate::paging::stage2::{Access, MemoryType, Stage2Attr};
 
 /// What to map a run of guest frames to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,9 +67,9 @@ impl P2mEntry {
     }
 }
 
-impl From<Leaf<EptAttr>> for P2mEntry {
+impl From<Leaf<Stage2Attr>> for P2mEntry {
     #[inline]
-    fn from(leaf: Leaf<EptAttr>) -> Self {
+    fn from(leaf: Leaf<Stage2Attr>) -> Self {
         Self {
             mfn: leaf.mfn,
             kind: P2mKind::from_note(leaf.attr.software()),

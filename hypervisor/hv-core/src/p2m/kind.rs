@@ -1,6 +1,6 @@
 //! What a guest page stands for, as it is noted in its entry.
 
-use crate::paging::ept::{Access, MemoryType};
+use crate::paging::stage2::{Access, MemoryType};
 
 /// What a guest page stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

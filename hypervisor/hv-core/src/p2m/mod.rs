@@ -1,6 +1,6 @@
 //! The p2m: what each guest frame number of a domain stands for.
 //!
-//! It is the domain's EPT and nothing beside it: a page's kind is noted in bits of the entry that the CPU ignores, so that
+//! It is the domain's second-stage tables and nothing beside them: a page's kind is noted in bits of the entry that the CPU ignores, so that
 //! [`P2m::lookup`], which every walk of a guest's own page tables and every copy from a guest goes through, reads one tree.
 //! What is to be populated when it is touched has a mark there (`pod`). Inserting never replaces: what is mapped is removed first, flushed, and its frame's use put
 //! ([`crate::frame::FrameTable::put_mapped`]). Next: [`crate::paging`] for the table, [`crate::frame`] for the uses.
@@ -23,13 +23,13 @@ use core::ops::ControlFlow;
 
 use crate::addr::{Gfn, Mfn, MfnRange, PageOrder};
 use crate::mem::{TableFrames, TableMem};
-use crate::paging::ept::{Ept, EptAttr};
 use crate::paging::flush::{FlushDone, PendingFlush};
+use crate::paging::stage2::{Stage2, Stage2Attr, Stage2Format};
 use crate::paging::{Incomplete, MAX_PAGES, Next, PageTable, Slot};
 
 /// A domain's map from guest frames to machine frames.
 pub struct P2m {
-    table: PageTable<Ept>,
+    table: PageTable<Stage2>,
     config: P2mConfig,
     /// The end of the guest frames that are below the local APICs' page.
     low_limit: Gfn,
@@ -52,7 +52,9 @@ const RECENT: usize = 8;
 /// How a domain's p2m is laid out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct P2mConfig {
-    /// The largest leaf: what the CPU can (IA32_VMX_EPT_VPID_CAP), less what `ept-superpages=` forbids.
+    /// The CPU's format.
+    pub format: Stage2Format,
+    /// The largest leaf: what the CPU can, less what `ept-superpages=` forbids.
     pub max_order: PageOrder,
     /// Whether leaves above 4 KiB may be executed. `false` on CPUs with the page-size-change erratum (CVE-2018-12207):
     /// then they are split on the first instruction fetch ([`P2m::allow_execute`]).
@@ -191,7 +193,7 @@ impl P2m {
     fn insert_in(
         &mut self,
         mem: &mut impl TableMem,
-        slot: &Slot<Ept>,
+        slot: &Slot<Stage2>,
         gfn: Gfn,
         mapping: P2mMapping,
     ) -> Result<PendingFlush, P2mError> {
@@ -407,18 +409,20 @@ impl P2m {
             && (end <= LOCAL_APIC || gfn > LOCAL_APIC)
     }
 
-    fn attr_of(&self, mapping: P2mMapping) -> EptAttr {
-        let attr =
-            EptAttr::new(mapping.access, mapping.memory_type).with_software(mapping.kind as u8);
+    fn attr_of(&self, mapping: P2mMapping) -> Stage2Attr {
+        let format = self.config.format;
+        let attr = format
+            .attr(mapping.access, mapping.memory_type)
+            .with_software(mapping.kind as u8);
         let attr = if self.config.heeds_pat || matches!(mapping.kind, P2mKind::Mmio) {
             attr
         } else {
-            attr.ignoring_pat()
+            format.ignoring_pat(attr)
         };
         if self.config.large_executable {
             attr
         } else {
-            attr.executable_when_small()
+            format.executable_when_small(attr)
         }
     }
 

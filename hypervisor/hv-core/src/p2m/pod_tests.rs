@@ -69,6 +69,7 @@ impl World {
     fn new() -> Self {
         let arena = Arena::with_limit(1000);
         let config = P2mConfig {
+            format: Stage2Format::Ept,
             max_order: PageOrder::SIZE_2M,
             large_executable: true,
             heeds_pat: false,

@@ -4,13 +4,13 @@
 //! its mark; a mark for a block is split into those of its parts where one of them becomes something else.
 
 use super::edit::{Edit, Incomplete};
-use super::ept::{Ept, marked};
+use super::stage2::{Stage2, marked};
 use super::table::{PageTable, order_at, pages_per_entry};
 use super::{Format, MAX_PAGES};
 use crate::addr::{Gfn, PageOrder};
 use crate::mem::{TableFrames, TableMem};
 
-impl PageTable<Ept> {
+impl PageTable<Stage2> {
     /// Marks `count` pages from `first`, none of which is mapped, with `mark` (from 1 to 15).
     ///
     /// # Errors
@@ -23,7 +23,7 @@ impl PageTable<Ept> {
         mark: u8,
     ) -> Result<(), Incomplete> {
         let edit = Edit::Mark(marked(mark));
-        let flush = self.edit((mem, frames), Ept::number(first), count, edit)?;
+        let flush = self.edit((mem, frames), Stage2::number(first), count, edit)?;
         assert!(!flush.is_needed(), "only what is not mapped is marked");
         Ok(())
     }
@@ -31,19 +31,19 @@ impl PageTable<Ept> {
     /// True where `page` has the mark; and how large the block is that has it, or of which there is something else.
     #[must_use]
     pub fn has_mark(&self, mem: &impl TableMem, page: Gfn, mark: u8) -> (bool, PageOrder) {
-        let number = Ept::number(page);
+        let number = Stage2::number(page);
         if number >= MAX_PAGES {
             return (false, PageOrder::SIZE_4K);
         }
         let (entry, level) = self.deciding(mem, number);
-        let has_it = !Ept::is_present(entry) && entry == marked(mark);
+        let has_it = !Stage2::is_present(entry) && entry == marked(mark);
         (has_it, order_at(level))
     }
 
     /// How many of `count` pages from `first` have the mark.
     #[must_use]
     pub fn count_marks(&self, mem: &impl TableMem, first: Gfn, count: u64, mark: u8) -> u64 {
-        let mut page = Ept::number(first);
+        let mut page = Stage2::number(first);
         let end = page.saturating_add(count).min(MAX_PAGES);
         let mut marks = 0;
         while page < end {

@@ -5,9 +5,9 @@ use core::ops::ControlFlow;
 
 use proptest::prelude::*;
 
-use super::ept::{Access, Ept, EptAttr, MemoryType};
 use super::flush::PendingFlush;
 use super::host::{Host, HostAttr, HostPage};
+use super::stage2::{Access, MemoryType, Stage2, Stage2Attr, Stage2Format};
 use super::testing::Arena;
 use super::{Format, MAX_PAGES, PageTable};
 use crate::addr::{Gfn, Mfn, PageOrder};
@@ -15,8 +15,8 @@ use crate::addr::{Gfn, Mfn, PageOrder};
 const GIB: u64 = PageOrder::SIZE_1G.frames();
 const ACCESSES: [Access; 4] = [Access::R, Access::Rw, Access::Rx, Access::Rwx];
 
-fn attr(access: Access) -> EptAttr {
-    EptAttr::new(access, MemoryType::WriteBack)
+fn attr(access: Access) -> Stage2Attr {
+    Stage2Format::Ept.attr(access, MemoryType::WriteBack)
 }
 
 #[derive(Clone, Debug)]
@@ -85,7 +85,7 @@ fn step() -> impl Strategy<Value = Step> {
 struct Model(Vec<Step>);
 
 impl Model {
-    fn lookup(&self, page: u64) -> Option<(u64, EptAttr)> {
+    fn lookup(&self, page: u64) -> Option<(u64, Stage2Attr)> {
         let mut mapped = None;
         for step in self
             .0
@@ -116,7 +116,7 @@ impl Model {
     }
 }
 
-fn run(table: &mut PageTable<Ept>, arena: &Arena, step: &Step) -> (u64, PendingFlush) {
+fn run(table: &mut PageTable<Stage2>, arena: &Arena, step: &Step) -> (u64, PendingFlush) {
     let (mut mem, mut frames) = (arena.clone(), arena.clone());
     let with = (&mut mem, &mut frames);
     let first = Gfn::new(step.first);
@@ -144,7 +144,7 @@ proptest! {
     ) {
         let steps: Vec<_> = steps.into_iter().map(|step| step.quick(largest)).collect();
         let arena = Arena::with_limit(1);
-        let mut table = PageTable::<Ept>::new(&mut arena.clone(), largest).unwrap();
+        let mut table = PageTable::<Stage2>::new(&mut arena.clone(), largest).unwrap();
         let samples = Model::samples(&steps);
         let mut model = Model::default();
         for step in &steps {
@@ -174,7 +174,7 @@ proptest! {
     }
 }
 
-fn check_visit(table: &PageTable<Ept>, arena: &Arena, step: &Step) -> Result<(), TestCaseError> {
+fn check_visit(table: &PageTable<Stage2>, arena: &Arena, step: &Step) -> Result<(), TestCaseError> {
     let mut next = step.first;
     let mut wrong = None;
     let _: ControlFlow<()> = table.visit(arena, Gfn::new(step.first), step.count, |gfn, leaf| {
@@ -194,7 +194,7 @@ fn check_visit(table: &PageTable<Ept>, arena: &Arena, step: &Step) -> Result<(),
 fn the_largest_leaf_that_fits_is_used() {
     let arena = Arena::with_limit(100);
     let (mut mem, mut frames) = (arena.clone(), arena.clone());
-    let mut table = PageTable::<Ept>::new(&mut frames, PageOrder::SIZE_1G).unwrap();
+    let mut table = PageTable::<Stage2>::new(&mut frames, PageOrder::SIZE_1G).unwrap();
     let target = (Mfn::new(GIB - 1), attr(Access::Rwx));
     let flush = table.map(
         (&mut mem, &mut frames),
@@ -217,7 +217,7 @@ fn the_largest_leaf_that_fits_is_used() {
 fn a_detached_table_is_kept_until_the_flush_is_done() {
     let arena = Arena::with_limit(100);
     let (mut mem, mut frames) = (arena.clone(), arena.clone());
-    let mut table = PageTable::<Ept>::new(&mut frames, PageOrder::SIZE_2M).unwrap();
+    let mut table = PageTable::<Stage2>::new(&mut frames, PageOrder::SIZE_2M).unwrap();
     let target = (Mfn::new(1025), attr(Access::Rw));
     let flush = table.map((&mut mem, &mut frames), Gfn::new(512), 512, target);
     assert!(!flush.unwrap().is_needed());
@@ -235,7 +235,7 @@ fn a_detached_table_is_kept_until_the_flush_is_done() {
 fn ranges_outside_the_input_space_are_refused_untouched() {
     let arena = Arena::with_limit(100);
     let (mut mem, mut frames) = (arena.clone(), arena.clone());
-    let mut table = PageTable::<Ept>::new(&mut frames, PageOrder::SIZE_2M).unwrap();
+    let mut table = PageTable::<Stage2>::new(&mut frames, PageOrder::SIZE_2M).unwrap();
     for (first, count) in [(MAX_PAGES, 1), (MAX_PAGES - 1, 2), (1, u64::MAX)] {
         let stopped = table
             .unmap((&mut mem, &mut frames), Gfn::new(first), count)
@@ -250,7 +250,7 @@ fn ranges_outside_the_input_space_are_refused_untouched() {
 fn a_lookup_reads_four_entries_and_fewer_under_large_leaves() {
     let arena = Arena::with_limit(100);
     let (mut mem, mut frames) = (arena.clone(), arena.clone());
-    let mut table = PageTable::<Ept>::new(&mut frames, PageOrder::SIZE_1G).unwrap();
+    let mut table = PageTable::<Stage2>::new(&mut frames, PageOrder::SIZE_1G).unwrap();
     for (gfn, count) in [(0, 1), (512, 512), (GIB, GIB)] {
         let target = (Mfn::new(4 * GIB + gfn), attr(Access::Rwx));
         let flush = table.map((&mut mem, &mut frames), Gfn::new(gfn), count, target);
@@ -265,44 +265,79 @@ fn a_lookup_reads_four_entries_and_fewer_under_large_leaves() {
 
 #[test]
 fn ept_leaves_have_the_bits_of_the_manual() {
-    let ram = EptAttr::new(Access::Rwx, MemoryType::WriteBack);
+    let format = Stage2Format::Ept;
+    let ram = format.attr(Access::Rwx, MemoryType::WriteBack);
     assert_eq!(
-        Ept::leaf(Mfn::new(0x1234), PageOrder::SIZE_4K, ram),
+        Stage2::leaf(Mfn::new(0x1234), PageOrder::SIZE_4K, ram),
         0x0123_4037
     );
     assert_eq!(
-        Ept::leaf(Mfn::new(0x1200), PageOrder::SIZE_2M, ram),
+        Stage2::leaf(Mfn::new(0x1200), PageOrder::SIZE_2M, ram),
         0x0120_00B7
     );
-    let device = EptAttr::new(Access::Rw, MemoryType::Uncacheable).ignoring_pat();
+    let device = format.ignoring_pat(format.attr(Access::Rw, MemoryType::Uncacheable));
     assert_eq!(
-        Ept::leaf(Mfn::new(0xFE000), PageOrder::SIZE_4K, device),
+        Stage2::leaf(Mfn::new(0xFE000), PageOrder::SIZE_4K, device),
         0xFE00_0043
     );
-    assert_eq!(Ept::table(Mfn::new(5)), 0x5007);
+    assert_eq!(Stage2::table(Mfn::new(5)), 0x5007);
     let noted = ram.with_software(0xF);
     assert_eq!(
-        Ept::leaf(Mfn::new(0), PageOrder::SIZE_4K, noted),
+        Stage2::leaf(Mfn::new(0), PageOrder::SIZE_4K, noted),
         0x00F0_0000_0000_0037
     );
-    let entry = Ept::leaf(Mfn::new(0x1200), PageOrder::SIZE_2M, noted) | 0x300;
+    let entry = Stage2::leaf(Mfn::new(0x1200), PageOrder::SIZE_2M, noted) | 0x300;
     assert_eq!(
-        Ept::attr(entry),
+        Stage2::attr(entry),
         noted,
         "accessed and dirty are not attributes"
     );
 }
 
 #[test]
+fn npt_leaves_have_the_bits_of_the_manual() {
+    const NX: u64 = 1 << 63;
+    let format = Stage2Format::Npt;
+    let leaf = |access, memory_type| {
+        let attr = format.attr(access, memory_type);
+        (
+            Stage2::leaf(Mfn::new(0x1234), PageOrder::SIZE_4K, attr),
+            attr.access(),
+        )
+    };
+    for (access, memory_type, bits) in [
+        (Access::Rwx, MemoryType::WriteBack, 0x07),
+        (Access::Rx, MemoryType::WriteBack, 0x05),
+        (Access::Rw, MemoryType::Uncacheable, 0x1F | NX),
+        (Access::R, MemoryType::WriteThrough, 0x0D | NX),
+        (Access::R, MemoryType::WriteCombining, 0x15 | NX),
+    ] {
+        assert_eq!(leaf(access, memory_type), (0x0123_4000 | bits, access));
+    }
+    let ram = format.attr(Access::Rwx, MemoryType::WriteBack);
+    assert_eq!(
+        Stage2::leaf(Mfn::new(0x1200), PageOrder::SIZE_2M, ram),
+        0x0120_0087
+    );
+    // a table is the same in both, no CPU with NPT has the erratum, and it has no bit to ignore the PAT by
+    assert_eq!(Stage2::table(Mfn::new(5)), 0x5007);
+    assert_eq!(format.executable_when_small(ram), ram);
+    assert_eq!(format.ignoring_pat(ram), ram);
+    let used = Stage2::leaf(Mfn::new(0), PageOrder::SIZE_4K, ram) | 0x60;
+    assert!(Stage2::is_present(used) && Stage2::attr(used).access() == Access::Rwx);
+}
+
+#[test]
 fn withheld_execution_comes_back_with_small_leaves() {
-    let ram = EptAttr::new(Access::Rwx, MemoryType::WriteBack).executable_when_small();
-    let large = Ept::leaf(Mfn::new(0), PageOrder::SIZE_2M, ram);
+    let format = Stage2Format::Ept;
+    let ram = format.executable_when_small(format.attr(Access::Rwx, MemoryType::WriteBack));
+    let large = Stage2::leaf(Mfn::new(0), PageOrder::SIZE_2M, ram);
     assert_eq!(large & 0x87, 0x83);
-    assert_eq!(Ept::attr(large).access(), Access::Rwx);
-    assert!(Ept::attr(large).withholds_execute());
-    let small = Ept::leaf(Mfn::new(0), PageOrder::SIZE_4K, Ept::attr(large));
+    assert_eq!(Stage2::attr(large).access(), Access::Rwx);
+    assert!(Stage2::attr(large).withholds_execute());
+    let small = Stage2::leaf(Mfn::new(0), PageOrder::SIZE_4K, Stage2::attr(large));
     assert_eq!(small & 0x87, 0x07);
-    assert!(!Ept::attr(small).withholds_execute());
+    assert!(!Stage2::attr(small).withholds_execute());
 }
 
 #[test]

@@ -239,14 +239,14 @@ fn is_canonical(address: u64) -> bool {
     upper == 0 || upper == (1 << 17) - 1
 }
 
-/// Access rights as VT-x keeps them (unusable in bit 16) → the 12 bits of a record, where not present means unusable.
+/// Access rights as a vCPU has them (unusable in bit 16) → the 12 bits of a record, where not present means unusable.
 #[must_use]
 pub const fn to_arbytes(access: u32) -> u32 {
     let present = if access & UNUSABLE == 0 { PRESENT } else { 0 };
     present | access & 0x7F | access >> 4 & 0xF00
 }
 
-/// The other way. Records of old hypervisors have them as VT-x has.
+/// The other way. Records of old hypervisors have them as vCPUs have.
 #[must_use]
 pub const fn from_arbytes(arbytes: u32) -> u32 {
     let is_unfolded = arbytes & 0xF000 != 0 && arbytes & 0x0F00 == 0;

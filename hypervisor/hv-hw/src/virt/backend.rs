@@ -1,8 +1,11 @@
 //! What the core asks of a CPU vendor's side beside its vCPUs: what the CPU offers guests, and a new vCPU.
 
+use core::fmt;
+
 use hv_core::addr::{Hpa, Mfn};
 use hv_core::device::lapic::Delivery;
 use hv_core::msr::Passthrough;
+use hv_core::paging::stage2::Stage2Format;
 
 use super::{IoBitmap, VcpuHw};
 
@@ -14,9 +17,54 @@ pub trait Backend: 'static {
     fn vcpu(&self, config: VcpuConfig<'_>) -> Self::Vcpu;
 }
 
+/// Optional features of a CPU that may be used; each can be switched off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Switches {
+    /// Delivery of virtual interrupts, and the registers of the local APIC.
+    pub delivery: bool,
+    /// Delivery of interrupts that others post, without an exit.
+    pub posted_interrupts: bool,
+    /// The task priority of the local APIC.
+    pub task_priority: bool,
+    /// Tags in the TLB, by which it is kept over exits.
+    pub tlb_tags: bool,
+    /// Second-stage leaves of 2 MiB.
+    pub stage2_2m: bool,
+    /// Second-stage leaves of 1 GiB, where there are those of 2 MiB.
+    pub stage2_1g: bool,
+    /// A TSC of another rate.
+    pub tsc_scaling: bool,
+}
+
+impl Default for Switches {
+    fn default() -> Self {
+        Self {
+            delivery: true,
+            posted_interrupts: true,
+            task_priority: true,
+            tlb_tags: true,
+            stage2_2m: true,
+            stage2_1g: true,
+            tsc_scaling: true,
+        }
+    }
+}
+
+/// The CPU refused to run guests though it offers that: what happened, and why that may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EnableFailed(pub(super) &'static str);
+
+impl fmt::Display for EnableFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
 /// What a CPU does for guests, whoever made it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Features {
+    /// The format of second-stage tables.
+    pub stage2: Stage2Format,
     /// Second-stage leaves of 2 MiB.
     pub stage2_2m: bool,
     /// Second-stage leaves of 1 GiB.
@@ -36,7 +84,7 @@ pub struct Features {
 /// What a vCPU is made of. The frames are its own until it is gone.
 #[derive(Clone, Copy, Debug)]
 pub struct VcpuConfig<'a> {
-    /// Frame of the structure that controls it (VMCS).
+    /// Frame of the structure that controls it (VMCS, VMCB).
     pub control_block: Mfn,
     /// Zeroed frame for extended state.
     pub xsave_area: Mfn,

@@ -1,7 +1,6 @@
 //! The seam between the core and a CPU vendor: what a virtual CPU can be asked to do.
 //!
-//! Everything that names a VMCS field lives below this line, in `vtx`, and no vendor's word above it. A type
-//! that implements [`VcpuHw`] owns the guest's registers while the vCPU is not running: entering the guest is a
+//! What is one vendor's lives below this line (`vtx`), and no vendor's word above it. A type that implements [`VcpuHw`] owns the guest's registers while the vCPU is not running: entering the guest is a
 //! function call that returns the reason for which it came back. `fake` plays back scripted exits for host tests.
 
 mod apic;
@@ -23,14 +22,16 @@ use hv_core::x86::{EFER_LMA, RFLAGS_IF};
 use crate::percpu::IrqsOff;
 
 pub use apic::{ApicAssist, ApicUpdate, Waits};
-pub use backend::{Backend, Features, Rights, Stage2Root, TscView, VcpuConfig};
+pub use backend::{
+    Backend, EnableFailed, Features, Rights, Stage2Root, Switches, TscView, VcpuConfig,
+};
 pub use exit::{ControlRegister, IoExit, Stage2Access, Stage2Fault, StringIo, TaskSwitch, VmExit};
 pub use io_bitmap::IoBitmap;
 pub use regs::{
     Blocking, DescriptorTable, GuestRegs, SEGMENT_CS, SEGMENT_LDTR, SEGMENT_LONG, SEGMENT_SS,
     SEGMENT_TR, SEGMENT_UNUSABLE, Segment, SystemRegs, SystemSet, merge_dr6, reset_extended,
 };
-pub use vtx::{ExtendedState, Refusal, Switches, VmxonFailed, defend, means_that_work};
+pub use vtx::{ExtendedState, Refusal, defend, means_that_work};
 
 /// What the CPUs offer that this binary runs on.
 pub type HostProbe = vtx::VtxProbe;

@@ -10,7 +10,7 @@ use hv_core::frame::Role;
 use hv_core::image::dom0_memory::{Dom0Layout, Dom0MemoryRequest, plan_dom0};
 use hv_core::image::e820::{E820Kind, E820Map};
 use hv_core::p2m::{P2m, P2mConfig, P2mKind, P2mMapping};
-use hv_core::paging::ept::MemoryType;
+use hv_core::paging::stage2::MemoryType;
 use hv_hw::direct_map::{self, DirectTables};
 use hv_hw::info;
 

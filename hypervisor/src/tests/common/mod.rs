@@ -23,6 +23,7 @@ use hv_core::frame::{FrameInfo, FrameTable};
 use hv_core::msr::HostMsrs;
 use hv_core::options::Options;
 use hv_core::p2m::{P2mKind, P2mMapping};
+use hv_core::paging::stage2::Stage2Format;
 use hv_core::x86::EFER_LMA;
 use hv_hw::direct_map::{DirectTables, SharedFrame};
 use hv_hw::percpu::IrqsOff;
@@ -74,6 +75,7 @@ fn host() -> Host {
 /// A CPU that can do everything but deliver interrupts.
 fn features() -> Features {
     Features {
+        stage2: Stage2Format::Ept,
         stage2_2m: true,
         stage2_1g: true,
         rdtscp: true,

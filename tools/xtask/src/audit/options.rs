@@ -9,7 +9,7 @@ const OPTIONS: &str = "hypervisor/hv-core/src/options/";
 const STRUCTS: [(&str, &str); 3] = [
     ("hypervisor/hv-core/src/options/mod.rs", "Options"),
     ("hypervisor/hv-core/src/options/mod.rs", "Features"),
-    ("hypervisor/hv-hw/src/virt/vtx/caps.rs", "Switches"),
+    ("hypervisor/hv-hw/src/virt/backend.rs", "Switches"),
 ];
 /// What variables and fields of these types are called.
 const HOLDERS: [&str; 5] = ["options", "features", "switches", "o", "s"];
@@ -100,7 +100,7 @@ mod tests {
                 "hypervisor/hv-core/src/options/table.rs",
                 "fn f(o: &mut Options) { o.quick = g(o.features.wide); }\n",
             ),
-            ("hypervisor/hv-hw/src/virt/vtx/caps.rs", switches),
+            ("hypervisor/hv-hw/src/virt/backend.rs", switches),
             ("hypervisor/src/a.rs", reader),
         ];
         let sources = texts.map(|(path, text)| Source::new(path, text.into()).unwrap());

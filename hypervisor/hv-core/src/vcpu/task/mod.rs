@@ -1,4 +1,4 @@
-//! Hardware task switches, which VMX does not carry out: what CALL, JMP, IRET or an event does by a task gate or a TSS.
+//! Hardware task switches, which the CPU does not carry out for a guest: what CALL, JMP, IRET or an event does by a task gate or a TSS.
 //!
 //! 32-bit kernels have their double fault delivered so. Source: Intel SDM vol. 3A, "Task Switching", "Exception Conditions
 //! Checked During a Task Switch"; vol. 3C, "Treatment of Task Switches": the CPU has checked the gate, and privileges.

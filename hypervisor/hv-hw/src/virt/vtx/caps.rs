@@ -7,6 +7,7 @@ use core::fmt;
 
 use hv_core::device::lapic::{ApicVirtualization, Delivery};
 
+use super::super::Switches;
 use super::controls::{self, Word};
 use super::fields::{Entry, Exit, Pin, Primary, Secondary};
 
@@ -21,39 +22,6 @@ const VMX_EPT_VPID: u32 = 0x48C;
 
 const FEATURE_CONTROL_LOCKED: u64 = 1;
 const FEATURE_CONTROL_VMX_OUTSIDE_SMX: u64 = 1 << 2;
-
-/// Optional features that may be used; each can be switched off by an option of the same name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Switches {
-    /// Virtual-interrupt delivery and APIC-register virtualisation.
-    pub apicv: bool,
-    /// Posted interrupts.
-    pub posted_interrupts: bool,
-    /// TPR shadow.
-    pub tpr_shadow: bool,
-    /// Virtual-processor identifiers.
-    pub vpid: bool,
-    /// EPT leaves of 2 MiB.
-    pub ept_2m: bool,
-    /// EPT leaves of 1 GiB, where there are those of 2 MiB.
-    pub ept_1g: bool,
-    /// TSC scaling.
-    pub tsc_scaling: bool,
-}
-
-impl Default for Switches {
-    fn default() -> Self {
-        Self {
-            apicv: true,
-            posted_interrupts: true,
-            tpr_shadow: true,
-            vpid: true,
-            ept_2m: true,
-            ept_1g: true,
-            tsc_scaling: true,
-        }
-    }
-}
 
 /// Why this CPU cannot run guests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -170,8 +138,8 @@ impl Caps {
             cr0_allowed: rdmsr(VMX_CR0_FIXED1),
             cr4_required: rdmsr(VMX_CR4_FIXED0),
             cr4_allowed: rdmsr(VMX_CR4_FIXED1),
-            ept_2m: switches.ept_2m && ept_vpid.has(16),
-            ept_1g: switches.ept_2m && switches.ept_1g && ept_vpid.has(17),
+            ept_2m: switches.stage2_2m && ept_vpid.has(16),
+            ept_1g: switches.stage2_2m && switches.stage2_1g && ept_vpid.has(17),
             ept_accessed_dirty: ept_vpid.has(21),
             invvpid_single: ept_vpid.invvpid_single(),
         })
@@ -349,9 +317,9 @@ fn secondary_controls(
     let apicv =
         Secondary::VIRTUAL_X2APIC | Secondary::APIC_REGISTERS | Secondary::INTERRUPT_DELIVERY;
     let switches = Switches {
-        tpr_shadow: primary.contains(Primary::TPR_SHADOW),
+        task_priority: primary.contains(Primary::TPR_SHADOW),
         // all of it or nothing
-        apicv: switches.apicv && range.can(apicv.bits()),
+        delivery: switches.delivery && range.can(apicv.bits()),
         ..*switches
     };
     choose(Word::Secondary, range, &switches).map(Secondary::from_bits_retain)

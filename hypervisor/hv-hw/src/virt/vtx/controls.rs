@@ -2,7 +2,7 @@
 //!
 //! Source: Intel SDM vol. 3C, "VM-Execution Control Fields", "VM-Exit Control Fields", "VM-Entry Control Fields".
 
-use super::caps::Switches;
+use super::super::Switches;
 
 /// A word of controls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,7 +72,7 @@ pub(super) const CONTROLS: &[Row] = &[
     row(Pin, 3, "NMI exiting", Needed, "NMIs are the host's"),
     row(Pin, 5, "virtual NMIs", Needed, "guests get NMIs of their own"),
     row(Pin, 6, "activate VMX-preemption timer", Off, "the local APIC's deadline serves all timers; this one would cost a VMWRITE an entry"),
-    row(Pin, 7, "process posted interrupts", Wished(|s| s.posted_interrupts && s.apicv), "interrupts reach a vCPU that runs without an exit"),
+    row(Pin, 7, "process posted interrupts", Wished(|s| s.posted_interrupts && s.delivery), "interrupts reach a vCPU that runs without an exit"),
 
     row(Primary, 2, "interrupt-window exiting", AtTimes, "while an interrupt waits for the guest to take it"),
     row(Primary, 3, "use TSC offsetting", Needed, "each domain's TSC starts at its own 0"),
@@ -86,7 +86,7 @@ pub(super) const CONTROLS: &[Row] = &[
     row(Primary, 17, "activate tertiary controls", Off, "none of them is used"),
     row(Primary, 19, "CR8-load exiting", AtTimes, "where there is no TPR shadow"),
     row(Primary, 20, "CR8-store exiting", AtTimes, "where there is no TPR shadow"),
-    row(Primary, 21, "use TPR shadow", Wished(|s| s.tpr_shadow), "the task priority costs no exit"),
+    row(Primary, 21, "use TPR shadow", Wished(|s| s.task_priority), "the task priority costs no exit"),
     row(Primary, 22, "NMI-window exiting", AtTimes, "while an NMI waits for the guest to take it"),
     row(Primary, 23, "MOV-DR exiting", Off, "debug registers are switched with the vCPU"),
     row(Primary, 24, "unconditional I/O exiting", Off, "the bitmaps say which ports exit"),
@@ -101,12 +101,12 @@ pub(super) const CONTROLS: &[Row] = &[
     row(Secondary, 1, "enable EPT", Needed, "guests' memory"),
     row(Secondary, 2, "descriptor-table exiting", Off, "nothing is to be learnt from a guest's tables; UMIP is the guest's to use"),
     row(Secondary, 3, "enable RDTSCP", ALWAYS, "RDTSCP and RDPID for guests"),
-    row(Secondary, 4, "virtualize x2APIC mode", Wished(|s| s.tpr_shadow), "accesses to the task priority cost no exit; off while the guest's APIC is in another mode"),
-    row(Secondary, 5, "enable VPID", Wished(|s| s.vpid), "the TLB is kept over exits"),
+    row(Secondary, 4, "virtualize x2APIC mode", Wished(|s| s.task_priority), "accesses to the task priority cost no exit; off while the guest's APIC is in another mode"),
+    row(Secondary, 5, "enable VPID", Wished(|s| s.tlb_tags), "the TLB is kept over exits"),
     row(Secondary, 6, "WBINVD exiting", ALWAYS, "it would empty everybody's caches, for milliseconds, whoever executes it"),
     row(Secondary, 7, "unrestricted guest", Needed, "guests without paging"),
-    row(Secondary, 8, "APIC-register virtualization", Wished(|s| s.tpr_shadow && s.apicv), "APIC reads cost no exit"),
-    row(Secondary, 9, "virtual-interrupt delivery", Wished(|s| s.tpr_shadow && s.apicv), "EOI and self-IPI cost no exit"),
+    row(Secondary, 8, "APIC-register virtualization", Wished(|s| s.task_priority && s.delivery), "APIC reads cost no exit"),
+    row(Secondary, 9, "virtual-interrupt delivery", Wished(|s| s.task_priority && s.delivery), "EOI and self-IPI cost no exit"),
     row(Secondary, 10, "PAUSE-loop exiting", ALWAYS, "a vCPU that spins for a lock lets its holder run"),
     row(Secondary, 11, "RDRAND exiting", Off, "nothing is to be hidden or emulated"),
     row(Secondary, 12, "enable INVPCID", ALWAYS, "INVPCID for guests"),

@@ -25,7 +25,7 @@ const IA32_EFER: u32 = 0xC000_0080;
 
 /// VMXON was refused though the capabilities were in order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct VmxonFailed;
+pub(super) struct VmxonFailed;
 
 /// Enters VMX operation on this CPU, for good. `region` is a frame that belongs to the CPU from here on.
 ///

@@ -44,8 +44,7 @@ mod vcpu;
 mod vmcs;
 mod vpid;
 
-pub use caps::{Refusal, Switches};
+pub use caps::Refusal;
 pub use guard::{defend, means_that_work};
-pub use host::VmxonFailed;
 pub(super) use probe::VtxProbe;
 pub use switch::ExtendedState;

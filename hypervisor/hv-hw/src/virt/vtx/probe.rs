@@ -3,11 +3,12 @@
 use core::fmt;
 
 use hv_core::addr::Mfn;
+use hv_core::paging::stage2::Stage2Format;
 use hv_core::speculation::Plan;
 
-use super::super::{Backend, Features, VcpuConfig};
-use super::caps::{Caps, Refusal, Switches};
-use super::host::{self, VmxonFailed};
+use super::super::{Backend, EnableFailed, Features, Switches, VcpuConfig};
+use super::caps::{Caps, Refusal};
+use super::host;
 use super::setup::Setup;
 use super::switch::ExtendedState;
 use super::vcpu::VtxVcpu;
@@ -41,6 +42,7 @@ impl VtxProbe {
     #[must_use]
     pub fn features(&self) -> Features {
         Features {
+            stage2: Stage2Format::Ept,
             stage2_2m: self.caps.ept_2m,
             stage2_1g: self.caps.ept_1g,
             rdtscp: self.caps.has_rdtscp(),
@@ -54,9 +56,13 @@ impl VtxProbe {
     /// Has guests run on this CPU from now on, for good. `region` is a frame that belongs to the CPU from here on.
     ///
     /// # Errors
-    /// [`VmxonFailed`] where the CPU refuses.
-    pub fn enable(&self, region: Mfn, irqs_off: &IrqsOff) -> Result<(), VmxonFailed> {
-        host::enable(&self.caps, region, irqs_off)
+    /// [`EnableFailed`] where the CPU refuses.
+    pub fn enable(&self, region: Mfn, irqs_off: &IrqsOff) -> Result<(), EnableFailed> {
+        host::enable(&self.caps, region, irqs_off).map_err(|_| {
+            EnableFailed(
+                "the CPU refused VMXON though its capabilities allow it; another hypervisor or the firmware may hold VT-x",
+            )
+        })
     }
 
     /// Makes vCPUs by what was decided on extended state and against leaks by speculation.

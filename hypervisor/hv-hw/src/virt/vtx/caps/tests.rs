@@ -31,7 +31,7 @@ fn full_cpu_gets_every_feature() {
 #[test]
 fn apicv_off_leaves_tpr_shadow_and_no_posted_interrupts() {
     let switches = Switches {
-        apicv: false,
+        delivery: false,
         ..Switches::default()
     };
     let caps = Caps::probe(true, &switches, all).unwrap();
@@ -43,8 +43,8 @@ fn apicv_off_leaves_tpr_shadow_and_no_posted_interrupts() {
 fn sizes_of_ept_leaves_are_switched_one_by_one() {
     for (ept_2m, ept_1g) in [(true, true), (true, false), (false, true), (false, false)] {
         let switches = Switches {
-            ept_2m,
-            ept_1g,
+            stage2_2m: ept_2m,
+            stage2_1g: ept_1g,
             ..Switches::default()
         };
         let caps = Caps::probe(true, &switches, all).unwrap();
@@ -55,7 +55,7 @@ fn sizes_of_ept_leaves_are_switched_one_by_one() {
 #[test]
 fn without_tpr_shadow_cr8_exits() {
     let switches = Switches {
-        tpr_shadow: false,
+        task_priority: false,
         ..Switches::default()
     };
     let caps = Caps::probe(true, &switches, all).unwrap();
