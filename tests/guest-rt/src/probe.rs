@@ -4,7 +4,7 @@
 // UNSAFETY: sequences that a compiler must not touch.
 #![expect(unsafe_code, reason = "sequences of exact instructions")]
 
-use crate::traps::{self, Fault, TrapFrame};
+use crate::traps::{self, Fault, KERNEL_CS, NARROW_CS, TrapFrame};
 use crate::{insn, memory};
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
@@ -114,6 +114,76 @@ pub fn breakpoint() -> Interrupted {
     })
 }
 
+/// The instructions that raise events of their own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Software {
+    /// INT n.
+    Interrupt,
+    /// INT3.
+    Breakpoint,
+    /// INT1.
+    Debug,
+    /// INTO, which 64-bit code does not have: in compatibility mode.
+    Overflow,
+}
+
+/// A software interrupt, its handler on a stack that ends at `stack_top` where one is given: the address that the handler was
+/// told, and the one behind the instruction.
+#[must_use]
+pub fn software(instruction: Software, stack_top: Option<u64>) -> Interrupted {
+    const INT_N: u8 = 0x80;
+    let vector = match instruction {
+        Software::Interrupt => INT_N,
+        Software::Breakpoint => 3,
+        Software::Debug => 1,
+        Software::Overflow => 4,
+    };
+    traps::set_stack(vector, stack_top);
+    let seen = log_rips(vector, || {
+        let expected;
+        match instruction {
+            // SAFETY: the handler comes back behind it.
+            Software::Interrupt => unsafe {
+                asm!("int 0x80", "5: lea {0}, [rip + 5b]", out(reg) expected)
+            },
+            // SAFETY: as above.
+            Software::Breakpoint => unsafe {
+                asm!("int3", "5: lea {0}, [rip + 5b]", out(reg) expected)
+            },
+            // SAFETY: as above.
+            Software::Debug => unsafe {
+                asm!(".byte 0xF1", "5: lea {0}, [rip + 5b]", out(reg) expected)
+            },
+            Software::Overflow => {
+                narrow_into();
+                expected = &raw const narrow_into_end as u64;
+            }
+        }
+        expected
+    });
+    traps::set_stack(vector, None);
+    seen
+}
+
+/// INT1 in user mode.
+#[must_use]
+pub fn int1_in_user_mode() -> Interrupted {
+    log_rips(1, || {
+        traps::in_user_mode(user_int1, 0);
+        &raw const user_int1_end as u64
+    })
+}
+
+/// True where the screen's memory is memory, behind the part that a screen of text shows.
+#[must_use]
+pub fn is_screen_there() -> bool {
+    const LAST_WORD: u64 = 0xB_8FF8;
+    const PATTERN: u64 = 0x0123_4567_89AB_CDEF;
+    // SAFETY: a device's memory.
+    let is_written = unsafe { insn::poke(LAST_WORD, PATTERN) }.is_ok();
+    is_written && insn::peek(LAST_WORD) == Ok(PATTERN)
+}
+
 /// Faults with no interrupt table: a triple fault.
 pub fn triple_fault() -> ! {
     let nothing = [0u16; 5];
@@ -217,12 +287,34 @@ fn note_rip(frame: &mut TrapFrame) {
 unsafe extern "C" {
     fn hypercall_with_all(before: *const u64, after: *mut u64);
     safe fn user_vmcall();
+    safe fn user_int1();
+    safe fn narrow_into();
+    static user_int1_end: u8;
+    static narrow_into_end: u8;
 }
 
 global_asm!(
     ".pushsection .text, \"ax\"",
     "user_vmcall: vmcall",
     "int $0x81",
+    "user_int1: .byte 0xf1",
+    "user_int1_end: int $0x81",
+    "narrow_into:",
+    "pushq %rbx",
+    "pushq %rbp",
+    "pushq ${narrow}",
+    "pushq $2f",
+    "lretq",
+    ".code32",
+    // OF
+    "2: movb $0x7f, %al",
+    "addb $1, %al",
+    "into",
+    "narrow_into_end: ljmp ${kernel}, $3f",
+    ".code64",
+    "3: popq %rbp",
+    "popq %rbx",
+    "ret",
     "hypercall_with_all:",
     "pushq %rbx",
     "pushq %rbp",
@@ -272,5 +364,7 @@ global_asm!(
     "popq %rbx",
     "ret",
     ".popsection",
+    narrow = const NARROW_CS,
+    kernel = const KERNEL_CS,
     options(att_syntax),
 );

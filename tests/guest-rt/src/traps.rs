@@ -70,9 +70,24 @@ pub const KERNEL_CS: u64 = 0x08;
 /// Selector of 32-bit kernel code.
 pub const NARROW_CS: u64 = 0x40;
 
+/// Selector of the TSS.
+pub const TSS: u64 = 0x30;
+
 /// Sets or clears the handler of a vector.
 pub fn set_handler(vector: u8, handler: Option<Handler>) {
     HANDLERS[usize::from(vector)].store(handler.map_or(0, |h| h as usize), Relaxed);
+}
+
+/// Has a vector's handler run on a stack that ends at `top`, one vector at a time, or on whatever stack there is.
+pub fn set_stack(vector: u8, top: Option<u64>) {
+    const IST: u64 = 7 << 32;
+    const IST2: u64 = 2 << 32;
+    let tables = TABLES.0.get();
+    // SAFETY: nobody else refers to the tables; the CPU reads them when an event comes.
+    let tables = unsafe { &mut *tables };
+    let gate = &mut tables.idt[usize::from(vector)][0];
+    *gate = *gate & !IST | if top.is_some() { IST2 } else { 0 };
+    tables.set_stack_top(11, top.unwrap_or(0));
 }
 
 /// Runs `body` and tells what fault of an instruction in the exception table it left behind, if any.
@@ -135,7 +150,7 @@ pub fn init() {
     // SAFETY: every gate leads to a stub.
     unsafe { asm!("lidt [{}]", in(reg) &raw const idtr, options(readonly, nostack)) };
     // SAFETY: the descriptor names the static TSS.
-    unsafe { asm!("ltr {:x}", in(reg) 0x30u16, options(nostack)) };
+    unsafe { asm!("ltr {:x}", in(reg) TSS as u16, options(nostack)) };
 }
 
 static HANDLERS: [AtomicUsize; 256] = [const { AtomicUsize::new(0) }; 256];
@@ -207,7 +222,10 @@ impl Tables {
 
     /// Puts the top of `stack` at 32-bit word `word` of the TSS.
     fn set_stack(&mut self, word: usize, stack: &'static Stack) {
-        let top = stack.0.get() as u64 + STACK_SIZE as u64;
+        self.set_stack_top(word, stack.0.get() as u64 + STACK_SIZE as u64);
+    }
+
+    fn set_stack_top(&mut self, word: usize, top: u64) {
         self.tss[word] = (top & 0xFFFF_FFFF) as u32;
         self.tss[word + 1] = (top >> 32) as u32;
     }
@@ -354,6 +372,8 @@ global_asm!(
     "movl $16, %ecx",
     "movl %ecx, %ds",
     "movl %ecx, %es",
+    // null since the event, with which 32-bit code cannot be gone back to
+    "movl %ecx, %ss",
     "popq %r15",
     "popq %r14",
     "popq %r13",

@@ -196,7 +196,9 @@ pub fn switch(
     }
     load(regs, (new, &to), is_nested);
     regs.segments[TR] = descriptor.tss(selector);
-    begin(regs, mem, source, (new, &to))
+    let begun = begin(regs, mem, source, (new, &to));
+    fill_gaps(regs);
+    begun
 }
 
 /// The descriptor of the new task, checked.
@@ -304,12 +306,14 @@ fn begin(
     source: TaskSource,
     (layout, tss): (&Layout, &[u8; 104]),
 ) -> Result<(), TaskFault> {
-    load_ldt(regs, mem)?;
-    if regs.eflags & EFLAGS_VM != 0 {
+    let is_virtual_8086 = regs.eflags & EFLAGS_VM != 0;
+    if is_virtual_8086 {
         for segment in &mut regs.segments[..6] {
             *segment = Segment::virtual_8086(segment.selector);
         }
-    } else {
+    }
+    load_ldt(regs, mem)?;
+    if !is_virtual_8086 {
         for index in LOADED {
             load_segment(regs, mem, index)?;
         }
@@ -322,6 +326,19 @@ fn begin(
         return Err(TaskFault::Trap);
     }
     Ok(())
+}
+
+/// Has CS and SS hold what a VM entry takes where they could not be loaded: the exception that says so is delivered first, and
+/// loads others.
+fn fill_gaps(regs: &mut TaskRegs) {
+    let code = regs.segments[CS];
+    if code.is_unusable() {
+        regs.segments[CS] = Segment::no_code(code.selector);
+    }
+    let stack = regs.segments[SS];
+    if stack.is_unusable() {
+        regs.segments[SS] = Segment::no_stack(stack.selector, code.selector);
+    }
 }
 
 fn load_ldt(regs: &mut TaskRegs, mem: &impl TaskMemory) -> Result<(), TaskFault> {

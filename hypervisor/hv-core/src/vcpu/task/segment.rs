@@ -43,6 +43,28 @@ impl Segment {
         }
     }
 
+    /// CS of a task whose code segment could not be loaded: nothing can be executed, and its privilege is the selector's.
+    pub(super) const fn no_code(selector: u16) -> Self {
+        let kind = PRESENT | CODE_OR_DATA | CODE | READABLE_OR_WRITABLE | ACCESSED | BIG;
+        Self {
+            access: kind | level(selector),
+            ..Self::unusable(selector)
+        }
+    }
+
+    /// SS of a task whose stack could not be loaded, where CS has that selector.
+    pub(super) const fn no_stack(selector: u16, code: u16) -> Self {
+        Self {
+            access: UNUSABLE | level(code),
+            ..Self::unusable(selector)
+        }
+    }
+
+    /// True for a register that holds no segment.
+    pub(super) const fn is_unusable(&self) -> bool {
+        self.access & UNUSABLE != 0
+    }
+
     /// As virtual-8086 mode has it.
     pub(super) const fn virtual_8086(selector: u16) -> Self {
         Self {
@@ -164,6 +186,11 @@ impl Descriptor {
     pub(super) const fn tss(self, selector: u16) -> Segment {
         self.with_busy(true).segment(selector)
     }
+}
+
+/// The privilege of a selector, in access rights.
+const fn level(selector: u16) -> u32 {
+    ((selector & 3) as u32) << 5
 }
 
 /// The low half.

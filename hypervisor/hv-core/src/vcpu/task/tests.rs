@@ -305,7 +305,35 @@ fn segment_that_does_not_fit_faults_in_the_new_task() {
         let begun = switch(&mut regs, &mut mem, NEW, TaskSource::Jump);
         assert_eq!(begun, expected, "{selector:#x} at {at:#x}");
         assert_eq!((regs.eip, regs.segments[TR].selector), (0x1234, NEW));
+        assert!(can_enter(&regs), "{selector:#x} at {at:#x}");
     }
+}
+
+#[test]
+fn virtual_8086_task_without_its_ldt_can_be_entered() {
+    let mut mem = memory();
+    mem.put(0x3024, &(EFLAGS_VM | 2).to_le_bytes());
+    mem.put(0x3060, &u32::from(DATA0).to_le_bytes());
+    let mut regs = running([5; 8], 0x100, false);
+    let begun = switch(&mut regs, &mut mem, NEW, TaskSource::Jump);
+    assert_eq!(begun, exception(10, DATA0));
+    assert!(can_enter(&regs));
+}
+
+/// True where VM entry takes CS and SS. Intel SDM vol. 3C, "Checks on Guest Segment Registers".
+fn can_enter(regs: &TaskRegs) -> bool {
+    if regs.eflags & EFLAGS_VM != 0 {
+        let fits = |at: &Segment| {
+            at.access == 0xF3 && at.limit == 0xFFFF && at.base == u64::from(at.selector) << 4
+        };
+        return regs.segments[..6].iter().all(fits);
+    }
+    let (code, stack) = (regs.segments[CS].access, regs.segments[SS].access);
+    let (code_level, stack_level) = ((code >> 5) & 3, (stack >> 5) & 3);
+    // present, code, accessed, not a system segment
+    let is_code = code & 0x99 == 0x99 && code & 1 << 16 == 0;
+    let is_conforming = code & 4 != 0;
+    is_code && (code_level == stack_level || is_conforming && code_level < stack_level)
 }
 
 proptest! {
@@ -338,7 +366,9 @@ proptest! {
         let mut regs = running([0; 8], 0, false);
         regs.gdt.1 = limit;
         for index in 0..128 {
+            let tr = regs.segments[TR];
             let _ = switch(&mut regs, &mut mem, selector.wrapping_add(index * 8), source);
+            prop_assert!(regs.segments[TR] == tr || can_enter(&regs), "{:x?}", regs);
         }
     }
 }

@@ -32,8 +32,11 @@ mod io;
 mod memory;
 mod msr;
 mod narrow;
+mod software;
+mod task;
 mod timer;
 mod toolstack;
+mod vcpus;
 mod version;
 mod xapic;
 mod xsave;
@@ -58,6 +61,8 @@ static GROUPS: &[&[Test]] = &[
     arguments::TESTS,
     narrow::TESTS,
     exception::TESTS,
+    software::TESTS,
+    task::TESTS,
     apic::TESTS,
     xapic::TESTS,
     io::TESTS,
@@ -65,6 +70,7 @@ static GROUPS: &[&[Test]] = &[
     event::TESTS,
     clock::TESTS,
     timer::TESTS,
+    vcpus::TESTS,
     memory::TESTS,
     grant::TESTS,
     grant::mapping::TESTS,
