@@ -6,6 +6,7 @@ use guest_abi::hvm::hvm_op::{HVMOP_get_param, HVMOP_set_evtchn_upcall_vector, HV
 use guest_abi::memory::*;
 use guest_abi::sched::{SCHEDOP_block, SCHEDOP_poll, SCHEDOP_yield};
 use guest_abi::xen::*;
+use hv_core::x86::gpr;
 use hv_hw::virt::GuestRegs;
 
 use super::random::Random;
@@ -70,6 +71,32 @@ pub(crate) fn any(random: &mut Random, ids: &[u64], regs: &mut GuestRegs) {
     regs.set_rdx(third);
     regs.set_r10(random.value(ids));
     regs.set_r8(random.value(ids));
+}
+
+/// Where 32-bit code has the arguments (EBX, ECX, EDX, ESI, EDI), and where 64-bit code has them.
+const PLACES: [(usize, usize); 5] = [
+    (gpr::RBX, gpr::RDI),
+    (gpr::RCX, gpr::RSI),
+    (gpr::RDX, gpr::RDX),
+    (gpr::RSI, 10),
+    (gpr::RDI, 8),
+];
+
+/// The same call made by 32-bit code, or any number with any arguments; what lies in the upper halves is nobody's.
+pub(crate) fn narrow(random: &mut Random, ids: &[u64], regs: &mut GuestRegs) {
+    let wide = regs.gpr;
+    for register in &mut regs.gpr {
+        *register = random.value(ids);
+    }
+    if random.one_in(4) {
+        regs.set_rax(random.below(NR_HYPERCALLS));
+        return;
+    }
+    let value = |value: u64, junk: u64| value & 0xFFFF_FFFF | junk << 32;
+    regs.set_rax(value(wide[gpr::RAX], random.next()));
+    for (to, from) in PLACES {
+        regs.gpr[to] = value(wide[from], random.next());
+    }
 }
 
 /// Mostly into what was scribbled.

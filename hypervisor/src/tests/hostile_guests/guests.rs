@@ -17,7 +17,7 @@ use hv_core::mem::GuestMem;
 use hv_core::options::Scheduler;
 use hv_hw::irq::vectors;
 use hv_hw::virt::fake::{Course, FakeVcpu};
-use hv_hw::virt::{GuestRegs, SystemRegs, VcpuHw, VmExit};
+use hv_hw::virt::{GuestRegs, SEGMENT_CS, SEGMENT_LONG, SystemRegs, VcpuHw, VmExit};
 use hv_hw::{hosted::Clock, time};
 
 use super::random::Random;
@@ -99,8 +99,9 @@ struct Machine {
     ids: [u64; 2],
 }
 
-/// A life from `seed`: exits, hypercalls, those of them that succeeded, those that were executed again.
-pub(crate) fn life(seed: u64) -> [u64; 4] {
+/// A life from `seed`: exits, hypercalls, those of them that succeeded, those that were executed again, those of 32-bit code
+/// that succeeded.
+pub(crate) fn life(seed: u64) -> [u64; 5] {
     let before = memory::free_frames();
     let guests = [new_guest(), new_guest()];
     let mut machine = Machine {
@@ -114,7 +115,7 @@ pub(crate) fn life(seed: u64) -> [u64; 4] {
         let _ = machine.main.step();
     }
     machine.guests.iter().for_each(|guest| map_shared(guest));
-    let mut counts = [0; 4];
+    let mut counts = [0; 5];
     for op in 0..EXITS {
         let what = format!("seed {seed}, exit {op}");
         let Some(more) = machine.turn(&what) else {
@@ -144,7 +145,7 @@ pub(crate) fn life(seed: u64) -> [u64; 4] {
 
 impl Machine {
     /// One of the guests does something; `None` once one has ended, which only some of what they do can bring about.
-    fn turn(&mut self, what: &str) -> Option<[u64; 4]> {
+    fn turn(&mut self, what: &str) -> Option<[u64; 5]> {
         let (at, vcpu) = (self.random.below(2) as usize, self.random.below(2) as usize);
         let guest = self.guests[at].clone();
         self.prepare_memory(at);
@@ -168,9 +169,16 @@ impl Machine {
             calls::any(random, ids, hw.regs());
             exit = VmExit::Hypercall;
         }
-        let call = (hw.registers.rax(), hw.registers.rdi() & 0xFFFF_FFFF);
+        let is_narrow = random.one_in(3);
+        hw.system.segments[SEGMENT_CS].access = if is_narrow { 0 } else { SEGMENT_LONG };
+        let mut call = (hw.registers.rax(), hw.registers.rdi() & 0xFFFF_FFFF);
+        if is_narrow && exit == VmExit::Hypercall {
+            calls::narrow(random, ids, &mut hw.registers);
+            let low = |register: u64| register & 0xFFFF_FFFF;
+            call = (low(hw.registers.rax()), low(hw.registers.rbx()));
+        }
         if call == (__HYPERVISOR_sched_op, u64::from(SCHEDOP_shutdown)) {
-            return Some([0; 4]);
+            return Some([0; 5]);
         }
         hw.course = exits::course(random);
         hw.is_in_shadow = false;
@@ -208,8 +216,15 @@ impl Machine {
             );
             return None;
         }
-        let is_fine = is_call && runner.hw.registers.rax() < 1 << 40;
-        Some([1, u64::from(is_call), u64::from(is_fine), turns - 1])
+        let rax = runner.hw.registers.rax();
+        let is_fine = is_call && rax < if is_narrow { 0xFFFF_F000 } else { 1 << 40 };
+        Some([
+            1,
+            u64::from(is_call),
+            u64::from(is_fine),
+            turns - 1,
+            u64::from(is_fine && is_narrow),
+        ])
     }
 
     /// Scribbles over what the hypervisor may read: arguments, grant entries, shared info, multicalls.

@@ -48,14 +48,20 @@ fn rounds<const N: usize>(name: &str, round: impl Fn(u64) -> [u64; N]) -> [u64; 
 
 #[test]
 fn two_guests_that_do_anything_harm_nobody() {
-    let [exits, calls, succeeded, again] =
-        rounds("exits, calls, of them fine, again", guests::life);
+    let [exits, calls, succeeded, again, narrow] = rounds(
+        "exits, calls, of them fine, again, fine of 32-bit code",
+        guests::life,
+    );
     assert!(exits > 100 && calls > 100, "{exits} exits, {calls} calls");
     assert!(
         succeeded > calls / 10,
         "{succeeded} of {calls} calls did something"
     );
     assert!(again > 0, "no call was executed again");
+    assert!(
+        narrow > calls / 100,
+        "{narrow} of {calls} were 32-bit code's"
+    );
 }
 
 #[test]
