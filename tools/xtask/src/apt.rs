@@ -1,8 +1,9 @@
 //! apt without touching the host's: directories of its own below the cache.
 //!
 //! Its lists name Debian 12 (kernels, Xen's toolstack), its backports (the newer kernel) and Debian 13's sources
-//! (Bochs), whatever the host is; a list of its own names Debian 11, of which guests run a kernel. The mirror is the one the host's own apt configuration names, or
-//! `HEMATITE_DEBIAN_MIRROR`. Signatures and digests are checked by apt.
+//! (Bochs), whatever the host is; lists of their own name what only guests run: Debian 11, and Debian 12 for i386. The
+//! mirror is the one that the host's own apt configuration names, or `HEMATITE_DEBIAN_MIRROR`. Signatures and digests are
+//! checked by apt.
 
 use std::env;
 use std::fs;
@@ -60,6 +61,8 @@ pub(crate) enum Lists {
     Debian12,
     /// Debian 11 for amd64.
     Debian11,
+    /// Debian 12 for i386.
+    Debian12I386,
 }
 
 impl Lists {
@@ -67,6 +70,14 @@ impl Lists {
         match self {
             Self::Debian12 => "apt",
             Self::Debian11 => "apt-11",
+            Self::Debian12I386 => "apt-i386",
+        }
+    }
+
+    const fn architecture(self) -> &'static str {
+        match self {
+            Self::Debian12 | Self::Debian11 => "amd64",
+            Self::Debian12I386 => "i386",
         }
     }
 
@@ -86,6 +97,7 @@ impl Lists {
                 text
             }
             Self::Debian11 => format!("deb {KEYS} {main} bullseye main\n"),
+            Self::Debian12I386 => format!("deb {KEYS} {main} bookworm main\n"),
         }
     }
 }
@@ -111,7 +123,7 @@ impl Apt {
         fs::write(dir.join("sources.list"), sources)?;
         fs::write(dir.join("state/status"), "")?;
         let conf = dir.join("apt.conf");
-        fs::write(&conf, configuration(&dir))?;
+        fs::write(&conf, configuration(&dir, lists.architecture()))?;
         let apt = Self { conf };
         let fresh = dir
             .join("lists")
@@ -219,7 +231,7 @@ fn mirror() -> Result<Mirror> {
     Ok(found)
 }
 
-fn configuration(dir: &Path) -> String {
+fn configuration(dir: &Path, architecture: &str) -> String {
     let dir = dir.display();
     format!(
         "Dir::Etc::sourcelist \"{dir}/sources.list\";\n\
@@ -228,7 +240,8 @@ fn configuration(dir: &Path) -> String {
          Dir::State::lists \"{dir}/lists\";\n\
          Dir::State::status \"{dir}/state/status\";\n\
          Dir::Cache \"{dir}/cache\";\n\
-         APT::Architecture \"amd64\";\n\
+         APT::Architecture \"{architecture}\";\n\
+         APT::Architectures \"{architecture}\";\n\
          APT::Sandbox::User \"root\";\n\
          Acquire::Languages \"none\";\n"
     )

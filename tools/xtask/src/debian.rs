@@ -24,11 +24,20 @@ pub(crate) enum Kernel {
     /// Debian 11's kernel for virtual machines: 5.10, for guests
     #[value(skip)]
     Bullseye,
+    /// Debian 12's 32-bit kernel (PAE), for guests
+    #[value(skip)]
+    Pae,
 }
 
 impl Kernel {
     /// Every kernel that `setup` fetches.
-    pub(crate) const ALL: [Self; 4] = [Self::Generic, Self::Cloud, Self::Backports, Self::Bullseye];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Generic,
+        Self::Cloud,
+        Self::Backports,
+        Self::Bullseye,
+        Self::Pae,
+    ];
 
     /// Returns the name used for directories and in scenarios.
     pub(crate) fn name(self) -> &'static str {
@@ -37,6 +46,7 @@ impl Kernel {
             Self::Cloud => "cloud",
             Self::Backports => "backports",
             Self::Bullseye => "bullseye",
+            Self::Pae => "pae",
         }
     }
 
@@ -44,6 +54,15 @@ impl Kernel {
         match self {
             Self::Generic | Self::Cloud | Self::Backports => Lists::Debian12,
             Self::Bullseye => Lists::Debian11,
+            Self::Pae => Lists::Debian12I386,
+        }
+    }
+
+    /// Returns what is fetched with the kernel: a busybox, where the host's does not run on it.
+    const fn companions(self) -> &'static [&'static str] {
+        match self {
+            Self::Generic | Self::Cloud | Self::Backports | Self::Bullseye => &[],
+            Self::Pae => &["busybox-static"],
         }
     }
 
@@ -54,6 +73,7 @@ impl Kernel {
             Self::Cloud => ("linux-image-cloud-amd64", "linux-image-6.1."),
             Self::Backports => ("linux-image-amd64", "linux-image-6.12."),
             Self::Bullseye => ("linux-image-cloud-amd64", "linux-image-5.10."),
+            Self::Pae => ("linux-image-686-pae", "linux-image-6.1."),
         }
     }
 
@@ -72,6 +92,18 @@ impl Kernel {
     pub(crate) fn vmlinuz(self) -> Result<PathBuf> {
         let boot = self.dir()?.join("boot");
         only_entry(&boot, "vmlinuz-").context("the kernel is missing: run `cargo xtask setup`")
+    }
+
+    /// Returns a static busybox that runs on this kernel.
+    ///
+    /// # Errors
+    /// No cache directory.
+    pub(crate) fn busybox(self) -> Result<PathBuf> {
+        if self.companions().is_empty() {
+            Ok(PathBuf::from("/bin/busybox"))
+        } else {
+            Ok(self.dir()?.join("bin/busybox"))
+        }
     }
 
     /// Returns the directory of modules, `lib/modules/VERSION`.
@@ -153,7 +185,9 @@ pub(crate) fn ensure_all() -> Result<()> {
         let (meta, prefix) = kernel.metapackage();
         let what = format!("kernel: {}", kernel.name());
         ensure(&kernel.dir()?, &what, kernel.lists(), |apt| {
-            Ok(vec![apt.newest_dependency(meta, prefix)?])
+            let mut packages = vec![apt.newest_dependency(meta, prefix)?];
+            packages.extend(kernel.companions().iter().map(|&name| name.to_owned()));
+            Ok(packages)
         })?;
     }
     ensure_list(&userland()?, "Xen's toolstack", USERLAND)?;

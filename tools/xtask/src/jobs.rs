@@ -124,6 +124,7 @@ fn guest_kernel(kernel: GuestKernel) -> Kernel {
         GuestKernel::Cloud => Kernel::Cloud,
         GuestKernel::Backports => Kernel::Backports,
         GuestKernel::Bullseye => Kernel::Bullseye,
+        GuestKernel::Pae => Kernel::Pae,
     }
 }
 
@@ -303,7 +304,8 @@ fn debian_kernel(kernel: DomZero) -> Option<Kernel> {
         | DomZero::Truncated
         | DomZero::Corrupt
         | DomZero::NotAKernel
-        | DomZero::NoPvhNote => None,
+        | DomZero::NoPvhNote
+        | DomZero::Pae => None,
     }
 }
 
@@ -320,6 +322,7 @@ fn kernel_file(scenario: &Scenario, work: &Path) -> Result<Option<PathBuf>> {
         DomZero::Cloud => return Ok(Some(Kernel::Cloud.vmlinuz()?)),
         DomZero::Backports => return Ok(Some(Kernel::Backports.vmlinuz()?)),
         DomZero::Missing => return Ok(None),
+        DomZero::Pae => return Ok(Some(Kernel::Pae.vmlinuz()?)),
         DomZero::NoPvhNote => return Ok(Some(PathBuf::from("/bin/busybox"))),
         DomZero::NotAKernel => fs::write(&damaged, "This is no kernel.\n".repeat(1000))?,
         DomZero::Truncated => {

@@ -1,7 +1,7 @@
 //! The bzImage: a Linux kernel as distributions ship it, a boot header in front of a compressed ELF file.
 //!
 //! Only the payload is used: the PVH entry point lies in the ELF file inside, and the real-mode and unpacking code
-//! around it never runs.
+//! around it never runs. A PVH entry is 32-bit code, so a 32-bit kernel is entered in the same way.
 //!
 //! Source: Linux, "The Linux/x86 Boot Protocol".
 
@@ -16,6 +16,8 @@ pub struct BzImage<'a> {
     pub protocol: u16,
     /// The longest command line the kernel takes, in bytes without the NUL.
     pub command_line_max: u32,
+    /// It is a 32-bit kernel (no XLF_KERNEL_64).
+    pub is_32_bit: bool,
     /// The kernel proper.
     pub payload: Payload<'a>,
 }
@@ -27,8 +29,6 @@ pub enum BzImageError {
     Truncated(u64),
     /// Its boot protocol has no payload fields: older than 2.08 (Linux 2.6.26).
     OldProtocol(u16),
-    /// It is a 32-bit kernel.
-    Not64Bit,
     /// Its payload is malformed.
     Payload(PayloadError),
 }
@@ -45,7 +45,6 @@ impl fmt::Display for BzImageError {
                 version >> 8,
                 version & 0xff
             ),
-            Self::Not64Bit => f.write_str("the bzImage is a 32-bit kernel, a 64-bit one is needed"),
             Self::Payload(error) => write!(f, "the bzImage's payload: {error}"),
         }
     }
@@ -80,9 +79,6 @@ impl<'a> BzImage<'a> {
         if protocol < MIN_PROTOCOL {
             return Err(BzImageError::OldProtocol(protocol));
         }
-        if protocol >= XLOADFLAGS_PROTOCOL && u16_at(header, 0x236).unwrap_or_default() & 1 == 0 {
-            return Err(BzImageError::Not64Bit);
-        }
         // 0 means 4, as in kernels of old
         let sectors = u8_at(header, SETUP_SECTS)
             .filter(|&sectors| sectors != 0)
@@ -95,6 +91,7 @@ impl<'a> BzImage<'a> {
         Ok(Self {
             protocol,
             command_line_max: field(0x238),
+            is_32_bit: protocol >= XLOADFLAGS_PROTOCOL && field(0x236) & 1 == 0,
             payload: Payload::detect(payload).map_err(BzImageError::Payload)?,
         })
     }
@@ -142,6 +139,16 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_32_bit_kernel_is_known_where_the_protocol_tells_them_apart() {
+        let mut file = plain();
+        assert!(!BzImage::parse(&file).unwrap().is_32_bit);
+        file[0x236] = 0;
+        assert!(BzImage::parse(&file).unwrap().is_32_bit);
+        file[0x206] = 0xb;
+        assert!(!BzImage::parse(&file).unwrap().is_32_bit);
+    }
+
+    #[test]
     fn unusable_files_are_named() {
         let file = plain();
         assert_eq!(
@@ -152,12 +159,9 @@ pub(super) mod tests {
             BzImage::parse(&file[..0x210]),
             Err(BzImageError::Truncated(0x40))
         );
-        let mut old = file.clone();
+        let mut old = file;
         old[0x206] = 7;
         assert_eq!(BzImage::parse(&old), Err(BzImageError::OldProtocol(0x207)));
-        let mut narrow = file;
-        narrow[0x236] = 0;
-        assert_eq!(BzImage::parse(&narrow), Err(BzImageError::Not64Bit));
         assert!(!is_bzimage(&[0; 0x200]) && !is_bzimage(&[]));
     }
 

@@ -43,9 +43,16 @@ pub(super) fn load(machine: &Machine, module: &Module) -> Result<Loaded, String>
     loaded
 }
 
+/// Debian's 32-bit kernels are built without CONFIG_XEN_DOM0, and would say less.
+const NO_32_BIT_DOM0: &str =
+    "it is a 32-bit Linux, which runs as a guest only; dom0 needs a 64-bit one";
+
 fn load_with_loan(machine: &Machine, module: &Module) -> Result<Loaded, String> {
     let file = read(module)?;
     let opened = KernelFile::open(&file).map_err(|error| error.to_string())?;
+    if matches!(opened, KernelFile::BzImage(image) if image.is_32_bit) {
+        return Err(NO_32_BIT_DOM0.to_string());
+    }
     match opened.payload() {
         None => place(machine, &file),
         Some(payload) => place(machine, &unpack(&payload)?),

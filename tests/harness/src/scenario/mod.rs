@@ -119,6 +119,8 @@ pub enum DomZero {
     NotAKernel,
     /// An ELF file without the PVH note.
     NoPvhNote,
+    /// Debian 12's 32-bit kernel.
+    Pae,
 }
 
 /// The state of a scenario's initramfs.
@@ -155,6 +157,8 @@ pub enum GuestKernel {
     Backports,
     /// Debian 11's cloud kernel.
     Bullseye,
+    /// Debian 12's 32-bit kernel.
+    Pae,
 }
 
 /// Programs of Debian's packages in dom0, each with the libraries and tools that it wants.

@@ -1,15 +1,15 @@
 # For tests with guests: configuration files, waiting, talking to a console.
 . /tests/lib.sh
 
-# linux_guest NAME NUMBER KERNEL MEMORY: writes /tmp/NAME.cfg of a Linux guest with address 10.77.0.NUMBER; more lines of it
-# come from standard input.
+# linux_guest NAME NUMBER KERNEL MEMORY [WORDS]: writes /tmp/NAME.cfg of a Linux guest with address 10.77.0.NUMBER, and the words
+# on its command line; more lines of it come from standard input.
 linux_guest() {
     cat >"/tmp/$1.cfg" <<EOF
 name = "$1"
 type = "pvh"
 kernel = "/guests/$3/vmlinuz"
 ramdisk = "/guests/$3/initrd"
-extra = "console=hvc0 host=$1 address=10.77.0.$2/24 gateway=10.77.0.1"
+extra = "console=hvc0 host=$1 address=10.77.0.$2/24 gateway=10.77.0.1 $5"
 memory = $4
 EOF
     cat >>"/tmp/$1.cfg"
@@ -95,11 +95,11 @@ no_domain_dies() {
     ! xl list | awk 'NR > 1 { print $5 }' | grep -q 'd$'
 }
 
-# two_cpus NAME NUMBER KERNEL VERSION: boots a Linux guest with two vCPUs, has it use both, its disk and its card, and end.
+# two_cpus NAME NUMBER KERNEL VERSION [WORDS]: boots a Linux guest with two vCPUs, has it use both, its disk and its card, and end.
 two_cpus() {
     dd if=/dev/zero of="/tmp/$1.img" bs=1M seek=8 count=0 2>/dev/null
     mke2fs -F "/tmp/$1.img" >/dev/null 2>&1
-    linux_guest "$1" "$2" "$3" 256 <<EOT
+    linux_guest "$1" "$2" "$3" 256 "$5" <<EOT
 vcpus = 2
 disk = ["/tmp/$1.img,raw,xvda,w"]
 vif = ["bridge=xenbr0"]

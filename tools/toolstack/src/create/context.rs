@@ -64,7 +64,8 @@ pub(crate) fn load(
     Ok(hyper.set_hvm_context(domid, &records)?)
 }
 
-/// A CPU record at a PVH entry.
+/// A CPU record at a PVH entry. FS and GS, of which the ABI says nothing, are flat as in dom0: Linux of 32 bits since 5.13 reads
+/// its stack's canary through FS before it has loaded it.
 fn cpu(entry: u64, start_info: u64) -> HvmHwCpu {
     let mut cpu = HvmHwCpu {
         rip: entry,
@@ -75,7 +76,14 @@ fn cpu(entry: u64, start_info: u64) -> HvmHwCpu {
         ..HvmHwCpu::new_zeroed()
     };
     cpu.gprs[RBX] = start_info;
-    for flat in [segment::CS, segment::DS, segment::ES, segment::SS] {
+    for flat in [
+        segment::CS,
+        segment::DS,
+        segment::ES,
+        segment::FS,
+        segment::GS,
+        segment::SS,
+    ] {
         cpu.limit[flat] = u32::MAX;
         cpu.arbytes[flat] = if flat == segment::CS { CODE } else { DATA };
     }
@@ -114,18 +122,21 @@ mod tests {
     #[test]
     fn the_record_puts_registers_where_xen_has_them() {
         let cpu = cpu(0x100_0850, 0x3e0_0000);
-        let cpu = cpu.as_bytes();
-        let word = |at: usize| u64::from_le_bytes(*cpu[at..].first_chunk().unwrap());
+        let bytes = cpu.as_bytes();
+        let word = |at: usize| u64::from_le_bytes(*bytes[at..].first_chunk().unwrap());
         assert_eq!(
             (word(520), word(640), word(648), word(656)),
             (0x3e0_0000, 0x100_0850, 2, 0x11)
         );
-        let half = |at: usize| u32::from_le_bytes(*cpu[at..].first_chunk().unwrap());
+        let half = |at: usize| u32::from_le_bytes(*bytes[at..].first_chunk().unwrap());
         assert_eq!(
             (half(768), half(788), half(792)),
             (u32::MAX, u32::MAX, 0x67)
         );
         assert_eq!((half(888), half(908), half(912)), (0xC9B, 0xC93, 0x8B));
+        for flat in [segment::FS, segment::GS] {
+            assert_eq!((cpu.limit[flat], cpu.arbytes[flat]), (u32::MAX, 0xC93));
+        }
     }
 
     #[test]

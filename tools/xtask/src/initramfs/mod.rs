@@ -75,7 +75,7 @@ const XENSTORE_NAMES: &[&str] = &[
 /// # Errors
 /// busybox, a kernel's package or the user land is missing, or a tool failed.
 pub(crate) fn build(contents: &Contents, out: &Path) -> Result<()> {
-    let tree = Tree::start(out)?;
+    let tree = Tree::start(contents.kernel, out)?;
     tree.install(&contents.probe, "bin/probe")?;
     tree.scripts("guest")?;
     tree.write("etc/tools", contents.tools.name())?;
@@ -118,7 +118,7 @@ pub(crate) fn build(contents: &Contents, out: &Path) -> Result<()> {
 
 /// Builds the initramfs of a Linux guest.
 fn guest(kernel: Kernel, out: &Path) -> Result<()> {
-    let tree = Tree::start(out)?;
+    let tree = Tree::start(kernel, out)?;
     tree.scripts("domu")?;
     modules::install(kernel, &[modules::FRONTEND], &tree.path("modules"))?;
     tree.archive(out)
@@ -161,8 +161,8 @@ struct Tree {
 }
 
 impl Tree {
-    /// Makes it anew, with busybox in it.
-    fn start(out: &Path) -> Result<Self> {
+    /// Makes it anew, with a busybox in it that runs on `kernel`.
+    fn start(kernel: Kernel, out: &Path) -> Result<Self> {
         let top = out.with_extension("tree");
         if top.exists() {
             fs::remove_dir_all(&top)?;
@@ -171,7 +171,7 @@ impl Tree {
         for dir in DIRECTORIES {
             fs::create_dir_all(tree.path(dir))?;
         }
-        tree.install(Path::new("/bin/busybox"), "bin/busybox")?;
+        tree.install(&kernel.busybox()?, "bin/busybox")?;
         tree.link("busybox", "bin/sh")?;
         tree.link("bin/busybox", "init")?;
         Ok(tree)
