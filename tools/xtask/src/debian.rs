@@ -165,8 +165,8 @@ pub(crate) fn userland() -> Result<PathBuf> {
     Ok(paths::cache()?.join("debian/userland"))
 }
 
-/// Debian's packages whose programs guests get: a boot loader in a kernel's place.
-const GUEST_TOOLS: &[&str] = &["grub-xen-host"];
+/// Debian's packages whose programs guests get: a boot loader in a kernel's place, and kexec.
+const GUEST_TOOLS: &[&str] = &["grub-xen-host", "kexec-tools"];
 
 /// Returns the directory with what guests get, as a root file system.
 ///

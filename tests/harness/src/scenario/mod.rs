@@ -169,6 +169,8 @@ pub enum Extra {
     HotplugScripts,
     /// GRUB as a PVH guest's kernel, of grub-xen-host.
     Grub,
+    /// kexec, to be put on a guest's disk.
+    KexecTools,
 }
 
 const fn default_memory() -> u32 {

@@ -28,6 +28,8 @@ pub struct Tables {
     pub bytes: Vec<u8>,
     /// Where the root pointer lies in the guest's memory.
     pub rsdp: u64,
+    /// The root pointer, which leads to the tables from wherever it lies.
+    pub root: Vec<u8>,
 }
 
 impl Tables {
@@ -52,11 +54,12 @@ impl Tables {
         block
             .bytes
             .iter_mut()
-            .zip(root)
-            .for_each(|(to, from)| *to = from);
+            .zip(&root)
+            .for_each(|(to, from)| *to = *from);
         Self {
             bytes: block.bytes,
             rsdp: start,
+            root,
         }
     }
 }
@@ -131,6 +134,7 @@ mod tests {
         let tables = Tables::build(0xFC00_0000, 3);
         assert_eq!(&tables.bytes[..8], b"RSD PTR ");
         assert_eq!(tables.bytes[15], 2);
+        assert_eq!(tables.root, tables.bytes[..36]);
         let xsdt = table(&tables, address(&tables.bytes, 24));
         let fadt = table(&tables, address(xsdt, 36));
         let madt = table(&tables, address(xsdt, 44));

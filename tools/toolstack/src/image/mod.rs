@@ -117,6 +117,14 @@ impl<'a> Image<'a> {
             at: layout::ACPI_START,
             data: tables.bytes.into(),
         });
+        // a kernel that this one starts by kexec has no start info; its loader may not tell it of the tables either
+        if extent.start.as_u64() >= layout::BIOS_END {
+            pieces.push(Piece {
+                what: "ACPI root pointer",
+                at: layout::BIOS_RSDP,
+                data: tables.root.into(),
+            });
+        }
         Ok(Self {
             entry: kernel.entry.as_u64(),
             start_info: layout.start_info,

@@ -25,7 +25,7 @@ fn config(memory_mib: u64) -> DomainConfig {
 #[test]
 fn debian_kernels_build_an_image() {
     let mut seen = 0;
-    for kind in ["cloud", "backports"] {
+    for kind in ["cloud", "backports", "pae"] {
         let Some(path) = debian(kind) else { continue };
         seen += 1;
         let kernel = KernelFile::read(&path).unwrap();
@@ -35,6 +35,14 @@ fn debian_kernels_build_an_image() {
         assert_eq!((text.what, text.at), ("kernel", 0x100_0000));
         assert!(image.entry > 0x100_0000 && image.entry < image.start_info);
         assert!(image.start_info < 1 << 30 && image.start_info.is_multiple_of(4096));
+        let [tables, root] = ["ACPI tables", "ACPI root pointer"].map(|what| {
+            image
+                .pieces
+                .iter()
+                .find(|piece| piece.what == what)
+                .unwrap()
+        });
+        assert_eq!((root.at, &root.data[..]), (0xF_FFC0, &tables.data[..36]));
     }
     if seen == 0 {
         eprintln!("no Debian kernel here: nothing was checked");

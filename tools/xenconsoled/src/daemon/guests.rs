@@ -85,23 +85,24 @@ impl Daemon {
         let Some(guest) = self.guests.get_mut(&domid) else {
             return Ok(());
         };
-        if let Some(attached) = &mut guest.attached
-            && Some(attached.what) == wanted
-        {
-            attached.console.set_limit(limit);
-            return Ok(());
-        }
         let failed = guest.failed;
-        // after a soft reset it is the same ring, of which the terminal and what it shows stay
         if let (Some(attached), Some(wanted)) = (&mut guest.attached, wanted)
             && attached.what.ring_frame == wanted.ring_frame
-            && let Ok(port) = self.evtchn.bind_interdomain(domid, wanted.port)
         {
-            let old = std::mem::replace(&mut attached.port, port);
-            attached.what = wanted;
-            // the far end has gone, and the port with it
-            let _ = self.evtchn.unbind(old);
-            return store.write(&format!("{base}/tty"), attached.console.tty());
+            // after a soft reset it is the same ring, of which the terminal and what it shows stay; the port may even have
+            // the number that it had, and can be bound only while nobody has it
+            if let Ok(port) = self.evtchn.bind_interdomain(domid, wanted.port) {
+                let old = std::mem::replace(&mut attached.port, port);
+                attached.what = wanted;
+                attached.console.event();
+                // the far end has gone, and the port with it
+                let _ = self.evtchn.unbind(old);
+                store.write(&format!("{base}/tty"), attached.console.tty())?;
+            }
+            if attached.what == wanted {
+                attached.console.set_limit(limit);
+                return Ok(());
+            }
         }
         if let Some(old) = guest.attached.take() {
             self.detach(old, now);

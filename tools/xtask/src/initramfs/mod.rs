@@ -128,6 +128,7 @@ const fn part(extra: Extra) -> userland::Part {
     match extra {
         Extra::HotplugScripts => userland::HOTPLUG,
         Extra::Grub => userland::GRUB,
+        Extra::KexecTools => userland::KEXEC_TOOLS,
     }
 }
 

@@ -46,6 +46,12 @@ pub(super) const GRUB: Part = Part {
     links: &[],
 };
 
+/// The program that loads a guest's next kernel.
+pub(super) const KEXEC_TOOLS: Part = Part {
+    files: &["sbin/kexec"],
+    links: &[],
+};
+
 /// Xen's toolstack as Debian has it. Its hotplug scripts want bash, flock, and a stat that follows descriptors.
 pub(super) const XEN_UTILS: Part = Part {
     files: &[

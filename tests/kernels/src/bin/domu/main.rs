@@ -30,7 +30,10 @@ fn main() {
         "crash" => shutdown(SHUTDOWN_crash),
         "soft-reset" => {
             shutdown(SHUTDOWN_soft_reset);
-            // the console's port is another now, as its parameter says
+            // the console's port is another now, whatever its number; more than its ring holds has to be taken away
+            for line in 0..64 {
+                console::print(format_args!("domu: line {line} of the next kernel"));
+            }
             console::print(format_args!("domu: goes on after a soft reset"));
             shutdown(SHUTDOWN_poweroff);
         }
