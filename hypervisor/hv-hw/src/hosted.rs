@@ -7,11 +7,14 @@
 //! still between; a busy host ages no test.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::any::Any;
 use core::cell::Cell;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
-use std::sync::OnceLock;
+use std::sync::{OnceLock, PoisonError};
+
+use hv_core::addr::MfnRange;
 
 use crate::direct_map;
 use crate::percpu::PerCpu;
@@ -47,21 +50,38 @@ struct Cpu {
     block: &'static PerCpu,
 }
 
+#[cfg(not(shuttle))]
 std::thread_local! {
     static CPU: Cell<Option<Cpu>> = const { Cell::new(None) };
 }
+#[cfg(shuttle)]
+shuttle::thread_local! {
+    static CPU: Cell<Option<Cpu>> = Cell::new(None);
+}
 
 fn cpu() -> Cpu {
-    CPU.get().unwrap_or_else(|| {
+    CPU.with(Cell::get).unwrap_or_else(|| {
         let board = Box::leak(Box::new(Board {
-            memory: direct_map::hosted_memory(),
+            memory: arena(),
             tsc: AtomicU64::new(FIRST_TSC),
             look: AtomicU64::new(LOOK),
             parts: [const { OnceLock::new() }; PARTS],
         }));
         board.join(0);
-        CPU.get().expect("the thread has just joined")
+        CPU.with(Cell::get).expect("the thread has just joined")
     })
+}
+
+/// Arenas of boards that are used no longer, zeroed.
+static RETIRED: std::sync::Mutex<Vec<usize>> = std::sync::Mutex::new(Vec::new());
+
+fn retired() -> std::sync::MutexGuard<'static, Vec<usize>> {
+    RETIRED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn arena() -> usize {
+    let used = retired().pop();
+    used.unwrap_or_else(direct_map::hosted_memory)
 }
 
 /// The board of this thread.
@@ -80,7 +100,8 @@ impl Board {
     /// Makes this thread CPU `number` of the board. Each number belongs to one thread.
     pub fn join(&'static self, number: u32) {
         let block = Box::leak(Box::new(PerCpu::new(number)));
-        CPU.set(Some(Cpu { board: self, block }));
+        let cpu = Cpu { board: self, block };
+        CPU.with(|own| own.set(Some(cpu)));
     }
     /// The `T` of the board: all its CPUs get the same, which the first to ask makes.
     ///
@@ -92,6 +113,16 @@ impl Board {
             .map(|part| *part.get_or_init(|| Box::leak(Box::new(new()))))
             .find_map(|part| part.downcast_ref())
             .expect("a board has few parts")
+    }
+    /// Lends the board's memory to the next one, zeroed, `frames` being all that was used of it. No thread of the board goes
+    /// on.
+    pub fn retire(&self, frames: MfnRange) {
+        let mut mfn = frames.start;
+        while mfn < frames.end {
+            direct_map::zero_frame(mfn);
+            mfn = mfn + 1;
+        }
+        retired().push(self.memory);
     }
     /// Where host physical address 0 is.
     pub(crate) fn memory(&self) -> usize {

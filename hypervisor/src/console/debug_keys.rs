@@ -2,7 +2,7 @@
 //!
 //! HOST LOG: somebody at the console pressed a key for each of these lines.
 
-use core::sync::atomic::Ordering;
+use hv_hw::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use hv_core::evtchn::{Port, Status};

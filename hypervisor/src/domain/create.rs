@@ -7,7 +7,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32};
+use hv_hw::sync::atomic::{AtomicBool, AtomicU16, AtomicU32};
 
 use arrayvec::ArrayString;
 use guest_abi::errno::Errno;

@@ -6,7 +6,7 @@
 
 use alloc::sync::Arc;
 use core::mem;
-use core::sync::atomic::Ordering;
+use hv_hw::sync::atomic::Ordering;
 
 use hv_core::evtchn::{EventChannels, PeerClosed};
 use hv_hw::domain_log;

@@ -1,6 +1,6 @@
 //! Exits by reason, for the debug keys and the bench.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use hv_hw::sync::atomic::{AtomicU64, Ordering};
 
 use hv_hw::virt::VmExit;
 

@@ -13,7 +13,7 @@
 //! until it ends: [`finish`]. Rules: `hv_core::grant`.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, Ordering};
+use hv_hw::sync::atomic::{AtomicU32, Ordering};
 
 use hv_core::addr::{Gfn, Mfn};
 use hv_core::domid::DomId;

@@ -1,6 +1,6 @@
 //! What a toolstack is told of a domain. Source: `public/domctl.h, xen_domctl_getdomaininfo`.
 
-use core::sync::atomic::Ordering;
+use hv_hw::sync::atomic::Ordering;
 
 use guest_abi::domctl::{
     XEN_DOMCTL_CDF_xs_domain, XEN_DOMINF_blocked, XEN_DOMINF_dying, XEN_DOMINF_hap,

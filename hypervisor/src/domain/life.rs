@@ -6,7 +6,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::Ordering;
+use hv_hw::sync::atomic::Ordering;
 
 use bitflags::bitflags;
 use guest_abi::memory::E820Entry;
@@ -257,7 +257,7 @@ impl Domain {
             if !self.is_any_vcpu_running() {
                 return;
             }
-            core::hint::spin_loop();
+            hv_hw::sync::atomic::spin_loop();
         }
         domain_log!(self.log, Error, "{}: a vCPU does not stop", self.id);
     }

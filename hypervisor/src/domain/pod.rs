@@ -13,7 +13,7 @@
 //! its hypercall, is executed again until one is found or all were looked at. Then the domain ends. Rules:
 //! [`hv_core::p2m::Pod`].
 
-use core::sync::atomic::Ordering;
+use hv_hw::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use hv_core::addr::{Gfn, Mfn, MfnRange, PAGE_BYTES, PageOrder};

@@ -5,7 +5,7 @@
 //! guest gets in any case: what others have taken keeps none from working. Nothing grows into the last reserve
 //! ([`memory::heap_has_room`]), which is for what cannot be refused.
 
-use core::sync::atomic::{AtomicUsize, Ordering};
+use hv_hw::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::domain::domains;
 use crate::machine::memory;

@@ -6,7 +6,7 @@
 //! domain's vector alone would get its events as interrupts of a local APIC, of which it ends none.
 //! Source: Xen's `domain_soft_reset`, `arch_domain_soft_reset`.
 
-use core::sync::atomic::Ordering;
+use hv_hw::sync::atomic::Ordering;
 
 use guest_abi::hvm::params::HVM_PARAM_CALLBACK_IRQ;
 use hv_core::addr::PageOrder;

@@ -4,7 +4,7 @@
 //! page is mapped by holds a use of it, so the page stays while the mapping does, whatever becomes of its owner.
 //! Next: [`crate::machine::memory`] for the accounts.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use hv_hw::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hv_core::addr::{Gfn, Mfn, MfnRange, PAGE_SIZE, PageOrder};
 use hv_core::frame::{FrameUse, Role};

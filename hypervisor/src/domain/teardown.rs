@@ -3,7 +3,7 @@
 //! First no new mapping is let in ([`close`]), then what is mapped goes ([`empty`]), then the tables ([`dismantle`]). Leaves
 //! are taken out a batch at a time under one lock, for one flush; their frames are put after it. Next: `destroy`.
 
-use core::sync::atomic::Ordering;
+use hv_hw::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use hv_core::addr::{Gfn, PageOrder};

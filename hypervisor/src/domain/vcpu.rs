@@ -1,6 +1,6 @@
 //! What everybody may touch of a vCPU. What only the CPU that runs it touches is the `Runner` of the layer above.
 
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use hv_hw::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use bitflags::bitflags;
 use hv_core::device::message::{ApicAddress, LogicalId};

@@ -25,12 +25,13 @@ pub(crate) fn set(seconds: u64, nanoseconds: u32, system_time_ns: u64) -> Option
 
 /// Tells a domain, with its offset, where its kernel looks.
 pub(crate) fn tell(domain: &Domain) {
-    let offset = domain.life.lock().time_offset_s;
+    // held until it is written: of two who tell it, the second has what was set last
+    let life = domain.life.lock();
+    let events = domain.events.lock();
     let clock = *domains().wall_clock.lock();
     let own = WallClock {
-        seconds: clock.seconds.saturating_add_signed(offset),
+        seconds: clock.seconds.saturating_add_signed(life.time_offset_s),
         ..clock
     };
-    let width = domain.events.lock().width();
-    own.write(width, &domain.shared_info);
+    own.write(events.width(), &domain.shared_info);
 }

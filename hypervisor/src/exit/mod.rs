@@ -92,7 +92,7 @@ fn halt<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
         runner
             .vcpu()
             .is_up
-            .store(false, core::sync::atomic::Ordering::Release);
+            .store(false, hv_hw::sync::atomic::Ordering::Release);
         if runner.domain.is_every_vcpu_down() {
             runner
                 .domain

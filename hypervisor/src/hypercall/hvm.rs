@@ -1,7 +1,7 @@
 //! `hvm_op`. Source: `public/hvm/hvm_op.h`, `public/hvm/params.h`.
 
 use alloc::sync::Arc;
-use core::sync::atomic::Ordering;
+use hv_hw::sync::atomic::Ordering;
 
 use guest_abi::errno::Errno;
 use guest_abi::hvm::hvm_op::{

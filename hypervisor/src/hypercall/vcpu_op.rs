@@ -1,6 +1,6 @@
 //! `vcpu_op` and the older `set_timer_op`. Source: `public/vcpu.h`.
 
-use core::sync::atomic::Ordering;
+use hv_hw::sync::atomic::Ordering;
 
 use guest_abi::compat::Width;
 use guest_abi::errno::Errno;

@@ -1,6 +1,6 @@
 //! `vm_assist`. Source: `public/xen.h`, VMASST_*.
 
-use core::sync::atomic::Ordering;
+use hv_hw::sync::atomic::Ordering;
 
 use guest_abi::errno::Errno;
 use guest_abi::xen::VMASST_TYPE_runstate_update_flag;

@@ -3,7 +3,7 @@
 //! Whoever leaves something for a CPU sets its flag first and wakes it then ([`wake`]); the CPU clears the flag before it
 //! looks. What is left lies with whom it is about (a vCPU's requests, the queue of hand-offs): here are only the flags.
 
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use hv_hw::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use hv_core::sched::DEFAULT_RATE_LIMIT_US;
 use hv_hw::irq;

@@ -4,7 +4,7 @@
 //! before it goes on with a guest whether that use was the last (`domain::destroy::reap`). A zombie that stays one costs
 //! nobody anything.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use hv_hw::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use hv_core::domid::DomId;
 

@@ -9,7 +9,7 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
+use hv_hw::sync::atomic::Ordering;
 
 use hv_core::domid::DomId;
 use hv_core::options::Scheduler;
@@ -143,6 +143,12 @@ impl<H: VcpuHw> CpuMain<H> {
         let stop = run_loop::run(&mut at.runner, &mut self.pcpu);
         self.settle(slot, stop);
         Step::Ran(id)
+    }
+
+    /// For tests: true where its CPU would not go idle.
+    #[cfg(test)]
+    pub fn is_woken(&self) -> bool {
+        self.pcpu.is_woken()
     }
 
     /// For tests: a vCPU, which is switched to, and its CPU.

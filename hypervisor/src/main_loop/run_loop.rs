@@ -7,7 +7,7 @@
 //! - hypervisor/src/exit/mod.rs:handle
 //! - hypervisor/src/exit/ (a file per reason)
 
-use core::sync::atomic::Ordering;
+use hv_hw::sync::atomic::Ordering;
 
 use hv_hw::virt::{SystemSet, VcpuHw};
 

@@ -3,7 +3,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
+use hv_hw::sync::atomic::Ordering;
 
 use guest_abi::errno::Errno;
 use hv_hw::once_a_machine;

@@ -6,7 +6,7 @@ pub mod poll;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
+use hv_hw::sync::atomic::Ordering;
 
 use hv_core::evtchn::Virq;
 use hv_core::timer::{TimerId, TimerQueue};

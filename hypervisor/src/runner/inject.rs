@@ -3,7 +3,7 @@
 //!
 //! A CPU that delivers interrupts itself picks them out of the APIC page, and is only told of new requests.
 
-use core::sync::atomic::Ordering;
+use hv_hw::sync::atomic::Ordering;
 
 use hv_core::vcpu::event::{self, Again};
 use hv_hw::virt::{ApicAssist, ApicUpdate, Event, VcpuHw, Waits};

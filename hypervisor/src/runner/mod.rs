@@ -14,7 +14,7 @@ pub(crate) mod reset;
 mod state;
 
 use alloc::sync::Arc;
-use core::sync::atomic::Ordering;
+use hv_hw::sync::atomic::Ordering;
 
 use guest_abi::compat::Width;
 use hv_core::cpuid::VcpuView;

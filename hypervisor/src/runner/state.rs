@@ -1,7 +1,7 @@
 //! The registers of a vCPU, taken from it or put into it for a toolstack that left a request.
 
 use alloc::boxed::Box;
-use core::sync::atomic::Ordering;
+use hv_hw::sync::atomic::Ordering;
 
 use guest_abi::hvm::save::HvmHwLapic;
 use hv_core::device::lapic::{LapicPage, Mode};

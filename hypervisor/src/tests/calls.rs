@@ -1,6 +1,6 @@
 //! Hypercalls over vCPUs without hardware: what is refused, and that a call which waits, or asks for much, stays in bounds.
 
-use std::sync::atomic::Ordering;
+use hv_hw::sync::atomic::Ordering;
 
 use crate::domain::destroy::{self, Progress};
 use crate::exit;

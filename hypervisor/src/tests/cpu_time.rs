@@ -1,7 +1,7 @@
 //! Whose CPU time it is: what the clocks of guests cost others, on a CPU whose timer and whose switches take time.
 
+use hv_hw::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::domain::destroy::{self, Progress};
 use crate::domain::vcpu_frames::VcpuFrames;

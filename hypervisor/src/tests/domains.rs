@@ -1,8 +1,8 @@
 //! Many domains on a CPU without hardware: who runs, who waits, and that a domain's end gives everything back, whenever
 //! it comes.
 
+use hv_hw::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::domain::create::DomainConfig;
 use crate::domain::destroy::{self, Progress};
@@ -511,99 +511,6 @@ fn machines_of_one_process_share_no_domain_and_cpus_of_one_machine_all() {
     let other = std::thread::spawn(machine).join().unwrap();
     assert_eq!((one.0, one.1), (other.0, other.1));
     assert!(!Arc::ptr_eq(&one.2, &other.2));
-}
-
-/// Runs two closures on two more CPUs in step, round after round; `check` sees what each round came to.
-fn race(rounds: u32, first: impl Fn() + Sync, second: impl Fn() + Sync, check: impl Fn(u32)) {
-    let barrier = std::sync::Barrier::new(3);
-    let board = hv_hw::hosted::board();
-    std::thread::scope(|scope| {
-        for (cpu, act) in (1..).zip([&first as &(dyn Fn() + Sync), &second]) {
-            let barrier = &barrier;
-            scope.spawn(move || {
-                board.join(cpu);
-                for _ in 0..rounds {
-                    barrier.wait();
-                    act();
-                    barrier.wait();
-                }
-            });
-        }
-        for round in 0..rounds {
-            barrier.wait();
-            barrier.wait();
-            check(round);
-        }
-    });
-}
-
-#[test]
-fn pause_that_meets_an_unpause_is_not_lost() {
-    prepare();
-    let domain = known_guest();
-    let unpause = || domain.unpause().unwrap();
-    let pause = || domain.pause().unwrap();
-    race(5000, unpause, pause, |round| {
-        assert!(domain.is_held(), "one pause is open in round {round}");
-    });
-    let mut main = cpu_with(endless, Scheduler::Credit2);
-    destroy(domain, &mut main);
-}
-
-#[test]
-fn of_two_vcpus_that_go_down_at_once_one_hears_that_all_are_down() {
-    prepare();
-    let domain = domain(7, guest_config(2));
-    let heard = [AtomicU64::new(0), AtomicU64::new(0)];
-    for vcpu in &domain.vcpus {
-        vcpu.is_up.store(true, Ordering::SeqCst);
-    }
-    let go_down = |index: usize| {
-        domain.vcpus[index].is_up.store(false, Ordering::Release);
-        let all = domain.is_every_vcpu_down();
-        heard[index].store(u64::from(all), Ordering::SeqCst);
-    };
-    race(
-        5000,
-        || go_down(0),
-        || go_down(1),
-        |round| {
-            let heard: u64 = heard
-                .iter()
-                .map(|heard| heard.swap(0, Ordering::SeqCst))
-                .sum();
-            assert!(heard > 0, "round {round}");
-            for vcpu in &domain.vcpus {
-                vcpu.is_up.store(true, Ordering::SeqCst);
-            }
-        },
-    );
-}
-
-#[test]
-fn vcpu_is_made_once_whoever_asks_and_not_of_the_dying() {
-    prepare();
-    for _ in 0..50 {
-        let mut main = cpu_with(endless, Scheduler::Credit2);
-        let domain = known_guest();
-        let spawn = || hand_off::spawn(&domain, 0).unwrap();
-        race(1, spawn, spawn, |_| {});
-        let arrivals = pcpu().take_arrivals();
-        assert_eq!(arrivals.len(), 1);
-        for arrival in arrivals {
-            hand_off::send(0, arrival);
-        }
-        let mut hw = FakeVcpu::default();
-        assert_eq!(destroy::step(&domain, &mut hw), Progress::WaitForCpus);
-        destroy(domain, &mut main);
-    }
-    let domain = known_guest();
-    let mut hw = FakeVcpu::default();
-    let _ = destroy::step(&domain, &mut hw);
-    assert!(hand_off::spawn(&domain, 0).is_err());
-    assert!(pcpu().take_arrivals().is_empty());
-    let mut main = cpu_with(endless, Scheduler::Credit2);
-    destroy(domain, &mut main);
 }
 
 /// Two who reap the same dead domain: the second must not take the one that has its number by then.

@@ -96,7 +96,7 @@ fn halt_of_the_only_vcpu_with_interrupts_off_is_power_off() {
 
 #[test]
 fn vcpu_that_is_taken_down_stops_and_goes_on_when_it_is_up() {
-    use std::sync::atomic::Ordering;
+    use hv_hw::sync::atomic::Ordering;
     let (mut runner, mut pcpu) = one_vcpu();
     runner.vcpu().is_up.store(false, Ordering::Release);
     runner.vcpu().request(Requests::LIFE);

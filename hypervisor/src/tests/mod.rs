@@ -15,6 +15,7 @@ mod hostile_guests;
 mod log;
 mod memory;
 mod on_demand;
+mod races;
 mod rights;
 mod shares;
 mod speculation;

@@ -4,7 +4,7 @@
     reason = "results are compared as 32-bit code sees them"
 )]
 
-use std::sync::atomic::Ordering;
+use hv_hw::sync::atomic::Ordering;
 
 use crate::domain::create::{self, Belongings};
 use crate::domain::destroy::{self, Progress};

@@ -74,6 +74,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut count = Count::default();
     if !args.guest_only && !args.bare {
         count.add(host_tests(args.filter.as_deref())?);
+        if args
+            .filter
+            .as_deref()
+            .is_none_or(|filter| filter.contains("race"))
+        {
+            count.add(races()?);
+        }
         count.add(xl_files(args.filter.as_deref()));
     }
     if !args.host_only {
@@ -149,9 +156,24 @@ fn list(scenarios: &[Scenario]) {
 /// Runs cargo's tests and counts them from its output, which is passed on.
 fn host_tests(filter: Option<&str>) -> Result<Count> {
     println!("host tests");
-    let mut child = Command::new(paths::cargo())
-        .args(["test", "--no-fail-fast"])
-        .args(filter)
+    let mut tests = Command::new(paths::cargo());
+    tests.args(["test", "--no-fail-fast"]).args(filter);
+    run_tests(&mut tests)
+}
+
+/// The races between CPUs of the core, under the model checker: a build of its own, since it is in place of each atomic and lock.
+fn races() -> Result<Count> {
+    println!("races under the model checker");
+    let mut tests = Command::new(paths::cargo());
+    tests
+        .args(["test", "--package", "hypervisor", "--lib", "tests::races"])
+        .env("RUSTFLAGS", "--cfg shuttle")
+        .env("CARGO_TARGET_DIR", paths::root().join("target/shuttle"));
+    run_tests(&mut tests)
+}
+
+fn run_tests(tests: &mut Command) -> Result<Count> {
+    let mut child = tests
         .current_dir(paths::root())
         .stdout(Stdio::piped())
         .spawn()

@@ -4,13 +4,14 @@
 //! deadlock. Interrupts are off throughout the hypervisor, so a holder is never interrupted on its own CPU. A wait that
 //! lasts absurdly long panics with the lock's rank instead of hanging silently.
 
+pub mod atomic;
+mod mutex;
 pub mod rank;
 
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::Ordering;
 
-use spin::RelaxStrategy;
-use spin::mutex::ticket::{TicketMutex, TicketMutexGuard};
+use mutex::{Mutex, MutexGuard};
 
 use crate::percpu::{self, MAX_HELD_LOCKS};
 
@@ -19,14 +20,14 @@ pub use spin::Once;
 /// A ticket lock around `T` with a place in the lock order: `RankedLock<Frames, { rank::FRAMES }>`.
 #[derive(Debug, Default)]
 pub struct RankedLock<T, const RANK: u8> {
-    mutex: TicketMutex<T, Watch>,
+    mutex: Mutex<T>,
 }
 
 impl<T, const RANK: u8> RankedLock<T, RANK> {
     /// Locks `value` away.
     pub const fn new(value: T) -> Self {
         Self {
-            mutex: TicketMutex::new(value),
+            mutex: Mutex::new(value),
         }
     }
     /// Waits for the lock, in the order of arrival, and takes it.
@@ -65,7 +66,7 @@ impl<T, const RANK: u8> RankedLock<T, RANK> {
 #[must_use]
 #[derive(Debug)]
 pub struct RankedGuard<'a, T, const RANK: u8> {
-    guard: TicketMutexGuard<'a, T, Watch>,
+    guard: MutexGuard<'a, T>,
 }
 
 impl<T, const RANK: u8> Deref for RankedGuard<'_, T, RANK> {
@@ -150,33 +151,6 @@ fn leave_rank(rank: u8) {
             }
             cpu.held_count.fetch_sub(1, Ordering::Relaxed);
         }
-    }
-}
-
-/// Spins politely, and panics after about a minute: a lock held that long is a bug, and silence would hide it. Turns that
-/// are far apart belong to different waits, so that taking a free lock costs nothing for this.
-#[derive(Debug)]
-struct Watch;
-
-/// PAUSE takes 10 to 140 cycles.
-const SPINS_BEFORE_PANIC: u32 = 1 << 30;
-/// Ticks of the TSC, some milliseconds.
-const ONE_WAIT: u64 = 1 << 24;
-
-impl RelaxStrategy for Watch {
-    #[inline(never)]
-    fn relax() {
-        core::hint::spin_loop();
-        let cpu = percpu::this();
-        let now = crate::insn::rdtsc();
-        let last = cpu.spun_at.swap(now, Ordering::Relaxed);
-        let spins = if now.wrapping_sub(last) < ONE_WAIT {
-            cpu.spins.load(Ordering::Relaxed) + 1
-        } else {
-            0
-        };
-        cpu.spins.store(spins, Ordering::Relaxed);
-        assert!(spins < SPINS_BEFORE_PANIC, "a lock was not released");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where and how much a domain's vCPUs run, and what is told of them.
 
-use core::sync::atomic::Ordering;
+use hv_hw::sync::atomic::Ordering;
 
 use guest_abi::domctl::{
     XEN_DOMCTL_SCHEDOP_getinfo, XEN_DOMCTL_SCHEDOP_putinfo, XEN_DOMCTL_SENDTRIGGER_NMI,

@@ -1,6 +1,6 @@
 //! RAM that comes and goes, and how much of it a domain has.
 
-use core::sync::atomic::Ordering;
+use hv_hw::sync::atomic::Ordering;
 
 use alloc::sync::Arc;
 

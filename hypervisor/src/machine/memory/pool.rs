@@ -10,7 +10,7 @@
 //! by mapping others' pages all over its address space gets further tables as long as memory is free, up to its limit
 //! (`domain::space::set_max_pages`), and can be refused: it never takes from another's pool.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use hv_hw::sync::atomic::{AtomicU64, Ordering};
 
 use hv_core::addr::{Mfn, MfnRange, PageOrder};
 use hv_core::frame::Role;

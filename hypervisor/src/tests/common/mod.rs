@@ -31,6 +31,11 @@ use hv_hw::virt::Features;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{SEGMENT_CS, SEGMENT_LONG};
 
+/// Of the board: 64 MiB, or what is quickly zeroed before the model checker's next schedule.
+pub(crate) const RAM: MfnRange = MfnRange {
+    start: Mfn::new(0x100),
+    end: Mfn::new(if cfg!(shuttle) { 0x800 } else { 0x4000 }),
+};
 pub(crate) const TSC_KHZ: u32 = 2_000_000;
 /// Of a machine with 512 MiB.
 pub(crate) const HEAP_BYTES: usize = 8 << 20;
@@ -38,18 +43,17 @@ pub(crate) const HEAP_BYTES: usize = 8 << 20;
 pub(crate) const RIP: u64 = 0x1000;
 pub(crate) const LENGTH: u64 = 3;
 
-/// 64 MiB of machine memory, all free, and a host with what it needs: once for the board of this thread, which has no other
+/// Memory, all free, and a host with what it needs: once for the board of this thread, which has no other
 /// test's domains.
 pub(crate) fn prepare() {
     struct Prepared(Once);
     let prepared = hv_hw::hosted::board().part(|| Prepared(Once::new()));
     prepared.0.call_once(|| {
-        let ram = MfnRange::new(Mfn::new(0x100), Mfn::new(0x4000));
-        let records = (0..FrameTable::records_needed(&[ram])).map(|_| FrameInfo::default());
+        let records = (0..FrameTable::records_needed(&[RAM])).map(|_| FrameInfo::default());
         let records: &'static [FrameInfo] = Vec::leak(records.collect());
-        let table = FrameTable::new(records, &[ram]).unwrap_or_else(|_| panic!("one range"));
+        let table = FrameTable::new(records, &[RAM]).unwrap_or_else(|_| panic!("one range"));
         memory::init(table, HEAP_BYTES);
-        assert!(memory::free().lock().add_free(ram).is_ok());
+        assert!(memory::free().lock().add_free(RAM).is_ok());
         hv_hw::time::set_start(hv_hw::hosted::FIRST_TSC);
         hv_hw::time::set_tsc_khz(u64::from(TSC_KHZ));
         host::init(host());

@@ -51,11 +51,13 @@ fn read(file: &Path) -> Result<Table> {
         .with_context(|| format!("cannot read {}", file.display()))
 }
 
+/// The entries of the table `name`, and of those under each target.
 fn table<'a>(manifest: &'a Table, name: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
-    manifest
-        .get(name)
-        .and_then(Value::as_table)
-        .into_iter()
+    let targets = manifest.get("target").and_then(Value::as_table);
+    let of_targets = targets.into_iter().flat_map(Table::values);
+    let tables = of_targets.filter_map(Value::as_table).chain([manifest]);
+    tables
+        .filter_map(move |table| table.get(name)?.as_table())
         .flatten()
 }
 
@@ -118,7 +120,7 @@ mod tests {
 
     #[test]
     fn dependency_that_no_source_names_is_found() {
-        let manifest = "[dependencies]\na-b.workspace = true\nc = \"1\"\n[dev-dependencies]\nd.workspace = true\n";
+        let manifest = "[dependencies]\na-b.workspace = true\nc = \"1\"\n[dev-dependencies]\nd.workspace = true\n[target.'cfg(e)'.dependencies]\nf.workspace = true\n";
         let manifest: Table = manifest.parse().unwrap();
         let source = |path: &str, text: &str| Source::new(path, text.into()).unwrap();
         let sources = [
@@ -128,9 +130,11 @@ mod tests {
         ];
         assert_eq!(
             unused("x/", &manifest, &sources),
-            ["x/Cargo.toml: `c` of [dependencies] is used nowhere in src/, benches/"]
+            ["f", "c"].map(|name| format!(
+                "x/Cargo.toml: `{name}` of [dependencies] is used nowhere in src/, benches/"
+            ))
         );
-        assert_eq!(of_workspace(&manifest), ["a-b", "d"]);
+        assert_eq!(of_workspace(&manifest), ["f", "a-b", "d"]);
     }
 
     #[test]
