@@ -291,12 +291,8 @@ fn guest_io_bitmap() -> Result<IoBitmap, Errno> {
 fn io_bitmap(ports: &PortMap) -> Result<IoBitmap, Errno> {
     let mut bits = Box::new([0; BITMAP_BYTES]);
     ports.write_bitmap(&mut bits);
-    let first = memory::alloc_own().ok_or(Errno::ENOMEM)?;
-    let Some(second) = memory::alloc_own() else {
-        memory::free_own(first);
-        return Err(Errno::ENOMEM);
-    };
-    Ok(IoBitmap::new([first, second], &bits))
+    let frames = memory::alloc_own_block(host().features.io_bitmap).ok_or(Errno::ENOMEM)?;
+    Ok(IoBitmap::new(frames, &bits))
 }
 
 /// Prepares what all guests share, so that the first one's making takes no more than another's.

@@ -1,6 +1,7 @@
 //! What a vCPU takes of the machine beside its domain: frames for the CPU's own structures.
 
-use crate::machine::memory::OwnFrame;
+use crate::machine::host::host;
+use crate::machine::memory::{OwnBlock, OwnFrame};
 
 /// The frames of one vCPU, returned when dropped: after its hardware half is unloaded.
 #[derive(Debug)]
@@ -11,8 +12,8 @@ pub struct VcpuFrames {
     pub xsave_area: OwnFrame,
     /// Frame of the local APIC's registers.
     pub apic_page: OwnFrame,
-    /// Frame of the MSR bitmap.
-    pub msr_bitmap: OwnFrame,
+    /// Frames of the map of MSRs.
+    pub msr_bitmap: OwnBlock,
 }
 
 impl VcpuFrames {
@@ -23,7 +24,7 @@ impl VcpuFrames {
             control_block: OwnFrame::alloc()?,
             xsave_area: OwnFrame::alloc()?,
             apic_page: OwnFrame::alloc()?,
-            msr_bitmap: OwnFrame::alloc()?,
+            msr_bitmap: OwnBlock::alloc(host().features.msr_bitmap)?,
         })
     }
 }

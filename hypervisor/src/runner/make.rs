@@ -77,7 +77,7 @@ pub fn by<B: Backend>(backend: B) -> impl MakeVcpu<B::Vcpu> {
             control_block: parts.control_block.mfn(),
             xsave_area: parts.xsave_area.mfn(),
             apic_page: parts.apic_page.mfn(),
-            msr_bitmap: parts.msr_bitmap.mfn(),
+            msr_bitmap: parts.msr_bitmap.frames(),
             posted_interrupts: posted.frame().mfn().base() + posted.offset() as u64,
             stage2: domain.stage2,
             rights: rights(domain, vcpu, policies),

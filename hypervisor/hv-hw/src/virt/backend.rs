@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use hv_core::addr::{Hpa, Mfn};
+use hv_core::addr::{Hpa, Mfn, MfnRange, PageOrder};
 use hv_core::device::lapic::Delivery;
 use hv_core::msr::Passthrough;
 use hv_core::paging::stage2::Stage2Format;
@@ -77,6 +77,10 @@ pub struct Features {
     pub xsaves: bool,
     /// Who delivers interrupts to guests.
     pub delivery: Delivery,
+    /// Frames of a map of ports.
+    pub io_bitmap: PageOrder,
+    /// Frames of a map of MSRs.
+    pub msr_bitmap: PageOrder,
     /// The instruction by which guests call the hypervisor.
     pub hypercall: [u8; 3],
 }
@@ -90,8 +94,8 @@ pub struct VcpuConfig<'a> {
     pub xsave_area: Mfn,
     /// Zeroed frame of the local APIC's registers.
     pub apic_page: Mfn,
-    /// Frame of the map of MSRs that need no exit.
-    pub msr_bitmap: Mfn,
+    /// Frames of the map of MSRs that need no exit, of [`Features::msr_bitmap`].
+    pub msr_bitmap: MfnRange,
     /// Where interrupts for it are left (`hv_core::device::posted`): 64 bytes, aligned.
     pub posted_interrupts: Hpa,
     /// Second-stage tables.

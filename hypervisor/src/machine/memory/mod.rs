@@ -261,12 +261,12 @@ pub fn alloc_exact_clean(range: MfnRange) -> Option<CleanFrames> {
 /// A zeroed frame of the hypervisor's own; `None` where memory is out.
 #[must_use]
 pub fn alloc_own() -> Option<Mfn> {
-    keep(Role::Hypervisor)
+    keep_one(Role::Hypervisor)
 }
 
 /// Takes a frame back that [`alloc_own`] gave.
 pub fn free_own(mfn: Mfn) {
-    release(mfn);
+    release_one(mfn);
 }
 
 /// A zeroed frame of the hypervisor's own, which goes back when it is dropped.
@@ -289,6 +289,35 @@ impl OwnFrame {
 impl Drop for OwnFrame {
     fn drop(&mut self) {
         free_own(self.0);
+    }
+}
+
+/// A zeroed block of frames of the hypervisor's own; `None` where memory is out.
+#[must_use]
+pub fn alloc_own_block(order: PageOrder) -> Option<MfnRange> {
+    keep(order, Role::Hypervisor)
+}
+
+/// A zeroed block of frames of the hypervisor's own, which go back when it is dropped.
+#[derive(PartialEq, Eq, Debug)]
+pub struct OwnBlock(MfnRange);
+
+impl OwnBlock {
+    /// Takes one; `None` where memory is out.
+    #[must_use]
+    pub fn alloc(order: PageOrder) -> Option<Self> {
+        alloc_own_block(order).map(Self)
+    }
+    /// Which frames.
+    #[must_use]
+    pub fn frames(&self) -> MfnRange {
+        self.0
+    }
+}
+
+impl Drop for OwnBlock {
+    fn drop(&mut self) {
+        release(self.0);
     }
 }
 
@@ -356,19 +385,27 @@ pub struct Tables;
 
 impl TableFrames for Tables {
     fn alloc_table(&mut self) -> Option<Mfn> {
-        keep(Role::Table)
+        keep_one(Role::Table)
     }
     fn free_table(&mut self, table: Mfn) {
-        release(table);
+        release_one(table);
     }
 }
 
-fn keep(role: Role) -> Option<Mfn> {
-    let frames = alloc_clean(PageOrder::SIZE_4K)?.into_owned();
-    Some(table().keep(frames, role).start)
+fn keep_one(role: Role) -> Option<Mfn> {
+    keep(PageOrder::SIZE_4K, role).map(|frames| frames.start)
 }
 
-fn release(mfn: Mfn) {
-    let frames = table().unkeep(MfnRange::new(mfn, mfn + 1));
+fn keep(order: PageOrder, role: Role) -> Option<MfnRange> {
+    let frames = alloc_clean(order)?.into_owned();
+    Some(table().keep(frames, role))
+}
+
+fn release_one(mfn: Mfn) {
+    release(MfnRange::new(mfn, mfn + 1));
+}
+
+fn release(frames: MfnRange) {
+    let frames = table().unkeep(frames);
     free().lock().free(frames);
 }

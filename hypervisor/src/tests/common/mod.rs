@@ -15,7 +15,7 @@ use crate::machine::memory::{self, Tables};
 use crate::pcpu::Pcpu;
 use crate::pcpu::hand_off::Arrival;
 use crate::runner::{Activity, Runner, make};
-use hv_core::addr::{Gfn, Mfn, MfnRange};
+use hv_core::addr::{Gfn, Mfn, MfnRange, PageOrder};
 use hv_core::cpuid::{CpuidRegs, HostCpuid, Provides};
 use hv_core::device::lapic::Delivery;
 use hv_core::domid::DomId;
@@ -86,6 +86,8 @@ fn features() -> Features {
         invpcid: true,
         xsaves: true,
         delivery: Delivery::BySoftware,
+        io_bitmap: PageOrder::new(1).unwrap(),
+        msr_bitmap: PageOrder::SIZE_4K,
         hypercall: [0x0F, 0x01, 0xC1],
     }
 }

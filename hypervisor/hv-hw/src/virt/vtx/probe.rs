@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use hv_core::addr::Mfn;
+use hv_core::addr::{Mfn, PageOrder};
 use hv_core::paging::stage2::Stage2Format;
 use hv_core::speculation::Plan;
 
@@ -17,6 +17,8 @@ use crate::percpu::IrqsOff;
 
 /// VMCALL.
 const HYPERCALL: [u8; 3] = [0x0F, 0x01, 0xC1];
+/// A frame for each half of the ports.
+const IO_BITMAP: PageOrder = PageOrder::new(1).expect("a small order");
 
 /// What VT-x offers on this CPU.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +51,8 @@ impl VtxProbe {
             invpcid: self.caps.has_invpcid(),
             xsaves: self.caps.has_xsaves(),
             delivery: self.caps.apic_virtualization().delivery,
+            io_bitmap: IO_BITMAP,
+            msr_bitmap: PageOrder::SIZE_4K,
             hypercall: HYPERCALL,
         }
     }

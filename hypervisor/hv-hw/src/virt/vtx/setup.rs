@@ -83,7 +83,7 @@ impl Setup {
             apic_page: config.apic_page,
             posted_interrupts: config.posted_interrupts,
             io_bitmap: config.rights.io_bitmap,
-            msr_bitmap: MsrBitmap::new(config.msr_bitmap),
+            msr_bitmap: MsrBitmap::new(config.msr_bitmap.start),
             vpid,
             stage2: config.stage2,
             passthrough: Vec::new(),
@@ -150,9 +150,9 @@ pub(super) fn write_all(vmcs: CurrentVmcs, config: &Setup, eptp: u64) {
 
 /// Writes what the guest may do without an exit; its MSRs are in the bitmap.
 pub(super) fn write_rights(vmcs: CurrentVmcs, config: &Setup) {
-    let [io_a, io_b] = config.io_bitmap.frames();
-    vmcs.write(Field::IoBitmapA, io_a.base().as_u64());
-    vmcs.write(Field::IoBitmapB, io_b.base().as_u64());
+    let ports = config.io_bitmap.first();
+    vmcs.write(Field::IoBitmapA, ports.base().as_u64());
+    vmcs.write(Field::IoBitmapB, (ports + 1).base().as_u64());
     vmcs.write(Field::Cr4Mask, config.cr4_owned | CR4_REQUIRED);
     vmcs.write(Field::TscOffset, config.tsc.offset);
 }
