@@ -19,7 +19,7 @@ card='ping -c 1 -W 5 10.77.0.1 && echo REACH""ED'
 dump='echo "DUMP of $(dd if=/proc/vmcore of=/dev/null bs=1M 2>&1 | sed -n "s/+.* in$//p")"'
 
 # load OPTION FILE WORDS: what a guest's shell is to do to load the kernel on its disk, until FILE of its sysfs says so. Without
-# -i kexec and the new kernel each make a checksum of all that the kernel takes, 50 MiB.
+# -i kexec and the new kernel each make a checksum of all that the kernel takes, 50 MiB: more than a minute here each time.
 load() {
     echo "chroot /mnt /sbin/kexec -c -i $1 /boot/vmlinuz --initrd=/boot/initrd --command-line='console=hvc0 $3'; echo \"LOAD\"\"ED \$(cat $2)\""
 }
