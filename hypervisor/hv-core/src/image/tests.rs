@@ -303,7 +303,10 @@ fn debian_kernels() -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = named.into_iter().chain(cache).collect();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            let is_kernel = entry.file_name().to_string_lossy().starts_with("vmlinuz-");
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            // those of 32 bits are for guests only
+            let is_kernel = name.starts_with("vmlinuz-") && name.ends_with("-amd64");
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() => folders.push(entry.path()),
                 Ok(kind) if kind.is_file() && is_kernel => found.push(entry.path()),
