@@ -1,6 +1,6 @@
 //! A priority queue of numbered slots: the least key first, with any slot's key changed or taken out in O(log n).
 //!
-//! Slots are made ahead of time; putting one in the queue allocates nothing. Under `timer.rs` and `sched/credit2.rs`.
+//! Slots are made ahead of time; putting one in the queue allocates nothing. Under `timer.rs` and `sched/credit2`.
 
 use alloc::vec::Vec;
 

@@ -5,7 +5,8 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
-use super::super::credit2::{GRAIN_NS, MAX_LAG_NS};
+use super::super::credit2::GRAIN_NS;
+use super::super::credit2::entity::MAX_LAG_NS;
 use super::super::{Policy, Unit};
 use super::MS;
 use super::simulator::Simulator;

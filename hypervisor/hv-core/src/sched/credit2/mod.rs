@@ -11,30 +11,22 @@
 //!
 //! Each operation is O(log n) in the queued vCPUs, and linear in the CPUs that pick here.
 
+pub(super) mod entity;
+mod mean;
+
 use alloc::vec::Vec;
 
 use super::{MakeRoom, Pick, Policy, Unit};
 use crate::index_heap::IndexHeap;
 
-/// How far a vCPU may be ahead of or behind the mean, in ns of its own CPU time.
-pub(super) const MAX_LAG_NS: u64 = 10_000_000;
+use entity::{Activity, Entity, FAR, Share, Vtime};
+use mean::{Mean, product};
+
 /// How far a vCPU may run ahead of the next in line before they change places: fewer switches, coarser shares.
 pub(super) const GRAIN_NS: u64 = 2_000_000;
 const MIN_TIMESLICE_NS: u64 = 500_000;
 /// The longest turn while another waits, unless the rate limit is above it.
 const MAX_TIMESLICE_NS: u64 = 10_000_000;
-/// Virtual time that a vCPU of weight 1 takes a ns; others take that by their weight. The finer, the truer are shares.
-const RATE_OF_ONE: u64 = 1 << 24;
-
-/// A virtual time, or a stretch of it.
-///
-/// 64 bits do not overflow: the mean is put back to 0 once it is [`FAR`] (which weight 1 takes 34 s to, and the usual weight
-/// two hours), no vCPU that can run is taken for more than `FAR` ahead of it, and none for more than `FAR` behind it
-/// when it is put back; one step is `FAR` at most. So all are within 4 · `FAR`, and a difference of two within 8.
-type Vtime = i64;
-
-/// Further apart than that are no two vCPUs that can run: [`MAX_LAG_NS`] at weight 1 is not a thousandth of it.
-const FAR: Vtime = 1 << 59;
 
 /// First in the queue: least virtual time; among equals, the longest there.
 type Rank = (Vtime, u64);
@@ -53,155 +45,6 @@ pub struct Credit2 {
     next_arrival: u64,
 }
 
-#[derive(Clone, Copy)]
-struct Entity {
-    vtime: Vtime,
-    share: Share,
-    activity: Activity,
-}
-
-/// A weight, and what follows from it.
-#[derive(Clone, Copy)]
-struct Share {
-    weight: i64,
-    /// Virtual time that passes in a ns of its CPU time.
-    rate: u64,
-    /// [`MAX_LAG_NS`] in virtual time.
-    max_lag: Vtime,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Activity {
-    Blocked,
-    /// In the queue, or standing back from it.
-    Queued,
-    Running {
-        /// Its virtual time is that of then.
-        since_ns: u64,
-        /// When it got the CPU.
-        start_ns: u64,
-        /// No timer ends its turn.
-        is_open_ended: bool,
-    },
-}
-
-impl Share {
-    fn new(weight: u16) -> Self {
-        let weight = weight.max(1);
-        let rate = RATE_OF_ONE / u64::from(weight);
-        Self {
-            weight: weight.into(),
-            rate,
-            max_lag: (MAX_LAG_NS * rate).cast_signed(),
-        }
-    }
-
-    /// Virtual time in `ns` of its CPU time, [`FAR`] at most.
-    fn vtime_in(&self, ns: u64) -> Vtime {
-        let most = FAR.cast_unsigned();
-        ns.saturating_mul(self.rate).min(most).cast_signed()
-    }
-}
-
-impl Entity {
-    fn is_runnable(&self) -> bool {
-        self.activity != Activity::Blocked
-    }
-
-    /// Its CPU time in ns until its virtual time is `vtime`; 0 where it is past that.
-    fn ns_until(&self, vtime: Vtime) -> u64 {
-        (vtime - self.vtime).max(0).cast_unsigned() / self.share.rate
-    }
-
-    /// Forgets by how much more than [`MAX_LAG_NS`] it is ahead of `mean` or behind it.
-    fn bound(&mut self, mean: Vtime) {
-        let most = self.share.max_lag;
-        self.vtime = self.vtime.clamp(mean - most, mean + most);
-    }
-}
-
-/// The mean virtual time of the vCPUs that can run, by weight.
-#[derive(Clone, Copy)]
-struct Mean {
-    /// A virtual time near it, which keeps the sum small.
-    base: Vtime,
-    /// Σ weight · (virtual time − base).
-    sum: i128,
-    weights: i64,
-    /// How many they are.
-    count: usize,
-    /// The furthest that it has been, as seen when vCPUs joined, since the last time that one was alone.
-    furthest: Vtime,
-}
-
-impl Mean {
-    /// The mean; with nobody there, what it was last.
-    fn get(&mut self) -> Vtime {
-        if self.count > 0 && self.sum != 0 {
-            // the sum fits into 64 bits all but always, and a division of 128 is long
-            let step = match i64::try_from(self.sum) {
-                Ok(sum) => sum / self.weights,
-                Err(_) => narrowed(self.sum / i128::from(self.weights)),
-            };
-            self.base += step;
-            self.sum -= product(step, self.weights);
-        }
-        self.base
-    }
-
-    /// What joining vCPUs are measured against: the mean, had nobody pulled it back.
-    fn furthest(&mut self) -> Vtime {
-        let mean = self.get();
-        self.furthest = if self.count < 2 {
-            mean
-        } else {
-            self.furthest.max(mean)
-        };
-        self.furthest
-    }
-
-    fn join(&mut self, entity: &Entity) {
-        self.count += 1;
-        self.weights += entity.share.weight;
-        if self.count == 1 {
-            self.base = entity.vtime;
-        } else {
-            self.sum += product(entity.vtime - self.base, entity.share.weight);
-        }
-    }
-
-    fn leave(&mut self, entity: &Entity) {
-        self.count -= 1;
-        self.weights -= entity.share.weight;
-        if self.count == 0 {
-            self.base = entity.vtime;
-            self.sum = 0;
-        } else {
-            self.sum -= product(entity.vtime - self.base, entity.share.weight);
-        }
-    }
-
-    /// A vCPU that can run is at `entity.vtime` now, after `step`.
-    fn advance(&mut self, entity: &Entity, step: Vtime) {
-        if self.count == 1 {
-            self.base = entity.vtime;
-            self.sum = 0;
-        } else {
-            self.sum += product(step, entity.share.weight);
-        }
-    }
-}
-
-/// One instruction, as neither factor has more than 64 bits.
-fn product(vtime: Vtime, weight: i64) -> i128 {
-    i128::from(vtime) * i128::from(weight)
-}
-
-/// A mean of numbers of 64 bits is one.
-fn narrowed(mean: i128) -> Vtime {
-    Vtime::try_from(mean).unwrap_or(0)
-}
-
 impl Credit2 {
     /// No vCPUs, and no rate limit.
     #[must_use]
@@ -211,13 +54,7 @@ impl Credit2 {
             queue: IndexHeap::new(),
             running: Vec::new(),
             standing_back: None,
-            mean: Mean {
-                base: 0,
-                sum: 0,
-                weights: 0,
-                count: 0,
-                furthest: 0,
-            },
+            mean: Mean::NONE,
             rate_limit_ns: 0,
             next_arrival: 0,
         }
@@ -289,7 +126,7 @@ impl Credit2 {
         }
     }
 
-    /// Forgets by how much more than [`MAX_LAG_NS`] running vCPUs are behind the mean: all the time they cannot get more than
+    /// Forgets by how much more than [`entity::MAX_LAG_NS`] running vCPUs are behind the mean: all the time they cannot get more than
     /// the CPU that they have. To bound those ahead instead would lose the order between them.
     fn catch_up(&mut self) {
         if self.running.len() < 2 && self.queue.first().is_none() {
@@ -320,7 +157,7 @@ impl Credit2 {
         }
     }
 
-    /// The running vCPUs that are more than [`MAX_LAG_NS`] behind `mean`.
+    /// The running vCPUs that are more than [`entity::MAX_LAG_NS`] behind `mean`.
     fn too_far_behind(&self, mean: Vtime) -> impl Iterator<Item = &Entity> {
         let running = self.running.iter().filter_map(|slot| self.get(*slot));
         running.filter(move |entity| entity.vtime < mean - entity.share.max_lag)
