@@ -60,65 +60,43 @@ pub(crate) struct Options {
     /// Print the version
     #[arg(long, action = clap::ArgAction::Version)]
     version: Option<bool>,
-    /// Nodes that a guest may own
-    #[arg(
-        short = 'E',
-        long,
-        value_name = "N",
-        help_heading = "Limits of each guest"
-    )]
-    entry_nb: Option<usize>,
-    /// Bytes of a node's value and permissions
-    #[arg(
-        short = 'S',
-        long,
-        value_name = "N",
-        help_heading = "Limits of each guest"
-    )]
-    entry_size: Option<usize>,
-    /// Watches that a guest may have
-    #[arg(
-        short = 'W',
-        long,
-        value_name = "N",
-        help_heading = "Limits of each guest"
-    )]
-    watch_nb: Option<usize>,
-    /// Transactions that a guest may have under way
-    #[arg(
-        short = 't',
-        long,
-        value_name = "N",
-        help_heading = "Limits of each guest"
-    )]
-    transaction: Option<usize>,
-    /// Permissions of a node
-    #[arg(
-        short = 'A',
-        long,
-        value_name = "N",
-        help_heading = "Limits of each guest"
-    )]
-    perm_nb: Option<usize>,
-    /// Bytes of a path, not counting /local/domain/DOMID/ (at most 2048)
-    #[arg(
-        short = 'M',
-        long,
-        value_name = "N",
-        help_heading = "Limits of each guest"
-    )]
-    path_max: Option<usize>,
-    /// Any limit by name, such as memory=4194304; repeatable
-    #[arg(short = 'Q', long, value_name = "NAME=N", value_parser = quota, help_heading = "Limits of each guest")]
-    quota: Vec<(Limit, usize)>,
-    /// Log a warning once a guest is above memory=N; the only soft limit
-    #[arg(short = 'q', long, value_name = "NAME=N", value_parser = soft_quota, help_heading = "Limits of each guest")]
-    quota_soft: Option<usize>,
-    /// How long unread events count against who caused them: watch-event=SECONDS [default: 20; 0: for ever]
-    #[arg(short = 'w', long, value_name = "NAME=SECONDS", value_parser = timeout, help_heading = "Limits of each guest")]
-    timeout: Option<u32>,
+    #[command(flatten)]
+    limits: Limits,
     #[command(flatten)]
     foreign: Foreign,
+}
+
+/// What each guest may have.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Limits of each guest")]
+struct Limits {
+    /// Nodes that a guest may own
+    #[arg(short = 'E', long, value_name = "N")]
+    entry_nb: Option<usize>,
+    /// Bytes of a node's value and permissions
+    #[arg(short = 'S', long, value_name = "N")]
+    entry_size: Option<usize>,
+    /// Watches that a guest may have
+    #[arg(short = 'W', long, value_name = "N")]
+    watch_nb: Option<usize>,
+    /// Transactions that a guest may have under way
+    #[arg(short = 't', long, value_name = "N")]
+    transaction: Option<usize>,
+    /// Permissions of a node
+    #[arg(short = 'A', long, value_name = "N")]
+    perm_nb: Option<usize>,
+    /// Bytes of a path, not counting /local/domain/DOMID/ (at most 2048)
+    #[arg(short = 'M', long, value_name = "N")]
+    path_max: Option<usize>,
+    /// Any limit by name, such as memory=4194304; repeatable
+    #[arg(short = 'Q', long, value_name = "NAME=N", value_parser = quota)]
+    quota: Vec<(Limit, usize)>,
+    /// Log a warning once a guest is above memory=N; the only soft limit
+    #[arg(short = 'q', long, value_name = "NAME=N", value_parser = soft_quota)]
+    quota_soft: Option<usize>,
+    /// How long unread events count against who caused them: watch-event=SECONDS [default: 20; 0: for ever]
+    #[arg(short = 'w', long, value_name = "NAME=SECONDS", value_parser = timeout)]
+    timeout: Option<u32>,
 }
 
 /// Options of Xen's that we have only one value of, or none.
@@ -152,23 +130,23 @@ impl Options {
     pub(crate) fn quotas(&self) -> Quotas {
         let mut quotas = Quotas::default();
         for (limit, value) in [
-            (Limit::Nodes, self.entry_nb),
-            (Limit::NodeSize, self.entry_size),
-            (Limit::Watches, self.watch_nb),
-            (Limit::Transactions, self.transaction),
-            (Limit::Permissions, self.perm_nb),
-            (Limit::PathMax, self.path_max),
+            (Limit::Nodes, self.limits.entry_nb),
+            (Limit::NodeSize, self.limits.entry_size),
+            (Limit::Watches, self.limits.watch_nb),
+            (Limit::Transactions, self.limits.transaction),
+            (Limit::Permissions, self.limits.perm_nb),
+            (Limit::PathMax, self.limits.path_max),
         ] {
             if let Some(value) = value {
                 quotas.set(limit, value);
             }
         }
-        for (limit, value) in &self.quota {
+        for (limit, value) in &self.limits.quota {
             quotas.set(*limit, *value);
         }
         let path_max = quotas.get(Limit::PathMax);
         quotas.set(Limit::PathMax, path_max.min(2048));
-        if let Some(soft) = self.quota_soft {
+        if let Some(soft) = self.limits.quota_soft {
             quotas.set_soft(soft);
         }
         quotas
@@ -176,7 +154,7 @@ impl Options {
 
     /// Returns how long events count against who caused them; `None`: until they are read.
     pub(crate) fn event_timeout(&self) -> Option<Duration> {
-        match self.timeout {
+        match self.limits.timeout {
             None => Some(crate::outbox::EVENT_TIMEOUT),
             Some(0) => None,
             Some(seconds) => Some(Duration::from_secs(seconds.into())),

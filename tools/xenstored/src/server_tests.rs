@@ -52,6 +52,17 @@ impl Bench {
         }
     }
 
+    /// Two clients, the first of which has left much unread of what the second did.
+    fn with_unread(&mut self) -> (UnixStream, UnixStream) {
+        let (mut slow, mut busy) = (self.connect(), self.connect());
+        self.ask(&mut slow, Kind::Watch, b"/n\0t\0");
+        for n in 0..2500 {
+            let path = format!("/n/{n}{}\0", "x".repeat(60));
+            self.ask(&mut busy, Kind::Write, path.as_bytes());
+        }
+        (slow, busy)
+    }
+
     /// Returns the clients looked at and the bytes allocated for some requests of one client.
     fn work_of(&mut self, stream: &mut UnixStream) -> (usize, u64) {
         let before = self.server.looks;
@@ -94,15 +105,7 @@ fn idle_clients_cost_the_others_nothing() {
 #[test]
 fn a_client_that_left_much_unread_goes_on_when_it_reads() {
     let mut bench = Bench::new();
-    let (mut slow, mut busy) = (bench.connect(), bench.connect());
-    bench.ask(&mut slow, Kind::Watch, b"/n\0t\0");
-    for n in 0..2500 {
-        bench.ask(
-            &mut busy,
-            Kind::Write,
-            format!("/n/{n}{}\0", "x".repeat(60)).as_bytes(),
-        );
-    }
+    let (mut slow, _busy) = bench.with_unread();
     let id = *bench.server.clients.keys().next().unwrap();
     assert!(bench.server.engine.core.is_behind(id));
     slow.set_nonblocking(true).unwrap();
@@ -130,15 +133,7 @@ fn a_client_that_left_much_unread_goes_on_when_it_reads() {
 #[test]
 fn a_client_that_goes_while_much_is_unread_is_dropped() {
     let mut bench = Bench::new();
-    let (mut slow, mut busy) = (bench.connect(), bench.connect());
-    bench.ask(&mut slow, Kind::Watch, b"/n\0t\0");
-    for n in 0..2500 {
-        bench.ask(
-            &mut busy,
-            Kind::Write,
-            format!("/n/{n}{}\0", "x".repeat(60)).as_bytes(),
-        );
-    }
+    let (slow, _busy) = bench.with_unread();
     drop(slow);
     for _ in 0..3 {
         bench.server.turn(true).unwrap();

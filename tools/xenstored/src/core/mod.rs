@@ -4,6 +4,9 @@
 //! the daemon comes out as [`Record`]s. Mapping a guest's ring is left to a [`Machine`]. The requests themselves are in
 //! [`crate::request`], the daemon's own commands in [`crate::control`], a restart in [`crate::restore`].
 
+mod domains;
+mod events;
+
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -13,9 +16,9 @@ use std::{
 
 use xenstore::{Domid, Perm, Refusal, path, wire::Message};
 
-use crate::access::{Caller, Need};
+use crate::access::Caller;
 use crate::node::Perms;
-use crate::outbox::{Cause, EVENT_TIMEOUT, Outbox};
+use crate::outbox::{EVENT_TIMEOUT, Outbox};
 use crate::quota::{Limit, Quotas};
 use crate::record::Record;
 use crate::transactions::Transactions;
@@ -27,11 +30,6 @@ use crate::watch::Watches;
 pub(crate) const INTRODUCED: &str = "@introduceDomain";
 /// Event on a domain's shutdown and end.
 pub(crate) const RELEASED: &str = "@releaseDomain";
-
-/// Bytes that what a guest leaves unread may take; later events are dropped.
-const RING_BACKLOG: usize = 1 << 20;
-/// Bytes that what dom0's kernel leaves unread may take, or a local client before it is disconnected.
-const DOM0_BACKLOG: usize = 8 << 20;
 
 /// What a domain's introduction means outside of the store.
 pub(crate) trait Machine {
@@ -217,137 +215,6 @@ impl Core {
         self.quotas.allows(domid, Limit::Outstanding, wanted, why)
     }
 
-    /// Stops blaming guests for events that have waited too long to be read, and ends what is under way for too long.
-    pub(crate) fn absolve(&mut self, now: Instant) {
-        self.expire(now);
-        let conns = &mut self.conns;
-        let Some(timeout) = self.event_timeout else {
-            return;
-        };
-        self.unread.retain(|id| {
-            let Some(conn) = conns.get_mut(id).filter(|conn| !conn.outbox.is_empty()) else {
-                return false;
-            };
-            if conn.outbox.absolve(now, timeout) {
-                let domid = conn.caller.domid;
-                log::debug!("d{domid}: reads no events; those who caused them may go on");
-            }
-            true
-        });
-    }
-
-    /// Begins to serve a domain.
-    ///
-    /// # Errors
-    /// The machine's.
-    pub(crate) fn introduce(
-        &mut self,
-        machine: &mut dyn Machine,
-        domid: Domid,
-        gfn: u64,
-        port: u32,
-    ) -> Result<(), Refusal> {
-        machine.connect(domid, gfn, port)?;
-        self.records.push(Record::Introduce { domid, gfn, port });
-        let is_new = self.adopt(domid, gfn, port);
-        if is_new {
-            log::info!("d{domid}: introduced, gfn {gfn:#x}, port {port}");
-            if domid != 0 {
-                self.tell_special(INTRODUCED, domid);
-            }
-        } else {
-            log::info!("d{domid}: introduced again, gfn {gfn:#x}, port {port}");
-        }
-        Ok(())
-    }
-
-    /// Enters a domain into the table, or resets its connection; tells whether it is new.
-    pub(crate) fn adopt(&mut self, domid: Domid, gfn: u64, port: u32) -> bool {
-        let known = self.domains.get(&domid).map(|domain| domain.conn);
-        let conn = known.unwrap_or_else(|| self.open(domid, Link::Ring));
-        let domain = Domain {
-            conn,
-            gfn,
-            port,
-            is_shutdown: false,
-        };
-        self.domains.insert(domid, domain);
-        if known.is_some() {
-            self.reset(conn);
-            if let Some(conn) = self.conns.get_mut(&conn) {
-                conn.outbox.restart(0);
-            }
-        }
-        known.is_none()
-    }
-
-    /// Ends the service of a domain, with all that it owns.
-    pub(crate) fn release(&mut self, machine: &mut dyn Machine, domid: Domid) {
-        let Some(domain) = self.domains.remove(&domid) else {
-            return;
-        };
-        log::info!("d{domid}: released");
-        self.close(domain.conn);
-        machine.disconnect(domid);
-        self.records.push(Record::Release { domid });
-        self.forget(&[domid]);
-        self.tell_special(RELEASED, domid);
-    }
-
-    /// Notes that a domain has shut down, and tells of it once.
-    pub(crate) fn shut_down(&mut self, domid: Domid) {
-        let Some(domain) = self.domains.get_mut(&domid) else {
-            return;
-        };
-        if !domain.is_shutdown {
-            domain.is_shutdown = true;
-            let is_shutdown = true;
-            self.records.push(Record::Shutdown { domid, is_shutdown });
-            self.tell_special(RELEASED, domid);
-        }
-    }
-
-    /// Lists the domains whose end would concern us.
-    pub(crate) fn concerned(&self) -> Vec<Domid> {
-        let known = self.known.iter().chain(self.domains.keys());
-        let all: BTreeSet<_> = known.copied().filter(|domid| *domid != 0).collect();
-        all.into_iter().collect()
-    }
-
-    /// Removes what domains that are gone owned, and their rights; `gone` ascends.
-    pub(crate) fn forget(&mut self, gone: &[Domid]) {
-        self.quotas
-            .forget(|domid| gone.binary_search(domid).is_ok());
-        // Only operations on one path can fail.
-        let _ = self.apply(Op::Forget {
-            domids: gone.into(),
-        });
-        self.strip(gone);
-        // They may hold the dead domain's rights in their copies.
-        self.transactions.doom_all();
-        self.tell(None);
-    }
-
-    /// Takes the rights that domains that are gone have besides the tree; [`Op::Forget`] stands for it in the journal.
-    pub(crate) fn strip(&mut self, gone: &[Domid]) {
-        let is_gone = |domid: &Domid| gone.binary_search(domid).is_ok();
-        self.known.retain(|domid| !is_gone(domid));
-        for perms in self.special.values_mut() {
-            let kept = perms.iter().filter(|perm| !is_gone(&perm.domid));
-            let kept: Vec<_> = kept.copied().collect();
-            // Without an owner it is dom0's again, closed to others.
-            let had_owner = perms.first().is_some_and(|perm| !is_gone(&perm.domid));
-            *perms = if had_owner {
-                kept.into()
-            } else {
-                Rc::from([Perm::none(0)])
-            };
-        }
-        for conn in self.conns.values_mut() {
-            conn.caller.target = conn.caller.target.filter(|target| !is_gone(target));
-        }
-    }
-
     /// Drops a connection's watches and transactions.
     pub(crate) fn reset(&mut self, id: ConnId) {
         self.watches.remove_all(id);
@@ -437,79 +304,6 @@ impl Core {
             _ => 0,
         }
     }
-
-    /// Notes domains that are named in permissions, of those that exist: a guest may name any number.
-    pub(crate) fn note(&mut self, machine: &dyn Machine, named: impl Iterator<Item = Domid>) {
-        let is_new = |domid: &Domid| *domid != 0 && !self.known.contains(domid);
-        let new: BTreeSet<_> = named.filter(is_new).collect();
-        let exists = |domid: &Domid| self.domains.contains_key(domid) || machine.exists(*domid);
-        let found: Vec<_> = new.into_iter().filter(exists).collect();
-        self.known.extend(found);
-    }
-
-    /// Queues the events for what has changed; `by` is whose request did it.
-    pub(crate) fn tell(&mut self, by: Option<ConnId>) {
-        let told = std::mem::take(&mut self.told);
-        if told.is_empty() {
-            return;
-        }
-        let cause = by.and_then(|id| self.cause(id));
-        for change in &told {
-            for watch in self.watches.matching(&change.path, change.is_exact) {
-                let Some(conn) = self.conns.get_mut(&watch.conn) else {
-                    continue;
-                };
-                let may = |perms: &Perms| conn.caller.may(perms, Need::Read);
-                if change.readable_by.iter().any(may) {
-                    send(conn, watch.event(&change.path), cause.clone());
-                    self.news.insert(watch.conn);
-                    self.unread.insert(watch.conn);
-                }
-            }
-        }
-    }
-
-    /// Queues the events for what is no node.
-    pub(crate) fn tell_special(&mut self, event: &str, domid: Domid) {
-        let closed: Perms = Rc::from([Perm::none(0)]);
-        let perms = self.special.get(event).unwrap_or(&closed);
-        for (watch, shown) in self.watches.special(event, domid) {
-            let conn = self.conns.get_mut(&watch.conn);
-            if let Some(conn) = conn.filter(|conn| conn.caller.may(perms, Need::Read)) {
-                send(conn, watch.event(&shown), None);
-                self.news.insert(watch.conn);
-                self.unread.insert(watch.conn);
-            }
-        }
-    }
-
-    /// Sends the event with which each new watch begins.
-    fn greet(&mut self, id: ConnId, message: &Message) {
-        use xenstore::{Kind, wire::strings};
-        let is_watch = message.kind == Kind::Watch.number();
-        let Some(conn) = self.conns.get_mut(&id).filter(|_| is_watch) else {
-            return;
-        };
-        let mut fields = strings(&message.payload);
-        let (Some(sent), Some(token)) = (fields.next(), fields.next()) else {
-            return;
-        };
-        let sent = String::from_utf8_lossy(sent);
-        let absolute = absolute_watch(conn.caller, &sent);
-        let of_conn = self.watches.matching(&absolute, true);
-        let new = of_conn
-            .iter()
-            .find(|watch| watch.conn == id && &*watch.token == token);
-        if let Some(watch) = new {
-            send(conn, watch.event(&absolute), None);
-        }
-    }
-
-    /// Makes the mark by which a guest's request is recognised in others' queues.
-    fn cause(&self, id: ConnId) -> Option<Rc<Cause>> {
-        let conn = self.conns.get(&id)?;
-        (!conn.caller.is_privileged()).then(|| Cause::new(&conn.outstanding))
-    }
 }
 
 /// Returns the absolute form of a watched path.
@@ -518,27 +312,4 @@ pub(crate) fn absolute_watch(caller: Caller, sent: &str) -> String {
         return sent.to_owned();
     }
     path::join(&path::of_domain(caller.domid), sent)
-}
-
-/// Queues an event; a reader that has left too much unread is given up.
-fn send(conn: &mut Conn, payload: Vec<u8>, cause: Option<Rc<Cause>>) {
-    let domid = conn.caller.domid;
-    let most = match conn.link {
-        Link::Ring if domid != 0 => RING_BACKLOG,
-        _ => DOM0_BACKLOG,
-    };
-    if conn.outbox.cost() < most {
-        return conn.outbox.event(payload, cause);
-    }
-    if !conn.is_hopeless {
-        conn.is_hopeless = true;
-        match conn.link {
-            Link::Socket => {
-                log::warn!("what a local client left unread takes {most} bytes: disconnected")
-            }
-            Link::Ring => {
-                log::warn!("d{domid}: what it left unread takes {most} bytes: events are dropped")
-            }
-        }
-    }
 }
