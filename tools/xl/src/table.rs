@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use clap::{Arg, ArgAction, Command, CommandFactory, Parser};
+use clap::{Arg, ArgAction, Command, Parser};
 
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
@@ -54,25 +54,25 @@ pub enum Kind {
 
 impl Entry {
     const fn served<V: Verb>(name: &'static str) -> Self {
-        Self {
-            name,
-            kind: Kind::Served {
-                command: V::command,
-                run: run::<V>,
-                dry_run: false,
-                hidden: false,
-            },
-        }
+        Self::with::<V>(name, false, false)
     }
 
     const fn dry<V: Verb>(name: &'static str) -> Self {
+        Self::with::<V>(name, true, false)
+    }
+
+    const fn hidden<V: Verb>(name: &'static str) -> Self {
+        Self::with::<V>(name, false, true)
+    }
+
+    const fn with<V: Verb>(name: &'static str, dry_run: bool, hidden: bool) -> Self {
         Self {
             name,
             kind: Kind::Served {
                 command: V::command,
                 run: run::<V>,
-                dry_run: true,
-                hidden: false,
+                dry_run,
+                hidden,
             },
         }
     }
@@ -195,15 +195,7 @@ pub const VERBS: &[Entry] = &[
     Entry::served::<uptime::Uptime>("uptime"),
     Entry::served::<claims::Claims>("claims"),
     Entry::served::<cpupool_list::CpupoolList>("cpupool-list"),
-    Entry {
-        name: "monitor",
-        kind: Kind::Served {
-            command: monitor::Monitor::command,
-            run: run::<monitor::Monitor>,
-            dry_run: false,
-            hidden: true,
-        },
-    },
+    Entry::hidden::<monitor::Monitor>("monitor"),
     Entry::unserved("save", LATER),
     Entry::unserved("restore", LATER),
     Entry::unserved("migrate", LATER),

@@ -35,6 +35,7 @@ pub use types::{
     ShutdownActions, TimeOffset, TscMode, VifConfig, unusable_name,
 };
 pub use vdev::vdev_number;
+pub(crate) use vif::INTERFACE_NAME_MAX;
 pub use vif::{UnknownParameter, parse_rate, parse_vif};
 
 use std::ffi::OsStr;

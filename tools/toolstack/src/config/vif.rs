@@ -99,9 +99,11 @@ fn unknown_parameter(key: &str) -> String {
     format!("unknown vif parameter \"{key}\"{hint}")
 }
 
+/// Bytes of an interface's name at most: IFNAMSIZ less the terminating zero.
+pub(crate) const INTERFACE_NAME_MAX: usize = 15;
+
 fn interface_name(name: &str) -> Result<String, String> {
-    // IFNAMSIZ counts the terminating zero.
-    let fits = (1..=15).contains(&name.len())
+    let fits = (1..=INTERFACE_NAME_MAX).contains(&name.len())
         && name
             .bytes()
             .all(|c| c.is_ascii_graphic() && c != b'/' && c != b':');

@@ -20,14 +20,18 @@ fn disk(target: &str, writable: bool) -> DiskConfig {
     }
 }
 
+/// A disk of the domain's that is there.
+fn attached(bench: &Bench, domid: u16) -> Device {
+    let lock = bench.lock();
+    let attached = bench.ts.attach_disk(&lock, domid, &disk("/images/a", true));
+    attached.unwrap()
+}
+
 #[test]
 fn a_disk_by_script_is_published_listed_found_and_taken_away() {
     let bench = Bench::new();
     let domid = bench.host.make_domain();
-    let device = bench
-        .ts
-        .attach_disk(&bench.lock(), domid, &disk("/images/a", true))
-        .unwrap();
+    let device = attached(&bench, domid);
     assert_eq!(device.devid, 51728);
     let back = device.backend_path();
     assert_eq!(
@@ -57,10 +61,7 @@ fn a_disk_by_script_is_published_listed_found_and_taken_away() {
 fn a_served_disk_goes_when_its_backend_closed() {
     let bench = Bench::new();
     let domid = bench.host.make_domain();
-    let device = bench
-        .ts
-        .attach_disk(&bench.lock(), domid, &disk("/images/a", true))
-        .unwrap();
+    let device = attached(&bench, domid);
     let state = format!("{}/state", device.backend_path());
     bench.ts.store.write(&state, "4").unwrap();
     bench
@@ -138,10 +139,7 @@ fn what_a_guest_writes_of_its_devices_is_not_believed() {
 fn a_guest_that_keeps_writing_cannot_hold_up_a_detach() {
     let bench = Bench::new();
     let domid = bench.host.make_domain();
-    let device = bench
-        .ts
-        .attach_disk(&bench.lock(), domid, &disk("/images/a", true))
-        .unwrap();
+    let device = attached(&bench, domid);
     bench.store.state().contended = Some("/device/vbd/");
     bench.ts.detach(&device, Force::AtOnce).unwrap();
     assert!(bench.ts.device_ids(domid, Kind::Vbd).unwrap().is_empty());

@@ -9,14 +9,12 @@ use std::time::{Duration, Instant};
 use xenstore::Ops;
 
 use super::{BACKEND_TIMEOUT, Device, Force, Kind, Nodes, State, netlink, script, wait_for};
-use crate::config::{Mac, VifConfig};
+use crate::config::{INTERFACE_NAME_MAX, Mac, VifConfig};
 use crate::error::During;
 use crate::{DOM0, Error, Result, Toolstack};
 
 /// What Xen's hosts call their bridge.
 pub const DEFAULT_BRIDGE: &str = "xenbr0";
-/// Names of interfaces are shorter than this.
-const NAME_MAX: usize = 16;
 
 /// What cards get that do not say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,7 +165,7 @@ impl Toolstack {
         let made = self.wait_interface(device)?;
         let failed = |error| Error::file(interface(&made), error);
         let name = match &vif.vifname {
-            Some(name) if name.len() < NAME_MAX && !name.is_empty() => {
+            Some(name) if (1..=INTERFACE_NAME_MAX).contains(&name.len()) => {
                 netlink::rename(&made, name)
                     .map_err(failed)
                     .during("naming the interface")?;
