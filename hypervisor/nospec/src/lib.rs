@@ -97,15 +97,18 @@ fn mask_of<const TABLE: u8, const LEN: usize>(index: usize) -> usize {
     mask
 }
 
+/// `index` where it is below `len`, also for a CPU that runs ahead of that test: to clear bits makes it no greater.
+#[inline(always)]
+fn clamped<const TABLE: u8>(index: usize, len: usize) -> Option<usize> {
+    (index < len).then(|| index & mask::<TABLE>(index, len))
+}
+
 /// The element at `index`, a number from a guest.
 #[inline(always)]
 #[must_use]
 pub fn get<const TABLE: u8, T>(slice: &[T], index: usize) -> Option<&T> {
-    if index >= slice.len() {
-        return None;
-    }
-    let index = index & mask::<TABLE>(index, slice.len());
-    // SAFETY: it is below the length; to clear bits of it makes it no greater.
+    let index = clamped::<TABLE>(index, slice.len())?;
+    // SAFETY: it is below the length.
     Some(unsafe { slice.get_unchecked(index) })
 }
 
@@ -113,11 +116,8 @@ pub fn get<const TABLE: u8, T>(slice: &[T], index: usize) -> Option<&T> {
 #[inline(always)]
 #[must_use]
 pub fn get_mut<const TABLE: u8, T>(slice: &mut [T], index: usize) -> Option<&mut T> {
-    if index >= slice.len() {
-        return None;
-    }
-    let index = index & mask::<TABLE>(index, slice.len());
-    // SAFETY: it is below the length; to clear bits of it makes it no greater.
+    let index = clamped::<TABLE>(index, slice.len())?;
+    // SAFETY: it is below the length.
     Some(unsafe { slice.get_unchecked_mut(index) })
 }
 

@@ -206,7 +206,7 @@ impl Vcpu {
     fn told(&self, notify: PostNotify) {
         match notify {
             PostNotify::None => {}
-            PostNotify::Posted | PostNotify::Kick => self.kick(),
+            PostNotify::Kick => self.kick(),
         }
     }
 

@@ -3,8 +3,10 @@
 use hv_core::addr::Gva;
 use hv_core::vcpu::task::{self, TaskFault, TaskMemory, TaskRegs, TaskSource};
 use hv_core::walk::{self, Access, PagingMode, WalkFault};
-use hv_core::x86::EFER_LMA;
 use hv_core::x86::gpr::RSP;
+use hv_core::x86::page_fault::{PRESENT, RESERVED, WRITE};
+use hv_core::x86::vector::{DEBUG, PAGE_FAULT, PROTECTION};
+use hv_core::x86::{DR6_BT, EFER_LMA};
 use hv_hw::virt::{
     Blocking, ControlRegister, Event, Segment, SystemRegs, SystemSet, TaskSwitch, VcpuHw, merge_dr6,
 };
@@ -12,12 +14,6 @@ use hv_hw::virt::{
 use crate::exit::{Next, Runner};
 use crate::guest_mem::DomainMemory;
 use crate::runner::{pdptes, raise};
-
-const DEBUG: u8 = 1;
-const PAGE_FAULT: u8 = 14;
-const PROTECTION: u8 = 13;
-/// DR6.BT.
-const TASK_TRAP: u64 = 1 << 15;
 
 /// Carries it out. An event by whose gate it came has then been delivered.
 pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, exit: TaskSwitch) -> Next {
@@ -133,7 +129,7 @@ fn fail<H: VcpuHw>(runner: &mut Runner<H>, fault: TaskFault) -> Next {
         }
         TaskFault::Trap => {
             let mut regs = runner.hw.system(SystemSet::DEBUG);
-            regs.debug[4] = merge_dr6(regs.debug[4], TASK_TRAP);
+            regs.debug[4] = merge_dr6(regs.debug[4], DR6_BT);
             runner.hw.set_system(&regs, SystemSet::DEBUG);
             (DEBUG, None)
         }
@@ -155,7 +151,6 @@ impl<H: VcpuHw> TaskMemory for Linear<'_, H> {
     }
 
     fn write(&mut self, cr3: u64, to: Gva, from: &[u8]) -> Result<(), TaskFault> {
-        const WRITE: u32 = 2;
         let mode = PagingMode { cr3, ..self.mode };
         let mut memory = DomainMemory::lock(&self.runner.domain, &self.runner.memo);
         walk::copy_out(&mut memory, &mode, to, from).map_err(|why| fault(to, why, WRITE))
@@ -164,8 +159,6 @@ impl<H: VcpuHw> TaskMemory for Linear<'_, H> {
 
 /// What the CPU would raise.
 fn fault(address: Gva, why: WalkFault, access: u32) -> TaskFault {
-    const PRESENT: u32 = 1;
-    const RESERVED: u32 = 8;
     let bits = match why {
         WalkFault::NotPresent => 0,
         WalkFault::ReadOnly => PRESENT,

@@ -2,7 +2,7 @@
 //! kernel's PVH entry.
 
 use hv_core::addr::Gpa;
-use hv_core::x86::{CR0_CD, CR0_ET, CR0_NW, CR0_PE, RFLAGS_FIXED};
+use hv_core::x86::{CR0_CD, CR0_ET, CR0_NW, CR0_PE, DR7_RESET, RFLAGS_FIXED};
 use hv_hw::virt::{
     DescriptorTable, SEGMENT_CS, SEGMENT_LDTR, SEGMENT_TR, SEGMENT_UNUSABLE, Segment, SystemRegs,
     SystemSet, VcpuHw,
@@ -10,8 +10,6 @@ use hv_hw::virt::{
 
 use super::Runner;
 
-/// What DR7 has always set.
-const DR7_FIXED: u64 = 0x400;
 const BUSY_TSS: u32 = 0x8B;
 
 impl<H: VcpuHw> Runner<H> {
@@ -75,7 +73,7 @@ fn at(rip: u64, segments: [Segment; 8]) -> SystemRegs {
     SystemRegs {
         rip,
         rflags: RFLAGS_FIXED,
-        dr7: DR7_FIXED,
+        dr7: DR7_RESET,
         segments,
         ..SystemRegs::default()
     }

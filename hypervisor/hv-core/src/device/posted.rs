@@ -38,9 +38,7 @@ pub struct PostedInterrupts<F> {
 pub enum PostNotify {
     /// Nothing: it has been told already, or will see it when it next runs.
     None,
-    /// Wake the vCPU; where it runs in the guest, the notification vector suffices, or else an exit.
-    Posted,
-    /// Wake the vCPU; where it runs in the guest, make it exit.
+    /// Wake the vCPU, which looks at its box.
     Kick,
 }
 
@@ -83,7 +81,7 @@ impl<F: SharedWords> PostedInterrupts<F> {
         }
         let control = self.frame.fetch_or_u32(self.place(CONTROL), ON);
         if control & (ON | SN) == 0 {
-            PostNotify::Posted
+            PostNotify::Kick
         } else {
             PostNotify::None
         }
@@ -169,13 +167,13 @@ mod tests {
     #[test]
     fn first_edge_notifies_and_the_next_do_not() {
         let posted = empty_box();
-        assert_eq!(posted.post_edge(0x41), PostNotify::Posted);
+        assert_eq!(posted.post_edge(0x41), PostNotify::Kick);
         assert_eq!(posted.post_edge(0x41), PostNotify::None);
         assert_eq!(posted.post_edge(0x42), PostNotify::None);
         let taken = posted.take();
         assert!(has(&taken.edge, 0x41) && has(&taken.edge, 0x42));
         assert!(!posted.is_waiting());
-        assert_eq!(posted.post_edge(0x41), PostNotify::Posted);
+        assert_eq!(posted.post_edge(0x41), PostNotify::Kick);
     }
 
     #[test]
@@ -214,7 +212,7 @@ mod tests {
                     }
                     1..4 => {
                         set[usize::from(vector >> 6)] |= 1 << (vector & 63);
-                        prop_assert_eq!(posted.post_edge(vector) == PostNotify::Posted, was_empty);
+                        prop_assert_eq!(posted.post_edge(vector) == PostNotify::Kick, was_empty);
                     }
                     _ => {
                         set[usize::from(vector >> 6)] |= 1 << (vector & 63);

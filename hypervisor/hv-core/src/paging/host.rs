@@ -2,18 +2,16 @@
 //!
 //! Source: Intel SDM vol. 3A, "4-Level Paging and 5-Level Paging".
 
-use super::Format;
-use crate::addr::{Hpa, Mfn, PAGE_SIZE, PageOrder};
+use super::{Format, LARGE};
+use crate::addr::{Mfn, PAGE_SIZE, PageOrder};
 
 const PRESENT: u64 = 1 << 0;
 const WRITE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
 const WRITE_THROUGH: u64 = 1 << 3;
 const CACHE_DISABLE: u64 = 1 << 4;
-const LARGE: u64 = 1 << 7;
 const GLOBAL: u64 = 1 << 8;
 const NO_EXECUTE: u64 = 1 << 63;
-const FRAME: u64 = 0x000F_FFFF_FFFF_F000;
 
 /// The format of the hypervisor's own tables: translates [`HostPage`].
 pub enum Host {}
@@ -96,14 +94,6 @@ impl Format for Host {
     #[inline]
     fn is_present(entry: u64) -> bool {
         entry & PRESENT != 0
-    }
-    #[inline]
-    fn is_large(entry: u64) -> bool {
-        entry & LARGE != 0
-    }
-    #[inline]
-    fn mfn(entry: u64) -> Mfn {
-        Mfn::containing(Hpa::new(entry & FRAME))
     }
     #[inline]
     fn attr(entry: u64) -> HostAttr {

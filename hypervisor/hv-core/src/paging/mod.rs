@@ -21,7 +21,7 @@ pub use edit::Incomplete;
 pub use table::{Leaf, PageTable, Slot};
 pub use visit::Next;
 
-use crate::addr::{Mfn, PageOrder};
+use crate::addr::{Hpa, Mfn, PageOrder};
 
 /// Bits of a page number that select an entry at each level.
 pub(crate) const LEVEL_BITS: u32 = 9;
@@ -31,6 +31,11 @@ pub const ENTRIES: usize = 1 << LEVEL_BITS;
 pub(crate) const LEVELS: u32 = 4;
 /// How many pages a table can name: page numbers are below this.
 pub const MAX_PAGES: u64 = 1 << (LEVEL_BITS * LEVELS);
+
+/// In all formats: an entry above the lowest level is a leaf.
+const LARGE: u64 = 1 << 7;
+/// In all formats: the frame that an entry refers to.
+const FRAME: u64 = 0x000F_FFFF_FFFF_F000;
 
 /// The bit layout of a kind of page table with four levels of 512 entries.
 pub trait Format {
@@ -51,9 +56,15 @@ pub trait Format {
     /// True where the CPU would use the entry.
     fn is_present(entry: u64) -> bool;
     /// True where a present entry above the lowest level is a leaf.
-    fn is_large(entry: u64) -> bool;
+    #[inline]
+    fn is_large(entry: u64) -> bool {
+        entry & LARGE != 0
+    }
     /// The frame that a present entry refers to.
-    fn mfn(entry: u64) -> Mfn;
+    #[inline]
+    fn mfn(entry: u64) -> Mfn {
+        Mfn::containing(Hpa::new(entry & FRAME))
+    }
     /// The attributes of a leaf.
     fn attr(entry: u64) -> Self::Attr;
 }

@@ -9,8 +9,8 @@
 //! Source: Intel SDM vol. 3C, "The Extended Page Table Mechanism (EPT)"; AMD APM vol. 2, "Nested Paging", "Long-Mode Page
 //! Translation".
 
-use super::Format;
-use crate::addr::{Gfn, Hpa, Mfn, PageOrder};
+use super::{Format, LARGE};
+use crate::addr::{Gfn, Mfn, PageOrder};
 
 const READ: u64 = 1 << 0;
 const WRITE: u64 = 1 << 1;
@@ -18,8 +18,6 @@ const WRITE: u64 = 1 << 1;
 const EXECUTE: u64 = 1 << 2;
 const MEMORY_TYPE_SHIFT: u32 = 3;
 const IGNORE_PAT: u64 = 1 << 6;
-const LARGE: u64 = 1 << 7;
-const FRAME: u64 = 0x000F_FFFF_FFFF_F000;
 const SOFTWARE_SHIFT: u32 = 52;
 const SOFTWARE: u64 = 0xF << SOFTWARE_SHIFT;
 /// Of a large leaf: its 4 KiB pages may be executed, it as a whole may not.
@@ -206,14 +204,6 @@ impl Format for Stage2 {
     #[inline]
     fn is_present(entry: u64) -> bool {
         entry & (READ | WRITE | EXECUTE) != 0
-    }
-    #[inline]
-    fn is_large(entry: u64) -> bool {
-        entry & LARGE != 0
-    }
-    #[inline]
-    fn mfn(entry: u64) -> Mfn {
-        Mfn::containing(Hpa::new(entry & FRAME))
     }
     #[inline]
     fn attr(entry: u64) -> Stage2Attr {

@@ -5,6 +5,8 @@
 //! while a double fault is delivered is a triple fault, and the rest come one after the other.
 //! Intel SDM vol. 3C, "Information for VM Exits During Event Delivery"; vol. 3A, "Interrupt 8—Double Fault Exception (#DF)".
 
+use crate::x86::vector;
+
 /// An event for the guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
@@ -33,7 +35,7 @@ pub enum Event {
 impl Event {
     /// #UD.
     pub const UNDEFINED: Self = Self::Exception {
-        vector: 6,
+        vector: vector::UNDEFINED,
         error: None,
     };
     /// #DF.
@@ -43,7 +45,7 @@ impl Event {
     };
     /// #GP(0).
     pub const PROTECTION: Self = Self::Exception {
-        vector: 13,
+        vector: vector::PROTECTION,
         error: Some(0),
     };
 }

@@ -10,11 +10,10 @@ use guest_abi::hvm::save::{HvmHwCpu, segment};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::context::{BadRecord, empty_cpu};
-use crate::x86::{CR0_ET, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME};
+use crate::x86::access::{ACCESSED, BUSY, CODE, CODE_OR_DATA, PRESENT, WRITABLE};
+use crate::x86::{CR0_ET, CR0_PG, CR4_PAE, DR6_RESET, DR7_RESET, EFER_LMA, EFER_LME};
 
 const RFLAGS_KNOWN: u64 = 0x3F_7FD7;
-const DR6_RESET: u64 = 0xFFFF_0FF0;
-const DR7_RESET: u64 = 0x400;
 
 /// The record's places of CS, DS, SS, ES, TR, in the order of the context.
 const SEGMENTS: [usize; 5] = [
@@ -24,12 +23,6 @@ const SEGMENTS: [usize; 5] = [
     segment::ES,
     segment::TR,
 ];
-const ACCESSED: u32 = 1;
-const BUSY: u32 = 2;
-const WRITABLE: u32 = 2;
-const CODE: u32 = 8;
-const CODE_OR_DATA: u32 = 1 << 4;
-const PRESENT: u32 = 1 << 7;
 const GRANULAR: u32 = 1 << 11;
 const BUSY_TSS: u32 = 0xB;
 

@@ -1,7 +1,7 @@
 //! Plans for hosts of all sizes, checked against what a plan promises.
 
 use super::super::e820::E820Entry;
-use super::super::elf::Relocation;
+use super::super::elf::tests::RELOCATION;
 use super::*;
 use crate::options::Amount;
 use proptest::prelude::*;
@@ -137,13 +137,8 @@ fn a_kernel_that_can_be_moved_goes_where_memory_is_free() {
     assert_eq!(place_kernel(&host, &[], &fixed), Ok(fixed.clone()));
     let taken = Dom0MemoryError::KernelPlaceTaken(Gpa::new(20 * MIB));
     assert_eq!(place_kernel(&host, &firmware, &fixed), Err(taken));
-    let relocation = Some(Relocation {
-        align: 2 << 20,
-        min: 1 << 24,
-        max: 0x3fff_ffff,
-    });
     let kernel = Kernel {
-        relocation,
+        relocation: Some(RELOCATION),
         ..fixed
     };
     let moved = place_kernel(&host, &firmware, &kernel).unwrap();

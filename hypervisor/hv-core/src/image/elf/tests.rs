@@ -5,6 +5,12 @@ use proptest::prelude::*;
 use std::vec;
 
 const MIB: u64 = 1 << 20;
+/// As Linux has it.
+pub(in super::super) const RELOCATION: Relocation = Relocation {
+    align: 2 << 20,
+    min: 1 << 24,
+    max: 0x3fff_ffff,
+};
 
 /// An ELF64 file: load segments (address, data, size in memory) and Xen notes (type, data).
 pub(in super::super) fn build(loads: &[(u64, &[u8], u64)], notes: &[(u32, &[u8])]) -> Vec<u8> {
@@ -101,14 +107,7 @@ fn segments_and_entry_are_read() {
         kernel.extent(),
         Gpa::new(16 * MIB)..Gpa::new(32 * MIB + 0x1000)
     );
-    assert_eq!(
-        kernel.relocation,
-        Some(Relocation {
-            align: 2 << 20,
-            min: 1 << 24,
-            max: 0x3fff_ffff
-        })
-    );
+    assert_eq!(kernel.relocation, Some(RELOCATION));
 }
 
 #[test]
@@ -139,13 +138,8 @@ fn a_kernel_is_moved_only_where_it_says_that_it_may_lie() {
     );
     let fixed = Kernel::parse(&file).unwrap();
     assert_eq!(fixed.moved_to(Gpa::new(16 * MIB)), None);
-    let relocation = Some(Relocation {
-        align: 2 << 20,
-        min: 1 << 24,
-        max: 0x3fff_ffff,
-    });
     let kernel = Kernel {
-        relocation,
+        relocation: Some(RELOCATION),
         ..fixed
     };
     let moved = kernel.moved_to(Gpa::new(64 * MIB)).unwrap();

@@ -9,8 +9,9 @@ mod segment;
 mod tests;
 
 use crate::addr::Gva;
-use crate::x86::CR0_PG;
 use crate::x86::gpr::RSP;
+use crate::x86::vector::{INVALID_TSS, NOT_PRESENT, PROTECTION, STACK};
+use crate::x86::{CR0_PG, CR0_TS, RFLAGS_FIXED, RFLAGS_NT, RFLAGS_VM};
 pub use segment::Segment;
 use segment::{Descriptor, Slot};
 
@@ -83,16 +84,18 @@ pub trait TaskMemory {
     fn write(&mut self, cr3: u64, to: Gva, from: &[u8]) -> Result<(), TaskFault>;
 }
 
-const INVALID_TSS: u8 = 10;
-const NOT_PRESENT: u8 = 11;
-const STACK: u8 = 12;
-const PROTECTION: u8 = 13;
-
-const CR0_TS: u64 = 1 << 3;
-const EFLAGS_FIXED: u32 = 2;
+/// Bits of EFLAGS that a task may choose.
 const EFLAGS_DEFINED: u32 = 0x003F_7FD5;
-const EFLAGS_NT: u32 = 1 << 14;
-const EFLAGS_VM: u32 = 1 << 17;
+const EFLAGS_FIXED: u32 = eflags(RFLAGS_FIXED);
+const EFLAGS_NT: u32 = eflags(RFLAGS_NT);
+const EFLAGS_VM: u32 = eflags(RFLAGS_VM);
+
+/// The lower half of RFLAGS.
+const fn eflags(rflags: u64) -> u32 {
+    let [a, b, c, d, ..] = rflags.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}
+
 /// L0 to L3 and LE, which are a task's own.
 const DR7_LOCAL: u64 = 0x155;
 /// Indices of [`TaskRegs::segments`].

@@ -2,6 +2,7 @@
 
 use super::{TaskFault, TaskMemory};
 use crate::addr::Gva;
+use crate::x86::access::{ACCESSED, BUSY, CODE, CODE_OR_DATA, PRESENT, WRITABLE};
 
 /// A segment register with its hidden part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -19,18 +20,12 @@ pub struct Segment {
 const UNUSABLE: u32 = 1 << 16;
 const BIG: u32 = 1 << 14;
 const GRANULAR: u32 = 1 << 15;
-const PRESENT: u32 = 1 << 7;
-const CODE_OR_DATA: u32 = 1 << 4;
-/// Bits of the type of a code or data segment.
-const CODE: u32 = 8;
+/// A bit of the type of a code or data segment.
 const CONFORMING_OR_DOWN: u32 = 4;
-const READABLE_OR_WRITABLE: u32 = 2;
-const ACCESSED: u32 = 1;
 /// Types of system segments.
 const LDT: u32 = 2;
 const TSS16: u32 = 1;
 const TSS32: u32 = 9;
-const BUSY: u32 = 2;
 
 impl Segment {
     /// A register that holds no segment yet.
@@ -45,7 +40,7 @@ impl Segment {
 
     /// CS of a task whose code segment could not be loaded: nothing can be executed, and its privilege is the selector's.
     pub(super) const fn no_code(selector: u16) -> Self {
-        let kind = PRESENT | CODE_OR_DATA | CODE | READABLE_OR_WRITABLE | ACCESSED | BIG;
+        let kind = PRESENT | CODE_OR_DATA | CODE | WRITABLE | ACCESSED | BIG;
         Self {
             access: kind | level(selector),
             ..Self::unusable(selector)
@@ -159,14 +154,14 @@ impl Descriptor {
     }
     /// True where it can be in SS.
     pub(super) const fn fits_stack(self, selector: u16, cpl: u16) -> bool {
-        self.has(CODE_OR_DATA | READABLE_OR_WRITABLE)
+        self.has(CODE_OR_DATA | WRITABLE)
             && !self.has(CODE)
             && selector & 3 == cpl
             && self.dpl() == cpl
     }
     /// True where it can be in DS, ES, FS, GS.
     pub(super) const fn fits_data(self, selector: u16, cpl: u16) -> bool {
-        let is_readable = !self.has(CODE) || self.has(READABLE_OR_WRITABLE);
+        let is_readable = !self.has(CODE) || self.has(WRITABLE);
         let is_conforming = self.has(CODE | CONFORMING_OR_DOWN);
         self.has(CODE_OR_DATA)
             && is_readable
