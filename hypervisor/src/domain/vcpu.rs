@@ -1,6 +1,6 @@
 //! What everybody may touch of a vCPU. What only the CPU that runs it touches is the `Runner` of the layer above.
 
-use hv_hw::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use hv_hw::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use bitflags::bitflags;
 use hv_core::device::message::{ApicAddress, LogicalId};
@@ -95,6 +95,8 @@ pub struct Vcpu {
     is_blocked: AtomicBool,
     /// The CPU that runs it.
     home: AtomicU32,
+    /// Its number there.
+    slot: AtomicUsize,
 }
 
 /// Where a vCPU is to run: a bit a CPU, all ones where nobody said.
@@ -144,6 +146,7 @@ impl Vcpu {
             is_running: AtomicBool::new(false),
             is_blocked: AtomicBool::new(false),
             home: AtomicU32::new(0),
+            slot: AtomicUsize::new(0),
         }
     }
 
@@ -257,7 +260,7 @@ impl Vcpu {
     #[inline]
     pub fn kick(&self) {
         if self.is_made() && !self.is_kicked.swap(true, Ordering::AcqRel) {
-            cpus::wake_for_vcpu(self.home());
+            cpus::wake_for_vcpu(self.home(), self.slot.load(Ordering::Acquire));
         }
     }
 
@@ -277,6 +280,11 @@ impl Vcpu {
     #[must_use]
     pub fn home(&self) -> u32 {
         self.home.load(Ordering::Relaxed)
+    }
+
+    /// Its CPU has given it a number, by which it is found there. Kicks from before are found by a look at all.
+    pub(crate) fn take_slot(&self, slot: usize) {
+        self.slot.store(slot, Ordering::Release);
     }
 
     /// True once it was given what it runs on: before, it does not exist for a toolstack.

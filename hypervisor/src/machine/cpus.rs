@@ -9,14 +9,15 @@ use hv_core::sched::DEFAULT_RATE_LIMIT_US;
 use hv_hw::irq;
 use hv_hw::percpu::{self, MAX_CPUS};
 
+use crate::machine::kicked::Kicked;
 use crate::machine::machine;
 
 /// What others leave for a CPU.
 pub(crate) struct Mailbox {
     /// It is to leave the guest, or idleness.
     pub(crate) wake: AtomicBool,
-    /// How many of its vCPUs were kicked and have not looked yet.
-    pub(crate) kicked: AtomicU32,
+    /// Which of its vCPUs were kicked and have not looked yet.
+    pub(crate) kicked: Kicked,
     /// The time of the vCPU that has the CPU is over.
     pub(crate) is_slice_over: AtomicBool,
     /// What else there is to look at: [`News`].
@@ -41,7 +42,7 @@ impl Mailbox {
     const fn new() -> Self {
         Self {
             wake: AtomicBool::new(false),
-            kicked: AtomicU32::new(0),
+            kicked: Kicked::new(),
             is_slice_over: AtomicBool::new(false),
             news: AtomicU8::new(0),
         }
@@ -119,11 +120,11 @@ pub fn wake(cpu: u32) {
     }
 }
 
-/// The same, because one of its vCPUs was kicked.
+/// The same, because its vCPU in that slot was kicked.
 #[inline]
-pub fn wake_for_vcpu(cpu: u32) {
+pub fn wake_for_vcpu(cpu: u32, slot: usize) {
     if let Some(mailbox) = mailbox(cpu) {
-        mailbox.kicked.fetch_add(1, Ordering::AcqRel);
+        mailbox.kicked.add(slot);
     }
     wake(cpu);
 }
@@ -132,7 +133,7 @@ pub fn wake_for_vcpu(cpu: u32) {
 #[inline]
 pub(crate) fn attended(cpu: u32) {
     if let Some(mailbox) = mailbox(cpu) {
-        mailbox.kicked.fetch_sub(1, Ordering::AcqRel);
+        mailbox.kicked.attended();
     }
 }
 

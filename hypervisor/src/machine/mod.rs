@@ -5,6 +5,7 @@
 
 pub mod cpus;
 pub mod host;
+pub(crate) mod kicked;
 pub mod memory;
 pub mod pinned;
 pub mod zombies;

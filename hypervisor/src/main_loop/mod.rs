@@ -38,7 +38,8 @@ pub struct CpuMain<H> {
     pcpu: Pcpu,
     make: Box<dyn MakeVcpu<H>>,
     policy: Box<dyn Policy>,
-    /// Each in a box, so that no long run of memory is needed for more. The policy knows a vCPU by the number of its slot.
+    /// Each in a box, so that no long run of memory is needed for more, by its slot on the CPU. The policy knows a vCPU by that
+    /// number too.
     slots: Vec<Option<Box<Slot<H>>>>,
     /// The domains of these vCPUs.
     tenants: Vec<Option<Tenant>>,
@@ -50,6 +51,9 @@ pub struct CpuMain<H> {
     current: Option<usize>,
     /// The vCPU whose turn it is has to make room.
     must_preempt: bool,
+    /// How often it was looked whether a vCPU was kicked.
+    #[cfg(test)]
+    pub(crate) looks: u64,
 }
 
 struct Slot<H> {
@@ -119,6 +123,8 @@ impl<H: VcpuHw> CpuMain<H> {
             last_ran: None,
             current: None,
             must_preempt: false,
+            #[cfg(test)]
+            looks: 0,
         }
     }
 
@@ -156,7 +162,7 @@ impl<H: VcpuHw> CpuMain<H> {
     pub fn part(&mut self, domain: &Domain, index: usize) -> Option<(&mut Runner<H>, &mut Pcpu)> {
         let is_it = |at: &Option<Box<Slot<H>>>| {
             at.as_ref()
-                .is_some_and(|at| at.runner.index == index && at.id.domid == domain.id)
+                .is_some_and(|at| usize::from(at.id.index) == index && at.id.domid == domain.id)
         };
         let slot = self.slots.iter().position(is_it)?;
         self.load(slot);
@@ -172,12 +178,27 @@ impl<H: VcpuHw> CpuMain<H> {
         if !self.pcpu.is_anybody_kicked() {
             return;
         }
-        for slot in 0..self.slots.len() {
-            if let Some(Some(at)) = self.slots.get(slot)
-                && at.runner.vcpu().take_kick()
-            {
-                self.consider_at_its_cost(slot);
+        for slot in self.pcpu.take_kicked(self.slots.len()) {
+            self.answer_kick(slot);
+        }
+        if self.pcpu.is_anybody_kicked() {
+            // by one that had no slot yet
+            for slot in 0..self.slots.len() {
+                self.answer_kick(slot);
             }
+        }
+    }
+
+    /// The vCPU in a slot looks, where it was kicked.
+    fn answer_kick(&mut self, slot: usize) {
+        #[cfg(test)]
+        {
+            self.looks += 1;
+        }
+        if let Some(Some(at)) = self.slots.get(slot)
+            && at.runner.vcpu().take_kick()
+        {
+            self.consider_at_its_cost(slot);
         }
     }
 
@@ -202,7 +223,8 @@ impl<H: VcpuHw> CpuMain<H> {
         let runner = make::runner(arrival, &mut self.pcpu, &*self.make);
         let id = runner.vcpu().id;
         let weight = runner.domain.weight.load(Ordering::Relaxed);
-        let new = Some(Box::new(Slot {
+        let slot = runner.slot;
+        let new = Box::new(Slot {
             id,
             tenant: self.move_in(&runner.domain),
             weight,
@@ -210,17 +232,11 @@ impl<H: VcpuHw> CpuMain<H> {
             drawn_ns: 0,
             is_parked: false,
             runner,
-        }));
-        let slot = match self.slots.iter().position(Option::is_none) {
-            Some(slot) => {
-                self.slots[slot] = new;
-                slot
-            }
-            None => {
-                self.slots.push(new);
-                self.slots.len() - 1
-            }
-        };
+        });
+        if slot >= self.slots.len() {
+            self.slots.resize_with(slot + 1, || None);
+        }
+        self.slots[slot] = Some(new);
         self.policy.add(Unit(slot), weight);
         self.load(slot);
         if let Some(Some(at)) = self.slots.get_mut(slot) {
@@ -560,7 +576,7 @@ impl<H: VcpuHw> CpuMain<H> {
         at.runner.account(RunState::Offline, now_ns);
         at.runner.vcpu().set_gone();
         let timers = at.runner.timers();
-        self.pcpu.disown(&domain, at.runner.index, timers);
+        self.pcpu.disown(slot, timers);
         drop(at);
         // whoever destroys the domain goes on once all are gone
         domain.runners.fetch_sub(1, Ordering::AcqRel);

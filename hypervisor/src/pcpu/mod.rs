@@ -120,8 +120,9 @@ impl Pcpu {
         cpus::note_idle(self.id, time::ticks_to_ns(ticks));
     }
 
-    /// Makes room for a vCPU; the timers are its singleshot, APIC, poll and watchdog timer.
-    pub fn adopt(&mut self, domain: Arc<Domain>, index: usize) -> [TimerId; VCPU_TIMERS] {
+    /// Makes room for a vCPU: its slot here; the timers are its singleshot, APIC, poll and watchdog timer.
+    pub fn adopt(&mut self, domain: Arc<Domain>, index: usize) -> (usize, [TimerId; VCPU_TIMERS]) {
+        let vcpu = domain.vcpus.get(index).cloned();
         let owner = Some((domain, index));
         let slot = match self.owners.iter().position(Option::is_none) {
             Some(slot) => {
@@ -134,21 +135,19 @@ impl Pcpu {
             }
         };
         self.owned += 1;
-        OF_VCPUS.map(|kind| self.timers.add(TimerKey { slot, kind }))
+        if let Some(vcpu) = vcpu {
+            vcpu.take_slot(slot);
+        }
+        let timers = OF_VCPUS.map(|kind| self.timers.add(TimerKey { slot, kind }));
+        (slot, timers)
     }
 
-    /// Forgets a vCPU and its timers.
-    pub fn disown(&mut self, domain: &Arc<Domain>, index: usize, timers: [TimerId; VCPU_TIMERS]) {
+    /// Forgets the vCPU in a slot and its timers.
+    pub fn disown(&mut self, slot: usize, timers: [TimerId; VCPU_TIMERS]) {
         for timer in timers {
             self.timers.remove(timer);
         }
-        let is_it = |owner: &Option<(Arc<Domain>, usize)>| {
-            owner
-                .as_ref()
-                .is_some_and(|(owner, number)| Arc::ptr_eq(owner, domain) && *number == index)
-        };
-        if let Some(owner) = self.owners.iter_mut().find(|owner| is_it(owner)) {
-            *owner = None;
+        if self.owners.get_mut(slot).and_then(Option::take).is_some() {
             self.owned -= 1;
         }
     }
@@ -320,7 +319,12 @@ impl Pcpu {
     #[inline]
     #[must_use]
     pub fn is_anybody_kicked(&self) -> bool {
-        self.mailbox.kicked.load(Ordering::Acquire) != 0
+        self.mailbox.kicked.is_anybody()
+    }
+
+    /// Seats below `end` whose vCPUs were kicked.
+    pub fn take_kicked(&self, end: usize) -> impl Iterator<Item = usize> + use<> {
+        self.mailbox.kicked.take_slots(end)
     }
 
     /// True where somebody wanted this CPU to look at its vCPUs and it has not yet.

@@ -40,7 +40,8 @@ pub fn runner<H: VcpuHw>(arrival: Arrival, pcpu: &mut Pcpu, make: impl MakeVcpu<
     };
     let page =
         SharedFrame::new(parts.apic_page.mfn()).expect("frames of ours are in the direct map");
-    let [singleshot, apic_timer, poll_timer, watchdog] = pcpu.adopt(domain.clone(), index);
+    let (slot, timers) = pcpu.adopt(domain.clone(), index);
+    let [singleshot, apic_timer, poll_timer, watchdog] = timers;
     Runner {
         lapic: Lapic::new(page, lapic_config),
         hw,
@@ -48,7 +49,7 @@ pub fn runner<H: VcpuHw>(arrival: Arrival, pcpu: &mut Pcpu, make: impl MakeVcpu<
         memo: Memo::new(domain.shared_info),
         domain,
         vcpu,
-        index,
+        slot,
         policies,
         parts,
         msr_state: MsrState::RESET,

@@ -54,8 +54,8 @@ pub struct Runner<H> {
     pub domain: Arc<Domain>,
     /// Its shared half.
     pub vcpu: Arc<Vcpu>,
-    /// Its index in the domain.
-    pub index: usize,
+    /// Its number on the CPU that runs it.
+    pub slot: usize,
     /// Its domain's policies, as it was last told.
     pub policies: Arc<Policies>,
     /// What it runs on, kept for it to be returned last.

@@ -247,3 +247,24 @@ fn busy_vcpus_have_the_whole_cap_of_their_domain() {
         destroy(&other, &mut main);
     }
 }
+
+/// What a kick of one costs does not grow with the others: beside it only who has looked of its own accord is looked at.
+#[test]
+fn kick_of_one_looks_at_few_others() {
+    prepare();
+    let _clock = Clock::take_over();
+    let mut main = new_cpu();
+    let other = guest(OTHER, (1, 1), &still());
+    // halted: none of them has anything to run
+    let halted = guest(TICKING, (32, 0), &still());
+    run_for(&mut main, 100 * MS);
+    for vcpu in [31, 0, 17] {
+        let before = main.looks;
+        halted.vcpus[vcpu].kick();
+        let _ = main.step();
+        let looks = main.looks - before;
+        assert!((1..=2).contains(&looks), "vCPU {vcpu}: {looks}");
+    }
+    destroy(&halted, &mut main);
+    destroy(&other, &mut main);
+}
