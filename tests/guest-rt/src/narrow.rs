@@ -54,9 +54,12 @@ pub fn zeroed<T: FromZeros>() -> T {
 #[repr(align(16))]
 struct Place<T>(T);
 
+/// Makes the call of these EAX, EBX, ECX, EDX, ESI, EDI.
+///
 /// # Safety
 /// Memory that the call writes must not be Rust's, or be handed over as such.
-unsafe fn raw(registers: [u32; 6]) -> i32 {
+#[must_use]
+pub unsafe fn raw(registers: [u32; 6]) -> i32 {
     // SAFETY: the routine keeps the C calling convention; the caller vouches for what the hypercall does.
     unsafe { narrow_call(registers.as_ptr()) }
 }

@@ -6,7 +6,12 @@
 use crate::arena::Arena;
 use crate::image;
 use crate::random::Random;
+use guest_abi::event_channel::{EVTCHNOP_expand_array, EVTCHNOP_init_control};
 use guest_abi::sched::{SCHEDOP_poll, SCHEDOP_yield};
+use guest_abi::vcpu::{
+    VCPUOP_register_runstate_memory_area, VCPUOP_register_vcpu_info,
+    VCPUOP_register_vcpu_time_memory_area,
+};
 use guest_abi::xen::{
     __HYPERVISOR_console_io, __HYPERVISOR_domctl, __HYPERVISOR_event_channel_op,
     __HYPERVISOR_grant_table_op, __HYPERVISOR_hvm_op, __HYPERVISOR_kexec_op,
@@ -15,13 +20,15 @@ use guest_abi::xen::{
     __HYPERVISOR_sysctl, __HYPERVISOR_vcpu_op, __HYPERVISOR_vm_assist, __HYPERVISOR_xen_version,
     CONSOLEIO_read,
 };
-use guest_rt::hypercall;
+use guest_rt::{hypercall, narrow};
 
 /// A number and its arguments.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call {
     pub(crate) number: u64,
     pub(crate) args: [u64; 5],
+    /// Made by 32-bit code.
+    pub(crate) is_narrow: bool,
 }
 
 /// Those that exist, the more often the more they do.
@@ -50,18 +57,61 @@ const USUAL: [u64; 20] = [
 
 /// Makes the call.
 pub(crate) fn make(call: &Call) -> i64 {
-    // SAFETY: pointers among the arguments lead to the arena, which is atomics, or to nothing of ours.
-    unsafe { hypercall::raw(call.number, call.args) }
+    if !call.is_narrow {
+        // SAFETY: pointers among the arguments lead to the arena, which is atomics, or to nothing of ours.
+        return unsafe { hypercall::raw(call.number, call.args) };
+    }
+    let [ebx, ecx, edx, esi, edi] = call.args.map(narrow_argument);
+    // SAFETY: as above.
+    i64::from(unsafe { narrow::raw([call.number as u32, ebx, ecx, edx, esi, edi]) })
 }
+
+/// What fits; else something that leads to no RAM, which half of an address might.
+fn narrow_argument(value: u64) -> u32 {
+    const NO_RAM: u32 = 0xC000_0000;
+    u32::try_from(value).unwrap_or(value as u32 | NO_RAM)
+}
+
+/// True where it can be made by 32-bit code. What points to frames or to more memory is left to 64-bit code, in whose layouts
+/// the arena is filled: halves of it could lead to this kernel.
+fn can_be_narrow(call: &Call) -> bool {
+    let op = call.args[0] & 0xFFFF_FFFF;
+    match call.number {
+        __HYPERVISOR_xen_version
+        | __HYPERVISOR_hvm_op
+        | __HYPERVISOR_set_timer_op
+        | __HYPERVISOR_vm_assist => true,
+        __HYPERVISOR_event_channel_op => {
+            op != u64::from(EVTCHNOP_init_control) && op != u64::from(EVTCHNOP_expand_array)
+        }
+        __HYPERVISOR_vcpu_op => ![
+            VCPUOP_register_runstate_memory_area,
+            VCPUOP_register_vcpu_info,
+            VCPUOP_register_vcpu_time_memory_area,
+        ]
+        .map(u64::from)
+        .contains(&op),
+        __HYPERVISOR_sched_op => call.args[0] != u64::from(SCHEDOP_poll),
+        number => !USUAL.contains(&number) && !TOOLSTACK.contains(&number),
+    }
+}
+
+/// Those with pointers within, beside the usual ones.
+const TOOLSTACK: [u64; 3] = [
+    __HYPERVISOR_domctl,
+    __HYPERVISOR_sysctl,
+    __HYPERVISOR_kexec_op,
+];
 
 /// A random call that does not end the domain.
 pub(crate) fn random(random: &mut Random, arena: &Arena) -> Call {
     loop {
         let number = number(random);
-        let call = match number {
+        let mut call = match number {
             __HYPERVISOR_multicall => multicall(random, arena),
             _ => one(number, random, arena),
         };
+        call.is_narrow = random.once_in(4) && can_be_narrow(&call);
         if !is_left_out(&call) {
             return call;
         }
@@ -118,7 +168,11 @@ fn one(number: u64, random: &mut Random, arena: &Arena) -> Call {
         }
         _ => {}
     }
-    Call { number, args }
+    Call {
+        number,
+        args,
+        is_narrow: false,
+    }
 }
 
 fn filled_pointer(random: &mut Random, arena: &Arena) -> u64 {
@@ -266,6 +320,7 @@ fn multicall(random: &mut Random, arena: &Arena) -> Call {
     Call {
         number: __HYPERVISOR_multicall,
         args: [list, count, 0, 0, 0],
+        is_narrow: false,
     }
 }
 

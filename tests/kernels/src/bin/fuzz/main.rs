@@ -1,4 +1,4 @@
-//! Random hypercalls, from a seed: whatever a guest asks for, the host must survive and its answers must make sense.
+//! Random hypercalls of 64-bit and 32-bit code, from a seed: whatever a guest asks for, the host must survive and its answers must make sense.
 //!
 //! `seed=` and `calls=` on the command line (defaults 1 and 1000000). The same seed makes the same calls; `trace=N`
 //! prints those from the Nth on, each before it is made. What would end
@@ -66,6 +66,7 @@ fn run() -> Verdict {
         }
         let result = call::make(&made);
         tally.count(result);
+        tally.narrow += u64::from(made.is_narrow && result >= 0);
         check!(
             result != RESTART,
             "call {index} of seed {seed}, {made:x?}: restart leaked"
@@ -80,9 +81,15 @@ fn run() -> Verdict {
         }
     }
     still_there(calls, seed)?;
+    check!(
+        tally.narrow > calls / 100,
+        "{} calls of 32-bit code succeeded",
+        tally.narrow
+    );
     say!(
-        "--- fuzz made {calls} calls: {} succeeded, {} ENOSYS, {} EFAULT, {} other refusals, digest {:#018x}",
+        "--- fuzz made {calls} calls: {} succeeded ({} of 32-bit code), {} ENOSYS, {} EFAULT, {} other refusals, digest {:#018x}",
         tally.succeeded,
+        tally.narrow,
         tally.enosys,
         tally.efault,
         tally.other,
@@ -114,6 +121,7 @@ fn still_there(index: u64, seed: u64) -> Verdict {
 #[derive(Default)]
 struct Tally {
     succeeded: u64,
+    narrow: u64,
     enosys: u64,
     efault: u64,
     other: u64,
