@@ -1,6 +1,6 @@
 //! What everybody may touch of a vCPU. What only the CPU that runs it touches is the `Runner` of the layer above.
 
-use hv_hw::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use hv_hw::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use bitflags::bitflags;
 use hv_core::device::message::{ApicAddress, LogicalId};
@@ -14,7 +14,7 @@ use super::Domain;
 use super::account::Account;
 use super::exit_counts::Counts;
 use super::vcpu_state::StateBox;
-use crate::machine::cpus;
+use crate::machine::{cpus, kicked};
 
 bitflags! {
     /// What others ask of a vCPU beside interrupts: single bits of one word.
@@ -95,8 +95,8 @@ pub struct Vcpu {
     is_blocked: AtomicBool,
     /// The CPU that runs it.
     home: AtomicU32,
-    /// Its number there.
-    slot: AtomicUsize,
+    /// The bit of its slot there.
+    mark: AtomicU64,
 }
 
 /// Where a vCPU is to run: a bit a CPU, all ones where nobody said.
@@ -146,7 +146,7 @@ impl Vcpu {
             is_running: AtomicBool::new(false),
             is_blocked: AtomicBool::new(false),
             home: AtomicU32::new(0),
-            slot: AtomicUsize::new(0),
+            mark: AtomicU64::new(kicked::mark(0)),
         }
     }
 
@@ -260,7 +260,7 @@ impl Vcpu {
     #[inline]
     pub fn kick(&self) {
         if self.is_made() && !self.is_kicked.swap(true, Ordering::AcqRel) {
-            cpus::wake_for_vcpu(self.home(), self.slot.load(Ordering::Acquire));
+            cpus::wake_for_vcpu(self.home(), self.mark.load(Ordering::Acquire));
         }
     }
 
@@ -284,7 +284,7 @@ impl Vcpu {
 
     /// Its CPU has given it a number, by which it is found there. Kicks from before are found by a look at all.
     pub(crate) fn take_slot(&self, slot: usize) {
-        self.slot.store(slot, Ordering::Release);
+        self.mark.store(kicked::mark(slot), Ordering::Release);
     }
 
     /// True once it was given what it runs on: before, it does not exist for a toolstack.

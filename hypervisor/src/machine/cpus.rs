@@ -120,11 +120,11 @@ pub fn wake(cpu: u32) {
     }
 }
 
-/// The same, because its vCPU in that slot was kicked.
+/// The same, because its vCPU with that mark was kicked.
 #[inline]
-pub fn wake_for_vcpu(cpu: u32, slot: usize) {
+pub fn wake_for_vcpu(cpu: u32, mark: u64) {
     if let Some(mailbox) = mailbox(cpu) {
-        mailbox.kicked.add(slot);
+        mailbox.kicked.add(mark);
     }
     wake(cpu);
 }

@@ -175,21 +175,31 @@ impl<H: VcpuHw> CpuMain<H> {
         if self.pcpu.has_news() {
             self.hear();
         }
+        const FEW: usize = 4;
         if !self.pcpu.is_anybody_kicked() {
             return;
         }
-        for slot in self.pcpu.take_kicked(self.slots.len()) {
-            self.answer_kick(slot);
+        // so few are looked at faster than a map of them
+        if self.slots.len() > FEW {
+            self.answer_marked();
         }
         if self.pcpu.is_anybody_kicked() {
-            // by one that had no slot yet
+            // also one that had no slot yet when it was kicked
             for slot in 0..self.slots.len() {
                 self.answer_kick(slot);
             }
         }
     }
 
+    #[inline(never)]
+    fn answer_marked(&mut self) {
+        for slot in self.pcpu.take_kicked(self.slots.len()) {
+            self.answer_kick(slot);
+        }
+    }
+
     /// The vCPU in a slot looks, where it was kicked.
+    #[inline]
     fn answer_kick(&mut self, slot: usize) {
         #[cfg(test)]
         {
