@@ -52,17 +52,19 @@ pub(crate) fn device(vector: u8) {
         message(domain, vector);
         return;
     }
-    let raised = domain.devices.lock().raise(number);
-    let Some(raised) = raised else {
-        ioapic::set_masked(number, true);
-        return;
+    let message = {
+        // the real pin changes under the lock of the virtual one: an EOI on another CPU comes before both, or after
+        let mut devices = domain.devices.lock();
+        let Some(raised) = devices.raise(number) else {
+            ioapic::set_masked(number, true);
+            return;
+        };
+        if let Some(effect) = raised.pin {
+            apply(first_gsi_of(number), effect);
+        }
+        raised.message
     };
-    if let Some(effect) = raised.pin {
-        apply(first_gsi_of(number), effect);
-    }
-    let is_taken = raised
-        .message
-        .is_none_or(|message| deliver(domain, message));
+    let is_taken = message.is_none_or(|message| deliver(domain, message));
     if !is_taken {
         domain.devices.lock().undelivered(number);
     }
