@@ -1,4 +1,4 @@
-//! The end of the machine: dom0 wants it off, or anew, or has died.
+//! The end of the machine: dom0 wants it off, or again, or has died.
 //!
 //! HOST LOG: the machine's last words, when the domain that owns it ends it.
 
@@ -6,7 +6,7 @@ use hv_core::device::ports;
 use hv_hw::console::{self, log::GuestLog};
 use hv_hw::{error, guest_log, info, insn, port};
 
-use crate::domain::Ended;
+use crate::domain::ShutdownReason;
 use crate::machine::host;
 
 /// ACPI S3, which would lose everything that the hypervisor keeps in the CPU.
@@ -50,16 +50,18 @@ pub(crate) fn machine_is_reset() -> ! {
 }
 
 /// dom0 has ended, and with it the machine's work.
-pub(crate) fn dom0_ended(why: Ended) -> ! {
+pub(crate) fn dom0_ended(why: ShutdownReason) -> ! {
     match why {
-        Ended::PowerOff => power_off(),
-        Ended::Crash if host::host().options.noreboot => {
+        ShutdownReason::PowerOff => power_off(),
+        ShutdownReason::Crash if host::host().options.noreboot => {
             error!("dom0 has crashed; noreboot: the machine stays as it is");
             console::flush();
             insn::halt_for_ever()
         }
-        Ended::Crash => error!("dom0 has crashed: rebooting"),
-        Ended::Reboot | Ended::Suspend | Ended::Other(_) => info!("dom0 has shut down: rebooting"),
+        ShutdownReason::Crash => error!("dom0 has crashed: rebooting"),
+        ShutdownReason::Reboot | ShutdownReason::Suspend | ShutdownReason::Other(_) => {
+            info!("dom0 has shut down: rebooting")
+        }
     }
     console::flush();
     hv_hw::shutdown::reset()

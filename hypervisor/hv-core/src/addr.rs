@@ -211,7 +211,7 @@ impl PageOrder {
 pub struct MfnRange {
     /// The first frame.
     pub start: Mfn,
-    /// The frame behind the last; not below `start`.
+    /// The frame after the last; not below `start`.
     pub end: Mfn,
 }
 

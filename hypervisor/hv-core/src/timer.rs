@@ -46,7 +46,7 @@ impl<K: Copy> TimerQueue<K> {
         TimerId(slot)
     }
 
-    /// Takes a timer out for good; its id means nothing from then on.
+    /// Takes a timer out permanently; its id means nothing from then on.
     pub fn remove(&mut self, id: TimerId) {
         self.is_changed = true;
         self.deadlines.remove(id.0);
@@ -82,8 +82,8 @@ impl<K: Copy> TimerQueue<K> {
         self.deadlines.first().map(|(deadline, _)| deadline)
     }
 
-    /// True once after whatever may have changed the earliest deadline, or used the alarm that was set for it: whether to
-    /// program the hardware anew.
+    /// True once after whatever may have changed the earliest deadline, or used the timer that was set for it: whether to
+    /// program the hardware again.
     #[inline]
     pub fn take_changed(&mut self) -> bool {
         self.is_changed && core::mem::take(&mut self.is_changed)

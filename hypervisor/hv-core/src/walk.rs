@@ -131,7 +131,7 @@ fn walk_long<M: GuestMem + ?Sized>(
 }
 
 /// PAE without long mode: four pointers at CR3, then two levels. The CPU caches the pointers when CR3 is loaded; reading
-/// them anew differs only for a guest that changed them and has not reloaded CR3 yet.
+/// them again differs only for a guest that changed them and has not reloaded CR3 yet.
 #[cold]
 fn walk_pae<M: GuestMem + ?Sized>(
     mem: &M,

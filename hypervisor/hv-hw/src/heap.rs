@@ -103,7 +103,7 @@ pub fn give(frames: MfnRange) {
 ///
 /// # Panics
 /// With frames that lie elsewhere, or while others are lent.
-pub fn lend(frames: MfnRange, own: MfnRange) {
+pub fn add_temporary(frames: MfnRange, own: MfnRange) {
     let start = direct_map::hva(frames.start.base());
     let bytes = usize::try_from(frames.len() * PAGE_SIZE)
         .expect("frames that are mapped fit the address space");
@@ -116,7 +116,7 @@ pub fn lend(frames: MfnRange, own: MfnRange) {
     unsafe { areas.lent.init(start, bytes) };
 }
 
-/// Ends the loan, and the heap is again what it was, `own`; false, and nothing has changed, where some of it is still in use.
+/// Takes the temporary region back, and the heap is again what it was, `own`; false, and nothing has changed, where some of it is still in use.
 #[must_use]
 pub fn take_back(own: MfnRange) -> bool {
     let mut areas = AREAS.lock();

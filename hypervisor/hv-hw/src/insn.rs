@@ -62,7 +62,7 @@ pub fn wbinvd() {
     }
 }
 
-/// Stops this CPU for good: only NMI, SMI and reset get through.
+/// Stops this CPU permanently: only NMI, SMI and reset get through.
 pub fn halt_for_ever() -> ! {
     loop {
         // SAFETY: with IF=0 the CPU only sleeps; nothing of Rust's changes.

@@ -1,7 +1,7 @@
-//! The mechanisms: how the chip does it. The only hypervisor crate with unsafe code but for `nospec`, in named modules that say why.
+//! The hardware layer: how the CPU does it. The only hypervisor crate with unsafe code but for `nospec`, in named modules that say why.
 //!
 //! It builds for two targets. On bare metal it is the hypervisor's lower half. On the host (`cargo test`) the same
-//! modules stand on a board of tests (`hosted`: an arena for memory, a thread for each CPU), so that the story above runs
+//! modules stand on a board of tests (`hosted`: an arena for memory, a thread for each CPU), so that the core above runs
 //! in tests; what only a CPU in ring 0 can do compiles there and is not called.
 #![no_std]
 extern crate alloc;

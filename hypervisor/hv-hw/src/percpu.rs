@@ -34,7 +34,7 @@ impl IrqsOff {
             not_send: PhantomData,
         }
     }
-    /// For tests of the story: a thread of the host has no interrupts.
+    /// For tests of the core: a thread of the host has no interrupts.
     #[cfg(not(target_os = "none"))]
     #[must_use]
     pub const fn for_tests() -> Self {

@@ -46,10 +46,10 @@ pub struct Machine {
     pub options: Options,
     /// The host's memory map, as the firmware describes it.
     pub memory: E820Map,
-    /// RAM that is the hypervisor's for good: its image, its heap.
+    /// RAM that is the hypervisor's permanently: its image, its heap.
     pub hypervisor: [MfnRange; 2],
     /// Frames right below the heap, which it may have while dom0's kernel is unpacked. They are not among the free ones.
-    pub loan: MfnRange,
+    pub temporary_heap: MfnRange,
     /// RAM below 1 MiB. It is not among the free frames, so that nothing but dom0 gets it.
     pub low_ram: Vec<MfnRange>,
     /// dom0's kernel, then its initrd, out of the way of dom0's memory. Their frames are not among the free ones.
@@ -92,7 +92,7 @@ pub fn start(boot: BootInfo) -> ! {
         options,
         memory: loaded.memory,
         hypervisor: [boot.image.whole(), memory.heap],
-        loan: memory.loan,
+        temporary_heap: memory.temporary_heap,
         low_ram: memory.low,
         modules: memory.modules,
         acpi: platform.acpi,

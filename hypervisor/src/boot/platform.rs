@@ -219,7 +219,7 @@ fn add_ioapics(madt: &Madt) -> Result<(), PlatformProblem> {
     Ok(())
 }
 
-/// Routes the serial port's interrupt to this CPU, for good; from then on printing waits for nothing.
+/// Routes the serial port's interrupt to this CPU, permanently; from then on printing waits for nothing.
 fn route_console(madt: &Madt, options: &Options) {
     let port = if options.console.com1 {
         options.com1

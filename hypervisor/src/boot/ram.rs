@@ -82,7 +82,7 @@ pub(super) struct Memory {
     /// The heap, with the frame table in it.
     pub(super) heap: MfnRange,
     /// Frames right below the heap, for what unpacking a kernel takes.
-    pub(super) loan: MfnRange,
+    pub(super) temporary_heap: MfnRange,
     /// RAM below 1 MiB.
     pub(super) low: Vec<MfnRange>,
     /// The modules where they are now.
@@ -102,10 +102,14 @@ pub(super) fn init(image: &ImageLayout, loaded: &BootInformation) -> Result<Memo
     }
     let modules = move_modules(&ram, image, &loaded.modules)?;
     let heap_pages = (pages / HEAP_PART).clamp(LEAST_HEAP_PAGES, MOST_HEAP_PAGES);
-    let (heap, loan) = give_heap(&ram, image, &modules, heap_pages)?;
-    make_allocator(&ram, &busy(image, &modules, &[heap, loan]), heap_pages)?;
+    let (heap, temporary_heap) = give_heap(&ram, image, &modules, heap_pages)?;
+    make_allocator(
+        &ram,
+        &busy(image, &modules, &[heap, temporary_heap]),
+        heap_pages,
+    )?;
     map_all(image, &loaded.memory)?;
-    free_high(&ram, &busy(image, &modules, &[heap, loan]))?;
+    free_high(&ram, &busy(image, &modules, &[heap, temporary_heap]))?;
     info!(
         "memory: {} MiB RAM, heap at {:?}, {} MiB free",
         pages >> 8,
@@ -115,7 +119,7 @@ pub(super) fn init(image: &ImageLayout, loaded: &BootInformation) -> Result<Memo
     let low = below(&ram, Mfn::containing(LOW_END));
     Ok(Memory {
         heap,
-        loan,
+        temporary_heap,
         low,
         modules,
     })
@@ -196,7 +200,7 @@ fn give_heap(
     let end = Mfn::containing(BOOT_MAP_END);
     let hole = LOAN_PAGES
         .into_iter()
-        .find_map(|loan| highest_hole(ram, &taken, loan + size, end));
+        .find_map(|temporary_heap| highest_hole(ram, &taken, temporary_heap + size, end));
     let hole = hole.ok_or(MemoryProblem::NoRoom(size, "the heap"))?;
     let start = Mfn::new(hole.end.as_u64() - size);
     let heap = MfnRange::new(start, hole.end);

@@ -70,9 +70,13 @@ fn domains() {
 }
 
 fn describe(domain: &Domain) {
-    let (death, pauses, ended) = {
-        let life = domain.life.lock();
-        (life.death(), life.pauses, life.ended)
+    let (teardown_stage, pauses, ended) = {
+        let lifecycle = domain.lifecycle.lock();
+        (
+            lifecycle.teardown_stage(),
+            lifecycle.pauses,
+            lifecycle.ended,
+        )
     };
     info!(
         "{}: {} of {} pages, {} in all, {} of tables, {} vCPUs, weight {}{}",
@@ -90,8 +94,8 @@ fn describe(domain: &Domain) {
         }
     );
     info!(
-        "  held by {:?}, {pauses} pauses, ended {ended:?}, death {death:?}",
-        domain.holds()
+        "  held by {:?}, {pauses} pauses, ended {ended:?}, teardown_stage {teardown_stage:?}",
+        domain.pause_reasons()
     );
 }
 

@@ -103,7 +103,7 @@ impl Account {
         (self.copy.take(), self.clock.take())
     }
 
-    /// Writes the guest's copy of the clock anew, where it has one.
+    /// Writes the guest's copy of the clock again, where it has one.
     pub fn write_clock(&self, clock: &PvClock) {
         if let Some((frame, offset)) = &self.clock {
             clock.write(frame, *offset);

@@ -14,7 +14,7 @@ use guest_abi::errno::Errno;
 use hv_core::addr::{Gfn, PAGE_BYTES, PageOrder};
 use hv_core::cpuid::apic_id;
 use hv_core::device::ports::{BITMAP_BYTES, PortMap};
-use hv_core::device::posted::{BOX_BYTES, PostedInterrupts};
+use hv_core::device::posted::{DESCRIPTOR_BYTES, PostedInterrupts};
 use hv_core::domid::DomId;
 use hv_core::evtchn::EventChannels;
 use hv_core::image::e820::E820Map;
@@ -33,7 +33,7 @@ use crate::domain::policies::STAGE2_BITS;
 use crate::domain::share::HeapShare;
 use crate::domain::space::Limits;
 use crate::domain::vcpu::Vcpu;
-use crate::domain::{Callback, Domain, Holds, Life, Policies, domains};
+use crate::domain::{Callback, Domain, Lifecycle, PauseReasons, Policies, domains};
 use crate::machine::host::{self, host};
 use crate::machine::memory::{self, OwnFrame, SpecialFrame, Tables};
 use crate::machine::pinned::Pinned;
@@ -92,7 +92,7 @@ impl DomainConfig {
 }
 
 /// What only dom0 has from the start; others get nothing but what [`domain`] makes.
-pub struct Belongings {
+pub struct DomainResources {
     /// Its memory's map.
     pub p2m: P2m,
     /// The map that it is told.
@@ -105,7 +105,7 @@ pub struct Belongings {
     pub devices: Devices,
 }
 
-impl Belongings {
+impl DomainResources {
     /// Of a guest: an empty address space and no device.
     ///
     /// # Errors
@@ -151,7 +151,7 @@ fn large_pages_may_be_executed() -> bool {
 ///
 /// # Errors
 /// ENOMEM.
-pub fn domain(id: DomId, config: DomainConfig, mut own: Belongings) -> Result<Domain, Errno> {
+pub fn domain(id: DomId, config: DomainConfig, mut own: DomainResources) -> Result<Domain, Errno> {
     let parts = match parts(id, &config, &own.ports) {
         Ok(parts) => parts,
         Err(errno) => {
@@ -160,11 +160,11 @@ pub fn domain(id: DomId, config: DomainConfig, mut own: Belongings) -> Result<Do
         }
     };
     let (tsc, clock) = time();
-    let mut life = Life::new(config.handle);
-    let mut holds = Holds::empty();
+    let mut lifecycle = Lifecycle::new(config.handle);
+    let mut holds = PauseReasons::empty();
     if !config.is_hardware {
-        life.pauses = 1;
-        holds = Holds::PAUSED;
+        lifecycle.pauses = 1;
+        holds = PauseReasons::PAUSED;
     }
     let domain = Domain {
         id,
@@ -185,7 +185,7 @@ pub fn domain(id: DomId, config: DomainConfig, mut own: Belongings) -> Result<Do
         grants: Grants::new(id, config.max_grant_frames, config.max_maptrack_frames),
         events: RankedLock::new(parts.events),
         devices: RankedLock::new(own.devices),
-        life: RankedLock::new(life),
+        lifecycle: RankedLock::new(lifecycle),
         pollers: AtomicU32::new(0),
         callback: Callback::default(),
         log: GuestLog::new(id),
@@ -195,9 +195,9 @@ pub fn domain(id: DomId, config: DomainConfig, mut own: Belongings) -> Result<Do
         has_runstate_flag: AtomicBool::new(false),
         weight: AtomicU16::new(DEFAULT_WEIGHT),
         cap: AtomicU16::new(0),
-        holds: AtomicU32::new(holds.bits()),
+        pause_reasons: AtomicU32::new(holds.bits()),
         runners: AtomicU32::new(0),
-        _boxes: parts.boxes,
+        _boxes: parts.descriptors,
         _shared_info: parts.shared_info,
     };
     {
@@ -210,15 +210,15 @@ pub fn domain(id: DomId, config: DomainConfig, mut own: Belongings) -> Result<Do
 }
 
 /// What can fail of a domain's making.
-struct Parts {
+struct Allocations {
     io_bitmap: IoBitmap,
     shared_info: SpecialFrame,
     events: EventChannels<Pinned>,
     vcpus: Vec<Arc<Vcpu>>,
-    boxes: Vec<OwnFrame>,
+    descriptors: Vec<OwnFrame>,
 }
 
-fn parts(id: DomId, config: &DomainConfig, ports: &PortMap) -> Result<Parts, Errno> {
+fn parts(id: DomId, config: &DomainConfig, ports: &PortMap) -> Result<Allocations, Errno> {
     if !memory::heap_has_room() && !config.is_hardware {
         return Err(Errno::ENOMEM);
     }
@@ -230,35 +230,38 @@ fn parts(id: DomId, config: &DomainConfig, ports: &PortMap) -> Result<Parts, Err
     let shared_info = SpecialFrame::alloc(id).ok_or(Errno::ENOMEM)?;
     let pinned = Pinned::new(shared_info.mfn(), id).ok_or(Errno::ENOMEM)?;
     let events = EventChannels::new(id, pinned, config.vcpus, config.max_port);
-    let (boxes, vcpus) = vcpus(id, config)?;
-    Ok(Parts {
+    let (descriptors, vcpus) = vcpus(id, config)?;
+    Ok(Allocations {
         io_bitmap,
         shared_info,
         events,
         vcpus,
-        boxes,
+        descriptors,
     })
 }
 
 /// The vCPUs, with a box for interrupts each. dom0's first is up from the start; a toolstack starts others'.
 fn vcpus(id: DomId, config: &DomainConfig) -> Result<(Vec<OwnFrame>, Vec<Arc<Vcpu>>), Errno> {
-    let boxes_per_frame = PAGE_BYTES / BOX_BYTES;
-    let frames = usize::from(config.vcpus).div_ceil(boxes_per_frame);
-    let boxes: Vec<OwnFrame> = (0..frames)
+    let descriptors_per_frame = PAGE_BYTES / DESCRIPTOR_BYTES;
+    let frames = usize::from(config.vcpus).div_ceil(descriptors_per_frame);
+    let descriptors: Vec<OwnFrame> = (0..frames)
         .map(|_| OwnFrame::alloc().ok_or(Errno::ENOMEM))
         .collect::<Result<_, _>>()?;
     let vcpus = (0..config.vcpus)
         .map(|index| {
             let slot = usize::from(index);
-            let frame = boxes.get(slot / boxes_per_frame).map(OwnFrame::shared);
-            let frame = frame.expect("there is a frame for every so many boxes");
-            let posted = PostedInterrupts::new(frame, slot % boxes_per_frame * BOX_BYTES);
+            let frame = descriptors
+                .get(slot / descriptors_per_frame)
+                .map(OwnFrame::shared);
+            let frame = frame.expect("there is a frame for every so many descriptors");
+            let posted =
+                PostedInterrupts::new(frame, slot % descriptors_per_frame * DESCRIPTOR_BYTES);
             let is_up = config.is_hardware && index == 0;
             let id = VcpuId { domid: id, index };
             Arc::new(Vcpu::new(id, apic_id(u32::from(index)), posted, is_up))
         })
         .collect();
-    Ok((boxes, vcpus))
+    Ok((descriptors, vcpus))
 }
 
 /// The guest's TSC starts at 0 now, its system time is the machine's.

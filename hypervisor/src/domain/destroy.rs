@@ -12,7 +12,7 @@ use hv_core::evtchn::{EventChannels, PeerClosed};
 use hv_hw::domain_log;
 use hv_hw::virt::VcpuHw;
 
-use crate::domain::life::{Holds, tell_toolstack};
+use crate::domain::lifecycle::{PauseReasons, tell_toolstack};
 use crate::domain::teardown::{self, Budget};
 use crate::domain::{Domain, grants, registry};
 use crate::machine::pinned::Pinned;
@@ -30,7 +30,7 @@ const STEP: Budget = Budget {
 
 /// How far a domain's destruction is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Death {
+pub enum TeardownStage {
     /// It lives.
     None,
     /// Somebody is at it right now.
@@ -63,34 +63,37 @@ pub enum Progress {
 
 /// Takes the domain's destruction a step further; the first begins it.
 pub fn step<H: VcpuHw>(domain: &Domain, hw: &mut H) -> Progress {
-    let now = mem::replace(&mut domain.life.lock().death, Death::Busy);
+    let now = mem::replace(
+        &mut domain.lifecycle.lock().teardown_stage,
+        TeardownStage::Busy,
+    );
     let next = match now {
-        Death::Busy => return Progress::WaitForCpus,
-        Death::None => begin(domain),
-        Death::Vcpus => vcpus_gone(domain),
-        Death::Ports => close_ports(domain),
-        Death::Grants => release_grants(domain, hw),
-        Death::Memory => empty(domain, hw),
-        Death::Tables => free_tables(domain, hw),
-        Death::Zombie => Death::Zombie,
+        TeardownStage::Busy => return Progress::WaitForCpus,
+        TeardownStage::None => begin(domain),
+        TeardownStage::Vcpus => vcpus_gone(domain),
+        TeardownStage::Ports => close_ports(domain),
+        TeardownStage::Grants => release_grants(domain, hw),
+        TeardownStage::Memory => empty(domain, hw),
+        TeardownStage::Tables => free_tables(domain, hw),
+        TeardownStage::Zombie => TeardownStage::Zombie,
     };
-    domain.life.lock().death = next;
-    if now != Death::Zombie && next == Death::Zombie {
+    domain.lifecycle.lock().teardown_stage = next;
+    if now != TeardownStage::Zombie && next == TeardownStage::Zombie {
         zombies::add(domain.id);
         tell_toolstack();
     }
     match next {
-        Death::Zombie => {
+        TeardownStage::Zombie => {
             reap();
             Progress::Done
         }
-        Death::Vcpus => Progress::WaitForCpus,
+        TeardownStage::Vcpus => Progress::WaitForCpus,
         _ => Progress::More,
     }
 }
 
-fn begin(domain: &Domain) -> Death {
-    if domain.ended().is_none() {
+fn begin(domain: &Domain) -> TeardownStage {
+    if domain.shutdown_reason().is_none() {
         domain_log!(
             domain.log,
             Info,
@@ -98,32 +101,32 @@ fn begin(domain: &Domain) -> Death {
             domain.id
         );
     }
-    domain.hold(Holds::DYING);
+    domain.hold(PauseReasons::DYING);
     grants::close(domain);
     teardown::close(domain);
     domain.events.lock().seal();
     vcpus_gone(domain)
 }
 
-fn vcpus_gone(domain: &Domain) -> Death {
+fn vcpus_gone(domain: &Domain) -> TeardownStage {
     if domain.runners.load(Ordering::Acquire) == 0 {
-        Death::Ports
+        TeardownStage::Ports
     } else {
         // in case that a CPU took its last kick before it could see the end
         domain.kick_all();
-        Death::Vcpus
+        TeardownStage::Vcpus
     }
 }
 
-fn close_ports(domain: &Domain) -> Death {
+fn close_ports(domain: &Domain) -> TeardownStage {
     let reset = domain.events.lock().reset(PORTS);
     for closed in reset.closed {
         disconnect(domain, closed);
     }
     if reset.is_done {
-        Death::Grants
+        TeardownStage::Grants
     } else {
-        Death::Ports
+        TeardownStage::Ports
     }
 }
 
@@ -136,28 +139,28 @@ pub fn disconnect(own: &Domain, closed: PeerClosed) {
     }
 }
 
-fn release_grants<H: VcpuHw>(domain: &Domain, hw: &mut H) -> Death {
+fn release_grants<H: VcpuHw>(domain: &Domain, hw: &mut H) -> TeardownStage {
     if grants::release_mappings(hw, domain, HANDLES) {
-        Death::Memory
+        TeardownStage::Memory
     } else {
-        Death::Grants
+        TeardownStage::Grants
     }
 }
 
-fn empty<H: VcpuHw>(domain: &Domain, hw: &mut H) -> Death {
+fn empty<H: VcpuHw>(domain: &Domain, hw: &mut H) -> TeardownStage {
     if teardown::empty(hw, domain, STEP) {
-        Death::Tables
+        TeardownStage::Tables
     } else {
-        Death::Memory
+        TeardownStage::Memory
     }
 }
 
-fn free_tables<H: VcpuHw>(domain: &Domain, hw: &mut H) -> Death {
+fn free_tables<H: VcpuHw>(domain: &Domain, hw: &mut H) -> TeardownStage {
     if !teardown::dismantle(hw, domain, STEP.entries) {
-        return Death::Tables;
+        return TeardownStage::Tables;
     }
     let_go(domain);
-    Death::Zombie
+    TeardownStage::Zombie
 }
 
 /// Ends the hypervisor's own uses of the domain's pages, but for its shared info: that goes with the domain.
@@ -173,7 +176,7 @@ fn let_go(domain: &Domain) {
         let old = mem::replace(&mut *domain.events.lock(), empty);
         drop(old);
     }
-    domain.life.lock().specials.clear();
+    domain.lifecycle.lock().specials.clear();
     // here already, so that what most domains leave makes no CPU look again
     let _ = grants::finish(domain);
 }
@@ -196,7 +199,7 @@ pub fn reap() {
 /// True for a zombie whose last frame is its shared info, used by nobody but the domain and its event channels.
 fn is_unused(domain: &Arc<Domain>) -> bool {
     const OWN_USES: u32 = 2;
-    let is_zombie = domain.life.lock().death == Death::Zombie;
+    let is_zombie = domain.lifecycle.lock().teardown_stage == TeardownStage::Zombie;
     is_zombie
         && grants::finish(domain)
         && memory::charged(domain.id) == 1

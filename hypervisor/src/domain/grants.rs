@@ -1,4 +1,4 @@
-//! Granted pages: the story of mapping, copying and letting go, and what happens to grants when a domain ends.
+//! Granted pages: mapping, copying and letting go, and what happens to grants when a domain ends.
 //!
 //! | step | lock held | whose |
 //! |---|---|---|

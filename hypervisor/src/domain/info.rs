@@ -10,9 +10,9 @@ use guest_abi::domctl::{
 use hv_core::addr::Gfn;
 use hv_core::vcpu::runstate::RunState;
 
-use crate::domain::destroy::Death;
+use crate::domain::destroy::TeardownStage;
 use crate::domain::vcpu::Vcpu;
-use crate::domain::{Domain, Holds};
+use crate::domain::{Domain, PauseReasons};
 use crate::machine::host;
 
 /// `public/domctl.h, XEN_INVALID_MAX_VCPU_ID`: no vCPU was made yet.
@@ -23,11 +23,12 @@ const NO_VCPU: u32 = u32::MAX;
 pub fn describe(domain: &Domain) -> XenDomctlGetdomaininfo {
     let made = || domain.vcpus.iter().filter(|vcpu| vcpu.is_made());
     let up = || made().filter(|vcpu| vcpu.is_up.load(Ordering::Acquire));
-    let life = domain.life.lock();
-    let (handle, ended, death) = (life.handle, life.ended, life.death);
-    drop(life);
+    let lifecycle = domain.lifecycle.lock();
+    let (handle, ended, teardown_stage) =
+        (lifecycle.handle, lifecycle.ended, lifecycle.teardown_stage);
+    drop(lifecycle);
     let mut flags = XEN_DOMINF_hvm_guest | XEN_DOMINF_hap | states(domain);
-    if death == Death::Zombie {
+    if teardown_stage == TeardownStage::Zombie {
         flags |= XEN_DOMINF_dying;
     }
     if let Some(why) = ended {
@@ -63,7 +64,7 @@ pub fn describe(domain: &Domain) -> XenDomctlGetdomaininfo {
 /// Paused, running, and blocked: no vCPU that is up is ready.
 fn states(domain: &Domain) -> u32 {
     let mut flags = XEN_DOMINF_blocked;
-    if domain.holds().contains(Holds::PAUSED) {
+    if domain.pause_reasons().contains(PauseReasons::PAUSED) {
         flags |= XEN_DOMINF_paused;
     }
     for vcpu in &domain.vcpus {

@@ -1,6 +1,6 @@
 //! Interrupts of devices and their way to vCPUs: lines of the I/O APICs, and messages.
 //!
-//! Line `n` of the machine's I/O APICs has host vector `DEVICES + n`; the vectors behind the last line are for messages.
+//! Line `n` of the machine's I/O APICs has host vector `DEVICES + n`; the vectors after the last line are for messages.
 
 use alloc::sync::Arc;
 

@@ -3,13 +3,13 @@
 //! | field | rank of its lock | what |
 //! |---|---|---|
 //! | `grants` | `GRANT`, then `MAPTRACK` | what it grants, what it has mapped of what others do |
-//! | `life` | `DOMAIN` | limits, parameters, why it ended, how far its destruction is |
+//! | `lifecycle` | `DOMAIN` | limits, parameters, why it ended, how far its destruction is |
 //! | `p2m` | `P2M` | its memory |
 //! | `events` | `EVTCHN` | its event channels |
 //! | `devices` | `DEVICE` | virtual I/O APIC, PCI configuration |
 //! | `policies`, `Vcpu::account`, `Vcpu::state` | `VCPU` | what CPUID and MSRs are, run state, registers on their way |
 //!
-//! What is not behind a lock never changes, or is a single atomic word. Next: `create` for how one is made, `life` for
+//! What is not behind a lock never changes, or is a single atomic word. Next: `create` for how one is made, `lifecycle` for
 //! what becomes of it, `destroy` and `teardown` for how it goes, `registry` for how it is found, `runner` for what runs.
 
 pub mod account;
@@ -20,7 +20,7 @@ pub mod exit_counts;
 pub mod grants;
 pub mod info;
 pub(crate) mod interrupts;
-pub mod life;
+pub mod lifecycle;
 pub(crate) mod msi;
 pub mod pod;
 pub mod policies;
@@ -59,7 +59,7 @@ use crate::machine::memory::{self, OwnFrame, SpecialFrame};
 use crate::machine::pinned::Pinned;
 use create::DomainConfig;
 use devices::Devices;
-pub use life::{Ended, Holds, Life};
+pub use lifecycle::{Lifecycle, PauseReasons, ShutdownReason};
 pub use policies::Policies;
 
 /// What there is once for all domains of a machine.
@@ -134,7 +134,7 @@ pub struct Domain {
     pub ports: PortMap,
     /// Which of them exit.
     pub io_bitmap: IoBitmap,
-    /// The map of the memory that it began with; see [`Life::memory_map`].
+    /// The map of the memory that it began with; see [`Lifecycle::memory_map`].
     pub e820: E820Map,
     /// Root of its second-stage tables; `p2m` changes what is below.
     pub stage2: Stage2Root,
@@ -155,7 +155,7 @@ pub struct Domain {
     /// Its devices.
     pub devices: RankedLock<Devices, { rank::DEVICE }>,
     /// What is asked rarely.
-    pub life: RankedLock<Life, { rank::DOMAIN }>,
+    pub lifecycle: RankedLock<Lifecycle, { rank::DOMAIN }>,
     /// vCPUs that wait in SCHEDOP_poll.
     pub pollers: AtomicU32,
     /// What HVM_PARAM_CALLBACK_IRQ names.
@@ -174,11 +174,11 @@ pub struct Domain {
     pub weight: AtomicU16,
     /// The most of one CPU that it gets, in percent; 0 for no limit.
     pub cap: AtomicU16,
-    /// Why none of its vCPUs may run: [`Holds`], 0 where they may.
-    holds: AtomicU32,
+    /// Why none of its vCPUs may run: [`PauseReasons`], 0 where they may.
+    pause_reasons: AtomicU32,
     /// How many of its vCPUs CPUs have to themselves.
     pub(crate) runners: AtomicU32,
-    /// Holds the vCPUs' boxes for interrupts.
+    /// PauseReasons the vCPUs' boxes for interrupts.
     _boxes: Vec<OwnFrame>,
     /// Keeps `shared_info`.
     _shared_info: SpecialFrame,

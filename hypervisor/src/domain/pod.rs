@@ -25,7 +25,7 @@ use hv_hw::domain_log;
 
 use crate::domain::space::{self, SpaceError};
 use crate::domain::vcpu::Requests;
-use crate::domain::{Domain, Ended};
+use crate::domain::{Domain, ShutdownReason};
 use crate::machine::memory;
 
 /// How much of a sweep the guest's own exit does: entries of tables, of which a page takes four.
@@ -214,7 +214,7 @@ pub fn end(domain: &Domain) {
         domain.id,
         domain.pages()
     );
-    domain.end(Ended::Crash, "out of memory populated on demand");
+    domain.end(ShutdownReason::Crash, "out of memory populated on demand");
 }
 
 /// Takes what was to be populated away from the domain; false where a block is not such as a whole.

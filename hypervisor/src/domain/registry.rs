@@ -62,7 +62,7 @@ impl Table {
     }
 }
 
-/// Keeps `wanted` for a domain in the making, or where that is `None` the next free number behind the last one given
+/// Keeps `wanted` for a domain in the making, or where that is `None` the next free number after the last one given
 /// out, from 1 on. `None` where it is taken, or all are, or the heap is out.
 #[must_use]
 pub fn reserve(wanted: Option<DomId>) -> Option<Reserved> {

@@ -24,7 +24,7 @@ pub fn forget_kernel<H: VcpuHw>(domain: &Domain, hw: &mut H) -> Result<(), Space
     let infos = domain.events.lock().forget_vcpu_infos();
     drop(infos);
     domain.callback.forget();
-    domain.life.lock().params[HVM_PARAM_CALLBACK_IRQ as usize] = 0;
+    domain.lifecycle.lock().params[HVM_PARAM_CALLBACK_IRQ as usize] = 0;
     for vcpu in &domain.vcpus {
         vcpu.upcall_vector.store(0, Ordering::Release);
         let areas = vcpu.account.lock().forget_copies();

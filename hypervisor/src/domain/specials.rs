@@ -54,18 +54,18 @@ impl Domain {
     /// Where a page that it shares with the hypervisor is in its memory.
     #[must_use]
     pub fn special_place(&self, mfn: Mfn) -> Option<Gfn> {
-        self.life.lock().specials.place(mfn)
+        self.lifecycle.lock().specials.place(mfn)
     }
 
     /// Makes room to note one place more.
     pub(super) fn make_special_room(&self) -> Result<(), SpaceError> {
-        let has_room = self.life.lock().specials.make_room();
+        let has_room = self.lifecycle.lock().specials.make_room();
         has_room.then_some(()).ok_or(SpaceError::OutOfMemory)
     }
 
     /// Notes where such a page is now.
     pub fn set_special_place(&self, mfn: Mfn, gfn: Option<Gfn>) {
-        self.life.lock().specials.set(mfn, gfn);
+        self.lifecycle.lock().specials.set(mfn, gfn);
     }
 }
 

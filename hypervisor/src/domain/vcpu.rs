@@ -13,7 +13,7 @@ use hv_hw::sync::{RankedLock, rank};
 use super::Domain;
 use super::account::Account;
 use super::exit_counts::Counts;
-use super::vcpu_state::StateBox;
+use super::vcpu_state::StateMailbox;
 use crate::machine::{cpus, kicked};
 
 bitflags! {
@@ -29,7 +29,7 @@ bitflags! {
         /// Write the state to the log.
         const DUMP = 1 << 4;
         /// VCPUOP_up or VCPUOP_down changed what it may do.
-        const LIFE = 1 << 5;
+        const UP_OR_DOWN = 1 << 5;
         /// The local APIC's timer has reached its deadline.
         const APIC_TIMER = 1 << 6;
         /// SCHEDOP_poll has waited long enough.
@@ -50,7 +50,7 @@ bitflags! {
         /// What needs none of the registers that [`VcpuHw::load`] brings.
         const OF_SOFTWARE = Self::TIMERS.bits()
             | Self::NMI.bits()
-            | Self::LIFE.bits()
+            | Self::UP_OR_DOWN.bits()
             | Self::RELIEVE.bits();
         /// What moves registers between the vCPU and the box, the local APIC's timer among them.
         const STATE = Self::LOAD_STATE.bits() | Self::SAVE_STATE.bits();
@@ -75,7 +75,7 @@ pub struct Vcpu {
     /// Run state, and the guest's copies of run state and time.
     pub account: RankedLock<Account, { rank::VCPU }>,
     /// Registers on their way to or from a toolstack.
-    pub(crate) state: RankedLock<StateBox, { rank::VCPU }>,
+    pub(crate) state: RankedLock<StateMailbox, { rank::VCPU }>,
     /// Where its toolstack wants it to run.
     pub affinity: Affinity,
     /// False until started, and while taken down.
@@ -133,7 +133,7 @@ impl Vcpu {
             posted,
             upcall_vector: AtomicU8::new(0),
             account: RankedLock::new(Account::new(is_up)),
-            state: RankedLock::new(StateBox::default()),
+            state: RankedLock::new(StateMailbox::default()),
             affinity: Affinity::default(),
             is_up: AtomicBool::new(is_up),
             is_started: AtomicBool::new(is_up),
@@ -197,16 +197,16 @@ impl Vcpu {
     /// Leaves an edge-triggered interrupt.
     #[inline]
     pub fn post_edge(&self, vector: u8) {
-        self.told(self.posted.post_edge(vector));
+        self.notify(self.posted.post_edge(vector));
     }
 
     /// Leaves a level-triggered interrupt.
     pub fn post_level(&self, vector: u8) {
-        self.told(self.posted.post_level(vector));
+        self.notify(self.posted.post_level(vector));
     }
 
     #[inline]
-    fn told(&self, notify: PostNotify) {
+    fn notify(&self, notify: PostNotify) {
         match notify {
             PostNotify::None => {}
             PostNotify::Kick => self.kick(),
@@ -270,7 +270,7 @@ impl Vcpu {
         let was_kicked =
             self.is_kicked.load(Ordering::Acquire) && self.is_kicked.swap(false, Ordering::AcqRel);
         if was_kicked {
-            cpus::attended(self.home());
+            cpus::kick_served(self.home());
         }
         was_kicked
     }

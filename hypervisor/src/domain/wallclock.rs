@@ -26,11 +26,11 @@ pub(crate) fn set(seconds: u64, nanoseconds: u32, system_time_ns: u64) -> Option
 /// Tells a domain, with its offset, where its kernel looks.
 pub(crate) fn tell(domain: &Domain) {
     // held until it is written: of two who tell it, the second has what was set last
-    let life = domain.life.lock();
+    let lifecycle = domain.lifecycle.lock();
     let events = domain.events.lock();
     let clock = *domains().wall_clock.lock();
     let own = WallClock {
-        seconds: clock.seconds.saturating_add_signed(life.time_offset_s),
+        seconds: clock.seconds.saturating_add_signed(lifecycle.time_offset_s),
         ..clock
     };
     own.write(events.width(), &domain.shared_info);

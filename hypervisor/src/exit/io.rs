@@ -14,7 +14,7 @@ use crate::domain::devices::Devices;
 use crate::exit::done;
 use crate::guest_mem::DomainMemory;
 use crate::pcpu::Pcpu;
-use crate::runner::{Next, Runner, again, raise};
+use crate::runner::{Next, Runner, raise, restart};
 use crate::{console, power};
 
 const DEBUG_CONSOLE: u16 = 0xE9;
@@ -156,7 +156,7 @@ fn string_io<H: VcpuHw>(
         let from = hv_core::addr::Gva::new(string.linear.as_u64().wrapping_add(copied as u64));
         let mode = runner.hw.paging();
         let is_copied = {
-            let memory = DomainMemory::lock(&runner.domain, &runner.memo);
+            let memory = DomainMemory::lock(&runner.domain, &runner.tlb);
             walk::copy_in(&memory, &mode, from, access, &mut text[..part]).is_ok()
         };
         if !is_copied {
@@ -184,7 +184,7 @@ fn advance<H: VcpuHw>(
         return raise(runner, Event::PROTECTION);
     }
     if copied < wanted {
-        again(runner, pcpu)
+        restart(runner, pcpu)
     } else {
         done(runner)
     }

@@ -13,7 +13,7 @@ use crate::domain::interrupts;
 use crate::exit::{apic, io, stage2};
 use crate::guest_mem::DomainMemory;
 use crate::pcpu::Pcpu;
-use crate::runner::{Next, Runner, again, raise};
+use crate::runner::{Next, Runner, raise, restart};
 
 /// Emulates the access that faulted.
 pub(super) fn handle<H: VcpuHw>(
@@ -43,7 +43,7 @@ pub(super) fn handle<H: VcpuHw>(
     let which = SystemSet::RSP.union(SystemSet::RFLAGS);
     runner.hw.set_system(&changed, which);
     if instruction.repeats(&gprs) {
-        return again(runner, pcpu);
+        return restart(runner, pcpu);
     }
     runner.hw.skip(u64::from(instruction.len));
     Next::Resume
@@ -73,7 +73,7 @@ fn is_operand<H: VcpuHw>(runner: &Runner<H>, gva: Gva, fault: Stage2Fault) -> bo
         3 => Access::UserRead,
         _ => Access::Read,
     };
-    let memory = DomainMemory::lock(&runner.domain, &runner.memo);
+    let memory = DomainMemory::lock(&runner.domain, &runner.tlb);
     let translated = walk::translate(&memory, &runner.hw.paging(), gva, access);
     translated == Ok(fault.gpa)
 }

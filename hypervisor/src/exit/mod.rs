@@ -13,7 +13,7 @@ mod tsc;
 use hv_hw::domain_log;
 use hv_hw::virt::{Event, VcpuHw, VmExit, Waits};
 
-use crate::domain::Ended;
+use crate::domain::ShutdownReason;
 use crate::pcpu::{Pcpu, irq};
 use crate::runner::crash::{die, triple_fault};
 use crate::runner::{Activity, Next, Runner, raise};
@@ -94,9 +94,10 @@ fn halt<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
             .is_up
             .store(false, hv_hw::sync::atomic::Ordering::Release);
         if runner.domain.is_every_vcpu_down() {
-            runner
-                .domain
-                .end(Ended::PowerOff, "HLT with interrupts off on its last vCPU");
+            runner.domain.end(
+                ShutdownReason::PowerOff,
+                "HLT with interrupts off on its last vCPU",
+            );
         }
         return Next::Yield;
     }
@@ -107,7 +108,7 @@ fn halt<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     Next::Resume
 }
 
-/// What the vCPU waited for has come about. What it waits for still is asked for anew before it is entered, as it is not quiet.
+/// What the vCPU waited for has come about. What it waits for still is asked for again before it is entered, as it is not quiet.
 fn close_windows<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     runner.hw.deliver(None, Waits::default());
     Next::Resume

@@ -46,7 +46,7 @@ pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, exit: TaskSwitch) -> Nex
     }
 }
 
-/// Where the old task goes on: behind the instruction that brought the switch about, or where the event came.
+/// Where the old task goes on: after the instruction that brought the switch about, or where the event came.
 fn goes_on<H: VcpuHw>(runner: &Runner<H>, rip: u64, exit: TaskSwitch, event: Option<Event>) -> u32 {
     let length = match (exit.source, event) {
         (TaskSource::Gate(_), Some(Event::Software { length, .. })) => length,
@@ -146,13 +146,13 @@ struct Linear<'a, H> {
 impl<H: VcpuHw> TaskMemory for Linear<'_, H> {
     fn read(&self, cr3: u64, from: Gva, to: &mut [u8]) -> Result<(), TaskFault> {
         let mode = PagingMode { cr3, ..self.mode };
-        let memory = DomainMemory::lock(&self.runner.domain, &self.runner.memo);
+        let memory = DomainMemory::lock(&self.runner.domain, &self.runner.tlb);
         walk::copy_in(&memory, &mode, from, Access::Read, to).map_err(|why| fault(from, why, 0))
     }
 
     fn write(&mut self, cr3: u64, to: Gva, from: &[u8]) -> Result<(), TaskFault> {
         let mode = PagingMode { cr3, ..self.mode };
-        let mut memory = DomainMemory::lock(&self.runner.domain, &self.runner.memo);
+        let mut memory = DomainMemory::lock(&self.runner.domain, &self.runner.tlb);
         walk::copy_out(&mut memory, &mode, to, from).map_err(|why| fault(to, why, WRITE))
     }
 }

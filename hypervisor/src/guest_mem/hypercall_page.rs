@@ -6,7 +6,7 @@ use hv_core::addr::{Gpa, PAGE_BYTES};
 use hv_core::mem::GuestMem;
 
 use crate::domain::Domain;
-use crate::guest_mem::{DomainMemory, Memo};
+use crate::guest_mem::{DomainMemory, SoftwareTlb};
 use crate::machine::host::host;
 
 const STUB_BYTES: usize = 32;
@@ -14,7 +14,7 @@ const IRET: usize = 23;
 
 /// Fills the guest's page at `page`; `None` where it has no RAM there.
 pub fn fill(domain: &Domain, page: Gpa) -> Option<()> {
-    DomainMemory::lock(domain, &Memo::new(domain.shared_info))
+    DomainMemory::lock(domain, &SoftwareTlb::new(domain.shared_info))
         .write(page, &contents(host().features.hypercall))
         .ok()
 }

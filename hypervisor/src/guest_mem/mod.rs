@@ -16,7 +16,7 @@ use hv_hw::sync::{RankedGuard, rank};
 use crate::domain::{Domain, pod};
 use crate::machine::memory;
 use crate::machine::pinned::Pinned;
-use tlb::{Record, Translations};
+use tlb::{LinearTlb, Record};
 
 /// A frame of memory that the hypervisor may read on the guest's behalf.
 #[derive(Clone, Copy)]
@@ -26,12 +26,12 @@ struct Ram {
 }
 
 /// What a vCPU remembers of its domain's memory: handles of the frames that it looked up last, and translations.
-pub struct Memo {
+pub struct SoftwareTlb {
     frames: P2mCache<Ram>,
-    translations: Translations,
+    translations: LinearTlb,
 }
 
-impl Memo {
+impl SoftwareTlb {
     /// Remembers nothing yet; `filler` is any frame.
     #[must_use]
     pub fn new(filler: SharedFrame) -> Self {
@@ -40,7 +40,7 @@ impl Memo {
                 frame: filler,
                 is_writable: false,
             }),
-            translations: Translations::new(filler),
+            translations: LinearTlb::new(filler),
         }
     }
 }
@@ -49,20 +49,20 @@ impl Memo {
 pub struct DomainMemory<'a> {
     domain: &'a Domain,
     p2m: RefCell<RankedGuard<'a, P2m, { rank::P2M }>>,
-    memo: &'a Memo,
+    tlb: &'a SoftwareTlb,
 }
 
 impl<'a> DomainMemory<'a> {
     /// Locks the domain's p2m, of which `memo` remembers look-ups.
     #[inline]
     #[must_use]
-    pub fn lock(domain: &'a Domain, memo: &'a Memo) -> Self {
+    pub fn lock(domain: &'a Domain, tlb: &'a SoftwareTlb) -> Self {
         let p2m = domain.p2m.lock();
-        if memo.frames.renew(&p2m) {
-            memo.translations.forget();
+        if tlb.frames.renew(&p2m) {
+            tlb.translations.forget();
         }
         let p2m = RefCell::new(p2m);
-        Self { domain, p2m, memo }
+        Self { domain, p2m, tlb }
     }
 
     /// The frame behind `gpa`, for reading.
@@ -70,7 +70,7 @@ impl<'a> DomainMemory<'a> {
     fn readable(&self, gpa: Gpa) -> Result<Ram, NotRam> {
         let gfn = Gfn::containing(gpa);
         // what the memo has is of the present generation: where one begins while the p2m is locked, it is renewed
-        let known = self.memo.frames.get(gfn);
+        let known = self.tlb.frames.get(gfn);
         known.or_else(|| self.find(gfn)).ok_or(NotRam(gpa))
     }
 
@@ -90,7 +90,7 @@ impl<'a> DomainMemory<'a> {
             frame: SharedFrame::new(entry.mfn)?,
             is_writable: entry.is_writable_memory(),
         };
-        self.memo.frames.keep(&p2m, gfn, ram);
+        self.tlb.frames.keep(&p2m, gfn, ram);
         Some(ram)
     }
 
@@ -98,8 +98,8 @@ impl<'a> DomainMemory<'a> {
     #[cold]
     fn populate(&self, p2m: &mut P2m, gfn: Gfn) -> Option<P2mEntry> {
         let is_there = pod::bring(self.domain, p2m, gfn);
-        if self.memo.frames.renew(p2m) {
-            self.memo.translations.forget();
+        if self.tlb.frames.renew(p2m) {
+            self.tlb.translations.forget();
         }
         is_there.then(|| p2m.lookup(&DirectTables, gfn)).flatten()
     }
@@ -118,7 +118,7 @@ impl<'a> DomainMemory<'a> {
         at: Gva,
         access: Access,
     ) -> Option<SharedFrame> {
-        self.memo.translations.find(mode, at, access)
+        self.tlb.translations.find(mode, at, access)
     }
 
     /// The frame of the linear page that `at` lies in, by a walk of the guest's page tables, which is remembered.
@@ -139,7 +139,7 @@ impl<'a> DomainMemory<'a> {
             Access::Write => self.writable(gpa),
         };
         let frame = ram.map_err(|NotRam(_)| Errno::EFAULT)?.frame;
-        self.memo
+        self.tlb
             .translations
             .keep(mode, (at, access), frame, record);
         Ok(frame)
@@ -181,7 +181,7 @@ impl GuestMem for DomainMemory<'_> {
     }
 }
 
-/// Holds the guest's own frame at `gfn`.
+/// PauseReasons the guest's own frame at `gfn`.
 ///
 /// # Errors
 /// EINVAL where the guest has no RAM there.

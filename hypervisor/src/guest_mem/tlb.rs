@@ -21,7 +21,7 @@ const LEVELS: usize = 4;
 const NO_PAGE: Gva = Gva::new(1);
 
 /// The translations that a vCPU made last.
-pub(super) struct Translations {
+pub(super) struct LinearTlb {
     slots: [Slot; SLOTS],
 }
 
@@ -42,7 +42,7 @@ struct Entry {
     value: u64,
 }
 
-impl Translations {
+impl LinearTlb {
     /// None yet; `filler` is any frame.
     pub(super) fn new(filler: SharedFrame) -> Self {
         let entry = Entry {

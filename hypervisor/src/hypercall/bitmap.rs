@@ -7,7 +7,7 @@ use hv_hw::virt::VcpuHw;
 
 use crate::hypercall::Call;
 
-/// CPUs and nodes end well before: what lies behind is not written, and counts as zero where it is read.
+/// CPUs and nodes end well before: what follows is not written, and counts as zero where it is read.
 const MAX_BYTES: u32 = 1024;
 /// The bits that [`first_bits`] reads.
 pub(super) const FIRST_BITS: u32 = u64::BITS;

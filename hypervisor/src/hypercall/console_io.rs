@@ -37,7 +37,7 @@ pub(super) fn write<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let regs = call.runner.hw.regs();
     regs.set_rsi(rest);
     regs.set_rdx(next);
-    Err(super::Stop::Again)
+    Err(super::Stop::Continuation)
 }
 
 /// Hands over what was typed; 0 where nothing was.

@@ -285,7 +285,7 @@ pub(super) fn reset<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     if reset_ports(&domain) {
         Ok(0)
     } else {
-        Err(Stop::Again)
+        Err(Stop::Continuation)
     }
 }
 

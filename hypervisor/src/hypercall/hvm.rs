@@ -64,7 +64,7 @@ pub(super) fn get_param<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: XenHvmParam = call.runner.copy_in(call.pointer(1))?;
     let (domain, index) = param(call, &arg)?;
     caller::may(call.runner, who_reads(arg.index))?;
-    arg.value = domain.life.lock().params[index];
+    arg.value = domain.lifecycle.lock().params[index];
     call.runner.copy_out(call.pointer(1), &arg)?;
     Ok(0)
 }
@@ -84,7 +84,7 @@ pub(super) fn set_param<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
             call.runner.latch_width();
         }
     }
-    let mut life = domain.life.lock();
+    let mut lifecycle = domain.lifecycle.lock();
     let is_once = matches!(
         arg.index,
         HVM_PARAM_VIRIDIAN
@@ -93,7 +93,7 @@ pub(super) fn set_param<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
             | HVM_PARAM_ALTP2M
             | HVM_PARAM_MCA_CAP
     );
-    let value = &mut life.params[index];
+    let value = &mut lifecycle.params[index];
     if is_once && *value != 0 && *value != arg.value {
         return Err(Errno::EEXIST.into());
     }

@@ -8,7 +8,7 @@
 //! - hypervisor/hv-core/src/evtchn/types.rs:Notify (what the rules answer)
 //! - hypervisor/src/domain/mod.rs:notify, hypervisor/src/domain/vcpu.rs:kick, back to hypervisor/src/main_loop/run_loop.rs:run
 //!
-//! A handler returns what goes to RAX, a refusal, or [`Stop::Again`]: then the guest executes the same instruction again,
+//! A handler returns what goes to RAX, a refusal, or [`Stop::Continuation`]: then the guest executes the same instruction again,
 //! with its arguments moved on, after whatever else was due. No other register of the guest's changes. A caller in 32-bit
 //! code comes in by `narrow`; structures are copied in its layout by `runner::memory`.
 
@@ -39,7 +39,7 @@ use hv_hw::virt::VcpuHw;
 
 use crate::domain::vcpu::Requests;
 use crate::pcpu::Pcpu;
-use crate::runner::{Next, Runner, again};
+use crate::runner::{Next, Runner, restart};
 
 /// Why a hypercall has no result for RAX.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,7 +47,7 @@ pub enum Stop {
     /// It is refused.
     Refused(Errno),
     /// It is to be executed again: there is more to do, or to wait for.
-    Again,
+    Continuation,
 }
 
 impl From<Errno> for Stop {
@@ -79,7 +79,7 @@ impl Stop {
     fn reconsidered<H: VcpuHw>(self, runner: &Runner<H>) -> Self {
         let is_sought = || runner.vcpu().requests().contains(Requests::RELIEVE);
         match self {
-            Self::Refused(Errno::EFAULT) if is_sought() => Self::Again,
+            Self::Refused(Errno::EFAULT) if is_sought() => Self::Continuation,
             other => other,
         }
     }
@@ -148,8 +148,8 @@ fn handle_wide<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
         Err(stop) => match stop.reconsidered(runner) {
             Stop::Refused(errno) => finish(runner, errno.to_rax()),
             // what it left to do comes first in any case
-            Stop::Again => {
-                let _ = again(runner, pcpu);
+            Stop::Continuation => {
+                let _ = restart(runner, pcpu);
             }
         },
     }

@@ -66,7 +66,7 @@ fn come_again<H: VcpuHw>(call: &mut Call<'_, H>, rest: Gva, count: u64) -> Stop 
     let regs = call.runner.hw.regs();
     regs.set_rdi(rest.as_u64());
     regs.set_rsi(count);
-    Stop::Again
+    Stop::Continuation
 }
 
 /// Executes an entry; false where there is more to do, which its arguments say then. Batches in batches are refused.
@@ -90,7 +90,7 @@ fn one<H: VcpuHw>(call: &mut Call<'_, H>, entry: &mut MulticallEntry) -> bool {
         Ok(result) => result,
         Err(stop) => match stop.reconsidered(call.runner) {
             Stop::Refused(errno) => errno.to_rax(),
-            Stop::Again => {
+            Stop::Continuation => {
                 entry.args[..inner.len()].copy_from_slice(&inner);
                 return false;
             }

@@ -9,7 +9,7 @@ use hv_hw::virt::VcpuHw;
 
 use crate::hypercall::{ARGUMENTS, Call, Stop, dispatch, finish, low};
 use crate::pcpu::Pcpu;
-use crate::runner::{Next, Runner, again};
+use crate::runner::{Next, Runner, restart};
 
 const NARROW_ARGUMENTS: [usize; 5] = [RBX, RCX, RDX, RSI, RDI];
 
@@ -38,12 +38,12 @@ pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next
         Ok(result) => finish(runner, u64::from(low(result))),
         Err(stop) => match stop.reconsidered(runner) {
             Stop::Refused(errno) => finish(runner, u64::from(low(errno.to_rax()))),
-            Stop::Again => {
+            Stop::Continuation => {
                 let regs = runner.hw.regs();
                 for (place, value) in NARROW_ARGUMENTS.into_iter().zip(moved_on) {
                     regs.gpr[place] = value;
                 }
-                let _ = again(runner, pcpu);
+                let _ = restart(runner, pcpu);
             }
         },
     }

@@ -14,27 +14,27 @@ use crate::hypercall::{Answer, Call};
 
 /// PHYSDEVOP_pci_device_add.
 pub(super) fn device_add<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    told::<PhysdevPciDeviceAdd, H>(call)
+    acknowledge::<PhysdevPciDeviceAdd, H>(call)
 }
 
 /// PHYSDEVOP_pci_device_remove.
 pub(super) fn device_remove<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    told::<PhysdevPciDevice, H>(call)
+    acknowledge::<PhysdevPciDevice, H>(call)
 }
 
 /// PHYSDEVOP_manage_pci_add and PHYSDEVOP_manage_pci_remove.
 pub(super) fn manage_pci<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    told::<PhysdevManagePci, H>(call)
+    acknowledge::<PhysdevManagePci, H>(call)
 }
 
 /// PHYSDEVOP_pci_mmcfg_reserved.
 pub(super) fn mmcfg_reserved<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    told::<PhysdevPciMmcfgReserved, H>(call)
+    acknowledge::<PhysdevPciMmcfgReserved, H>(call)
 }
 
 /// PHYSDEVOP_setup_gsi.
 pub(super) fn setup_gsi<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
-    told::<PhysdevSetupGsi, H>(call)
+    acknowledge::<PhysdevSetupGsi, H>(call)
 }
 
 /// PHYSDEVOP_manage_pci_add_ext.
@@ -43,7 +43,7 @@ pub(super) fn not_supported<H: VcpuHw>(_: &mut Call<'_, H>) -> Answer {
 }
 
 /// Takes note of something that needs no action: devices are dom0's already, lines are bound by their I/O APIC entry.
-fn told<T: Compat, H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
+fn acknowledge<T: Compat, H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     call.runner.copy_in::<T>(call.pointer(1))?;
     Ok(0)
 }

@@ -9,7 +9,7 @@ use hv_core::watchdog::WatchdogError;
 use hv_core::x86::RFLAGS_IF;
 use hv_hw::virt::VcpuHw;
 
-use crate::domain::Ended;
+use crate::domain::ShutdownReason;
 use crate::hypercall::{Answer, Call};
 use crate::machine::host;
 use crate::runner::{Activity, Next};
@@ -41,13 +41,13 @@ pub(super) fn watchdog<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: SchedWatchdog = call.runner.copy_in(call.pointer(1))?;
     let now = host::now_ns();
     let (taken, next) = {
-        let mut life = call.runner.domain.life.lock();
-        let taken = life.watchdogs.set(arg.id, arg.timeout, now);
+        let mut lifecycle = call.runner.domain.lifecycle.lock();
+        let taken = lifecycle.watchdogs.set(arg.id, arg.timeout, now);
         let taken = taken.map_err(|error| match error {
             WatchdogError::NoneFree => Errno::ENOSPC,
             WatchdogError::NotSet => Errno::EINVAL,
         })?;
-        (taken, life.watchdogs.next_ns())
+        (taken, lifecycle.watchdogs.next_ns())
     };
     let timer = call.runner.watchdog;
     match next {
@@ -107,7 +107,7 @@ pub(super) fn shutdown<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     if arg.reason > SHUTDOWN_MAX {
         return Err(Errno::EINVAL.into());
     }
-    let why = Ended::from_reason(arg.reason);
+    let why = ShutdownReason::from_reason(arg.reason);
     let domain = &call.runner.domain;
     domain.end(why, "it said so itself");
     call.next = Next::Yield;

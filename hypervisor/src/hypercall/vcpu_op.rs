@@ -16,7 +16,7 @@ use hv_core::vcpu::{initialise, vcpu_info};
 use hv_hw::time;
 use hv_hw::virt::VcpuHw;
 
-use crate::domain::Ended;
+use crate::domain::ShutdownReason;
 use crate::domain::vcpu::{Requests, Vcpu};
 use crate::domain::vcpu_state::VcpuState;
 use crate::guest_mem::pin;
@@ -228,11 +228,11 @@ fn set_up<H: VcpuHw>(call: &mut Call<'_, H>, is_up: bool) -> Answer {
         return Err(Errno::EINVAL.into());
     }
     target.is_up.store(is_up, Ordering::Release);
-    target.request(Requests::LIFE);
+    target.request(Requests::UP_OR_DOWN);
     if call.runner.domain.is_every_vcpu_down() {
         call.runner
             .domain
-            .end(Ended::PowerOff, "its last vCPU was taken down");
+            .end(ShutdownReason::PowerOff, "its last vCPU was taken down");
     }
     Ok(0)
 }

@@ -17,7 +17,7 @@ use hv_hw::virt::VcpuHw;
 use crate::hypercall::{Answer, Call};
 use crate::machine::host;
 
-/// What stands behind the version number; the tools print it.
+/// What stands after the version number; the tools print it.
 const EXTRAVERSION: &str = concat!(".0-hematite", env!("CARGO_PKG_VERSION_MAJOR"));
 const CAPABILITIES: &str = "xen-3.0-x86_64 hvm-3.0-x86_32 hvm-3.0-x86_32p hvm-3.0-x86_64 ";
 

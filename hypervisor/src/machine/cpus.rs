@@ -20,14 +20,14 @@ pub(crate) struct Mailbox {
     pub(crate) kicked: Kicked,
     /// The time of the vCPU that has the CPU is over.
     pub(crate) is_slice_over: AtomicBool,
-    /// What else there is to look at: [`News`].
-    pub(crate) news: AtomicU8,
+    /// What else there is to look at: [`PendingWork`].
+    pub(crate) pending_work: AtomicU8,
 }
 
 /// What happens rarely, a bit each.
 #[derive(Clone, Copy)]
 #[repr(u8)]
-pub(crate) enum News {
+pub(crate) enum PendingWork {
     /// Capped domains begin a new period.
     Period = 1,
     /// Somebody let go of something of a domain that is kept by such uses only.
@@ -35,7 +35,7 @@ pub(crate) enum News {
     /// The scheduler's rate limit is another.
     RateLimit = 4,
     /// A vCPU is on its way to this CPU.
-    Arrivals = 8,
+    HandOffs = 8,
 }
 
 impl Mailbox {
@@ -44,7 +44,7 @@ impl Mailbox {
             wake: AtomicBool::new(false),
             kicked: Kicked::new(),
             is_slice_over: AtomicBool::new(false),
-            news: AtomicU8::new(0),
+            pending_work: AtomicU8::new(0),
         }
     }
 }
@@ -131,9 +131,9 @@ pub fn wake_for_vcpu(cpu: u32, mark: u64) {
 
 /// One of its vCPUs that were kicked has looked.
 #[inline]
-pub(crate) fn attended(cpu: u32) {
+pub(crate) fn kick_served(cpu: u32) {
     if let Some(mailbox) = mailbox(cpu) {
-        mailbox.kicked.attended();
+        mailbox.kicked.kick_served();
     }
 }
 
@@ -155,19 +155,21 @@ pub fn rate_limit_us() -> u32 {
 pub fn set_rate_limit(us: u32) {
     cpus().rate_limit_us.store(us, Ordering::Relaxed);
     for cpu in 0..online() {
-        tell(cpu, News::RateLimit);
+        tell(cpu, PendingWork::RateLimit);
     }
 }
 
 /// Has this CPU look, before it goes on with a guest, whether a zombie is one no longer.
 #[cold]
 pub fn look_at_zombies() {
-    tell(percpu::this().id(), News::Zombies);
+    tell(percpu::this().id(), PendingWork::Zombies);
 }
 
-pub(crate) fn tell(cpu: u32, news: News) {
+pub(crate) fn tell(cpu: u32, pending_work: PendingWork) {
     if let Some(mailbox) = mailbox(cpu) {
-        mailbox.news.fetch_or(news as u8, Ordering::Release);
+        mailbox
+            .pending_work
+            .fetch_or(pending_work as u8, Ordering::Release);
     }
     wake(cpu);
 }

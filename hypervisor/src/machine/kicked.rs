@@ -38,7 +38,7 @@ impl Kicked {
 
     /// One of them has looked.
     #[inline]
-    pub(super) fn attended(&self) {
+    pub(super) fn kick_served(&self) {
         self.count.fetch_sub(1, Ordering::AcqRel);
     }
 

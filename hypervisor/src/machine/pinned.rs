@@ -32,7 +32,7 @@ impl Drop for Held {
 }
 
 impl Pinned {
-    /// Holds frame `mfn` of domain `domid`; `None` where it is not a page of that domain, or has too many uses.
+    /// PauseReasons frame `mfn` of domain `domid`; `None` where it is not a page of that domain, or has too many uses.
     #[must_use]
     pub fn new(mfn: Mfn, domid: DomId) -> Option<Self> {
         let held = memory::table().acquire(mfn, domid).ok()?;

@@ -27,7 +27,7 @@ use hv_hw::virt::VcpuHw;
 use crate::domain::{Domain, destroy};
 use crate::machine::{cpus, host};
 use crate::main_loop::run_loop::Stop;
-use crate::pcpu::hand_off::Arrival;
+use crate::pcpu::hand_off::HandOff;
 use crate::pcpu::{Pcpu, irq};
 use crate::power;
 use crate::runner::Runner;
@@ -82,7 +82,7 @@ struct Tenant {
     /// Slots whose vCPUs wait for the next period.
     parked: VecDeque<usize>,
     /// Set only while there are such.
-    alarm: TimerId,
+    period_timer: TimerId,
 }
 
 /// What a turn came to.
@@ -132,7 +132,7 @@ impl<H: VcpuHw> CpuMain<H> {
     pub fn step(&mut self) -> Step {
         let _ = self.pcpu.take_wake();
         if self.pcpu.has_business() {
-            self.attend();
+            self.poll_pending_work();
         }
         let Some(slot) = self.choose() else {
             return Step::Idle;
@@ -147,7 +147,7 @@ impl<H: VcpuHw> CpuMain<H> {
             self.last_ran = Some(id.domid);
         }
         let stop = run_loop::run(&mut at.runner, &mut self.pcpu);
-        self.settle(slot, stop);
+        self.after_run(slot, stop);
         Step::Ran(id)
     }
 
@@ -171,7 +171,7 @@ impl<H: VcpuHw> CpuMain<H> {
     }
 
     /// Takes the news, and the vCPU in each slot that was kicked looks at what was left for it.
-    fn attend(&mut self) {
+    fn poll_pending_work(&mut self) {
         if self.pcpu.has_news() {
             self.hear();
         }
@@ -208,20 +208,20 @@ impl<H: VcpuHw> CpuMain<H> {
         if let Some(Some(at)) = self.slots.get(slot)
             && at.runner.vcpu().take_kick()
         {
-            self.consider_at_its_cost(slot);
+            self.serve_requests_at_its_cost(slot);
         }
     }
 
     /// Takes the news: new vCPUs move in, and the dead go.
     fn hear(&mut self) {
-        if self.pcpu.take_zombie_news() {
+        if self.pcpu.take_zombie_work() {
             destroy::reap();
         }
-        if self.pcpu.take_rate_limit_news() {
+        if self.pcpu.take_rate_limit_work() {
             self.policy.set_rate_limit(rate_limit_ns());
         }
-        for arrival in self.pcpu.take_arrivals() {
-            self.adopt(arrival);
+        for hand_off in self.pcpu.take_hand_offs() {
+            self.attach(hand_off);
         }
         while let Some(tenant) = self.pcpu.take_new_period() {
             self.unpark(tenant);
@@ -229,8 +229,8 @@ impl<H: VcpuHw> CpuMain<H> {
     }
 
     /// A vCPU moves in. What was left for it before is looked at now.
-    fn adopt(&mut self, arrival: Arrival) {
-        let runner = make::runner(arrival, &mut self.pcpu, &*self.make);
+    fn attach(&mut self, hand_off: HandOff) {
+        let runner = make::runner(hand_off, &mut self.pcpu, &*self.make);
         let id = runner.vcpu().id;
         let weight = runner.domain.weight.load(Ordering::Relaxed);
         let slot = runner.slot;
@@ -253,7 +253,7 @@ impl<H: VcpuHw> CpuMain<H> {
             at.runner.begin();
             let _ = at.runner.vcpu().take_kick();
         }
-        self.consider(slot);
+        self.serve_requests(slot);
     }
 
     /// One more vCPU of the domain is here. Returns the domain's place.
@@ -277,7 +277,7 @@ impl<H: VcpuHw> CpuMain<H> {
             cap_percent: 0,
             budget: None,
             parked: VecDeque::with_capacity(domain.vcpus.len()),
-            alarm: pcpu.add_period_timer(place),
+            period_timer: pcpu.add_period_timer(place),
         });
         tenant.vcpus += 1;
         place
@@ -291,19 +291,19 @@ impl<H: VcpuHw> CpuMain<H> {
         tenant.parked.retain(|parked| *parked != slot);
         tenant.vcpus -= 1;
         if tenant.vcpus == 0 {
-            self.pcpu.remove_period_timer(tenant.alarm);
+            self.pcpu.remove_period_timer(tenant.period_timer);
             self.tenants[place] = None;
         }
     }
 
-    /// The same as [`Self::consider`], the time taken from the vCPU's own where another has its turn.
-    fn consider_at_its_cost(&mut self, slot: usize) {
+    /// The same as [`Self::serve_requests`], the time taken from the vCPU's own where another has its turn.
+    fn serve_requests_at_its_cost(&mut self, slot: usize) {
         let Some(current) = self.current.filter(|current| *current != slot) else {
-            self.consider(slot);
+            self.serve_requests(slot);
             return;
         };
         let since_ns = host::now_ns();
-        self.consider(slot);
+        self.serve_requests(slot);
         let ns = host::now_ns().saturating_sub(since_ns);
         self.policy.charge(Unit(slot), ns, Some(Unit(current)));
         if let Some((_, Some(budget))) = self.at(slot).map(|(at, tenant)| (at, &mut tenant.budget))
@@ -313,7 +313,7 @@ impl<H: VcpuHw> CpuMain<H> {
     }
 
     /// Has a vCPU look at what was left for it. It is switched to first where what was asked for needs its registers.
-    fn consider(&mut self, slot: usize) {
+    fn serve_requests(&mut self, slot: usize) {
         let Some(Some(at)) = self.slots.get(slot) else {
             return;
         };
@@ -416,8 +416,8 @@ impl<H: VcpuHw> CpuMain<H> {
         at.runner.account(RunState::Runnable, now_ns);
         tenant.parked.push_back(slot);
         if let Some(budget) = &tenant.budget {
-            let (alarm, ns) = (tenant.alarm, budget.next_period_ns());
-            self.pcpu.set_timer(alarm, host::tsc_at(ns));
+            let (timer, ns) = (tenant.period_timer, budget.next_period_ns());
+            self.pcpu.set_timer(timer, host::tsc_at(ns));
         }
     }
 
@@ -470,7 +470,7 @@ impl<H: VcpuHw> CpuMain<H> {
         let domain = &at.runner.domain;
         if domain.is_hardware
             && domain.is_shut_down()
-            && let Some(why) = domain.ended()
+            && let Some(why) = domain.shutdown_reason()
         {
             power::dom0_ended(why);
         }
@@ -530,7 +530,7 @@ impl<H: VcpuHw> CpuMain<H> {
     }
 
     /// Books how a vCPU left the guest.
-    fn settle(&mut self, slot: usize, stop: Stop) {
+    fn after_run(&mut self, slot: usize, stop: Stop) {
         let Some(Some(at)) = self.slots.get(slot) else {
             return;
         };
@@ -564,7 +564,7 @@ impl<H: VcpuHw> CpuMain<H> {
         }
     }
 
-    /// The vCPU in `slot` is gone for good.
+    /// The vCPU in `slot` is gone permanently.
     fn drop_slot(&mut self, slot: usize) {
         if self.loaded == Some(slot) {
             self.unload();
@@ -586,7 +586,7 @@ impl<H: VcpuHw> CpuMain<H> {
         at.runner.account(RunState::Offline, now_ns);
         at.runner.vcpu().set_gone();
         let timers = at.runner.timers();
-        self.pcpu.disown(slot, timers);
+        self.pcpu.detach(slot, timers);
         drop(at);
         // whoever destroys the domain goes on once all are gone
         domain.runners.fetch_sub(1, Ordering::AcqRel);

@@ -68,8 +68,8 @@ pub fn run<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Stop {
 #[inline(never)]
 fn look_up<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Option<Stop> {
     runner.vcpu.take_kick();
-    // after the kick: who asks from now on kicks anew
-    if runner.domain.is_held() {
+    // after the kick: who asks from now on kicks again
+    if runner.domain.is_paused() {
         return Some(Stop::Held);
     }
     if runner.vcpu.has_requests() {
@@ -90,7 +90,7 @@ impl<H: VcpuHw> Runner<H> {
     /// registers, though.
     #[must_use]
     pub fn answerable(&self) -> Requests {
-        if self.domain.is_held() && !self.vcpu().requests().intersects(Requests::STATE) {
+        if self.domain.is_paused() && !self.vcpu().requests().intersects(Requests::STATE) {
             Requests::all().difference(Requests::TIMERS)
         } else {
             Requests::all()
@@ -162,8 +162,8 @@ fn answer_requests<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
     if requests.contains(Requests::STARTUP) && runner.activity == Activity::Waiting {
         startup(runner, vector);
     }
-    if requests.contains(Requests::LIFE) {
-        live_or_not(runner, pcpu);
+    if requests.contains(Requests::UP_OR_DOWN) {
+        go_up_or_down(runner, pcpu);
     }
     if requests.contains(Requests::DUMP) {
         crash::show_state(runner);
@@ -202,7 +202,7 @@ fn startup<H: VcpuHw>(runner: &mut Runner<H>, vector: u8) {
 }
 
 /// VCPUOP_up or VCPUOP_down: a wait ends early, which guests expect to happen.
-fn live_or_not<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
+fn go_up_or_down<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
     match (runner.activity, runner.vcpu().is_up.load(Ordering::Acquire)) {
         (Activity::Waiting, _) | (Activity::Down, false) => {}
         (Activity::Down, true) => runner.activity = Activity::Ready,

@@ -12,10 +12,10 @@ use hv_hw::sync::{RankedLock, rank};
 
 use crate::domain::Domain;
 use crate::domain::vcpu_frames::VcpuFrames;
-use crate::machine::cpus::{self, News};
+use crate::machine::cpus::{self, PendingWork};
 use crate::machine::memory;
 
-type Queue = RankedLock<Vec<Arrival>, { rank::SCHED }>;
+type Queue = RankedLock<Vec<HandOff>, { rank::SCHED }>;
 
 /// The vCPUs that each CPU is to run from now on.
 struct Queues([Queue; MAX_CPUS]);
@@ -32,7 +32,7 @@ once_a_machine! {
 }
 
 /// A vCPU on its way to the CPU that is to run it.
-pub struct Arrival {
+pub struct HandOff {
     /// Its domain.
     pub domain: Arc<Domain>,
     /// Its index there.
@@ -62,25 +62,25 @@ pub fn spawn(domain: &Arc<Domain>, index: usize) -> Result<(), Errno> {
         domain.runners.fetch_sub(1, Ordering::AcqRel);
         return if is_dying { Err(Errno::EINVAL) } else { Ok(()) };
     }
-    let arrival = Arrival {
+    let hand_off = HandOff {
         domain: domain.clone(),
         index,
         parts,
     };
-    send(vcpu.home(), arrival);
+    send(vcpu.home(), hand_off);
     Ok(())
 }
 
 /// Gives a CPU another vCPU to run.
-pub fn send(cpu: u32, arrival: Arrival) {
+pub fn send(cpu: u32, hand_off: HandOff) {
     if let Some(queue) = queue(cpu) {
-        queue.lock().push(arrival);
+        queue.lock().push(hand_off);
     }
-    cpus::tell(cpu, News::Arrivals);
+    cpus::tell(cpu, PendingWork::HandOffs);
 }
 
 /// Takes the vCPUs that were sent to a CPU.
-pub(super) fn take(cpu: u32) -> Vec<Arrival> {
+pub(super) fn take(cpu: u32) -> Vec<HandOff> {
     queue(cpu).map_or_else(Vec::new, |queue| core::mem::take(&mut *queue.lock()))
 }
 

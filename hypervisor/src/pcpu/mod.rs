@@ -16,8 +16,8 @@ use hv_hw::time;
 
 use crate::domain::Domain;
 use crate::domain::vcpu::Requests;
-use crate::machine::cpus::{self, Mailbox, News, end_slice, mailbox, tell};
-use hand_off::Arrival;
+use crate::machine::cpus::{self, Mailbox, PendingWork, end_slice, mailbox, tell};
+use hand_off::HandOff;
 use poll::Patience;
 
 /// What a timer is for.
@@ -121,7 +121,7 @@ impl Pcpu {
     }
 
     /// Makes room for a vCPU: its slot here; the timers are its singleshot, APIC, poll and watchdog timer.
-    pub fn adopt(&mut self, domain: Arc<Domain>, index: usize) -> (usize, [TimerId; VCPU_TIMERS]) {
+    pub fn attach(&mut self, domain: Arc<Domain>, index: usize) -> (usize, [TimerId; VCPU_TIMERS]) {
         let vcpu = domain.vcpus.get(index).cloned();
         let owner = Some((domain, index));
         let slot = match self.owners.iter().position(Option::is_none) {
@@ -143,7 +143,7 @@ impl Pcpu {
     }
 
     /// Forgets the vCPU in a slot and its timers.
-    pub fn disown(&mut self, slot: usize, timers: [TimerId; VCPU_TIMERS]) {
+    pub fn detach(&mut self, slot: usize, timers: [TimerId; VCPU_TIMERS]) {
         for timer in timers {
             self.timers.remove(timer);
         }
@@ -153,8 +153,8 @@ impl Pcpu {
     }
 
     /// Takes the vCPUs that it is to run from now on.
-    pub fn take_arrivals(&mut self) -> Vec<Arrival> {
-        if !self.take(News::Arrivals) {
+    pub fn take_hand_offs(&mut self) -> Vec<HandOff> {
+        if !self.take(PendingWork::HandOffs) {
             return Vec::new();
         }
         hand_off::take(self.id)
@@ -213,7 +213,7 @@ impl Pcpu {
     #[must_use]
     pub fn take_new_period(&mut self) -> Option<usize> {
         if self.periods_over.is_empty() {
-            let _ = self.take(News::Period);
+            let _ = self.take(PendingWork::Period);
         }
         self.periods_over.pop()
     }
@@ -222,24 +222,25 @@ impl Pcpu {
     #[inline]
     #[must_use]
     pub fn has_news(&self) -> bool {
-        self.mailbox.news.load(Ordering::Acquire) != 0
+        self.mailbox.pending_work.load(Ordering::Acquire) != 0
     }
 
     /// True once for each time that the rate limit was set.
     #[must_use]
-    pub fn take_rate_limit_news(&self) -> bool {
-        self.take(News::RateLimit)
+    pub fn take_rate_limit_work(&self) -> bool {
+        self.take(PendingWork::RateLimit)
     }
 
     /// True once for each time that a zombie may be one no longer.
     #[must_use]
-    pub fn take_zombie_news(&self) -> bool {
-        self.take(News::Zombies)
+    pub fn take_zombie_work(&self) -> bool {
+        self.take(PendingWork::Zombies)
     }
 
-    fn take(&self, wanted: News) -> bool {
-        let (news, bit) = (&self.mailbox.news, wanted as u8);
-        news.load(Ordering::Acquire) & bit != 0 && news.fetch_and(!bit, Ordering::AcqRel) & bit != 0
+    fn take(&self, wanted: PendingWork) -> bool {
+        let (pending_work, bit) = (&self.mailbox.pending_work, wanted as u8);
+        pending_work.load(Ordering::Acquire) & bit != 0
+            && pending_work.fetch_and(!bit, Ordering::AcqRel) & bit != 0
     }
 
     /// True where the time of the vCPU that has the CPU is over.
@@ -278,7 +279,7 @@ impl Pcpu {
                 }
                 TimerKind::Period => {
                     self.periods_over.push(key.slot);
-                    tell(self.id, News::Period);
+                    tell(self.id, PendingWork::Period);
                     continue;
                 }
                 TimerKind::Singleshot | TimerKind::Apic | TimerKind::Poll | TimerKind::Watchdog => {

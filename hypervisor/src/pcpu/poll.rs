@@ -2,7 +2,7 @@
 //!
 //! A pending interrupt makes a VM exit at a boundary between two instructions of the guest. An entry that ends before the
 //! first such boundary lets none in: one that delivers an event whose delivery faults, that a trap of the last instruction
-//! ends, or that starts behind MOV SS. A guest can have such entries follow each other for ever. So the run loop counts exits
+//! ends, or that starts after MOV SS. A guest can have such entries follow each other for ever. So the run loop counts exits
 //! and looks itself: at once before an entry that is known to be of that kind, and after `MOST_EXITS` whatever they were.
 
 use hv_hw::irq::poll_interrupt;
@@ -31,7 +31,7 @@ impl Patience {
         self.exits_left = 0;
     }
 
-    /// Counts an exit; true where it is time to look, which begins the count anew.
+    /// Counts an exit; true where it is time to look, which begins the count over.
     #[inline(always)]
     pub(crate) fn is_over(&mut self) -> bool {
         let (left, is_over) = self.exits_left.overflowing_sub(1);

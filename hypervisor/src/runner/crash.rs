@@ -7,7 +7,7 @@ use hv_hw::virt::VcpuHw;
 
 use super::{Next, Runner};
 use crate::console::debug_keys;
-use crate::domain::Ended;
+use crate::domain::ShutdownReason;
 
 /// A triple fault ends the domain.
 pub fn triple_fault<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
@@ -20,9 +20,10 @@ pub fn triple_fault<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
 pub fn die<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     let vcpu = runner.vcpu().id;
     runner.domain.log.dump(&vcpu, &state(runner));
-    runner
-        .domain
-        .end(Ended::Crash, "what a vCPU did cannot go on, see above");
+    runner.domain.end(
+        ShutdownReason::Crash,
+        "what a vCPU did cannot go on, see above",
+    );
     Next::Resume
 }
 

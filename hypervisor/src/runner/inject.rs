@@ -5,7 +5,7 @@
 
 use hv_hw::sync::atomic::Ordering;
 
-use hv_core::vcpu::event::{self, Again};
+use hv_core::vcpu::event::{self, Redelivery};
 use hv_hw::virt::{ApicAssist, ApicUpdate, Event, VcpuHw, Waits};
 
 use crate::runner::{Next, Runner};
@@ -65,12 +65,12 @@ fn take_in<H: VcpuHw>(runner: &mut Runner<H>) {
 #[cold]
 fn deliver_again<H: VcpuHw>(runner: &mut Runner<H>, interrupted: Event) -> Next {
     let event = match event::again(interrupted, runner.raised.take()) {
-        Again::Inject(event) => event,
-        Again::InjectAndKeep { exception, pending } => {
+        Redelivery::Inject(event) => event,
+        Redelivery::InjectAndKeep { exception, pending } => {
             keep(runner, pending);
             exception
         }
-        Again::TripleFault => {
+        Redelivery::TripleFault => {
             let _ = super::crash::triple_fault(runner);
             return Next::Yield;
         }

@@ -76,7 +76,7 @@ impl<H: VcpuHw> Runner<H> {
     }
 
     fn fetch_from(&self, start: Gva, to: &mut [u8]) -> usize {
-        let memory = DomainMemory::lock(&self.domain, &self.memo);
+        let memory = DomainMemory::lock(&self.domain, &self.tlb);
         let mode = self.hw.paging();
         if walk::copy_in(&memory, &mode, start, Access::Read, to).is_ok() {
             return to.len();

@@ -9,10 +9,10 @@ use hv_hw::virt::{Backend, Rights, TscView, VcpuConfig, VcpuHw};
 use crate::domain::vcpu::Vcpu;
 use crate::domain::vcpu_frames::VcpuFrames;
 use crate::domain::{Domain, Policies};
-use crate::guest_mem::Memo;
+use crate::guest_mem::SoftwareTlb;
 use crate::machine::host::host;
 use crate::pcpu::Pcpu;
-use crate::pcpu::hand_off::Arrival;
+use crate::pcpu::hand_off::HandOff;
 use crate::runner::{Activity, Runner};
 
 /// Makes the hardware half of vCPU `index` of a domain from its frames.
@@ -21,12 +21,12 @@ pub trait MakeVcpu<H>: Fn(&Domain, usize, &VcpuFrames, &Policies) -> H {}
 impl<H, F: Fn(&Domain, usize, &VcpuFrames, &Policies) -> H> MakeVcpu<H> for F {}
 
 /// Builds the vCPU, which its CPU has still to load.
-pub fn runner<H: VcpuHw>(arrival: Arrival, pcpu: &mut Pcpu, make: impl MakeVcpu<H>) -> Runner<H> {
-    let Arrival {
+pub fn runner<H: VcpuHw>(hand_off: HandOff, pcpu: &mut Pcpu, make: impl MakeVcpu<H>) -> Runner<H> {
+    let HandOff {
         domain,
         index,
         parts,
-    } = arrival;
+    } = hand_off;
     let policies = domain.policies();
     let hw = make(&domain, index, &parts, &policies);
     let vcpu = domain.vcpus.get(index).cloned();
@@ -40,13 +40,13 @@ pub fn runner<H: VcpuHw>(arrival: Arrival, pcpu: &mut Pcpu, make: impl MakeVcpu<
     };
     let page =
         SharedFrame::new(parts.apic_page.mfn()).expect("frames of ours are in the direct map");
-    let (slot, timers) = pcpu.adopt(domain.clone(), index);
+    let (slot, timers) = pcpu.attach(domain.clone(), index);
     let [singleshot, apic_timer, poll_timer, watchdog] = timers;
     Runner {
         lapic: Lapic::new(page, lapic_config),
         hw,
         width: Width::default(),
-        memo: Memo::new(domain.shared_info),
+        tlb: SoftwareTlb::new(domain.shared_info),
         domain,
         vcpu,
         slot,

@@ -48,7 +48,7 @@ impl<H: VcpuHw> Runner<H> {
         self.copy_at_once_in(from, value.as_mut_bytes())
     }
 
-    /// Copies several structures in that lie one behind the other.
+    /// Copies several structures in that lie one after the other.
     ///
     /// # Errors
     /// EFAULT.
@@ -88,7 +88,7 @@ impl<H: VcpuHw> Runner<H> {
         self.copy_bytes_out(to, value.narrow().as_bytes())
     }
 
-    /// Copies several structures out, one behind the other.
+    /// Copies several structures out, one after the other.
     ///
     /// # Errors
     /// EFAULT.
@@ -116,7 +116,7 @@ impl<H: VcpuHw> Runner<H> {
     #[inline(always)]
     fn copy_at_once_in(&self, from: Gva, to: &mut [u8]) -> Result<(), Errno> {
         if to.len() <= PAGE_BYTES - from.page_offset() {
-            let memory = DomainMemory::lock(&self.domain, &self.memo);
+            let memory = DomainMemory::lock(&self.domain, &self.tlb);
             if let Some(frame) = memory.known_frame(&self.hw.paging(), from, Access::Read) {
                 frame.read_bytes(from.page_offset(), to);
                 return Ok(());
@@ -137,7 +137,7 @@ impl<H: VcpuHw> Runner<H> {
     #[inline(always)]
     fn copy_at_once_out(&self, to: Gva, from: &[u8]) -> Result<(), Errno> {
         if from.len() <= PAGE_BYTES - to.page_offset() {
-            let memory = DomainMemory::lock(&self.domain, &self.memo);
+            let memory = DomainMemory::lock(&self.domain, &self.tlb);
             if let Some(frame) = memory.known_frame(&self.hw.paging(), to, Access::Write) {
                 frame.write_bytes(to.page_offset(), from);
                 return Ok(());
@@ -149,7 +149,7 @@ impl<H: VcpuHw> Runner<H> {
     #[inline(never)]
     fn copy_pieces_in(&self, from: Gva, to: &mut [u8]) -> Result<(), Errno> {
         let mode = self.hw.paging();
-        let memory = DomainMemory::lock(&self.domain, &self.memo);
+        let memory = DomainMemory::lock(&self.domain, &self.tlb);
         let mut rest = to;
         for (at, length) in from.page_pieces(rest.len()) {
             let (piece, tail) = rest.split_at_mut(length);
@@ -163,7 +163,7 @@ impl<H: VcpuHw> Runner<H> {
     #[inline(never)]
     fn copy_pieces_out(&self, to: Gva, from: &[u8]) -> Result<(), Errno> {
         let mode = self.hw.paging();
-        let memory = DomainMemory::lock(&self.domain, &self.memo);
+        let memory = DomainMemory::lock(&self.domain, &self.tlb);
         let mut rest = from;
         for (at, length) in to.page_pieces(rest.len()) {
             let (piece, tail) = rest.split_at(length);
@@ -192,7 +192,7 @@ impl<H: VcpuHw> Runner<H> {
     /// EFAULT.
     pub fn locate(&self, address: Gva) -> Result<Gpa, Errno> {
         let mode = self.hw.paging();
-        let memory = DomainMemory::lock(&self.domain, &self.memo);
+        let memory = DomainMemory::lock(&self.domain, &self.tlb);
         walk::translate(&memory, &mode, address, Access::Write).map_err(|_| Errno::EFAULT)
     }
 }

@@ -28,7 +28,7 @@ use hv_hw::virt::{Event, VcpuHw};
 use crate::domain::vcpu::Vcpu;
 use crate::domain::vcpu_frames::VcpuFrames;
 use crate::domain::{Domain, Policies, wallclock};
-use crate::guest_mem::Memo;
+use crate::guest_mem::SoftwareTlb;
 use crate::pcpu::{Pcpu, VCPU_TIMERS};
 
 /// What a vCPU is doing, as its CPU sees it.
@@ -42,7 +42,7 @@ pub enum Activity {
     Polling,
     /// It waits for STARTUP.
     Waiting,
-    /// VCPUOP_down, or HLT with interrupts off: VCPUOP_up lets it go on, INIT begins anew.
+    /// VCPUOP_down, or HLT with interrupts off: VCPUOP_up lets it go on, INIT begins over.
     Down,
 }
 
@@ -90,7 +90,7 @@ pub struct Runner<H> {
     /// How wide the registers of the hypercall's caller are, while one is served.
     pub width: Width,
     /// What it remembers of its domain's memory.
-    pub memo: Memo,
+    pub tlb: SoftwareTlb,
     /// Ports that SCHEDOP_poll waits for.
     pub polled: arrayvec::ArrayVec<hv_core::evtchn::Port, 128>,
 }
@@ -113,14 +113,14 @@ impl<H: VcpuHw> Runner<H> {
     /// True where it could have the CPU.
     #[must_use]
     pub fn can_run(&self) -> bool {
-        self.activity == Activity::Ready && !self.domain.is_held()
+        self.activity == Activity::Ready && !self.domain.is_paused()
     }
 
     /// What it is booked as while it does not run.
     #[must_use]
     pub fn waiting_state(&self) -> RunState {
         match self.activity {
-            Activity::Ready if self.domain.is_held() => RunState::Offline,
+            Activity::Ready if self.domain.is_paused() => RunState::Offline,
             Activity::Ready => RunState::Runnable,
             Activity::Halted | Activity::Polling => RunState::Blocked,
             Activity::Waiting | Activity::Down => RunState::Offline,
@@ -259,7 +259,7 @@ pub fn raise<H: VcpuHw>(runner: &mut Runner<H>, event: Event) -> Next {
 
 /// Has the guest begin the same instruction again with its registers moved on: what was due meanwhile comes first, and its
 /// interrupt shadow, if it stands in one, ends here.
-pub fn again<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
+pub fn restart<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
     runner.hw.run_again();
     retry(pcpu)
 }

@@ -48,7 +48,7 @@ pub(crate) fn due<H: VcpuHw>(
     }
     let table = regs.cr3 & 0xFFFF_FFE0;
     let entries = {
-        let memory = DomainMemory::lock(&runner.domain, &runner.memo);
+        let memory = DomainMemory::lock(&runner.domain, &runner.tlb);
         [0u64, 8, 16, 24].map(|offset| memory.read_u64(Gpa::new(table + offset)).unwrap_or(0))
     };
     let bits = u32::from(runner.policies.cpuid.physical_bits());

@@ -33,7 +33,7 @@ fn guest(code: &[u8]) -> (Runner<FakeVcpu>, Pcpu) {
 }
 
 fn write(runner: &Runner<FakeVcpu>, gpa: u64, bytes: &[u8]) {
-    let mut memory = DomainMemory::lock(&runner.domain, &runner.memo);
+    let mut memory = DomainMemory::lock(&runner.domain, &runner.tlb);
     memory.write(Gpa::new(gpa), bytes).unwrap();
 }
 
@@ -71,7 +71,7 @@ fn violation_in_an_events_delivery_is_no_access_of_the_instruction() {
         let (runner, _) = &mut machine;
         assert_eq!((runner.hw.regs().rax(), runner.hw.rip()), (0, RIP));
         assert_eq!(runner.raised, Some(Event::PROTECTION));
-        assert_eq!(runner.domain.ended(), None);
+        assert_eq!(runner.domain.shutdown_reason(), None);
     }
 }
 
@@ -81,7 +81,7 @@ fn delivery_that_faults_each_time_ends_in_a_triple_fault() {
     let mut machine = guest(&LOAD);
     let mut event = Event::Interrupt(0x40);
     let mut delivered = Vec::new();
-    while machine.0.domain.ended().is_none() {
+    while machine.0.domain.shutdown_reason().is_none() {
         machine.0.hw.interrupted = Some(event);
         touch(&mut machine, fault(Stage2Access::READ));
         let _ = inject::prepare(&mut machine.0);
@@ -116,7 +116,7 @@ fn walk_or_fetch_through_nothing_is_a_protection_fault() {
         let mut machine = guest(&LOAD);
         touch(&mut machine, fault(access));
         assert_eq!(machine.0.raised, Some(Event::PROTECTION), "{access:?}");
-        assert_eq!(machine.0.domain.ended(), None);
+        assert_eq!(machine.0.domain.shutdown_reason(), None);
     }
 }
 
@@ -148,7 +148,7 @@ fn no_instruction_that_touches_nothing_ends_its_domain() {
             emulated += u32::from(has_moved);
             let is_refused = runner.raised == Some(Event::PROTECTION);
             assert!(has_moved != is_refused, "{code:x?}");
-            assert_eq!(runner.domain.ended(), None, "{code:x?}");
+            assert_eq!(runner.domain.shutdown_reason(), None, "{code:x?}");
         }
     }
     assert!(emulated > 450, "{emulated} are emulated");

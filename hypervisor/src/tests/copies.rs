@@ -1,7 +1,7 @@
 //! What hypercalls read and write in the guest's memory: where it goes, and that a hypercall in pieces is done whole.
 
 use crate::exit;
-use crate::guest_mem::Memo;
+use crate::guest_mem::SoftwareTlb;
 use crate::machine::memory::Tables;
 use crate::runner::Runner;
 use crate::tests::common::{RIP, give_ram, one_vcpu};
@@ -136,11 +136,11 @@ proptest! {
                 PagingStep::Copy { indices, is_write } => {
                     let [a, b, c, d] = indices;
                     let at = Gva::new(a << 39 | b << 30 | c << 21 | d << 12 | 0x800);
-                    let fresh = Memo::new(runner.domain.shared_info);
+                    let fresh = SoftwareTlb::new(runner.domain.shared_info);
                     let remembered = copy(&runner, &ram, at, is_write);
-                    let kept = core::mem::replace(&mut runner.memo, fresh);
+                    let kept = core::mem::replace(&mut runner.tlb, fresh);
                     prop_assert_eq!(remembered, copy(&runner, &ram, at, is_write));
-                    runner.memo = kept;
+                    runner.tlb = kept;
                 }
             }
         }

@@ -198,7 +198,7 @@ fn timers_of_a_paused_guest_take_no_time_from_others() {
 fn timers_of_a_guest_that_ended_take_no_time_from_others() {
     prepare();
     let _clock = Clock::take_over();
-    let crash = |guest: &Domain| guest.end(crate::domain::Ended::Crash, "by a test");
+    let crash = |guest: &Domain| guest.end(crate::domain::ShutdownReason::Crash, "by a test");
     let (percent, loads) = left_to_the_other(32, crash);
     assert!(percent >= 99 && loads < 10, "{percent} %, {loads}");
 }

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use crate::domain::create::DomainConfig;
 use crate::domain::destroy::{self, Progress};
-use crate::domain::life::PauseError;
+use crate::domain::lifecycle::PauseError;
 use crate::domain::vcpu_frames::VcpuFrames;
 use crate::domain::vcpu_state::VcpuState;
-use crate::domain::{Domain, Ended, Policies, grants, info, pod, registry, soft_reset, space};
+use crate::domain::{
+    Domain, Policies, ShutdownReason, grants, info, pod, registry, soft_reset, space,
+};
 use crate::machine::{cpus, memory};
 use crate::main_loop::{CpuMain, Step};
 use crate::pcpu::hand_off;
@@ -106,7 +108,7 @@ fn destroy(domain: Arc<Domain>, main: &mut CpuMain<FakeVcpu>) {
 
 /// True once where the CPU was to look at zombies.
 fn was_to_look() -> bool {
-    pcpu().take_zombie_news()
+    pcpu().take_zombie_work()
 }
 
 fn is_known(domain: &Domain) -> bool {
@@ -177,7 +179,7 @@ fn domain_that_shuts_down_stays_until_it_is_destroyed() {
     domain.unpause().unwrap();
     assert!(matches!(main.step(), Step::Ran(_)));
     assert_eq!(main.step(), Step::Idle);
-    assert_eq!(domain.ended(), Some(Ended::PowerOff));
+    assert_eq!(domain.shutdown_reason(), Some(ShutdownReason::PowerOff));
     let record = info::describe(&domain);
     assert_eq!(record.flags & guest_abi::domctl::XEN_DOMINF_shutdown, 4);
     assert!(is_known(&domain));
@@ -216,8 +218,8 @@ fn crash_of_one_domain_leaves_the_others_running() {
     for _ in 0..10 {
         let _ = main.step();
     }
-    assert_eq!(bad.ended(), Some(Ended::Crash));
-    assert_eq!(other.ended(), None);
+    assert_eq!(bad.shutdown_reason(), Some(ShutdownReason::Crash));
+    assert_eq!(other.shutdown_reason(), None);
     assert!(entries(&other) > before);
     destroy(bad, &mut main);
     destroy(other, &mut main);
@@ -325,7 +327,7 @@ const LIFE: [Event; 15] = [
         // a page that it gives up, and that holds its vcpu_info
         space::release(&mut hw, domain, Gfn::new(7777)).unwrap();
         let _ = main.step();
-        domain.end(Ended::Crash, "by a test");
+        domain.end(ShutdownReason::Crash, "by a test");
         let _ = main.step();
     },
 ];

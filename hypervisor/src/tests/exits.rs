@@ -1,7 +1,7 @@
-//! The story's answers to exits, over a vCPU without hardware: what the guest finds in its registers, and whether its
+//! The core's answers to exits, over a vCPU without hardware: what the guest finds in its registers, and whether its
 //! domain lives on.
 
-use crate::domain::Ended;
+use crate::domain::ShutdownReason;
 use crate::domain::vcpu::Requests;
 use crate::exit;
 use crate::main_loop::run_loop::{self, Stop};
@@ -91,7 +91,10 @@ fn halt_of_the_only_vcpu_with_interrupts_off_is_power_off() {
     let (mut runner, mut pcpu) = one_vcpu();
     runner.hw.exits.push_back(VmExit::Hlt);
     assert_eq!(run_loop::run(&mut runner, &mut pcpu), Stop::Yield);
-    assert_eq!(runner.domain.ended(), Some(Ended::PowerOff));
+    assert_eq!(
+        runner.domain.shutdown_reason(),
+        Some(ShutdownReason::PowerOff)
+    );
 }
 
 #[test]
@@ -99,11 +102,11 @@ fn vcpu_that_is_taken_down_stops_and_goes_on_when_it_is_up() {
     use hv_hw::sync::atomic::Ordering;
     let (mut runner, mut pcpu) = one_vcpu();
     runner.vcpu().is_up.store(false, Ordering::Release);
-    runner.vcpu().request(Requests::LIFE);
+    runner.vcpu().request(Requests::UP_OR_DOWN);
     assert_eq!(run_loop::run(&mut runner, &mut pcpu), Stop::Waiting);
     assert_eq!(runner.activity, Activity::Down);
     runner.vcpu().is_up.store(true, Ordering::Release);
-    runner.vcpu().request(Requests::LIFE);
+    runner.vcpu().request(Requests::UP_OR_DOWN);
     runner.reconsider(&mut pcpu);
     assert_eq!(runner.activity, Activity::Ready);
 }
@@ -212,7 +215,7 @@ fn what_is_no_doing_of_the_guests_leaves_it_as_it_was() {
         let (mut runner, mut pcpu) = one_vcpu();
         let _ = exit::handle(&mut runner, &mut pcpu, exit);
         assert_eq!((runner.hw.rip(), runner.raised), (RIP, None), "{exit:?}");
-        assert_eq!(runner.domain.ended(), None, "{exit:?}");
+        assert_eq!(runner.domain.shutdown_reason(), None, "{exit:?}");
     }
 }
 

@@ -207,7 +207,7 @@ impl Machine {
         let (runner, _) = self.part();
         for table in TABLES {
             let entry = ((table + 1) << 12) | 7;
-            let mut memory = DomainMemory::lock(&runner.domain, &runner.memo);
+            let mut memory = DomainMemory::lock(&runner.domain, &runner.tlb);
             let page: Vec<u8> = (0..512).flat_map(|_| u64::to_le_bytes(entry)).collect();
             memory.write(Gpa::new(table << 12), &page).unwrap();
         }
@@ -320,7 +320,7 @@ fn narrow_hypercalls_without_end_in_a_shadow_let_the_host_in() {
     assert!(machine.run() > EXITS as u64);
 }
 
-/// Who leaves the run loop and comes back must not start the count anew.
+/// Who leaves the run loop and comes back must not start the count over.
 #[test]
 fn guest_that_leaves_the_run_loop_at_each_exit_lets_the_host_in() {
     prepare();

@@ -4,7 +4,7 @@ use crate::console::guest_debug;
 use crate::domain::Domain;
 use crate::domain::vcpu_frames::VcpuFrames;
 use crate::exit;
-use crate::pcpu::hand_off::Arrival;
+use crate::pcpu::hand_off::HandOff;
 use crate::runner::make;
 use crate::tests::common::{TSC_KHZ, domain, fake, guest_config, pcpu, prepare, vcpu_of};
 use hv_core::addr::Gpa;
@@ -40,12 +40,12 @@ fn show_words_of_guests() {
 fn live_and_die(id: u16) {
     let domain = domain(id, guest_config(1));
     let mut pcpu = pcpu();
-    let arrival = Arrival {
+    let hand_off = HandOff {
         domain,
         index: 0,
         parts: VcpuFrames::alloc().expect("the arena has room"),
     };
-    let mut runner = make::runner(arrival, &mut pcpu, fake);
+    let mut runner = make::runner(hand_off, &mut pcpu, fake);
     let _ = exit::handle(&mut runner, &mut pcpu, VmExit::TripleFault);
 }
 

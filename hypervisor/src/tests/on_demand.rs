@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::domain::destroy::{self, Progress};
 use crate::domain::vcpu::Requests;
-use crate::domain::{Domain, Ended, grants, pod, soft_reset, space};
+use crate::domain::{Domain, ShutdownReason, grants, pod, soft_reset, space};
 use crate::exit;
 use crate::guest_mem::{self as guest, DomainMemory};
 use crate::machine::memory;
@@ -86,7 +86,7 @@ fn write((runner, pcpu): &mut Machine, page: u64, value: u64) -> u32 {
             frame.write_bytes(0, value.as_bytes());
             return exits;
         }
-        if domain.ended().is_some() {
+        if domain.shutdown_reason().is_some() {
             return exits;
         }
         let _ = exit::handle(runner, pcpu, VmExit::Stage2Fault(fault));
@@ -126,7 +126,7 @@ fn what_the_hypervisor_and_others_touch_is_there() {
     let (runner, _pcpu) = vcpu_of(domain.clone());
     let mut hw = FakeVcpu::default();
     {
-        let mut memory = DomainMemory::lock(&domain, &runner.memo);
+        let mut memory = DomainMemory::lock(&domain, &runner.tlb);
         // over the border of two pages
         memory.write(gpa(0) + 4092, &[7; 8]).unwrap();
         let mut bytes = [1; 4];
@@ -232,7 +232,7 @@ fn pages_that_are_all_zeroes_are_taken_back_behind_a_flush() {
         assert_eq!(frame(&domain, page).unwrap().load_u32(0), 1, "page {page}");
     }
     assert_eq!(domain.pages(), 40);
-    assert_eq!(domain.ended(), None);
+    assert_eq!(domain.shutdown_reason(), None);
     drop(pinned);
     drop(machine);
     end(&domain);
@@ -247,10 +247,10 @@ fn guest_that_touches_more_than_it_has_ends_and_no_exit_of_it_is_long() {
     for page in 0..target {
         write(&mut machine, page, page + 1);
     }
-    assert_eq!((domain.ended(), counts(&domain).1), (None, 0));
+    assert_eq!((domain.shutdown_reason(), counts(&domain).1), (None, 0));
     let exits = write(&mut machine, target, 1);
     assert!((3..100).contains(&exits), "{exits} exits");
-    assert_eq!(domain.ended(), Some(Ended::Crash));
+    assert_eq!(domain.shutdown_reason(), Some(ShutdownReason::Crash));
     drop(machine);
     end(&domain);
 }
@@ -306,7 +306,7 @@ fn hypercalls_buffer_is_populated_and_the_call_made_again_until_it_can_be() {
         assert_eq!(extraversion(&mut machine, 6600), None);
         pod::relieve(&domain);
     }
-    assert_eq!(domain.ended(), Some(Ended::Crash));
+    assert_eq!(domain.shutdown_reason(), Some(ShutdownReason::Crash));
     let _ = domain.vcpus[0].take_requests(Requests::RELIEVE);
     // where nothing is, nothing is looked for
     let fault = Errno::EFAULT.to_rax();
@@ -336,7 +336,7 @@ fn call_in_a_batch_whose_buffer_cannot_be_populated_is_made_again_as_well() {
     assert_eq!(call(&mut machine), None);
     assert_eq!(machine.0.hw.regs().rsi(), 1);
     pod::relieve(&domain);
-    assert_eq!(domain.ended(), Some(Ended::Crash));
+    assert_eq!(domain.shutdown_reason(), Some(ShutdownReason::Crash));
     drop(machine);
     end(&domain);
 }
@@ -349,7 +349,7 @@ fn no_page_that_was_taken_back_is_remembered_in_the_same_copy() {
     for page in 0..10 {
         write(&mut machine, page, u64::from(page > 0));
     }
-    let mut memory = DomainMemory::lock(&domain, &machine.0.memo);
+    let mut memory = DomainMemory::lock(&domain, &machine.0.tlb);
     let mut byte = [9];
     memory.read(gpa(0), &mut byte).unwrap();
     // takes the page back that was just read

@@ -139,7 +139,7 @@ fn pause_that_meets_an_unpause_is_not_lost() {
             |guest| guest.pause().unwrap(),
         ],
         check: |guest| {
-            assert!(guest.is_held(), "one pause is open");
+            assert!(guest.is_paused(), "one pause is open");
             destroy_whole(&guest, &mut new_main());
         },
     }
@@ -188,10 +188,10 @@ fn vcpu_is_made_once_whoever_asks() {
             |guest| hand_off::spawn(guest, 0).unwrap(),
         ],
         check: |guest| {
-            let arrivals = pcpu().take_arrivals();
-            assert_eq!(arrivals.len(), 1);
-            for arrival in arrivals {
-                hand_off::send(0, arrival);
+            let hand_offs = pcpu().take_hand_offs();
+            assert_eq!(hand_offs.len(), 1);
+            for hand_off in hand_offs {
+                hand_off::send(0, hand_off);
             }
             destroy_whole(&guest, &mut new_main());
         },
@@ -213,7 +213,7 @@ fn destruction_meets_the_making_of_a_vcpu_and_leaves_none() {
             let (id, frames) = (guest.id, memory::free_frames());
             destroy_whole(&guest, &mut new_main());
             assert_eq!(guest.runners.load(Ordering::SeqCst), 0);
-            assert!(pcpu().take_arrivals().is_empty());
+            assert!(pcpu().take_hand_offs().is_empty());
             assert!(memory::free_frames() >= frames);
             assert!(registry::find(id).is_none());
         },
@@ -279,7 +279,7 @@ fn last_use_of_a_page_ends_while_its_domain_is_destroyed() {
         used: hv_hw::sync::RankedLock<Option<(Pinned, SpecialFrame)>, 1>,
     }
     fn look() {
-        if pcpu().take_zombie_news() {
+        if pcpu().take_zombie_work() {
             destroy::reap();
         }
     }

@@ -4,7 +4,7 @@ use crate::domain::destroy::{self, Progress};
 use crate::domain::vcpu_frames::VcpuFrames;
 use crate::exit;
 use crate::pcpu::Pcpu;
-use crate::pcpu::hand_off::Arrival;
+use crate::pcpu::hand_off::HandOff;
 use crate::runner::{Activity, Runner, make};
 use crate::tests::common::{RIP, fake, known_guest, pcpu, prepare};
 use guest_abi::errno::Errno;
@@ -161,12 +161,12 @@ fn guest_is_denied_every_call_that_no_row_gives_it() {
     prepare();
     let guest = known_guest();
     let mut pcpu = pcpu();
-    let arrival = Arrival {
+    let hand_off = HandOff {
         domain: guest.clone(),
         index: 0,
         parts: VcpuFrames::alloc().expect("the arena has room"),
     };
-    let mut runner = make::runner(arrival, &mut pcpu, fake);
+    let mut runner = make::runner(hand_off, &mut pcpu, fake);
     let denials = [Errno::ENOSYS, Errno::EPERM].map(Errno::to_rax);
     for number in (0..70).chain([1 << 32 | 32, u64::MAX]) {
         for sub_op in 0..64 {

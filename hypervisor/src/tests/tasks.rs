@@ -69,13 +69,13 @@ fn guest() -> (Runner<FakeVcpu>, Pcpu) {
 }
 
 fn write(runner: &Runner<FakeVcpu>, gpa: u64, bytes: &[u8]) {
-    let mut memory = DomainMemory::lock(&runner.domain, &runner.memo);
+    let mut memory = DomainMemory::lock(&runner.domain, &runner.tlb);
     memory.write(Gpa::new(gpa), bytes).unwrap();
 }
 
 fn word(runner: &Runner<FakeVcpu>, gpa: u64) -> u64 {
     let mut word = [0; 4];
-    let memory = DomainMemory::lock(&runner.domain, &runner.memo);
+    let memory = DomainMemory::lock(&runner.domain, &runner.tlb);
     memory.read(Gpa::new(gpa), &mut word).unwrap();
     u64::from(u32::from_le_bytes(word))
 }
@@ -137,7 +137,7 @@ fn task_that_is_none_is_a_fault_where_the_guest_was() {
     };
     assert_eq!(runner.raised, Some(expected));
     assert_eq!(runner.hw.rip(), RIP);
-    assert_eq!(runner.domain.ended(), None);
+    assert_eq!(runner.domain.shutdown_reason(), None);
 }
 
 #[test]

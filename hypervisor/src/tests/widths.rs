@@ -1,4 +1,4 @@
-//! Hypercalls of 64-bit and of 32-bit code: the same story told by both has the same outcome.
+//! Hypercalls of 64-bit and of 32-bit code: the same sequence of calls by both has the same outcome.
 #![expect(
     clippy::cast_possible_truncation,
     reason = "results are compared as 32-bit code sees them"
@@ -6,15 +6,15 @@
 
 use hv_hw::sync::atomic::Ordering;
 
-use crate::domain::create::{self, Belongings};
+use crate::domain::create::{self, DomainResources};
 use crate::domain::destroy::{self, Progress};
 use crate::domain::vcpu_frames::VcpuFrames;
 use crate::domain::vcpu_state::VcpuState;
-use crate::domain::{Ended, registry, space};
+use crate::domain::{ShutdownReason, registry, space};
 use crate::exit;
 use crate::main_loop::CpuMain;
 use crate::pcpu::Pcpu;
-use crate::pcpu::hand_off::{self, Arrival};
+use crate::pcpu::hand_off::{self, HandOff};
 use crate::runner::{Activity, Runner, make};
 use crate::tests::common::{RIP, fake, give_ram, guest_config, pcpu, prepare};
 use guest_abi::compat::{Compat, Width, XenUlong};
@@ -61,18 +61,18 @@ impl Guest {
     fn new(width: Width) -> Self {
         crate::tests::common::prepare();
         let number = registry::reserve(None).unwrap();
-        let own = Belongings::none().unwrap();
+        let own = DomainResources::none().unwrap();
         let domain = create::domain(number.id(), guest_config(2), own);
         let domain = std::sync::Arc::new(domain.unwrap_or_else(|errno| panic!("{errno:?}")));
         registry::add(domain.clone());
         domain.limits.max_pages.store(64, Ordering::Relaxed);
         let mut pcpu = pcpu();
-        let arrival = Arrival {
+        let hand_off = HandOff {
             domain: domain.clone(),
             index: 0,
             parts: VcpuFrames::alloc().unwrap(),
         };
-        let mut runner = make::runner(arrival, &mut pcpu, fake);
+        let mut runner = make::runner(hand_off, &mut pcpu, fake);
         runner.activity = Activity::Ready;
         if width == Width::Bits32 {
             runner.hw.system.segments[SEGMENT_CS].access = 0;
@@ -188,7 +188,7 @@ impl Drop for Guest {
     }
 }
 
-/// Tells `story` to a guest of each width; the outcomes are the same, and the last one's is returned.
+/// Runs `story` in a guest of each width; the outcomes are the same, and the last one's is returned.
 fn alike<T: PartialEq + std::fmt::Debug>(story: impl Fn(&mut Guest) -> T) -> T {
     prepare();
     let wide = story(&mut Guest::new(Width::Bits64));
@@ -224,7 +224,7 @@ fn version_and_its_texts() {
     assert_eq!(outcome.4.1.virt_start, 0);
 }
 
-/// What lies behind a structure of 32 bits is not written.
+/// What lies after a structure of 32 bits is not written.
 #[test]
 fn narrow_structure_ends_where_it_ends() {
     prepare();
@@ -791,16 +791,16 @@ fn watchdog_that_is_not_kicked_ends_its_domain() {
         let answers = [(1, 9), (0, 1000), (0, 1000), (0, 1000), (3, 9), (2, 0)];
         let answers = answers.map(|(id, timeout)| set(guest, id, timeout));
         guest.pcpu.expire_timers();
-        let early = guest.runner.domain.ended();
+        let early = guest.runner.domain.shutdown_reason();
         // at once
         let last = set(guest, 0, 0);
         guest.pcpu.expire_timers();
-        (answers, early, last, guest.runner.domain.ended())
+        (answers, early, last, guest.runner.domain.shutdown_reason())
     });
     let [einval, enospc] = [Errno::EINVAL, Errno::ENOSPC].map(refused);
     assert_eq!(outcome.0, [einval, 1, 2, enospc, einval, 0]);
     assert_eq!((outcome.1, outcome.2), (None, 2));
-    assert_eq!(outcome.3, Some(Ended::Other(SHUTDOWN_watchdog)));
+    assert_eq!(outcome.3, Some(ShutdownReason::Other(SHUTDOWN_watchdog)));
 }
 
 #[test]

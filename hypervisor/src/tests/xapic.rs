@@ -1,4 +1,4 @@
-//! The local APIC's modes as the story has them: registers in memory in the one, MSRs in the other, who is reached by what,
+//! The local APIC's modes as the core has them: registers in memory in the one, MSRs in the other, who is reached by what,
 //! and what the hardware is told.
 
 use crate::domain::vcpu::Requests;
@@ -7,7 +7,7 @@ use crate::domain::vcpu_state::VcpuState;
 use crate::exit;
 use crate::guest_mem::DomainMemory;
 use crate::pcpu::Pcpu;
-use crate::pcpu::hand_off::Arrival;
+use crate::pcpu::hand_off::HandOff;
 use crate::runner::{Activity, Runner, inject, make};
 use crate::tests::common::{RIP, domain, fake, give_ram, guest_config, vcpu_of};
 use hv_core::addr::{Gpa, Gva};
@@ -49,12 +49,12 @@ fn guest() -> Machine {
 
 /// The other vCPU.
 fn second_of(first: &Runner<FakeVcpu>, pcpu: &mut Pcpu) -> Runner<FakeVcpu> {
-    let arrival = Arrival {
+    let hand_off = HandOff {
         domain: first.domain.clone(),
         index: 1,
         parts: VcpuFrames::alloc().unwrap(),
     };
-    let mut runner = make::runner(arrival, pcpu, fake);
+    let mut runner = make::runner(hand_off, pcpu, fake);
     runner.activity = Activity::Ready;
     in_32_bit_code(&mut runner);
     runner
@@ -71,7 +71,7 @@ fn in_32_bit_code(runner: &mut Runner<FakeVcpu>) {
 fn access(runner: &mut Runner<FakeVcpu>, pcpu: &mut Pcpu, code: [u8; 2], offset: u64) {
     let at = PAGE + offset;
     {
-        let mut memory = DomainMemory::lock(&runner.domain, &runner.memo);
+        let mut memory = DomainMemory::lock(&runner.domain, &runner.tlb);
         memory.write(Gpa::new(RIP), &code).unwrap();
     }
     runner.hw.system.rip = RIP;

@@ -198,7 +198,7 @@ pub(super) const LEAF7_1_EDX_PLAIN: u32 = bits(&[14]);
 
 /// Leaf 7, subleaf 2, EDX: further bits of IA32_SPEC_CTRL (PSFD IPRED_CTRL RRSBA_CTRL DDPD_U BHI_CTRL).
 pub(super) const LEAF7_2_EDX_SPECULATION: u32 = bits(&[0, 1, 2, 3, 4]);
-/// Leaf 7, subleaf 2, EDX: MCDT_NO, a statement about the chip.
+/// Leaf 7, subleaf 2, EDX: MCDT_NO, a statement about the CPU.
 pub(super) const LEAF7_2_EDX_PLAIN: u32 = bits(&[5]);
 
 /// Leaf 0xD, subleaf 1, EAX: XSAVEOPT XSAVEC XGETBV1.

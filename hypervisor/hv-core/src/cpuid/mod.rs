@@ -1,7 +1,7 @@
 //! What a guest sees of CPUID: computed once per domain from a snapshot of the host, denied by default.
 //!
 //! A bit reaches a guest only where a list of this module names it (features.rs) *and* the host has it, or where we
-//! emulate it ourselves. Leaves that are not listed read as zeros, as on Xen: on the chip an unknown basic leaf repeats
+//! emulate it ourselves. Leaves that are not listed read as zeros, as on Xen: on the CPU an unknown basic leaf repeats
 //! the highest one's data, which no software can use and which would leak what was hidden.
 //!
 //! [`CpuidPolicy::query`] runs in the VM exit of every CPUID: look-ups in fixed arrays and a few patched bits. The rest
@@ -346,7 +346,7 @@ impl CpuidPolicy {
     }
 }
 
-/// The entry `index`; zeros behind the end.
+/// The entry `index`; zeros after the end.
 #[inline]
 fn at(table: &[CpuidRegs], index: u32) -> CpuidRegs {
     usize::try_from(index)

@@ -77,7 +77,7 @@ impl Wanted {
         identity: None,
     };
 
-    /// What the leaves that `get` finds ask for; those behind the last count as empty.
+    /// What the leaves that `get` finds ask for; those after the last count as empty.
     fn from_leaves(get: impl Fn(u32, u32) -> CpuidRegs) -> Self {
         const NONE: u32 = CpuidLeaf::NO_SUBLEAF;
         const XSAVE: u32 = 1 << 26;
@@ -296,7 +296,7 @@ fn audit(most: &[CpuidLeaf], get: impl Fn(u32, u32) -> CpuidRegs) -> Result<(), 
     Ok(())
 }
 
-/// Takes the leaves away that are behind the last ones of `wanted`.
+/// Takes the leaves away that are after the last ones of `wanted`.
 pub(super) fn cut(policy: &mut CpuidPolicy, wanted: &Wanted) {
     let last = wanted.last_basic.min(LAST_BASIC);
     policy.basic[0].eax = last;

@@ -121,7 +121,7 @@ impl Xsave {
         end
     }
 
-    /// Bytes of an XSAVEC area: the components of `states` one behind the other.
+    /// Bytes of an XSAVEC area: the components of `states` one after the other.
     fn compacted_size(&self, states: u64) -> u32 {
         if self.extensions & (features::XSAVES | 1 << 1) == 0 {
             return 0;

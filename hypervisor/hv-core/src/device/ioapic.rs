@@ -1,9 +1,9 @@
 //! A virtual I/O APIC whose pins are bound one to one to the pins of a real one.
 //!
 //! Writing a redirection entry is the only way in which Linux as PVH dom0 says which lines it wants, so a write yields
-//! what to do with the real pin. The host's own vector and the CPU that takes the real interrupt are the story's.
+//! what to do with the real pin. The host's own vector and the CPU that takes the real interrupt are the core's.
 //!
-//! A level line goes: the real pin fires → the story calls [`IoApic::raise`], which masks the real pin and makes a
+//! A level line goes: the real pin fires → the core calls [`IoApic::raise`], which masks the real pin and makes a
 //! message → the guest's EOI reaches [`IoApic::eoi`] → the real pin opens again, and fires at once where the line is still
 //! held. An edge is acknowledged at once and nothing waits. Version 0x11 has no EOI register: Linux frees a stuck entry by
 //! making it an edge for a moment, which must clear remote IRR.

@@ -1,4 +1,4 @@
-//! Devices as state machines: an access and the time go in, effects come out for the story to apply.
+//! Devices as state machines: an access and the time go in, effects come out for the core to apply.
 //!
 //! | module | what | who has one |
 //! |---|---|---|
@@ -13,7 +13,7 @@
 //! legacy PIC" and skips the timer check that would ask for a ticking IRQ 0. A *half* present PIC or PIT is what hangs
 //! guests. The CMOS clock (0x70, 0x71) is dom0's own, passed through; other domains have none.
 //!
-//! An interrupt's way in: a device or another vCPU makes an [`message::InterruptMessage`]; the story finds the vCPUs
+//! An interrupt's way in: a device or another vCPU makes an [`message::InterruptMessage`]; the core finds the vCPUs
 //! whose id [`message::Target::includes`]; each gets a [`posted::PostedInterrupts::post_edge`]; the CPU that runs that vCPU calls
 //! [`lapic::Lapic::sync`] before it enters the guest.
 

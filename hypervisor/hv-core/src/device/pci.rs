@@ -219,7 +219,7 @@ const VENDOR: u8 = 0;
 const STATUS: u8 = 6;
 const STATUS_HAS_CAPABILITIES: u32 = 1 << 4;
 const CAPABILITY_POINTER: u8 = 0x34;
-/// The list lies behind the header, in double words: this many fit.
+/// The list lies after the header, in double words: this many fit.
 const MAX_CAPABILITIES: usize = 48;
 const FIRST_CAPABILITY: u8 = 0x40;
 const ID_MSI: u32 = 5;

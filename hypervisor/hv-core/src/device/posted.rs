@@ -9,7 +9,7 @@
 use crate::mem::SharedWords;
 
 /// Bytes that a box takes in its frame; a multiple of the 64 the CPU wants aligned.
-pub const BOX_BYTES: usize = 128;
+pub const DESCRIPTOR_BYTES: usize = 128;
 
 /// Bits 255:0: vectors posted for the CPU.
 const PIR: usize = 0;
@@ -25,7 +25,7 @@ const ON: u32 = 1 << 0;
 /// Suppress notification: nobody need tell the CPU.
 const SN: u32 = 1 << 1;
 
-/// A vCPU's box, at a multiple of [`BOX_BYTES`] in a shared frame.
+/// A vCPU's box, at a multiple of [`DESCRIPTOR_BYTES`] in a shared frame.
 #[derive(Debug)]
 pub struct PostedInterrupts<F> {
     frame: F,
@@ -55,9 +55,9 @@ impl<F: SharedWords> PostedInterrupts<F> {
     /// Uses the zeroed bytes at `offset` of `frame`.
     ///
     /// # Panics
-    /// Where `offset` is not a multiple of [`BOX_BYTES`] inside the frame.
+    /// Where `offset` is not a multiple of [`DESCRIPTOR_BYTES`] inside the frame.
     pub fn new(frame: F, offset: usize) -> Self {
-        assert!(offset.is_multiple_of(BOX_BYTES) && offset < crate::addr::PAGE_BYTES);
+        assert!(offset.is_multiple_of(DESCRIPTOR_BYTES) && offset < crate::addr::PAGE_BYTES);
         Self { frame, offset }
     }
 
@@ -130,7 +130,7 @@ impl<F: SharedWords> PostedInterrupts<F> {
     /// Byte `at` of the box as an offset in its frame: what `new` checked, said so that no access checks it again.
     #[inline]
     const fn place(&self, at: usize) -> usize {
-        (self.offset & (crate::addr::PAGE_BYTES - BOX_BYTES)) + at
+        (self.offset & (crate::addr::PAGE_BYTES - DESCRIPTOR_BYTES)) + at
     }
 
     fn take_set(&self, set: usize) -> [u64; 4] {
@@ -157,7 +157,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn empty_box() -> PostedInterrupts<TestFrame> {
-        PostedInterrupts::new(TestFrame::new(), BOX_BYTES)
+        PostedInterrupts::new(TestFrame::new(), DESCRIPTOR_BYTES)
     }
 
     fn has(set: &[u64; 4], vector: u8) -> bool {

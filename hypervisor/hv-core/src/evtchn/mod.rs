@@ -214,7 +214,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
             }
     }
 
-    /// Moves `vcpu`'s info to byte `offset` of `frame`, for good. The guest looks at all its events once.
+    /// Moves `vcpu`'s info to byte `offset` of `frame`, permanently. The guest looks at all its events once.
     ///
     /// # Errors
     /// [`Error::NoSuchVcpu`]; [`Error::BadArgument`] where it was moved before, or `offset` is not 8-aligned or too near
@@ -241,7 +241,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
         })
     }
 
-    /// Puts each vCPU's info back to where it was before it was moved, for a kernel that starts anew. What was left is
+    /// Puts each vCPU's info back to where it was before it was moved, for a kernel that starts over. What was left is
     /// returned, to be dropped where no lock is held.
     pub fn forget_vcpu_infos(&mut self) -> Vec<VcpuInfo<F>> {
         let shared_info = &self.shared_info;
@@ -345,7 +345,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
     }
 
     /// Opens and binds nothing any longer, because the domain is being destroyed. A reset that was left unfinished begins
-    /// anew.
+    /// again.
     pub fn seal(&mut self) {
         self.is_sealed = true;
         self.next_reset = 1;

@@ -175,7 +175,7 @@ impl Ports {
         self.open(port).ok().map(|channel| channel.opening)
     }
 
-    /// The port behind the highest that was ever open.
+    /// The port after the highest that was ever open.
     pub(super) fn end(&self) -> u32 {
         self.fresh
     }

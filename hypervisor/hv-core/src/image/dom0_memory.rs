@@ -243,7 +243,7 @@ impl Planner {
         })
     }
 
-    /// Gives a block of whole pages: the lowest place behind the kernel, else the lowest above 1 MiB.
+    /// Gives a block of whole pages: the lowest place after the kernel, else the lowest above 1 MiB.
     fn give_block(
         &mut self,
         what: &'static str,

@@ -56,7 +56,7 @@ impl E820Kind {
 pub struct E820Entry {
     /// Address of the first byte.
     pub start: u64,
-    /// Address behind the last byte; above `start` in an [`E820Map`].
+    /// Address after the last byte; above `start` in an [`E820Map`].
     pub end: u64,
     /// What it is.
     pub kind: E820Kind,

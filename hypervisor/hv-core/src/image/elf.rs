@@ -123,7 +123,7 @@ impl fmt::Debug for Segment<'_> {
 }
 
 impl Segment<'_> {
-    /// The address behind its last byte.
+    /// The address after its last byte.
     #[must_use]
     pub fn end(&self) -> Gpa {
         self.start + self.size

@@ -2,7 +2,7 @@
 //!
 //! Three kinds of MSR never reach the mechanisms: constants, the MTRRs (stored here; the real memory types come from
 //! stage 2) and the refused. The others are *backed*: [`MsrPolicy::read`] and [`MsrPolicy::write`] name who holds the
-//! value (a register of the vCPU, the local APIC, the timer) and the story applies it, after the checks were made here. Those that
+//! value (a register of the vCPU, the local APIC, the timer) and the core applies it, after the checks were made here. Those that
 //! a guest may use without an exit are in [`MsrPolicy::passthrough`]; they fault here, because they never come here.
 
 mod mtrr;
@@ -301,7 +301,7 @@ const FAST_STRINGS: u64 = 1 << 0;
 const BTS_UNAVAILABLE: u64 = 1 << 11;
 const PEBS_UNAVAILABLE: u64 = 1 << 12;
 
-/// Bits that say what the chip is, or how VERW acts; those that announce a control MSR are not among them:
+/// Bits that say what the CPU is, or how VERW acts; those that announce a control MSR are not among them:
 /// RDCL_NO IBRS_ALL RSBA, SSB_NO MDS_NO IF_PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO FBSDP_NO PSDP_NO, FB_CLEAR, RRSBA BHI_NO,
 /// PBRSB_NO, GDS_NO RFDS_NO RFDS_CLEAR, ITS_NO.
 const ARCH_CAPABILITIES_SHOWN: u64 = 0b111

@@ -26,7 +26,7 @@ numbers! {
     MSR_PLATFORM_INFO = 0xce;
     /// How many MTRRs there are.
     IA32_MTRRCAP = 0xfe;
-    /// Which vulnerabilities the chip does not have.
+    /// Which vulnerabilities the CPU does not have.
     IA32_ARCH_CAPABILITIES = 0x10a;
     /// Cache command: flush L1D.
     IA32_FLUSH_CMD = 0x10b;

@@ -13,7 +13,7 @@ pub fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// Reads an unsigned number: decimal, or hexadecimal behind `0x`.
+/// Reads an unsigned number: decimal, or hexadecimal after `0x`.
 #[must_use]
 pub fn number(text: &str) -> Option<u64> {
     let (digits, radix) = match text.strip_prefix("0x") {

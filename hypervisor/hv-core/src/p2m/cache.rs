@@ -45,7 +45,7 @@ impl<T: Copy> P2mCache<T> {
         }
     }
 
-    /// Catches up with what has changed in the p2m. To be called each time that the p2m has been locked anew, before the
+    /// Catches up with what has changed in the p2m. To be called each time that the p2m has been locked again, before the
     /// first [`P2mCache::get`]. True where all was forgotten: then whatever was derived from it has to be as well.
     #[inline(always)]
     pub fn renew(&self, p2m: &P2m) -> bool {

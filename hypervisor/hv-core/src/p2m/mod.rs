@@ -314,7 +314,7 @@ impl P2m {
     }
 
     /// Answers an instruction fetch that was refused: where it was only withheld because the leaf is large, the leaf is
-    /// split into executable small ones and the guest may try again. `Ok(None)` where it was refused for good.
+    /// split into executable small ones and the guest may try again. `Ok(None)` where it was refused permanently.
     ///
     /// # Errors
     /// [`P2mError::OutOfTables`].

@@ -48,7 +48,7 @@ fn op() -> impl Strategy<Value = Op> {
         Just(Op::Pick),
         Just(Op::Pick),
         (0..50 * MS).prop_map(Op::Pass),
-        // a fortnight: virtual time starts anew many times, and has to do with turns that nobody ends
+        // a fortnight: virtual time starts over many times, and has to do with turns that nobody ends
         (0..1u64 << 50).prop_map(Op::Pass),
     ]
 }

@@ -64,7 +64,7 @@ bitflags! {
     pub struct Defences: u32 {
         /// IBRS is set in IA32_SPEC_CTRL whenever the hypervisor runs.
         const IBRS = 1 << 0;
-        /// That is enough once: it need not be written anew at each VM exit (enhanced IBRS).
+        /// That is enough once: it need not be written again at each VM exit (enhanced IBRS).
         const IBRS_ENHANCED = 1 << 1;
         /// BHI_DIS_S is set in IA32_SPEC_CTRL whenever the hypervisor runs.
         const BHI_DIS_S = 1 << 2;

@@ -64,7 +64,7 @@ pub enum SoftwareEvent {
 /// What to do about an event whose delivery was interrupted.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Again {
+pub enum Redelivery {
     /// Inject this.
     Inject(Event),
     /// Inject the exception; the external interrupt or NMI that it came in the way of is pending again.
@@ -82,13 +82,13 @@ const DOUBLE_FAULT: u8 = 8;
 
 /// Decides what goes into the guest after an exit that interrupted the delivery of `interrupted` and, where it made us
 /// raise an exception, raised `raised`.
-pub fn again(interrupted: Event, raised: Option<Event>) -> Again {
+pub fn again(interrupted: Event, raised: Option<Event>) -> Redelivery {
     let Some(exception) = raised else {
-        return Again::Inject(interrupted);
+        return Redelivery::Inject(interrupted);
     };
     match (interrupted, exception) {
         // the CPU has taken these from their source already: dropped here, they would be lost
-        (Event::Interrupt(_) | Event::Nmi, _) => Again::InjectAndKeep {
+        (Event::Interrupt(_) | Event::Nmi, _) => Redelivery::InjectAndKeep {
             exception,
             pending: interrupted,
         },
@@ -96,7 +96,7 @@ pub fn again(interrupted: Event, raised: Option<Event>) -> Again {
             combine(first, second, exception)
         }
         // the instruction runs again after the exception's handler
-        _ => Again::Inject(exception),
+        _ => Redelivery::Inject(exception),
     }
 }
 
@@ -122,14 +122,14 @@ impl Class {
     }
 }
 
-fn combine(first: u8, second: u8, exception: Event) -> Again {
+fn combine(first: u8, second: u8, exception: Event) -> Redelivery {
     use Class::{Benign, Contributory, DoubleFault, PageFault};
     match (Class::of(first), Class::of(second)) {
-        (DoubleFault, Contributory | PageFault) => Again::TripleFault,
+        (DoubleFault, Contributory | PageFault) => Redelivery::TripleFault,
         (Contributory, Contributory) | (PageFault, Contributory | PageFault) => {
-            Again::Inject(Event::DOUBLE_FAULT)
+            Redelivery::Inject(Event::DOUBLE_FAULT)
         }
-        (Benign | Contributory | PageFault | DoubleFault, _) => Again::Inject(exception),
+        (Benign | Contributory | PageFault | DoubleFault, _) => Redelivery::Inject(exception),
     }
 }
 
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn without_a_second_event_the_first_is_injected_as_it_was() {
         for event in [Event::Interrupt(0xF3), Event::Nmi, exception(14), INT_80] {
-            assert_eq!(again(event, None), Again::Inject(event));
+            assert_eq!(again(event, None), Redelivery::Inject(event));
         }
     }
 
@@ -180,7 +180,9 @@ mod tests {
             (DF, GP, None),
             (DF, PF, None),
         ] {
-            let expected = expected.map_or(Again::TripleFault, |v| Again::Inject(exception(v)));
+            let expected = expected.map_or(Redelivery::TripleFault, |v| {
+                Redelivery::Inject(exception(v))
+            });
             let found = again(exception(first), Some(exception(second)));
             assert_eq!(found, expected, "{first} then {second}");
         }
@@ -204,13 +206,13 @@ mod tests {
             vector: 14,
             error: Some(6),
         };
-        assert_eq!(again(exception(13), Some(fault)), Again::Inject(fault));
+        assert_eq!(again(exception(13), Some(fault)), Redelivery::Inject(fault));
     }
 
     #[test]
     fn interrupts_and_nmis_stay_pending_behind_an_exception() {
         for pending in [Event::Interrupt(0xF3), Event::Nmi] {
-            let expected = Again::InjectAndKeep {
+            let expected = Redelivery::InjectAndKeep {
                 exception: exception(14),
                 pending,
             };
@@ -222,7 +224,7 @@ mod tests {
     fn software_event_gives_way_because_its_instruction_runs_again() {
         assert_eq!(
             again(INT_80, Some(exception(13))),
-            Again::Inject(exception(13))
+            Redelivery::Inject(exception(13))
         );
     }
 }

@@ -7,7 +7,7 @@ use super::ring::Ring;
 /// Bytes kept unless `conring_size` asks for more.
 const BYTES: usize = 64 << 10;
 
-/// Text of the hypervisor, and of guests that print to its log. A small ring serves until there is a heap, and for good where
+/// Text of the hypervisor, and of guests that print to its log. A small ring serves until there is a heap, and permanently where
 /// nobody asks for a larger one.
 pub(super) struct History {
     small: Ring<[u8; BYTES]>,

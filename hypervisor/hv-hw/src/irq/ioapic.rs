@@ -59,7 +59,7 @@ pub fn all() -> ArrayVec<IoApic, MAX_IOAPICS> {
     IOAPICS.lock().clone()
 }
 
-/// The number behind the last GSI.
+/// The number after the last GSI.
 #[must_use]
 pub fn gsi_end() -> u32 {
     IOAPICS

@@ -1,7 +1,7 @@
-//! Interrupts of the real machine: controllers, vectors, the alarm, and sleeping until one comes.
+//! Interrupts of the real machine: controllers, vectors, the timer, and sleeping until one comes.
 //!
 //! Interrupts stay off while Rust runs. They arrive as VM exits, acknowledged by the CPU with their vector, in
-//! [`wait_for_interrupt`], or in [`poll_interrupt`] where a guest keeps them from making exits; all hand the vector to the same code of the story, which ends it with [`local::eoi`].
+//! [`wait_for_interrupt`], or in [`poll_interrupt`] where a guest keeps them from making exits; all hand the vector to the same code of the core, which ends it with [`local::eoi`].
 
 pub mod ioapic;
 pub mod local;

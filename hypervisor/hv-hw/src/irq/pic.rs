@@ -1,4 +1,4 @@
-//! The two PICs: moved away from the exceptions' vectors and silenced for good; the I/O APICs do their work.
+//! The two PICs: moved away from the exceptions' vectors and silenced permanently; the I/O APICs do their work.
 
 use crate::irq::vectors;
 use crate::port;

@@ -1,4 +1,4 @@
-//! One alarm a CPU: the local APIC's timer, set to a moment of the TSC.
+//! One timer a CPU: the local APIC's timer, set to a moment of the TSC.
 //!
 //! UNSAFETY: writes the TSC-deadline MSR.
 //!
@@ -50,7 +50,7 @@ pub fn is_deadline() -> bool {
     COUNTS_PER_TICK.load(Ordering::Relaxed) == 0
 }
 
-/// Rings once when the TSC reaches `deadline_tsc`, at once where that has passed; replaces an earlier alarm. May ring early
+/// Fires once when the TSC reaches `deadline_tsc`, at once where that has passed; replaces an earlier deadline. May fire early
 /// without TSC-deadline mode.
 #[inline]
 pub fn arm(deadline_tsc: u64) {
@@ -67,7 +67,7 @@ pub fn arm(deadline_tsc: u64) {
     local::write(Register::TimerInitialCount, counts);
 }
 
-/// Takes the alarm back. An interrupt that is pending already still arrives.
+/// Disarms the timer. An interrupt that is pending already still arrives.
 #[inline]
 pub fn disarm() {
     if is_deadline() {

@@ -13,7 +13,7 @@ pub enum ApicAssist {
     Delivery,
 }
 
-/// News of the local APIC for the hardware that serves some of it. The APIC's registers, in its page, are as they are to be.
+/// PendingWork of the local APIC for the hardware that serves some of it. The APIC's registers, in its page, are as they are to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ApicUpdate {
     /// Interrupts have been requested, this vector the highest of them. With [`ApicAssist::Delivery`] only, as the next two.

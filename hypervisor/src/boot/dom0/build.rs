@@ -30,7 +30,7 @@ use crate::boot::dom0::memory::out_of_memory;
 use crate::boot::dom0::{kernel, parts};
 use crate::boot::{Machine, fatal};
 use crate::domain::Domain;
-use crate::domain::create::{self, Belongings, DomainConfig};
+use crate::domain::create::{self, DomainConfig, DomainResources};
 use crate::domain::devices::{Devices, VirtualIoApic};
 use crate::domain::vcpu_state::VcpuState;
 use crate::machine::memory;
@@ -61,7 +61,7 @@ pub(super) fn dom0(machine: &Machine) -> Arc<Domain> {
     );
     let is_charged = memory::charge_ram(DomId::DOM0, layout.pages(), layout.pages());
     assert!(is_charged, "dom0 is the first to have anything");
-    let own = Belongings {
+    let own = DomainResources {
         p2m,
         e820,
         pages: layout.pages(),

@@ -27,18 +27,18 @@ pub(super) struct Loaded {
     pub(super) frames: OwnedFrames,
 }
 
-/// Loads the kernel whose file is in `module`. Meanwhile the heap has the machine's loan too, which is free afterwards.
+/// Loads the kernel whose file is in `module`. Meanwhile the heap has the temporary heap region too, which is free afterwards.
 ///
 /// # Errors
 /// What is wrong with the file, or with the place that it needs.
 pub(super) fn load(machine: &Machine, module: &Module) -> Result<Loaded, String> {
     let [_, own] = machine.hypervisor;
-    heap::lend(machine.loan, own);
+    heap::add_temporary(machine.temporary_heap, own);
     let loaded = load_with_loan(machine, module);
     assert!(heap::take_back(own), "nothing of the kernel's file is kept");
     memory::free()
         .lock()
-        .add_free(machine.loan)
+        .add_free(machine.temporary_heap)
         .expect("what was set aside at boot is nobody's");
     loaded
 }

@@ -67,7 +67,7 @@ impl VcpuState {
 
 /// A vCPU's box.
 #[derive(Debug, Default)]
-pub struct StateBox {
+pub struct StateMailbox {
     pub(crate) to_load: Option<Box<VcpuState>>,
     pub(crate) saved: Option<Box<VcpuState>>,
 }
@@ -107,6 +107,6 @@ impl Vcpu {
 
     /// Drops what is in the box.
     pub fn forget_state(&self) {
-        *self.state.lock() = StateBox::default();
+        *self.state.lock() = StateMailbox::default();
     }
 }

@@ -26,7 +26,7 @@ use crate::domain::vcpu::Vcpu;
 use crate::domain::vcpu_state::VcpuState;
 use crate::domain::vcpu_state::records::MOST_MSRS;
 use crate::domain::{Domain, Policies};
-use crate::hypercall::domctl::{Answer, Call, Domctl, Stop, life};
+use crate::hypercall::domctl::{Answer, Call, Domctl, Stop, lifecycle};
 use crate::machine::memory;
 
 /// Bytes of a vCPU's records at most.
@@ -154,7 +154,7 @@ pub(super) fn get_one<H: VcpuHw>(call: &mut Call<'_, H>, op: &mut Domctl) -> Ans
 pub(super) fn set<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
     let body: XenDomctlHvmcontext = op.body();
     let domain = alive(call, op)?;
-    if !domain.is_held() {
+    if !domain.is_paused() {
         return Err(Errno::EBUSY.into());
     }
     let bytes = read(call, &domain, &body)?;
@@ -200,7 +200,7 @@ fn whose<'a, 'b>(all: &'a mut [Held<'b>], record: &Record<'_>) -> Result<&'a mut
 
 /// The domain that it is about: another than the caller's, and not dying.
 fn alive<H: VcpuHw>(call: &Call<'_, H>, op: &Domctl) -> Result<Arc<Domain>, Stop> {
-    let domain = life::another(call, op)?;
+    let domain = lifecycle::another(call, op)?;
     if domain.is_dying() {
         return Err(Errno::EINVAL.into());
     }
@@ -234,7 +234,7 @@ fn check_header(header: &HvmSaveHeader, khz: u32) -> Result<(), Stop> {
 /// The states of the vCPUs that `is_wanted` picks, from their CPUs.
 ///
 /// # Errors
-/// [`Stop::Again`] until all have answered; what is there stays in the vCPUs' boxes. ENOMEM.
+/// [`Stop::Continuation`] until all have answered; what is there stays in the vCPUs' boxes. ENOMEM.
 fn hold<'a, H: VcpuHw>(
     call: &mut Call<'_, H>,
     domain: &'a Domain,

@@ -5,7 +5,7 @@
 //! Only the hardware domain comes here (`hypercall::caller`).
 
 mod context;
-mod life;
+mod lifecycle;
 mod placement;
 mod policy;
 mod registers;
@@ -36,7 +36,7 @@ use crate::domain::{Domain, registry};
 use crate::hypercall::{Answer, Call, Stop};
 use crate::runner::Next;
 
-pub(super) use life::remote_shutdown;
+pub(super) use lifecycle::remote_shutdown;
 
 /// The hypercall's one argument, copied in.
 pub(super) struct Domctl {
@@ -103,20 +103,20 @@ pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
 /// The table.
 fn serve<H: VcpuHw>(call: &mut Call<'_, H>, command: u32, op: &mut Domctl) -> Answer {
     match command {
-        XEN_DOMCTL_createdomain => life::create(op),
-        XEN_DOMCTL_destroydomain => life::destroy(call, op),
-        XEN_DOMCTL_pausedomain => life::pause(call, op),
-        XEN_DOMCTL_unpausedomain => life::unpause(call, op),
-        XEN_DOMCTL_getdomaininfo => life::get_info(op),
-        XEN_DOMCTL_max_mem => life::max_mem(op),
-        XEN_DOMCTL_max_vcpus => life::max_vcpus(call, op),
-        XEN_DOMCTL_setdomainhandle => life::set_handle(op),
-        XEN_DOMCTL_resumedomain => life::resume(call, op),
-        XEN_DOMCTL_soft_reset | XEN_DOMCTL_soft_reset_cont => life::soft_reset(call, op),
-        XEN_DOMCTL_gettscinfo => life::get_tsc_info(op),
-        XEN_DOMCTL_settscinfo => life::set_tsc_info(call, op),
-        XEN_DOMCTL_get_paging_mempool_size => life::paging_pool(op),
-        XEN_DOMCTL_set_paging_mempool_size => life::set_paging_pool(op),
+        XEN_DOMCTL_createdomain => lifecycle::create(op),
+        XEN_DOMCTL_destroydomain => lifecycle::destroy(call, op),
+        XEN_DOMCTL_pausedomain => lifecycle::pause(call, op),
+        XEN_DOMCTL_unpausedomain => lifecycle::unpause(call, op),
+        XEN_DOMCTL_getdomaininfo => lifecycle::get_info(op),
+        XEN_DOMCTL_max_mem => lifecycle::max_mem(op),
+        XEN_DOMCTL_max_vcpus => lifecycle::max_vcpus(call, op),
+        XEN_DOMCTL_setdomainhandle => lifecycle::set_handle(op),
+        XEN_DOMCTL_resumedomain => lifecycle::resume(call, op),
+        XEN_DOMCTL_soft_reset | XEN_DOMCTL_soft_reset_cont => lifecycle::soft_reset(call, op),
+        XEN_DOMCTL_gettscinfo => lifecycle::get_tsc_info(op),
+        XEN_DOMCTL_settscinfo => lifecycle::set_tsc_info(call, op),
+        XEN_DOMCTL_get_paging_mempool_size => lifecycle::paging_pool(op),
+        XEN_DOMCTL_set_paging_mempool_size => lifecycle::set_paging_pool(op),
         XEN_DOMCTL_gethvmcontext => context::get(call, op),
         XEN_DOMCTL_sethvmcontext => context::set(call, op),
         XEN_DOMCTL_gethvmcontext_partial => context::get_one(call, op),
@@ -144,6 +144,6 @@ impl<H: VcpuHw> Call<'_, H> {
     /// Has the guest execute the hypercall again, once this CPU has seen to its other vCPUs.
     pub(super) fn again_after_others(&mut self) -> Stop {
         self.next = Next::Look;
-        Stop::Again
+        Stop::Continuation
     }
 }

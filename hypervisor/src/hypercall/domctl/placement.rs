@@ -16,7 +16,7 @@ use hv_hw::virt::VcpuHw;
 
 use crate::domain::vcpu::{Requests, Vcpu};
 use crate::hypercall::bitmap::{self, FIRST_BITS};
-use crate::hypercall::domctl::{Answer, Call, Domctl, Stop, life};
+use crate::hypercall::domctl::{Answer, Call, Domctl, Stop, lifecycle};
 use crate::machine::{cpus, host};
 
 /// Which vCPU a body is about, where the domain has it and it was made.
@@ -193,7 +193,7 @@ pub(super) fn scheduler(op: &mut Domctl) -> Answer {
 /// EINVAL and ESRCH for the vCPU, EOPNOTSUPP for buttons, ENOSYS for the rest.
 pub(super) fn trigger<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
     let body: XenDomctlSendtrigger = op.body();
-    let domain = life::another(call, op)?;
+    let domain = lifecycle::another(call, op)?;
     match body.trigger {
         XEN_DOMCTL_SENDTRIGGER_NMI => {
             vcpu(&domain, body.vcpu)?.request(Requests::NMI);

@@ -9,7 +9,7 @@ use hv_hw::virt::VcpuHw;
 
 use crate::domain::Policies;
 use crate::hypercall::cpu_policy::{self, MAX_POLICY_MSRS};
-use crate::hypercall::domctl::{Answer, Call, Domctl, life};
+use crate::hypercall::domctl::{Answer, Call, Domctl, lifecycle};
 use crate::machine::host::host;
 
 /// What err_leaf, err_subleaf and err_msr say where nothing is wrong with any.
@@ -37,7 +37,7 @@ pub(super) fn get<H: VcpuHw>(call: &mut Call<'_, H>, op: &mut Domctl) -> Answer 
 /// have: then the reply names it.
 pub(super) fn set<H: VcpuHw>(call: &mut Call<'_, H>, op: &mut Domctl) -> Answer {
     let mut body: XenDomctlCpuPolicy = op.body();
-    let domain = life::another(call, op)?;
+    let domain = lifecycle::another(call, op)?;
     if domain.has_started() {
         return Err(Errno::EEXIST.into());
     }

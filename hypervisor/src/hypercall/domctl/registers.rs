@@ -12,7 +12,7 @@ use zerocopy::FromZeros;
 use crate::domain::Domain;
 use crate::domain::vcpu::Vcpu;
 use crate::domain::vcpu_state::VcpuState;
-use crate::hypercall::domctl::{Answer, Call, Domctl, Stop, life};
+use crate::hypercall::domctl::{Answer, Call, Domctl, Stop, lifecycle};
 use crate::machine::memory;
 
 /// The old form's general-purpose registers.
@@ -30,7 +30,7 @@ const GS: usize = 5;
 /// EINVAL for a vCPU that there is not, ENOMEM, EFAULT.
 pub(super) fn get<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
     let body: XenDomctlVcpucontext = op.body();
-    let domain = life::another(call, op)?;
+    let domain = lifecycle::another(call, op)?;
     let vcpu = made(&domain, body.vcpu)?;
     let state = vcpu.take_state().ok_or_else(|| call.again_after_others())?;
     call.runner
@@ -45,9 +45,9 @@ pub(super) fn get<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
 /// other registers that are to change, ENOMEM, EFAULT.
 pub(super) fn set<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
     let body: XenDomctlVcpucontext = op.body();
-    let domain = life::another(call, op)?;
+    let domain = lifecycle::another(call, op)?;
     let vcpu = made(&domain, body.vcpu)?;
-    if !domain.is_held() {
+    if !domain.is_paused() {
         return Err(Errno::EBUSY.into());
     }
     let wanted: VcpuGuestContext = call.runner.copy_in(Gva::new(body.ctxt))?;

@@ -68,7 +68,7 @@ pub(super) fn virq_handler(op: &Domctl) -> Answer {
 pub(super) fn time_offset(op: &Domctl) -> Answer {
     let body: XenDomctlSettimeoffset = op.body();
     let domain = op.domain()?;
-    domain.life.lock().time_offset_s = body.time_offset_seconds;
+    domain.lifecycle.lock().time_offset_s = body.time_offset_seconds;
     wallclock::tell(&domain);
     Ok(0)
 }

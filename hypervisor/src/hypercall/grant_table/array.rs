@@ -76,6 +76,6 @@ impl Array {
         let regs = call.runner.hw.regs();
         regs.set_rsi(rest.as_u64());
         regs.set_rdx(u64::from(self.count - self.now));
-        Err(Stop::Again)
+        Err(Stop::Continuation)
     }
 }

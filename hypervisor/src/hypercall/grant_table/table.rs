@@ -60,7 +60,7 @@ fn list_frames<H: VcpuHw>(
     if let Some(last) = arg.nr_frames.checked_sub(1)
         && grants::frame(domain, last) == Err(NoFrame::NotYet)
     {
-        return Err(Stop::Again);
+        return Err(Stop::Continuation);
     }
     for index in 0..arg.nr_frames {
         let Ok(mfn) = grants::frame(domain, index) else {

@@ -17,7 +17,7 @@ const MAX_ENTRIES: u32 = 1024;
 pub(in crate::hypercall) fn memory_map<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: XenMemoryMap = call.runner.copy_in(call.pointer(1))?;
     let domain = call.runner.domain.clone();
-    let given = domain.life.lock().memory_map.clone();
+    let given = domain.lifecycle.lock().memory_map.clone();
     let (base, room) = (Gva::new(arg.buffer), arg.nr_entries);
     arg.nr_entries = match given {
         Some(map) if map.is_empty() => return Err(Errno::ENOSYS.into()),
@@ -64,7 +64,7 @@ pub(in crate::hypercall) fn set_memory_map<H: VcpuHw>(call: &mut Call<'_, H>) ->
     }
     match copy_map(call, Gva::new(arg.map.buffer), count) {
         Ok(map) => {
-            let old = domain.life.lock().memory_map.replace(Arc::new(map));
+            let old = domain.lifecycle.lock().memory_map.replace(Arc::new(map));
             let old = old.map_or(0, |old| old.len() * size_of::<AbiEntry>());
             domain.heap.uncharge(old);
             Ok(0)

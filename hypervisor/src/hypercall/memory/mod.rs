@@ -66,14 +66,14 @@ fn grant_frame(domain: &Domain, index: u64, refused: Errno) -> Result<Mfn, Stop>
     let index = u32::try_from(index).map_err(|_| Errno::EINVAL)?;
     grants::frame(domain, index).map_err(|error| match error {
         NoFrame::Refused => Stop::Refused(refused),
-        NoFrame::NotYet => Stop::Again,
+        NoFrame::NotYet => Stop::Continuation,
     })
 }
 
 /// Has the guest come again for what follows the first `done` elements.
-fn again<H: VcpuHw>(call: &mut Call<'_, H>, done: u64) -> Stop {
+fn continuation<H: VcpuHw>(call: &mut Call<'_, H>, done: u64) -> Stop {
     let command = call.arg(0) & MEMOP_CMD_MASK;
     let regs = call.runner.hw.regs();
     regs.set_rdi(command | (done << MEMOP_EXTENT_SHIFT));
-    Stop::Again
+    Stop::Continuation
 }

@@ -10,7 +10,7 @@ use hv_core::addr::{Gfn, Gva};
 use hv_hw::virt::VcpuHw;
 
 use crate::domain::{Domain, space};
-use crate::hypercall::memory::{again, grant_frame};
+use crate::hypercall::memory::{continuation, grant_frame};
 use crate::hypercall::{Answer, Call, Stop, caller};
 
 /// Entries served in one go; the guest comes again for the rest.
@@ -62,13 +62,13 @@ pub(in crate::hypercall) fn add_batch<H: VcpuHw>(call: &mut Call<'_, H>) -> Answ
         let error = match add_one(call, &domain, &arg, (source, Gfn::new(gfn))) {
             Ok(()) => 0,
             Err(Stop::Refused(errno)) => errno.to_i32(),
-            Err(Stop::Again) => return Err(Stop::Again),
+            Err(Stop::Continuation) => return Err(Stop::Continuation),
         };
         let to = call.runner.element::<i32>(Gva::new(arg.errs), index)?;
         call.runner.copy_out(to, &error)?;
     }
     if stop < size {
-        return Err(again(call, stop));
+        return Err(continuation(call, stop));
     }
     Ok(0)
 }

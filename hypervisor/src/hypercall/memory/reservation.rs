@@ -13,7 +13,7 @@ use hv_core::addr::{Gfn, Gva, PageOrder};
 use hv_hw::virt::VcpuHw;
 
 use crate::domain::{Domain, pod, space};
-use crate::hypercall::memory::again;
+use crate::hypercall::memory::continuation;
 use crate::hypercall::{Answer, Call, Stop, caller};
 use crate::machine::memory;
 
@@ -82,7 +82,7 @@ fn extents<H: VcpuHw>(
     if stop == arg.nr_extents {
         return Ok(stop);
     }
-    Err(again(call, stop))
+    Err(continuation(call, stop))
 }
 
 /// As many as the register can count that says where a call goes on.
@@ -153,7 +153,7 @@ pub(in crate::hypercall) fn set_pod_target<H: VcpuHw>(call: &mut Call<'_, H>) ->
         return Err(Errno::EINVAL.into());
     }
     if !pod::set_target(&domain, arg.target_pages)? {
-        return Err(Stop::Again);
+        return Err(Stop::Continuation);
     }
     tell_pod(call, &domain, arg)
 }

@@ -10,7 +10,7 @@ use hv_core::addr::{Gfn, Gva};
 use hv_hw::virt::VcpuHw;
 
 use crate::domain::{Domain, space};
-use crate::hypercall::memory::{again, grant_frame};
+use crate::hypercall::memory::{continuation, grant_frame};
 use crate::hypercall::{Answer, Call, Stop, caller};
 
 /// Frames mapped in one go; the guest comes again for the rest.
@@ -61,7 +61,7 @@ fn map<H: VcpuHw>(call: &mut Call<'_, H>, domain: &Domain, arg: &XenMemAcquireRe
         map_frame(call, domain, arg.frame + index, Gfn::new(gfn))?;
     }
     if stop < count {
-        return Err(again(call, stop));
+        return Err(continuation(call, stop));
     }
     Ok(0)
 }

@@ -1,4 +1,4 @@
-//! A machine without hardware, and domains on it, for tests of the story.
+//! A machine without hardware, and domains on it, for tests of the core.
 #![allow(
     dead_code,
     clippy::allow_attributes,
@@ -7,13 +7,13 @@
 
 use std::sync::{Arc, Once};
 
-use crate::domain::create::{self, Belongings, DomainConfig};
+use crate::domain::create::{self, DomainConfig, DomainResources};
 use crate::domain::vcpu_frames::VcpuFrames;
 use crate::domain::{Domain, Policies, registry};
 use crate::machine::host::{self, Host};
 use crate::machine::memory::{self, Tables};
 use crate::pcpu::Pcpu;
-use crate::pcpu::hand_off::Arrival;
+use crate::pcpu::hand_off::HandOff;
 use crate::runner::{Activity, Runner, make};
 use hv_core::addr::{Gfn, Mfn, MfnRange, PageOrder};
 use hv_core::cpuid::{CpuidRegs, HostCpuid, Provides};
@@ -119,7 +119,7 @@ pub(crate) fn guest_config(vcpus: u16) -> DomainConfig {
 pub(crate) fn domain(id: u16, config: DomainConfig) -> Arc<Domain> {
     prepare();
     let id = DomId::new(id).expect("tests use small numbers");
-    let own = Belongings::none().expect("the arena has room");
+    let own = DomainResources::none().expect("the arena has room");
     Arc::new(create::domain(id, config, own).unwrap_or_else(|errno| panic!("{errno:?}")))
 }
 
@@ -169,12 +169,12 @@ pub(crate) fn one_vcpu() -> (Runner<FakeVcpu>, Pcpu) {
 /// The first vCPU of a domain, ready to run.
 pub(crate) fn vcpu_of(domain: Arc<Domain>) -> (Runner<FakeVcpu>, Pcpu) {
     let mut pcpu = pcpu();
-    let arrival = Arrival {
+    let hand_off = HandOff {
         domain,
         index: 0,
         parts: VcpuFrames::alloc().expect("the arena has room"),
     };
-    let mut runner = make::runner(arrival, &mut pcpu, fake);
+    let mut runner = make::runner(hand_off, &mut pcpu, fake);
     runner.activity = Activity::Ready;
     (runner, pcpu)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::domain::vcpu_frames::VcpuFrames;
 use crate::domain::vcpu_state::VcpuState;
-use crate::domain::{Domain, Ended, Policies, grants, registry, space};
+use crate::domain::{Domain, Policies, ShutdownReason, grants, registry, space};
 use crate::guest_mem::DomainMemory;
 use crate::machine::memory;
 use crate::main_loop::CpuMain;
@@ -162,7 +162,7 @@ impl Machine {
         let mut exit = exits::any(random, ids, hw);
         if random.one_in(2) {
             let bytes = calls::sound(random, ids, at, 0x2000, hw.regs());
-            let mut memory = DomainMemory::lock(&runner.domain, &runner.memo);
+            let mut memory = DomainMemory::lock(&runner.domain, &runner.tlb);
             let _ = memory.write(Gpa::new(0x2000), &bytes);
             exit = VmExit::Hypercall;
         } else if random.one_in(2) {
@@ -191,7 +191,7 @@ impl Machine {
         let mut turns = 0;
         loop {
             runner.hw.exits.push_back(exit);
-            while !runner.hw.exits.is_empty() && guest.ended().is_none() {
+            while !runner.hw.exits.is_empty() && guest.shutdown_reason().is_none() {
                 if runner.activity == Activity::Polling {
                     runner.wake(pcpu);
                 }
@@ -200,15 +200,15 @@ impl Machine {
             }
             turns += 1;
             let is_again = is_call && runner.hw.rip() == rip;
-            if !is_again || turns > 40 || guest.ended().is_some() {
+            if !is_again || turns > 40 || guest.shutdown_reason().is_some() {
                 break;
             }
         }
         runner.hw.course = Course::Boundaries;
         runner.activity = Activity::Ready;
-        if guest.ended().is_some() {
+        if guest.shutdown_reason().is_some() {
             // its watchdog may have expired, or its last vCPU have been taken down
-            let is_crash = guest.ended() == Some(Ended::Crash);
+            let is_crash = guest.shutdown_reason() == Some(ShutdownReason::Crash);
             assert!(
                 may_end || !is_crash,
                 "{what}: {exit:?} {call:?} ended {}",
@@ -281,7 +281,7 @@ impl Machine {
 
     fn write(&mut self, at: usize, gpa: u64, bytes: &[u8]) {
         if let Some((runner, _)) = self.main.part(&self.guests[at], 0) {
-            let mut memory = DomainMemory::lock(&runner.domain, &runner.memo);
+            let mut memory = DomainMemory::lock(&runner.domain, &runner.tlb);
             let _ = memory.write(Gpa::new(gpa), bytes);
         }
     }

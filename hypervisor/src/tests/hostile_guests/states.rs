@@ -128,7 +128,7 @@ impl Toolstack {
         };
         assert!(body.write_to_prefix(domctl.u.as_mut_bytes()).is_ok());
         let dom0 = &mut self.dom0;
-        DomainMemory::lock(&dom0.domain, &dom0.memo)
+        DomainMemory::lock(&dom0.domain, &dom0.tlb)
             .write(Gpa::new(ARGUMENT), domctl.as_bytes())
             .unwrap();
         dom0.hw.system.rip = RIP;
@@ -141,7 +141,7 @@ impl Toolstack {
             }
             let _ = main.step();
         }
-        DomainMemory::lock(&dom0.domain, &dom0.memo)
+        DomainMemory::lock(&dom0.domain, &dom0.tlb)
             .read(Gpa::new(ARGUMENT), domctl.as_mut_bytes())
             .unwrap();
         (dom0.hw.regs().rax(), domctl.u[0] as u32)
@@ -149,7 +149,7 @@ impl Toolstack {
 
     fn state(&self) -> Vec<u8> {
         let mut bytes = vec![0; STATE_BYTES as usize];
-        let memory = DomainMemory::lock(&self.dom0.domain, &self.dom0.memo);
+        let memory = DomainMemory::lock(&self.dom0.domain, &self.dom0.tlb);
         for (at, page) in (STATE..).step_by(4096).zip(bytes.chunks_mut(4096)) {
             memory.read(Gpa::new(at), page).unwrap();
         }
@@ -157,7 +157,7 @@ impl Toolstack {
     }
 
     fn put_state(&self, bytes: &[u8]) {
-        let mut memory = DomainMemory::lock(&self.dom0.domain, &self.dom0.memo);
+        let mut memory = DomainMemory::lock(&self.dom0.domain, &self.dom0.tlb);
         for (at, page) in (STATE..).step_by(4096).zip(bytes.chunks(4096)) {
             memory.write(Gpa::new(at), page).unwrap();
         }

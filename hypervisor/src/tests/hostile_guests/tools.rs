@@ -248,6 +248,6 @@ impl Machine {
 }
 
 fn write(dom0: &Runner<FakeVcpu>, gpa: u64, bytes: &[u8]) {
-    let mut memory = DomainMemory::lock(&dom0.domain, &dom0.memo);
+    let mut memory = DomainMemory::lock(&dom0.domain, &dom0.tlb);
     let _ = memory.write(Gpa::new(gpa), bytes);
 }

@@ -3,9 +3,9 @@
 //! Route card, xl create:
 //! - tools/xl/src/verbs/create.rs:run, tools/xl/src/config_file.rs:read
 //! - tools/toolstack/src/config/mod.rs:parse (text to configuration)
-//! - tools/toolstack/src/create/mod.rs:cook (a step a line)
+//! - tools/toolstack/src/create/mod.rs:run (a step a line)
 //! - tools/toolstack/src/hypercall/domctl.rs:create_domain, tools/xendev/src/privcmd.rs:hypercall
-//! - hypervisor/src/hypercall/domctl/mod.rs:serve, hypervisor/src/hypercall/domctl/life.rs:create
+//! - hypervisor/src/hypercall/domctl/mod.rs:serve, hypervisor/src/hypercall/domctl/lifecycle.rs:create
 //! - hypervisor/src/domain/create.rs:domain
 //!
 //! What a step made is undone in reverse when a later one fails, and the error names the step. [`Timings`] says how long
@@ -93,7 +93,7 @@ impl Toolstack {
         options: Options,
         tell: &mut dyn FnMut(&str),
     ) -> Result<Created> {
-        let mut recipe = Recipe {
+        let mut recipe = Plan {
             ts: self,
             held,
             tell,
@@ -101,7 +101,7 @@ impl Toolstack {
             undo: Undo::default(),
             timings: Timings::default(),
         };
-        match recipe.cook(options) {
+        match recipe.run(options) {
             Ok(domid) => Ok(Created {
                 domid,
                 config: recipe.config,
@@ -134,7 +134,7 @@ pub(crate) struct Ports {
     pub(crate) console: u32,
 }
 
-struct Recipe<'a> {
+struct Plan<'a> {
     ts: &'a Toolstack,
     held: &'a Lock,
     tell: &'a mut dyn FnMut(&str),
@@ -143,9 +143,9 @@ struct Recipe<'a> {
     timings: Timings,
 }
 
-impl Recipe<'_> {
+impl Plan<'_> {
     /// All steps in order.
-    fn cook(&mut self, options: Options) -> Result<u16> {
+    fn run(&mut self, options: Options) -> Result<u16> {
         self.step("checking the name", Self::check)?;
         let kernel = self.step("reading the kernel", |r| {
             Ok(KernelFile::read(&r.config.kernel)?)

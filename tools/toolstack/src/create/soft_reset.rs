@@ -8,7 +8,7 @@ use std::mem::offset_of;
 
 use guest_abi::io::xs_wire::XenstoreDomainInterface;
 
-use super::{Recipe, Timings, Undo};
+use super::{Plan, Timings, Undo};
 use crate::config::DomainConfig;
 use crate::image::layout::STORE_GFN;
 use crate::{Lock, Result, Toolstack};
@@ -27,7 +27,7 @@ impl Toolstack {
     /// # Errors
     /// Names the step that failed and why.
     pub(crate) fn soft_reset(&self, held: &Lock, domid: u16, config: &DomainConfig) -> Result<()> {
-        let mut recipe = Recipe {
+        let mut recipe = Plan {
             ts: self,
             held,
             tell: &mut |_| {},
@@ -51,7 +51,7 @@ impl Toolstack {
     }
 }
 
-impl Recipe<'_> {
+impl Plan<'_> {
     /// All steps in order.
     fn reset(&mut self, domid: u16) -> Result<()> {
         if let Some(kib) = self.ts.memory_node(domid, "static-max")? {

@@ -46,7 +46,7 @@ pub(crate) fn run(write_ledger: bool) -> Result<()> {
     breaches.extend(dead::breaches(&sources, &dead::assembly_words(&root)?));
     breaches.extend(options::breaches(&sources));
     breaches.extend(dependencies::breaches(&root, &sources)?);
-    breaches.extend(words::breaches(&root)?);
+    breaches.extend(words::breaches(&root, &sources)?);
     if breaches.is_empty() {
         return Ok(());
     }

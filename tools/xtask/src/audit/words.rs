@@ -1,9 +1,12 @@
-//! No file names the machine that it was written on: directories of people, or other registries than the public one.
+//! No file names the machine that it was written on: directories of people, or other registries than the public one. And
+//! the hypervisor uses the field's words: those of our own that were replaced by them do not come back.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
+
+use super::source::Source;
 
 /// Directories that are not the repository's.
 const SKIPPED: [&str; 2] = ["target", ".git"];
@@ -19,9 +22,34 @@ const FORBIDDEN: [(&str, &str); 8] = [
     ("CARGO_REGIST", "RIES_"),
 ];
 
+/// Names of our own, and the field's for each.
+const NAMES: [(&str, &str); 12] = [
+    ("Arrival", "HandOff"),
+    ("News", "PendingWork"),
+    ("Death", "TeardownStage"),
+    ("Holds", "PauseReasons"),
+    ("Ended", "ShutdownReason"),
+    ("Belongings", "DomainResources"),
+    ("Memo", "SoftwareTlb"),
+    ("Translations", "LinearTlb"),
+    ("StateBox", "StateMailbox"),
+    ("Again", "Continuation, Redelivery"),
+    ("adopt", "attach"),
+    ("disown", "detach"),
+];
+/// Phrases of comments likewise.
+const PHRASES: [(&str, &str); 4] = [
+    ("the story", "the core"),
+    ("anew", "again, over"),
+    ("the chip", "the CPU"),
+    ("for good", "permanently"),
+];
+/// Where the field's words are used.
+const FIELD: &str = "hypervisor/";
+
 /// Finds them.
-pub(super) fn breaches(root: &Path) -> Result<Vec<String>> {
-    let mut breaches = Vec::new();
+pub(super) fn breaches(root: &Path, sources: &[Source]) -> Result<Vec<String>> {
+    let mut breaches: Vec<String> = sources.iter().flat_map(retired).collect();
     look_in(root, root, &mut breaches)?;
     Ok(breaches)
 }
@@ -52,9 +80,51 @@ fn found(path: &str, text: &str) -> Vec<String> {
         .collect()
 }
 
+/// Retired names in code, retired phrases in comments.
+fn retired(source: &Source) -> Vec<String> {
+    if !source.path.starts_with(FIELD) {
+        return Vec::new();
+    }
+    let names = source.tokens.iter().filter(|token| token.is_word);
+    let names = names.flat_map(|token| {
+        let is_it = move |(word, _): &&(&str, &str)| token.text == *word;
+        NAMES
+            .iter()
+            .filter(is_it)
+            .map(move |found| (token.line, found))
+    });
+    let lines = (1..).zip(source.text.lines());
+    let comments = lines.filter(|(_, text)| text.trim_start().starts_with("//"));
+    let phrases = comments.flat_map(|(line, text)| {
+        let is_it = move |(phrase, _): &&(&str, &str)| has_phrase(text, phrase);
+        PHRASES.iter().filter(is_it).map(move |found| (line, found))
+    });
+    names
+        .chain(phrases)
+        .map(|(line, (word, field))| {
+            format!("{}:{line}: `{word}`: the field says {field}", source.path)
+        })
+        .collect()
+}
+
+fn has_phrase(text: &str, phrase: &str) -> bool {
+    text.match_indices(phrase).any(|(at, _)| {
+        let is_letter = |c: char| c.is_alphanumeric();
+        !text[..at].ends_with(is_letter) && !text[at + phrase.len()..].starts_with(is_letter)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn retired_words_are_found_in_the_hypervisor_only() {
+        let text = "// what the story does\nfn adopt() {}\n// \"adopt\" and stories are words\n";
+        let found = |path: &str| retired(&Source::new(path, text.into()).unwrap()).len();
+        assert_eq!(found("hypervisor/src/a.rs"), 2);
+        assert_eq!(found("tools/xl/src/a.rs"), 0);
+    }
 
     #[test]
     fn machines_directories_are_found_and_others_are_not() {

@@ -1,6 +1,6 @@
 //! Which interrupt a vCPU takes next: IRR, ISR, TMR and the priorities between them.
 //!
-//! Without virtual-interrupt delivery the story asks [`Lapic::deliverable`] before each entry, injects what it gets and
+//! Without virtual-interrupt delivery the core asks [`Lapic::deliverable`] before each entry, injects what it gets and
 //! calls [`Lapic::acknowledge`]; where something waits for a lower TPR, [`Lapic::tpr_threshold`] makes the CPU exit in
 //! time. With it, the CPU does all this, and [`Lapic::sync`] only says which requests are new and when the set of vectors
 //! whose EOI must exit has changed.
@@ -27,7 +27,7 @@ pub struct Eoi {
 pub struct Synced {
     /// The highest vector new in the IRR, or 0: with [`Delivery::ByCpu`], it is [`InterruptStatus::raised`] by that.
     pub highest: u8,
-    /// True where the EOI-exit bitmaps are to be loaded anew from [`Lapic::eoi_exit_bitmap`].
+    /// True where the EOI-exit bitmaps are to be loaded again from [`Lapic::eoi_exit_bitmap`].
     pub eoi_exits_changed: bool,
 }
 

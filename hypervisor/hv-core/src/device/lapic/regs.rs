@@ -5,7 +5,7 @@
 
 use super::{X2APIC_FIRST, X2APIC_LAST};
 
-/// The byte behind the last register.
+/// The byte after the last register.
 pub(super) const END: usize = 0x400;
 /// Bytes from one register to the next.
 pub(super) const STRIDE: u16 = 16;

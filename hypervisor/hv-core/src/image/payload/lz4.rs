@@ -1,4 +1,4 @@
-//! LZ4's legacy frame: a magic number, then blocks of up to 8 MiB, each behind its packed size and by itself.
+//! LZ4's legacy frame: a magic number, then blocks of up to 8 MiB, each after its packed size and by itself.
 //!
 //! It has no checksum. Corruption shows where a block does not unpack or the sizes do not add up; a flipped literal
 //! byte passes.

@@ -15,7 +15,7 @@ const CORRUPT: PayloadError = PayloadError::Corrupt(Format::Zstd);
 const TABLES: usize = 2 << 20;
 /// Output is taken from the unpacker in pieces of this size.
 const STEP: usize = 1 << 20;
-/// Where the window's descriptor is, behind the magic number and the frame's descriptor.
+/// Where the window's descriptor is, after the magic number and the frame's descriptor.
 const WINDOW_AT: usize = 5;
 const SINGLE_SEGMENT: u8 = 1 << 5;
 

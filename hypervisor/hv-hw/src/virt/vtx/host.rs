@@ -27,7 +27,7 @@ const IA32_EFER: u32 = 0xC000_0080;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct VmxonFailed;
 
-/// Enters VMX operation on this CPU, for good. `region` is a frame that belongs to the CPU from here on.
+/// Enters VMX operation on this CPU, permanently. `region` is a frame that belongs to the CPU from here on.
 ///
 /// # Errors
 /// [`VmxonFailed`] where the CPU refuses.
@@ -42,7 +42,7 @@ pub(super) fn enable(caps: &Caps, region: Mfn, _irqs_off: &IrqsOff) -> Result<()
     };
     // SAFETY: as above; PE and PG are set already.
     unsafe { Cr0::write_raw(Cr0::read_raw() | caps.cr0_required) };
-    // SAFETY: VMXE is set, the region is ours for good and stamped.
+    // SAFETY: VMXE is set, the region is ours permanently and stamped.
     unsafe { insn::vmxon(region.base()) }.map_err(|_| VmxonFailed)
 }
 

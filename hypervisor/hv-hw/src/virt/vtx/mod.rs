@@ -1,6 +1,6 @@
 //! VT-x: a vCPU as a VMCS.
 //!
-//! | file | story |
+//! | file | about |
 //! |---|---|
 //! | `probe` | what this CPU offers, and what makes vCPUs of it |
 //! | `vcpu` | a vCPU: what the core asks of it |

@@ -138,7 +138,7 @@ impl VtxVcpu {
             vmcs.read(Field::GuestDr7) & !GENERAL_DETECT,
         );
         if exit::is_int1(vmcs) {
-            // a trap, whose handler returns behind the instruction
+            // a trap, whose handler returns after the instruction
             let next = vmcs
                 .read(Field::GuestRip)
                 .wrapping_add(vmcs.read(Field::InstructionLength));

@@ -39,7 +39,7 @@ pub(super) fn to_relative(bytes: &mut [u8], start: u32) {
     }
 }
 
-/// The first opcode at or behind `from`, not behind `last`.
+/// The first opcode at or after `from`, not after `last`.
 fn find_opcode(bytes: &[u8], mut from: usize, last: usize) -> Option<usize> {
     const EACH: u64 = u64::from_ne_bytes([1; 8]);
     // eight bytes at once: an opcode becomes a byte of zeros, and the lowest of those is found by its borrow

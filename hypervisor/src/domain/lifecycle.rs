@@ -1,4 +1,4 @@
-//! What becomes of a domain: paused, shut down, destroyed. [`Holds`] is the one word that the run loop looks at.
+//! What becomes of a domain: paused, shut down, destroyed. [`PauseReasons`] is the one word that the run loop looks at.
 //!
 //! A pause is counted, as Xen's toolstacks count it; a new domain starts with one. A shutdown, the guest's own or its
 //! crash, leaves everything as it is until the domain is destroyed or resumed. Next: `destroy`.
@@ -30,7 +30,7 @@ const MAX_PAUSES: u32 = 255;
 bitflags! {
     /// Why none of a domain's vCPUs may run.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    pub struct Holds: u32 {
+    pub struct PauseReasons: u32 {
         /// The toolstack wants it to stand still.
         const PAUSED = 1 << 0;
         /// It has shut itself down, or crashed.
@@ -42,11 +42,11 @@ bitflags! {
 
 /// What is asked rarely.
 #[derive(Debug)]
-pub struct Life {
+pub struct Lifecycle {
     /// HVM parameters by index.
     pub params: [u64; HVM_PARAMS],
     /// Why it ended.
-    pub ended: Option<Ended>,
+    pub ended: Option<ShutdownReason>,
     /// Its UUID.
     pub handle: [u8; 16],
     /// The map of its memory that its toolstack gave it, in place of `Domain::e820` (XENMEM_set_memory_map).
@@ -64,17 +64,17 @@ pub struct Life {
     /// Who shuts it down where it does not come back in time.
     pub watchdogs: Watchdogs,
     /// How far its destruction is.
-    pub(super) death: super::destroy::Death,
+    pub(super) teardown_stage: super::destroy::TeardownStage,
     /// Where in its memory the pages are that it shares with the hypervisor.
     pub(super) specials: Specials,
 }
 
 /// Why a domain ended, in Xen's words.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ended {
+pub enum ShutdownReason {
     /// It switched itself off.
     PowerOff,
-    /// It wants to start anew.
+    /// It wants to start over.
     Reboot,
     /// It wants its state saved.
     Suspend,
@@ -84,7 +84,7 @@ pub enum Ended {
     Other(u32),
 }
 
-impl Ended {
+impl ShutdownReason {
     /// From the number of `public/sched.h`.
     #[must_use]
     pub fn from_reason(reason: u32) -> Self {
@@ -110,7 +110,7 @@ impl Ended {
     }
 }
 
-impl fmt::Display for Ended {
+impl fmt::Display for ShutdownReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PowerOff => f.write_str("power-off"),
@@ -133,11 +133,11 @@ pub enum PauseError {
     TooMany,
 }
 
-impl Life {
+impl Lifecycle {
     /// How far its destruction is.
     #[must_use]
-    pub fn death(&self) -> super::destroy::Death {
-        self.death
+    pub fn teardown_stage(&self) -> super::destroy::TeardownStage {
+        self.teardown_stage
     }
 
     /// Of a new domain.
@@ -154,7 +154,7 @@ impl Life {
             time_offset_s: 0,
             tsc_mode: 0,
             tsc_incarnation: 1,
-            death: super::destroy::Death::None,
+            teardown_stage: super::destroy::TeardownStage::None,
             specials: Specials::default(),
         }
     }
@@ -164,41 +164,41 @@ impl Domain {
     /// Why none of its vCPUs may run.
     #[inline]
     #[must_use]
-    pub fn holds(&self) -> Holds {
-        Holds::from_bits_retain(self.holds.load(Ordering::Acquire))
+    pub fn pause_reasons(&self) -> PauseReasons {
+        PauseReasons::from_bits_retain(self.pause_reasons.load(Ordering::Acquire))
     }
 
     /// True where none of its vCPUs may run: one load for the run loop.
     #[inline]
     #[must_use]
-    pub fn is_held(&self) -> bool {
-        self.holds.load(Ordering::Acquire) != 0
+    pub fn is_paused(&self) -> bool {
+        self.pause_reasons.load(Ordering::Acquire) != 0
     }
 
     /// True once its destruction has begun: nothing new is given to it, mapped from it or bound to it.
     #[inline]
     #[must_use]
     pub fn is_dying(&self) -> bool {
-        self.holds().contains(Holds::DYING)
+        self.pause_reasons().contains(PauseReasons::DYING)
     }
 
     /// True where it has shut itself down, or crashed.
     #[must_use]
     pub fn is_shut_down(&self) -> bool {
-        self.holds().contains(Holds::SHUT_DOWN)
+        self.pause_reasons().contains(PauseReasons::SHUT_DOWN)
     }
 
-    pub(super) fn hold(&self, why: Holds) {
-        self.holds.fetch_or(why.bits(), Ordering::AcqRel);
+    pub(super) fn hold(&self, why: PauseReasons) {
+        self.pause_reasons.fetch_or(why.bits(), Ordering::AcqRel);
         self.kick_all();
     }
 
     /// Ends a hold. Under the lock of what it stands for, as holds begin: or the end of one would take the next with it.
-    fn release(&self, why: Holds, _life: &mut Life) {
+    fn release(&self, why: PauseReasons, _life: &mut Lifecycle) {
         for vcpu in &self.vcpus {
             vcpu.forget_saved();
         }
-        self.holds.fetch_and(!why.bits(), Ordering::AcqRel);
+        self.pause_reasons.fetch_and(!why.bits(), Ordering::AcqRel);
     }
 
     /// Lets none of its vCPUs run until [`Domain::unpause`] was called as often. They may be running still: see
@@ -208,12 +208,13 @@ impl Domain {
     /// [`PauseError::TooMany`].
     pub fn pause(&self) -> Result<(), PauseError> {
         {
-            let mut life = self.life.lock();
-            if life.pauses >= MAX_PAUSES {
+            let mut lifecycle = self.lifecycle.lock();
+            if lifecycle.pauses >= MAX_PAUSES {
                 return Err(PauseError::TooMany);
             }
-            life.pauses += 1;
-            self.holds.fetch_or(Holds::PAUSED.bits(), Ordering::AcqRel);
+            lifecycle.pauses += 1;
+            self.pause_reasons
+                .fetch_or(PauseReasons::PAUSED.bits(), Ordering::AcqRel);
         }
         self.kick_all();
         Ok(())
@@ -225,13 +226,16 @@ impl Domain {
     /// [`PauseError::NotPaused`].
     pub fn unpause(&self) -> Result<(), PauseError> {
         {
-            let mut life = self.life.lock();
-            life.pauses = life.pauses.checked_sub(1).ok_or(PauseError::NotPaused)?;
-            if life.pauses > 0 {
+            let mut lifecycle = self.lifecycle.lock();
+            lifecycle.pauses = lifecycle
+                .pauses
+                .checked_sub(1)
+                .ok_or(PauseError::NotPaused)?;
+            if lifecycle.pauses > 0 {
                 return Ok(());
             }
-            life.has_started = true;
-            self.release(Holds::PAUSED, &mut life);
+            lifecycle.has_started = true;
+            self.release(PauseReasons::PAUSED, &mut lifecycle);
         }
         self.kick_all();
         Ok(())
@@ -240,7 +244,7 @@ impl Domain {
     /// True once it has been allowed to run: what may be set only before that is settled.
     #[must_use]
     pub fn has_started(&self) -> bool {
-        self.life.lock().has_started
+        self.lifecycle.lock().has_started
     }
 
     /// True while a CPU has one of its vCPUs in the guest or in a hypercall.
@@ -264,13 +268,13 @@ impl Domain {
 
     /// Ends the domain: its vCPUs stop at their next exit, and the toolstack hears of it. The first reason stays, and the
     /// log has one line of it with `how` it came.
-    pub fn end(&self, why: Ended, how: &str) {
+    pub fn end(&self, why: ShutdownReason, how: &str) {
         let is_first = {
-            let mut life = self.life.lock();
-            let is_first = life.ended.is_none();
-            life.ended.get_or_insert(why);
-            self.holds
-                .fetch_or(Holds::SHUT_DOWN.bits(), Ordering::AcqRel);
+            let mut lifecycle = self.lifecycle.lock();
+            let is_first = lifecycle.ended.is_none();
+            lifecycle.ended.get_or_insert(why);
+            self.pause_reasons
+                .fetch_or(PauseReasons::SHUT_DOWN.bits(), Ordering::AcqRel);
             is_first
         };
         self.kick_all();
@@ -285,9 +289,12 @@ impl Domain {
     /// Ends the domain where one of its watchdogs has expired. Each vCPU that sets one has a timer for the first of them all
     /// then, so that the last who set one has a timer for the first that is due now.
     pub fn look_at_watchdogs(&self) {
-        let watchdogs = self.life.lock().watchdogs;
+        let watchdogs = self.lifecycle.lock().watchdogs;
         if watchdogs.has_expired(host::now_ns()) {
-            self.end(Ended::Other(SHUTDOWN_watchdog), "its watchdog has expired");
+            self.end(
+                ShutdownReason::Other(SHUTDOWN_watchdog),
+                "its watchdog has expired",
+            );
         }
     }
 
@@ -295,17 +302,17 @@ impl Domain {
     /// others.
     pub fn resume(&self) {
         {
-            let mut life = self.life.lock();
-            life.ended = None;
-            self.release(Holds::SHUT_DOWN, &mut life);
+            let mut lifecycle = self.lifecycle.lock();
+            lifecycle.ended = None;
+            self.release(PauseReasons::SHUT_DOWN, &mut lifecycle);
         }
         self.kick_all();
     }
 
     /// Why it ended, if it did.
     #[must_use]
-    pub fn ended(&self) -> Option<Ended> {
-        self.life.lock().ended
+    pub fn shutdown_reason(&self) -> Option<ShutdownReason> {
+        self.lifecycle.lock().ended
     }
 
     /// Has each of its vCPUs take up the domain's policies.

@@ -16,12 +16,14 @@ use hv_core::vcpu::time::GuestTsc;
 use hv_hw::domain_log;
 use hv_hw::virt::VcpuHw;
 
-use crate::domain::create::{self, Belongings, DomainConfig, MAX_PORT, MAX_VCPUS};
+use crate::domain::create::{self, DomainConfig, DomainResources, MAX_PORT, MAX_VCPUS};
 use crate::domain::destroy::{self, Progress};
 use crate::domain::grants::{DEFAULT_GRANT_FRAMES, DEFAULT_MAPTRACK_FRAMES, MAX_GRANT_FRAMES};
-use crate::domain::life::{Holds, PauseError};
+use crate::domain::lifecycle::{PauseError, PauseReasons};
 use crate::domain::policies::clock_of;
-use crate::domain::{Domain, Ended, info as record, registry, soft_reset, space, wallclock};
+use crate::domain::{
+    Domain, ShutdownReason, info as record, registry, soft_reset, space, wallclock,
+};
 use crate::hypercall::domctl::{Answer, Call, Domctl, Stop};
 use crate::hypercall::{caller, event_channel};
 use crate::machine::host;
@@ -64,7 +66,7 @@ pub(super) fn create(op: &mut Domctl) -> Answer {
         Errno::ENOMEM
     };
     let number = registry::reserve(wanted).ok_or(none_left)?;
-    let domain = create::domain(number.id(), config, Belongings::none()?)?;
+    let domain = create::domain(number.id(), config, DomainResources::none()?)?;
     let domain = Arc::new(domain);
     wallclock::tell(&domain);
     registry::add(domain.clone());
@@ -134,7 +136,7 @@ pub(super) fn destroy<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer 
     let domain = another(call, op)?;
     match destroy::step(&domain, &mut call.runner.hw) {
         Progress::Done => Ok(0),
-        Progress::More => Err(Stop::Again),
+        Progress::More => Err(Stop::Continuation),
         Progress::WaitForCpus => Err(call.again_after_others()),
     }
 }
@@ -199,15 +201,15 @@ pub(super) fn resume<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
 /// EINVAL where it has not shut down or is not paused, ENOMEM; it is as it was then but for its ports.
 pub(super) fn soft_reset<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
     let domain = another(call, op)?;
-    let holds = domain.holds();
-    let is_still = holds.contains(Holds::SHUT_DOWN | Holds::PAUSED)
-        && !holds.contains(Holds::DYING)
+    let holds = domain.pause_reasons();
+    let is_still = holds.contains(PauseReasons::SHUT_DOWN | PauseReasons::PAUSED)
+        && !holds.contains(PauseReasons::DYING)
         && !domain.is_any_vcpu_running();
     if !is_still {
         return Err(Errno::EINVAL.into());
     }
     if !event_channel::reset_ports(&domain) {
-        return Err(Stop::Again);
+        return Err(Stop::Continuation);
     }
     soft_reset::forget_kernel(&domain, &mut call.runner.hw)?;
     domain_log!(domain.log, Info, "{}: soft reset", domain.id);
@@ -219,7 +221,7 @@ pub(super) fn soft_reset<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answ
 /// DOMCTL_setdomainhandle.
 pub(super) fn set_handle(op: &Domctl) -> Answer {
     let handle: [u8; 16] = op.body();
-    op.domain()?.life.lock().handle = handle;
+    op.domain()?.lifecycle.lock().handle = handle;
     Ok(0)
 }
 
@@ -242,9 +244,9 @@ pub(super) fn set_tsc_info<H: VcpuHw>(call: &Call<'_, H>, op: &Domctl) -> Answer
     };
     let incarnation = body.incarnation.wrapping_add(1);
     {
-        let mut life = domain.life.lock();
-        life.tsc_mode = body.tsc_mode;
-        life.tsc_incarnation = incarnation;
+        let mut lifecycle = domain.lifecycle.lock();
+        lifecycle.tsc_mode = body.tsc_mode;
+        lifecycle.tsc_incarnation = incarnation;
     }
     let policies = domain.policies();
     domain.set_policies(policies.with_tsc(tsc, (body.tsc_mode, incarnation)));
@@ -255,8 +257,8 @@ pub(super) fn set_tsc_info<H: VcpuHw>(call: &Call<'_, H>, op: &Domctl) -> Answer
 pub(super) fn get_tsc_info(op: &mut Domctl) -> Answer {
     let domain = op.domain()?;
     let (tsc_mode, incarnation) = {
-        let life = domain.life.lock();
-        (life.tsc_mode, life.tsc_incarnation)
+        let lifecycle = domain.lifecycle.lock();
+        (lifecycle.tsc_mode, lifecycle.tsc_incarnation)
     };
     let tsc = domain.policies().tsc;
     let (gtsc_khz, elapsed_nsec) = match tsc_mode {
@@ -301,7 +303,10 @@ pub(in crate::hypercall) fn remote_shutdown<H: VcpuHw>(call: &mut Call<'_, H>) -
         return Err(Errno::EINVAL.into());
     }
     let domain = caller::target(call.runner, arg.domain_id)?;
-    domain.end(Ended::from_reason(arg.reason), "its toolstack shut it down");
+    domain.end(
+        ShutdownReason::from_reason(arg.reason),
+        "its toolstack shut it down",
+    );
     call.next = Next::Look;
     Ok(0)
 }
