@@ -26,10 +26,6 @@
     reason = "who reads the core reads all of it: cargo doc --document-private-items"
 )]
 #![expect(
-    unreachable_pub,
-    reason = "what a layer gives to those above is marked; the crate gives its entry alone"
-)]
-#![expect(
     non_upper_case_globals,
     reason = "constants of the ABI keep Xen's spelling"
 )]

@@ -108,7 +108,7 @@ pub fn start(boot: BootInfo) -> ! {
 }
 
 /// Notes how far the boot has come, in TSC ticks since entry: `cargo xtask bench boot` reads these lines.
-pub fn milestone(what: &str) {
+pub(crate) fn milestone(what: &str) {
     info!(
         "boot: {what} ticks={}",
         time::now().saturating_sub(time::start())
@@ -116,7 +116,7 @@ pub fn milestone(what: &str) {
 }
 
 /// Ends the boot: one line with cause and remedy, on the serial port and the screen, then halt or reboot as `noreboot` says.
-pub fn fatal(reason: fmt::Arguments<'_>) -> ! {
+pub(crate) fn fatal(reason: fmt::Arguments<'_>) -> ! {
     panic::fatal(reason)
 }
 

@@ -56,7 +56,7 @@ once_a_machine! {
 }
 
 /// Something was typed.
-pub fn typed() {
+pub(crate) fn typed() {
     let mut bytes = [0; 64];
     loop {
         let count = device::read(&mut bytes);
@@ -113,7 +113,7 @@ fn control_code(letter: u8) -> u8 {
 }
 
 /// Takes what was typed for dom0; returns how many bytes.
-pub fn take_input(to: &mut [u8]) -> usize {
+pub(crate) fn take_input(to: &mut [u8]) -> usize {
     let mut input = console().input.lock();
     let mut count = 0;
     for (slot, byte) in to
@@ -127,7 +127,7 @@ pub fn take_input(to: &mut [u8]) -> usize {
 }
 
 /// A domain prints: dom0 as it is, others to the log, at a limited rate.
-pub fn guest_output(domain: &Domain, text: &[u8]) {
+pub(crate) fn guest_output(domain: &Domain, text: &[u8]) {
     if !domain.is_hardware {
         return guest_debug(domain, text);
     }
@@ -135,7 +135,7 @@ pub fn guest_output(domain: &Domain, text: &[u8]) {
 }
 
 /// A domain prints to its debug console: lines in the log, with its number before them.
-pub fn guest_debug(domain: &Domain, text: &[u8]) {
+pub(crate) fn guest_debug(domain: &Domain, text: &[u8]) {
     let mut line = domain.debug_line.lock();
     for byte in text {
         match byte {

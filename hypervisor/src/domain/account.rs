@@ -13,7 +13,7 @@ use crate::machine::pinned::Pinned;
 
 /// Run state and the guest's copies.
 #[derive(Debug)]
-pub struct Account {
+pub(crate) struct Account {
     state: Runstate,
     copy: Option<StateCopy>,
     clock: Option<(Pinned, usize)>,
@@ -46,7 +46,7 @@ impl StateCopy {
 impl Account {
     /// An account that begins now.
     #[must_use]
-    pub fn new(is_up: bool) -> Self {
+    pub(crate) fn new(is_up: bool) -> Self {
         let state = if is_up {
             RunState::Runnable
         } else {
@@ -60,7 +60,7 @@ impl Account {
     }
 
     /// Closes the stretch of time in the current state and begins one in `state`.
-    pub fn change(&mut self, state: RunState, now_ns: u64, has_flag: bool) {
+    pub(crate) fn change(&mut self, state: RunState, now_ns: u64, has_flag: bool) {
         self.state.change(state, now_ns);
         if let Some(copy) = &self.copy {
             copy.write(&self.state, has_flag);
@@ -69,14 +69,14 @@ impl Account {
 
     /// The state, with the time in each up to now.
     #[must_use]
-    pub fn state(&self) -> Runstate {
+    pub(crate) fn state(&self) -> Runstate {
         let mut state = self.state;
         state.change(state.state(), host::now_ns());
         state
     }
 
     /// Keeps a copy of the state in the guest's memory from now on.
-    pub fn keep_state_copy(
+    pub(crate) fn keep_state_copy(
         &mut self,
         area: RunstateArea,
         first: (Gpa, Pinned),
@@ -93,25 +93,25 @@ impl Account {
     }
 
     /// Keeps a copy of the clock at `offset` of `frame` from now on, or none.
-    pub fn keep_clock_copy(&mut self, place: Option<(Pinned, usize)>, clock: &PvClock) {
+    pub(crate) fn keep_clock_copy(&mut self, place: Option<(Pinned, usize)>, clock: &PvClock) {
         self.clock = place;
         self.write_clock(clock);
     }
 
     /// Keeps no copies any longer. What held their frames is returned, to be dropped where no lock is held.
-    pub fn forget_copies(&mut self) -> impl Sized + use<> {
+    pub(crate) fn forget_copies(&mut self) -> impl Sized + use<> {
         (self.copy.take(), self.clock.take())
     }
 
     /// Writes the guest's copy of the clock again, where it has one.
-    pub fn write_clock(&self, clock: &PvClock) {
+    pub(crate) fn write_clock(&self, clock: &PvClock) {
         if let Some((frame, offset)) = &self.clock {
             clock.write(frame, *offset);
         }
     }
 
     /// Keeps no copy of the state any longer.
-    pub fn forget_state_copy(&mut self) {
+    pub(crate) fn forget_state_copy(&mut self) {
         self.copy = None;
     }
 }

@@ -39,15 +39,15 @@ use crate::machine::memory::{self, OwnFrame, SpecialFrame, Tables};
 use crate::machine::pinned::Pinned;
 
 /// The most vCPUs of a domain (`public/hvm/hvm_info_table.h, HVM_MAX_VCPUS`).
-pub const MAX_VCPUS: u16 = 128;
+pub(crate) const MAX_VCPUS: u16 = 128;
 /// The highest port of the FIFO ABI.
-pub const MAX_PORT: u32 = (1 << 17) - 1;
+pub(crate) const MAX_PORT: u32 = (1 << 17) - 1;
 /// The usual share of the CPU.
-pub const DEFAULT_WEIGHT: u16 = 256;
+pub(crate) const DEFAULT_WEIGHT: u16 = 256;
 
 /// What a domain is made with, and keeps: `public/domctl.h, xen_domctl_createdomain`, its numbers checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct DomainConfig {
+pub(crate) struct DomainConfig {
     /// It owns the devices and may manage others.
     pub is_hardware: bool,
     /// vCPUs, from 1 to [`MAX_VCPUS`].
@@ -73,7 +73,7 @@ pub struct DomainConfig {
 impl DomainConfig {
     /// dom0's, which has no toolstack to say.
     #[must_use]
-    pub const fn dom0(vcpus: u16) -> Self {
+    pub(crate) const fn dom0(vcpus: u16) -> Self {
         Self {
             is_hardware: true,
             vcpus,
@@ -92,7 +92,7 @@ impl DomainConfig {
 }
 
 /// What only dom0 has from the start; others get nothing but what [`domain`] makes.
-pub struct DomainResources {
+pub(crate) struct DomainResources {
     /// Its memory's map.
     pub p2m: P2m,
     /// The map that it is told.
@@ -110,7 +110,7 @@ impl DomainResources {
     ///
     /// # Errors
     /// ENOMEM.
-    pub fn none() -> Result<Self, Errno> {
+    pub(crate) fn none() -> Result<Self, Errno> {
         Ok(Self {
             p2m: P2m::new(&mut Tables, p2m_config()).ok_or(Errno::ENOMEM)?,
             e820: E820Map::default(),
@@ -123,7 +123,7 @@ impl DomainResources {
 
 /// How second-stage tables are laid out on this machine, for a domain without devices.
 #[must_use]
-pub fn p2m_config() -> P2mConfig {
+pub(crate) fn p2m_config() -> P2mConfig {
     let host = host();
     P2mConfig {
         format: host.features.stage2,
@@ -151,7 +151,11 @@ fn large_pages_may_be_executed() -> bool {
 ///
 /// # Errors
 /// ENOMEM.
-pub fn domain(id: DomId, config: DomainConfig, mut own: DomainResources) -> Result<Domain, Errno> {
+pub(crate) fn domain(
+    id: DomId,
+    config: DomainConfig,
+    mut own: DomainResources,
+) -> Result<Domain, Errno> {
     let parts = match parts(id, &config, &own.ports) {
         Ok(parts) => parts,
         Err(errno) => {
@@ -299,7 +303,7 @@ fn io_bitmap(ports: &PortMap) -> Result<IoBitmap, Errno> {
 }
 
 /// Prepares what all guests share, so that the first one's making takes no more than another's.
-pub fn prepare() {
+pub(crate) fn prepare() {
     // where memory is out, the first guest will find out
     let _ = guest_io_bitmap();
 }
@@ -313,7 +317,7 @@ impl SpecialFrame {
 impl OwnFrame {
     /// As memory that others write as well.
     #[must_use]
-    pub fn shared(&self) -> SharedFrame {
+    pub(crate) fn shared(&self) -> SharedFrame {
         SharedFrame::new(self.mfn()).expect("frames of ours are in the direct map")
     }
 }

@@ -30,7 +30,7 @@ const STEP: Budget = Budget {
 
 /// How far a domain's destruction is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TeardownStage {
+pub(crate) enum TeardownStage {
     /// It lives.
     None,
     /// Somebody is at it right now.
@@ -52,7 +52,7 @@ pub enum TeardownStage {
 /// What a step of destruction leaves to do.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Progress {
+pub(crate) enum Progress {
     /// Nothing.
     Done,
     /// More of the same.
@@ -62,7 +62,7 @@ pub enum Progress {
 }
 
 /// Takes the domain's destruction a step further; the first begins it.
-pub fn step<H: VcpuHw>(domain: &Domain, hw: &mut H) -> Progress {
+pub(crate) fn step<H: VcpuHw>(domain: &Domain, hw: &mut H) -> Progress {
     let now = mem::replace(
         &mut domain.lifecycle.lock().teardown_stage,
         TeardownStage::Busy,
@@ -131,7 +131,7 @@ fn close_ports(domain: &Domain) -> TeardownStage {
 }
 
 /// Tells the other end of a port that was closed.
-pub fn disconnect(own: &Domain, closed: PeerClosed) {
+pub(crate) fn disconnect(own: &Domain, closed: PeerClosed) {
     if closed.to.domid == own.id {
         own.events.lock().disconnect(closed);
     } else if let Some(domain) = registry::find(closed.to.domid) {
@@ -182,7 +182,7 @@ fn let_go(domain: &Domain) {
 }
 
 /// Forgets the domains that are destroyed and of which nobody uses anything any longer.
-pub fn reap() {
+pub(crate) fn reap() {
     for id in zombies::all() {
         let Some(domain) = registry::find(id) else {
             continue;

@@ -9,7 +9,7 @@ use hv_core::firmware::acpi::McfgRange;
 
 /// What a domain's accesses to devices go through.
 #[derive(Debug)]
-pub struct Devices {
+pub(crate) struct Devices {
     /// I/O APICs, by first GSI.
     pub ioapics: Vec<VirtualIoApic>,
     /// PCI configuration mechanism 1; `None` for domains without PCI.
@@ -22,7 +22,7 @@ pub struct Devices {
 
 /// A virtual I/O APIC and where it is.
 #[derive(Debug)]
-pub struct VirtualIoApic {
+pub(crate) struct VirtualIoApic {
     /// Its page.
     pub base: Gpa,
     /// Its first global system interrupt.
@@ -33,7 +33,7 @@ pub struct VirtualIoApic {
 
 /// A message-signalled interrupt of a function.
 #[derive(Clone, Copy, Debug)]
-pub struct MsiRoute {
+pub(crate) struct MsiRoute {
     /// The function.
     pub function: Bdf,
     /// The vector that the device raises on the host.
@@ -45,7 +45,7 @@ pub struct MsiRoute {
 impl Devices {
     /// A domain without devices.
     #[must_use]
-    pub fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self {
             ioapics: Vec::new(),
             pci: None,
@@ -55,7 +55,7 @@ impl Devices {
     }
 
     /// The I/O APIC whose page holds `gpa`, with the offset into it.
-    pub fn ioapic_at(&mut self, gpa: Gpa) -> Option<(&mut VirtualIoApic, u64)> {
+    pub(crate) fn ioapic_at(&mut self, gpa: Gpa) -> Option<(&mut VirtualIoApic, u64)> {
         let page = gpa.align_down(PAGE_SIZE);
         let ioapic = self
             .ioapics
@@ -67,20 +67,20 @@ impl Devices {
 
     /// The function and offset of an address in configuration space.
     #[must_use]
-    pub fn config_at(&self, gpa: Gpa) -> Option<(Bdf, u16)> {
+    pub(crate) fn config_at(&self, gpa: Gpa) -> Option<(Bdf, u16)> {
         let at = Hpa::new(gpa.as_u64());
         self.mcfg.iter().find_map(|range| range.locate(at))
     }
 
     /// Takes an interrupt of the real line `gsi`.
-    pub fn raise(&mut self, gsi: u32) -> Option<Raised> {
+    pub(crate) fn raise(&mut self, gsi: u32) -> Option<Raised> {
         let ioapic = self.ioapics.iter_mut().find(|ioapic| ioapic.has(gsi))?;
         let pin = u8::try_from(gsi - ioapic.first_gsi).ok()?;
         Some(ioapic.chip.raise(pin))
     }
 
     /// Notes that no vCPU took the interrupt of line `gsi`.
-    pub fn undelivered(&mut self, gsi: u32) {
+    pub(crate) fn undelivered(&mut self, gsi: u32) {
         if let Some(ioapic) = self.ioapics.iter_mut().find(|ioapic| ioapic.has(gsi))
             && let Ok(pin) = u8::try_from(gsi - ioapic.first_gsi)
         {
@@ -89,7 +89,7 @@ impl Devices {
     }
 
     /// Takes the EOI of `vector`: calls `apply` with the first GSI of the I/O APIC and what becomes of its pins.
-    pub fn eoi(&mut self, vector: u8, mut apply: impl FnMut(u32, PinEffect)) {
+    pub(crate) fn eoi(&mut self, vector: u8, mut apply: impl FnMut(u32, PinEffect)) {
         for ioapic in &mut self.ioapics {
             let first = ioapic.first_gsi;
             ioapic.chip.eoi(vector, |effect| apply(first, effect));

@@ -57,12 +57,12 @@ slots! {
 
 /// How often each reason occurred.
 #[derive(Debug, Default)]
-pub struct Counts([AtomicU64; NAMES.len()]);
+pub(crate) struct Counts([AtomicU64; NAMES.len()]);
 
 impl Counts {
     /// Counts one.
     #[inline(always)]
-    pub fn count(&self, exit: &VmExit) {
+    pub(crate) fn count(&self, exit: &VmExit) {
         // only the CPU that runs the vCPU counts: a plain load and store do
         let count = &self.0[Slot::of(exit) as usize];
         count.store(
@@ -73,7 +73,7 @@ impl Counts {
 
     /// All exits.
     #[must_use]
-    pub fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.0
             .iter()
             .map(|count| count.load(Ordering::Relaxed))
@@ -81,7 +81,7 @@ impl Counts {
     }
 
     /// The reasons that occurred, with how often.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
         NAMES
             .iter()

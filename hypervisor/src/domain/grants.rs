@@ -34,16 +34,16 @@ use crate::domain::{Domain, pod, registry};
 use crate::machine::{memory, zombies};
 
 /// Frames of a grant table where nothing else is asked for: 32768 entries.
-pub const DEFAULT_GRANT_FRAMES: u32 = 64;
+pub(crate) const DEFAULT_GRANT_FRAMES: u32 = 64;
 /// The most frames that a grant table may be given.
-pub const MAX_GRANT_FRAMES: u32 = 1024;
+pub(crate) const MAX_GRANT_FRAMES: u32 = 1024;
 /// Frames' worth of handles where nothing else is asked for.
-pub const DEFAULT_MAPTRACK_FRAMES: u32 = 1024;
+pub(crate) const DEFAULT_MAPTRACK_FRAMES: u32 = 1024;
 /// Handles that Xen has in a frame.
 const HANDLES_PER_FRAME: u32 = 256;
 
 /// What a domain grants, and what it has mapped of what others do.
-pub struct Grants {
+pub(crate) struct Grants {
     table: RankedLock<GrantTable<SharedFrame>, { rank::GRANT }>,
     maptrack: RankedLock<Maptrack, { rank::MAPTRACK }>,
     /// Teardown has seen all handles below.
@@ -54,7 +54,7 @@ impl Grants {
     /// Of domain `domid`: a table of at most `max_frames` frames, and `max_maptrack_frames` frames' worth of handles
     /// (`public/domctl.h`, XEN_DOMCTL_createdomain).
     #[must_use]
-    pub fn new(domid: DomId, max_frames: u32, max_maptrack_frames: u32) -> Self {
+    pub(crate) fn new(domid: DomId, max_frames: u32, max_maptrack_frames: u32) -> Self {
         let handles = max_maptrack_frames.saturating_mul(HANDLES_PER_FRAME);
         Self {
             table: RankedLock::new(GrantTable::new(domid, max_frames.min(MAX_GRANT_FRAMES))),
@@ -65,7 +65,7 @@ impl Grants {
 
     /// How many frames the table has, and how many it may have.
     #[must_use]
-    pub fn size(&self) -> (u32, u32) {
+    pub(crate) fn size(&self) -> (u32, u32) {
         let table = self.table.lock();
         (table.nr_frames(), table.max_frames())
     }
@@ -73,7 +73,7 @@ impl Grants {
 
 /// Why a grant table has no such frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NoFrame {
+pub(crate) enum NoFrame {
     /// It is past the table's limit, or memory is out.
     Refused,
     /// The table has grown as far as it does in one go: ask again.
@@ -87,7 +87,7 @@ const GROWTH: u32 = 64;
 ///
 /// # Errors
 /// [`NoFrame`].
-pub fn frame(domain: &Domain, index: u32) -> Result<Mfn, NoFrame> {
+pub(crate) fn frame(domain: &Domain, index: u32) -> Result<Mfn, NoFrame> {
     let mut table = domain.grants.table.lock();
     if index >= table.max_frames() {
         return Err(NoFrame::Refused);
@@ -166,7 +166,7 @@ impl InUse {
 ///
 /// # Errors
 /// [`GrantError`]; nothing has changed then, but that RAM of the user's own may be gone from the place.
-pub fn map<H: VcpuHw>(
+pub(crate) fn map<H: VcpuHw>(
     hw: &mut H,
     user: &Domain,
     granter: Arc<Domain>,
@@ -235,7 +235,7 @@ fn make_room(user: &Domain, maptrack: &mut Maptrack) -> bool {
 
 /// A mapping that is out of the tables, and maybe in a TLB still.
 #[must_use = "the page stays in use until this is finished"]
-pub struct Unmapped {
+pub(crate) struct Unmapped {
     pin: Pin,
     mfn: Option<Mfn>,
 }
@@ -244,7 +244,7 @@ pub struct Unmapped {
 ///
 /// # Errors
 /// [`GrantError::BadHandle`], [`GrantError::BadAddress`]; nothing has changed then.
-pub fn unmap(
+pub(crate) fn unmap(
     user: &Domain,
     request: &UnmapRequest,
     pending: &mut Option<PendingFlush>,
@@ -276,14 +276,18 @@ pub fn unmap(
 }
 
 /// Flushes what unmapping owes.
-pub fn flush<H: VcpuHw>(hw: &mut H, user: &Domain, pending: Option<PendingFlush>) -> FlushDone {
+pub(crate) fn flush<H: VcpuHw>(
+    hw: &mut H,
+    user: &Domain,
+    pending: Option<PendingFlush>,
+) -> FlushDone {
     let pending = pending.unwrap_or_else(|| PendingFlush::none(user.stage2.table));
     space::flush(hw, user, pending)
 }
 
 impl Unmapped {
     /// Lets the page and the granter's entry go, `user` being who had mapped it.
-    pub fn finish(self, user: &Domain, done: &FlushDone) {
+    pub(crate) fn finish(self, user: &Domain, done: &FlushDone) {
         if let Some(mfn) = self.mfn
             && let Some(freed) = memory::table().put_mapped(mfn, done)
         {
@@ -310,7 +314,7 @@ impl Unmapped {
 ///
 /// # Errors
 /// [`GrantError`]; nothing was copied then.
-pub fn copy(user: &Domain, request: &CopyRequest) -> Result<(), GrantError> {
+pub(crate) fn copy(user: &Domain, request: &CopyRequest) -> Result<(), GrantError> {
     let source = begin_side(user, &request.source, Want::Read)?;
     let dest = begin_side(user, &request.dest, Want::Write);
     let copied = match &dest {
@@ -388,13 +392,13 @@ fn mapped_at(p2m: &P2m, gfn: Gfn, want: Want) -> Option<Mfn> {
 }
 
 /// Grants nothing more: the domain is being destroyed. What is mapped stays so.
-pub fn close(domain: &Domain) {
+pub(crate) fn close(domain: &Domain) {
     domain.grants.table.lock().close();
 }
 
 /// Unmaps what a domain that is being destroyed, and whose memory is [closed](super::teardown::close), has mapped of others'
 /// grants; looks at no more than `budget` handles. True once there is none left.
-pub fn release_mappings<H: VcpuHw>(hw: &mut H, domain: &Domain, budget: u32) -> bool {
+pub(crate) fn release_mappings<H: VcpuHw>(hw: &mut H, domain: &Domain, budget: u32) -> bool {
     let released_to = &domain.grants.released_to;
     let start = released_to.load(Ordering::Relaxed);
     let end = start.saturating_add(budget);
@@ -427,7 +431,7 @@ fn release_mapping<H: VcpuHw>(hw: &mut H, domain: &Domain, request: &UnmapReques
 }
 
 /// Gives the frames of a closed domain's grant table up, once nobody uses a page that it granted. True where that is done.
-pub fn finish(domain: &Domain) -> bool {
+pub(crate) fn finish(domain: &Domain) -> bool {
     let Some(frames) = domain.grants.table.lock().take_frames() else {
         return false;
     };

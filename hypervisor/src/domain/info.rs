@@ -20,7 +20,7 @@ const NO_VCPU: u32 = u32::MAX;
 
 /// The domain's record, as DOMCTL_getdomaininfo and SYSCTL_getdomaininfolist give it.
 #[must_use]
-pub fn describe(domain: &Domain) -> XenDomctlGetdomaininfo {
+pub(crate) fn describe(domain: &Domain) -> XenDomctlGetdomaininfo {
     let made = || domain.vcpus.iter().filter(|vcpu| vcpu.is_made());
     let up = || made().filter(|vcpu| vcpu.is_up.load(Ordering::Acquire));
     let lifecycle = domain.lifecycle.lock();
@@ -83,7 +83,7 @@ fn states(domain: &Domain) -> u32 {
 
 /// How long a vCPU has had a CPU, in ns.
 #[must_use]
-pub fn cpu_time_ns(vcpu: &Vcpu) -> u64 {
+pub(crate) fn cpu_time_ns(vcpu: &Vcpu) -> u64 {
     let state = vcpu.account.lock().state();
     state.time_in(RunState::Running, host::now_ns())
 }

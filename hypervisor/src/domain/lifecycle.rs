@@ -42,7 +42,7 @@ bitflags! {
 
 /// What is asked rarely.
 #[derive(Debug)]
-pub struct Lifecycle {
+pub(crate) struct Lifecycle {
     /// HVM parameters by index.
     pub params: [u64; HVM_PARAMS],
     /// Why it ended.
@@ -71,7 +71,7 @@ pub struct Lifecycle {
 
 /// Why a domain ended, in Xen's words.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ShutdownReason {
+pub(crate) enum ShutdownReason {
     /// It switched itself off.
     PowerOff,
     /// It wants to start over.
@@ -87,7 +87,7 @@ pub enum ShutdownReason {
 impl ShutdownReason {
     /// From the number of `public/sched.h`.
     #[must_use]
-    pub fn from_reason(reason: u32) -> Self {
+    pub(crate) fn from_reason(reason: u32) -> Self {
         match reason {
             SHUTDOWN_poweroff => Self::PowerOff,
             SHUTDOWN_reboot => Self::Reboot,
@@ -99,7 +99,7 @@ impl ShutdownReason {
 
     /// The number of `public/sched.h`.
     #[must_use]
-    pub fn reason(self) -> u32 {
+    pub(crate) fn reason(self) -> u32 {
         match self {
             Self::PowerOff => SHUTDOWN_poweroff,
             Self::Reboot => SHUTDOWN_reboot,
@@ -126,7 +126,7 @@ impl fmt::Display for ShutdownReason {
 
 /// Why a pause was not made, or not undone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PauseError {
+pub(crate) enum PauseError {
     /// There is none to undo.
     NotPaused,
     /// More pauses are open than are counted.
@@ -136,13 +136,13 @@ pub enum PauseError {
 impl Lifecycle {
     /// How far its destruction is.
     #[must_use]
-    pub fn teardown_stage(&self) -> super::destroy::TeardownStage {
+    pub(crate) fn teardown_stage(&self) -> super::destroy::TeardownStage {
         self.teardown_stage
     }
 
     /// Of a new domain.
     #[must_use]
-    pub fn new(handle: [u8; 16]) -> Self {
+    pub(crate) fn new(handle: [u8; 16]) -> Self {
         Self {
             params: [0; HVM_PARAMS],
             watchdogs: Watchdogs::default(),
@@ -164,27 +164,27 @@ impl Domain {
     /// Why none of its vCPUs may run.
     #[inline]
     #[must_use]
-    pub fn pause_reasons(&self) -> PauseReasons {
+    pub(crate) fn pause_reasons(&self) -> PauseReasons {
         PauseReasons::from_bits_retain(self.pause_reasons.load(Ordering::Acquire))
     }
 
     /// True where none of its vCPUs may run: one load for the run loop.
     #[inline]
     #[must_use]
-    pub fn is_paused(&self) -> bool {
+    pub(crate) fn is_paused(&self) -> bool {
         self.pause_reasons.load(Ordering::Acquire) != 0
     }
 
     /// True once its destruction has begun: nothing new is given to it, mapped from it or bound to it.
     #[inline]
     #[must_use]
-    pub fn is_dying(&self) -> bool {
+    pub(crate) fn is_dying(&self) -> bool {
         self.pause_reasons().contains(PauseReasons::DYING)
     }
 
     /// True where it has shut itself down, or crashed.
     #[must_use]
-    pub fn is_shut_down(&self) -> bool {
+    pub(crate) fn is_shut_down(&self) -> bool {
         self.pause_reasons().contains(PauseReasons::SHUT_DOWN)
     }
 
@@ -206,7 +206,7 @@ impl Domain {
     ///
     /// # Errors
     /// [`PauseError::TooMany`].
-    pub fn pause(&self) -> Result<(), PauseError> {
+    pub(crate) fn pause(&self) -> Result<(), PauseError> {
         {
             let mut lifecycle = self.lifecycle.lock();
             if lifecycle.pauses >= MAX_PAUSES {
@@ -224,7 +224,7 @@ impl Domain {
     ///
     /// # Errors
     /// [`PauseError::NotPaused`].
-    pub fn unpause(&self) -> Result<(), PauseError> {
+    pub(crate) fn unpause(&self) -> Result<(), PauseError> {
         {
             let mut lifecycle = self.lifecycle.lock();
             lifecycle.pauses = lifecycle
@@ -243,19 +243,19 @@ impl Domain {
 
     /// True once it has been allowed to run: what may be set only before that is settled.
     #[must_use]
-    pub fn has_started(&self) -> bool {
+    pub(crate) fn has_started(&self) -> bool {
         self.lifecycle.lock().has_started
     }
 
     /// True while a CPU has one of its vCPUs in the guest or in a hypercall.
     #[must_use]
-    pub fn is_any_vcpu_running(&self) -> bool {
+    pub(crate) fn is_any_vcpu_running(&self) -> bool {
         self.vcpus.iter().any(|vcpu| vcpu.is_running())
     }
 
     /// Waits until none of the vCPUs of a held domain runs. One that runs is on another CPU, which leaves the guest at once;
     /// no guest waits for the caller's, so the wait is short.
-    pub fn wait_until_still(&self) {
+    pub(crate) fn wait_until_still(&self) {
         const TURNS: u32 = 1 << 26;
         for _ in 0..TURNS {
             if !self.is_any_vcpu_running() {
@@ -268,7 +268,7 @@ impl Domain {
 
     /// Ends the domain: its vCPUs stop at their next exit, and the toolstack hears of it. The first reason stays, and the
     /// log has one line of it with `how` it came.
-    pub fn end(&self, why: ShutdownReason, how: &str) {
+    pub(crate) fn end(&self, why: ShutdownReason, how: &str) {
         let is_first = {
             let mut lifecycle = self.lifecycle.lock();
             let is_first = lifecycle.ended.is_none();
@@ -288,7 +288,7 @@ impl Domain {
 
     /// Ends the domain where one of its watchdogs has expired. Each vCPU that sets one has a timer for the first of them all
     /// then, so that the last who set one has a timer for the first that is due now.
-    pub fn look_at_watchdogs(&self) {
+    pub(crate) fn look_at_watchdogs(&self) {
         let watchdogs = self.lifecycle.lock().watchdogs;
         if watchdogs.has_expired(host::now_ns()) {
             self.end(
@@ -300,7 +300,7 @@ impl Domain {
 
     /// Lets a domain go on that has shut down, as one that asked for its suspend and is to live here on. Without effect on
     /// others.
-    pub fn resume(&self) {
+    pub(crate) fn resume(&self) {
         {
             let mut lifecycle = self.lifecycle.lock();
             lifecycle.ended = None;
@@ -311,12 +311,12 @@ impl Domain {
 
     /// Why it ended, if it did.
     #[must_use]
-    pub fn shutdown_reason(&self) -> Option<ShutdownReason> {
+    pub(crate) fn shutdown_reason(&self) -> Option<ShutdownReason> {
         self.lifecycle.lock().ended
     }
 
     /// Has each of its vCPUs take up the domain's policies.
-    pub fn set_policies(&self, policies: Arc<super::Policies>) {
+    pub(crate) fn set_policies(&self, policies: Arc<super::Policies>) {
         *self.policies.lock() = policies;
         for vcpu in &self.vcpus {
             vcpu.request(Requests::POLICIES);
@@ -325,7 +325,7 @@ impl Domain {
 }
 
 /// Raises VIRQ_DOM_EXC: a domain has ended, or is gone.
-pub fn tell_toolstack() {
+pub(crate) fn tell_toolstack() {
     if let Some(dom0) = registry::find(DomId::DOM0) {
         dom0.raise_virq(0, Virq::DOM_EXC);
     }

@@ -12,27 +12,27 @@
 //! What is not behind a lock never changes, or is a single atomic word. Next: `create` for how one is made, `lifecycle` for
 //! what becomes of it, `destroy` and `teardown` for how it goes, `registry` for how it is found, `runner` for what runs.
 
-pub mod account;
-pub mod create;
-pub mod destroy;
-pub mod devices;
-pub mod exit_counts;
-pub mod grants;
-pub mod info;
+pub(crate) mod account;
+pub(crate) mod create;
+pub(crate) mod destroy;
+pub(crate) mod devices;
+pub(crate) mod exit_counts;
+pub(crate) mod grants;
+pub(crate) mod info;
 pub(crate) mod interrupts;
-pub mod lifecycle;
+pub(crate) mod lifecycle;
 pub(crate) mod msi;
-pub mod pod;
-pub mod policies;
-pub mod registry;
-pub mod share;
-pub mod soft_reset;
-pub mod space;
-pub mod specials;
-pub mod teardown;
-pub mod vcpu;
-pub mod vcpu_frames;
-pub mod vcpu_state;
+pub(crate) mod pod;
+pub(crate) mod policies;
+pub(crate) mod registry;
+pub(crate) mod share;
+pub(crate) mod soft_reset;
+pub(crate) mod space;
+pub(crate) mod specials;
+pub(crate) mod teardown;
+pub(crate) mod vcpu;
+pub(crate) mod vcpu_frames;
+pub(crate) mod vcpu_state;
 pub(crate) mod wallclock;
 
 use alloc::sync::Arc;
@@ -59,8 +59,8 @@ use crate::machine::memory::{self, OwnFrame, SpecialFrame};
 use crate::machine::pinned::Pinned;
 use create::DomainConfig;
 use devices::Devices;
-pub use lifecycle::{Lifecycle, PauseReasons, ShutdownReason};
-pub use policies::Policies;
+pub(crate) use lifecycle::{Lifecycle, PauseReasons, ShutdownReason};
+pub(crate) use policies::Policies;
 
 /// What there is once for all domains of a machine.
 pub(crate) struct Domains {
@@ -91,13 +91,13 @@ once_a_machine! {
 }
 
 /// How many HVM parameters there are (`public/hvm/params.h, HVM_NR_PARAMS`).
-pub const HVM_PARAMS: usize = 39;
+pub(crate) const HVM_PARAMS: usize = 39;
 /// The longest line of debug output that is kept together.
-pub const DEBUG_LINE: usize = 120;
+pub(crate) const DEBUG_LINE: usize = 120;
 
 /// The vector by which all vCPUs of a domain get their upcalls, once it has named one: any, as with Xen.
 #[derive(Debug, Default)]
-pub struct Callback(AtomicU16);
+pub(crate) struct Callback(AtomicU16);
 
 impl Callback {
     const IS_SET: u16 = 1 << 8;
@@ -105,23 +105,23 @@ impl Callback {
     /// The vector.
     #[inline]
     #[must_use]
-    pub fn vector(&self) -> Option<u8> {
+    pub(crate) fn vector(&self) -> Option<u8> {
         let [vector, is_set] = self.0.load(Ordering::Acquire).to_le_bytes();
         (is_set != 0).then_some(vector)
     }
     /// Sets it.
-    pub fn set(&self, vector: u8) {
+    pub(crate) fn set(&self, vector: u8) {
         let word = u16::from(vector) | Self::IS_SET;
         self.0.store(word, Ordering::Release);
     }
     /// Has none any longer: the kernel that set it is gone.
-    pub fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.0.store(0, Ordering::Release);
     }
 }
 
 /// A domain.
-pub struct Domain {
+pub(crate) struct Domain {
     /// Its number.
     pub id: DomId,
     /// It owns the devices and may manage others.
@@ -187,20 +187,20 @@ pub struct Domain {
 impl Domain {
     /// The vCPU with this index, where the domain has it.
     #[must_use]
-    pub fn vcpu(&self, index: u32) -> Option<&Vcpu> {
+    pub(crate) fn vcpu(&self, index: u32) -> Option<&Vcpu> {
         let vcpu = nospec::get::<{ nospec::VCPUS }, _>(&self.vcpus, usize::try_from(index).ok()?)?;
         Some(vcpu)
     }
 
     /// What CPUID and MSRs are for it now.
     #[must_use]
-    pub fn policies(&self) -> Arc<Policies> {
+    pub(crate) fn policies(&self) -> Arc<Policies> {
         self.policies.lock().clone()
     }
 
     /// Its clock: what its vCPUs compute time by, whose TSCs were not moved.
     #[must_use]
-    pub fn clock(&self) -> PvClock {
+    pub(crate) fn clock(&self) -> PvClock {
         let tsc = self.policies().tsc;
         PvClock {
             tsc_timestamp: tsc.of_host(self.host_clock.tsc_timestamp),
@@ -211,14 +211,14 @@ impl Domain {
 
     /// What its TSC is when the host's is `host_tsc`.
     #[must_use]
-    pub fn tsc_at(&self, host_tsc: u64) -> u64 {
+    pub(crate) fn tsc_at(&self, host_tsc: u64) -> u64 {
         let ticks = host_tsc.wrapping_add(self.tsc.offset);
         self.policies().tsc.of_host(ticks)
     }
 
     /// Carries out what a change of event channels asks for: upcalls and wake-ups.
     #[inline]
-    pub fn notify(&self, notify: Notify) {
+    pub(crate) fn notify(&self, notify: Notify) {
         if let Some(vcpu) = notify.upcall.and_then(|index| self.vcpu(u32::from(index))) {
             vcpu.upcall();
         }
@@ -238,21 +238,21 @@ impl Domain {
     }
 
     /// Has every vCPU look at what was left for it.
-    pub fn kick_all(&self) {
+    pub(crate) fn kick_all(&self) {
         for vcpu in &self.vcpus {
             vcpu.kick();
         }
     }
 
     /// Raises a virtual interrupt of a vCPU.
-    pub fn raise_virq(&self, vcpu: u16, virq: hv_core::evtchn::Virq) {
+    pub(crate) fn raise_virq(&self, vcpu: u16, virq: hv_core::evtchn::Virq) {
         let notify = self.events.lock().raise_virq(vcpu, virq);
         self.notify(notify);
     }
 
     /// True where no vCPU will run again by itself. Of several that have just gone down, one at least hears it.
     #[must_use]
-    pub fn is_every_vcpu_down(&self) -> bool {
+    pub(crate) fn is_every_vcpu_down(&self) -> bool {
         // the caller's own flag is seen by whoever does not see theirs here
         fence(Ordering::SeqCst);
         self.vcpus
@@ -261,7 +261,7 @@ impl Domain {
     }
 
     /// Notes that a vCPU begins or ends to wait in SCHEDOP_poll.
-    pub fn note_poller(&self, vcpu: &Vcpu, is_polling: bool) {
+    pub(crate) fn note_poller(&self, vcpu: &Vcpu, is_polling: bool) {
         vcpu.set_polling(is_polling);
         if is_polling {
             self.pollers.fetch_add(1, Ordering::AcqRel);
@@ -272,7 +272,7 @@ impl Domain {
 
     /// Frames of RAM that it has, or that others still use of it.
     #[must_use]
-    pub fn pages(&self) -> u64 {
+    pub(crate) fn pages(&self) -> u64 {
         memory::ram_of(self.id)
     }
 }

@@ -42,7 +42,7 @@ const STEP: u64 = 64;
 /// What became of a guest frame that was touched.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Touched {
+pub(crate) enum Touched {
     /// It is not one that is populated on demand.
     NotMarked,
     /// It is there.
@@ -66,7 +66,7 @@ enum Reclaimed {
 ///
 /// # Errors
 /// [`SpaceError`]; a domain whose memory is where the machine's is gets all of it at once.
-pub fn mark(domain: &Domain, gfn: Gfn, order: PageOrder) -> Result<(), SpaceError> {
+pub(crate) fn mark(domain: &Domain, gfn: Gfn, order: PageOrder) -> Result<(), SpaceError> {
     if domain.is_hardware {
         return Err(SpaceError::NotYours);
     }
@@ -80,7 +80,7 @@ pub fn mark(domain: &Domain, gfn: Gfn, order: PageOrder) -> Result<(), SpaceErro
 
 /// How much of the domain's memory is populated on demand.
 #[must_use]
-pub fn counts(domain: &Domain) -> PodCounts {
+pub(crate) fn counts(domain: &Domain) -> PodCounts {
     domain.p2m.lock().pod.counts()
 }
 
@@ -88,7 +88,7 @@ pub fn counts(domain: &Domain) -> PodCounts {
 ///
 /// # Errors
 /// [`SpaceError::OutOfMemory`] where memory is out, or the domain has all that it may have.
-pub fn set_target(domain: &Domain, target: u64) -> Result<bool, SpaceError> {
+pub(crate) fn set_target(domain: &Domain, target: u64) -> Result<bool, SpaceError> {
     let mut p2m = domain.p2m.lock();
     let charged = domain.pages();
     let wanted = p2m.pod.cache_for(target, charged);
@@ -129,7 +129,7 @@ fn stock(domain: &Domain, p2m: &mut P2m, order: PageOrder) -> bool {
 }
 
 /// Populates `gfn`, where that is to be done when it is touched, for the guest's own instruction.
-pub fn touch(domain: &Domain, p2m: &mut P2m, gfn: Gfn) -> Touched {
+pub(crate) fn touch(domain: &Domain, p2m: &mut P2m, gfn: Gfn) -> Touched {
     touch_within(domain, p2m, gfn, SWEEP)
 }
 
@@ -158,7 +158,7 @@ fn touch_within(domain: &Domain, p2m: &mut P2m, gfn: Gfn, sweep: u32) -> Touched
 /// Populates `gfn` for an access that the hypervisor makes; true where it is there now. Where it is not, though it is to be
 /// populated, the domain's vCPUs [see to that](relieve) before they go on.
 #[cold]
-pub fn bring(domain: &Domain, p2m: &mut P2m, gfn: Gfn) -> bool {
+pub(crate) fn bring(domain: &Domain, p2m: &mut P2m, gfn: Gfn) -> bool {
     match touch_within(domain, p2m, gfn, LONG_SWEEP) {
         Touched::Done => true,
         Touched::NotMarked | Touched::OutOfTables => false,
@@ -172,7 +172,7 @@ pub fn bring(domain: &Domain, p2m: &mut P2m, gfn: Gfn) -> bool {
 }
 
 /// The domain's own RAM at `gfn`, if it has some there.
-pub fn own_ram(domain: &Domain, p2m: &mut P2m, gfn: Gfn) -> Option<P2mEntry> {
+pub(crate) fn own_ram(domain: &Domain, p2m: &mut P2m, gfn: Gfn) -> Option<P2mEntry> {
     let entry = match p2m.lookup(&DirectTables, gfn) {
         None if p2m.pod.is_active() && bring(domain, p2m, gfn) => p2m.lookup(&DirectTables, gfn),
         other => other,
@@ -181,7 +181,7 @@ pub fn own_ram(domain: &Domain, p2m: &mut P2m, gfn: Gfn) -> Option<P2mEntry> {
 }
 
 /// Has `gfn` populated, where that is to be, and stay so for the next few pages that are.
-pub fn ensure(domain: &Domain, p2m: &mut P2m, gfn: Gfn) {
+pub(crate) fn ensure(domain: &Domain, p2m: &mut P2m, gfn: Gfn) {
     if p2m.pod.is_active() && !bring(domain, p2m, gfn) {
         p2m.pod.spare(gfn, PageOrder::SIZE_4K);
     }
@@ -189,7 +189,7 @@ pub fn ensure(domain: &Domain, p2m: &mut P2m, gfn: Gfn) {
 
 /// Looks for a page that an access of the hypervisor did not get, and ends the domain where there is none.
 #[cold]
-pub fn relieve(domain: &Domain) {
+pub(crate) fn relieve(domain: &Domain) {
     let mut p2m = domain.p2m.lock();
     let is_needed = p2m.pod.is_active() && p2m.pod.counts().cached == 0;
     if !is_needed || domain.limits.is_closed() {
@@ -204,7 +204,7 @@ pub fn relieve(domain: &Domain) {
 
 /// Ends a domain that has touched more than it has, with a line that says so.
 #[cold]
-pub fn end(domain: &Domain) {
+pub(crate) fn end(domain: &Domain) {
     let outstanding = counts(domain).outstanding;
     domain_log!(
         domain.log,
@@ -219,7 +219,7 @@ pub fn end(domain: &Domain) {
 
 /// Takes what was to be populated away from the domain; false where a block is not such as a whole.
 #[inline]
-pub fn give_up(
+pub(crate) fn give_up(
     domain: &Domain,
     p2m: &mut P2m,
     gfn: Gfn,
@@ -245,7 +245,7 @@ fn unmark(domain: &Domain, p2m: &mut P2m, gfn: Gfn, order: PageOrder) -> Result<
 
 /// Keeps a page that the domain gives up for what it has yet to touch; false where it needs none so. It is mapped no longer,
 /// and flushed; `p2m` has been locked since.
-pub fn keep(domain: &Domain, p2m: &mut P2m, entry: &P2mEntry) -> bool {
+pub(crate) fn keep(domain: &Domain, p2m: &mut P2m, entry: &P2mEntry) -> bool {
     let keeps = p2m.pod.is_active()
         && p2m.pod.keeps_what_is_released()
         && !domain.limits.is_closed()

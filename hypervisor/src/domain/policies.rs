@@ -10,11 +10,11 @@ use hv_core::vcpu::time::{ClockScale, GuestTsc};
 use crate::machine::host;
 
 /// four levels of second-stage tables.
-pub const STAGE2_BITS: u8 = 48;
+pub(crate) const STAGE2_BITS: u8 = 48;
 
 /// The policies of one domain, permanently: others take their place.
 #[derive(Debug)]
-pub struct Policies {
+pub(crate) struct Policies {
     /// CPUID.
     pub cpuid: CpuidPolicy,
     /// MSRs.
@@ -26,7 +26,7 @@ pub struct Policies {
 impl Policies {
     /// The policies that a domain starts with: all that the host has and we serve.
     #[must_use]
-    pub fn of_host(id: DomId, vcpus: u16) -> Arc<Self> {
+    pub(crate) fn of_host(id: DomId, vcpus: u16) -> Arc<Self> {
         let cpuid = CpuidPolicy::build(&host::host().cpuid, &Self::options(id, vcpus));
         let msrs = MsrPolicy::build(&cpuid, &host::host().msrs);
         let tsc = GuestTsc::native(host::host().tsc_khz);
@@ -35,7 +35,7 @@ impl Policies {
 
     /// The same policies with another TSC, of that mode and incarnation.
     #[must_use]
-    pub fn with_tsc(&self, tsc: GuestTsc, (mode, incarnation): (u32, u32)) -> Arc<Self> {
+    pub(crate) fn with_tsc(&self, tsc: GuestTsc, (mode, incarnation): (u32, u32)) -> Arc<Self> {
         let scale = clock_of(tsc);
         let info = TscInfo {
             host_khz: host::host().tsc_khz,
@@ -53,7 +53,7 @@ impl Policies {
 
     /// The same TSC with this CPUID, and of IA32_ARCH_CAPABILITIES no more than `arch_capabilities`.
     #[must_use]
-    pub fn within(&self, cpuid: CpuidPolicy, arch_capabilities: u64) -> Arc<Self> {
+    pub(crate) fn within(&self, cpuid: CpuidPolicy, arch_capabilities: u64) -> Arc<Self> {
         let host = &host::host().msrs;
         let mine = HostMsrs {
             arch_capabilities: host.arch_capabilities & arch_capabilities,
@@ -66,7 +66,7 @@ impl Policies {
 
     /// What makes the CPUID of a domain its own.
     #[must_use]
-    pub fn options(id: DomId, vcpus: u16) -> CpuidOptions {
+    pub(crate) fn options(id: DomId, vcpus: u16) -> CpuidOptions {
         let host = host::host();
         CpuidOptions {
             domid: id.get(),
@@ -89,6 +89,6 @@ impl Policies {
 
 /// Ticks of a guest's TSC ↔ ns.
 #[must_use]
-pub fn clock_of(tsc: GuestTsc) -> ClockScale {
+pub(crate) fn clock_of(tsc: GuestTsc) -> ClockScale {
     ClockScale::from_tsc_khz(tsc.khz()).unwrap_or_else(host::clock)
 }

@@ -37,12 +37,12 @@ fn registry() -> &'static Registry {
 
 /// A number that nobody else gets. Dropped, it is free again.
 #[derive(Debug)]
-pub struct Reserved(DomId);
+pub(crate) struct Reserved(DomId);
 
 impl Reserved {
     /// The number.
     #[must_use]
-    pub fn id(&self) -> DomId {
+    pub(crate) fn id(&self) -> DomId {
         self.0
     }
 }
@@ -65,7 +65,7 @@ impl Table {
 /// Keeps `wanted` for a domain in the making, or where that is `None` the next free number after the last one given
 /// out, from 1 on. `None` where it is taken, or all are, or the heap is out.
 #[must_use]
-pub fn reserve(wanted: Option<DomId>) -> Option<Reserved> {
+pub(crate) fn reserve(wanted: Option<DomId>) -> Option<Reserved> {
     const NUMBERS: u16 = DomId::FIRST_RESERVED - 1;
     let mut table = registry().lock();
     // for it, and for those that have a number already
@@ -90,7 +90,7 @@ pub fn reserve(wanted: Option<DomId>) -> Option<Reserved> {
 }
 
 /// Makes a domain known.
-pub fn add(domain: Arc<Domain>) {
+pub(crate) fn add(domain: Arc<Domain>) {
     let mut table = registry().lock();
     if let Err(place) = table.place(domain.id) {
         table.domains.insert(place, domain);
@@ -99,7 +99,7 @@ pub fn add(domain: Arc<Domain>) {
 
 /// Forgets a domain; its number is free again. What it holds goes with the last reference to it. False where it was not known:
 /// another may have its number by then.
-pub fn remove(domain: &Arc<Domain>) -> bool {
+pub(crate) fn remove(domain: &Arc<Domain>) -> bool {
     let mut table = registry().lock();
     let Ok(place) = table.place(domain.id) else {
         return false;
@@ -112,7 +112,7 @@ pub fn remove(domain: &Arc<Domain>) -> bool {
 
 /// The domain with this number, a dying one as well: what that may no longer give, its parts refuse under their locks.
 #[must_use]
-pub fn find(id: DomId) -> Option<Arc<Domain>> {
+pub(crate) fn find(id: DomId) -> Option<Arc<Domain>> {
     let table = registry().lock();
     let place = table.place(id).ok()?;
     table.domains.get(place).cloned()
@@ -120,7 +120,7 @@ pub fn find(id: DomId) -> Option<Arc<Domain>> {
 
 /// The first domain whose number is `raw` or higher.
 #[must_use]
-pub fn first_from(raw: u16) -> Option<Arc<Domain>> {
+pub(crate) fn first_from(raw: u16) -> Option<Arc<Domain>> {
     let table = registry().lock();
     let place = table
         .domains
@@ -129,7 +129,7 @@ pub fn first_from(raw: u16) -> Option<Arc<Domain>> {
 }
 
 /// All domains, in ascending order of number: each as it is when its turn comes.
-pub fn all() -> impl Iterator<Item = Arc<Domain>> {
+pub(crate) fn all() -> impl Iterator<Item = Arc<Domain>> {
     let mut next = Some(0);
     iter::from_fn(move || {
         let domain = first_from(next?)?;

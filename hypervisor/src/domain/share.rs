@@ -19,7 +19,7 @@ const LITTLE: usize = 128 << 10;
 
 /// What one domain has of the heap. Dropped, all of it is returned.
 #[derive(Debug)]
-pub struct HeapShare {
+pub(crate) struct HeapShare {
     is_hardware: bool,
     bytes: AtomicUsize,
 }
@@ -27,7 +27,7 @@ pub struct HeapShare {
 impl HeapShare {
     /// Of a new domain.
     #[must_use]
-    pub const fn new(is_hardware: bool) -> Self {
+    pub(crate) const fn new(is_hardware: bool) -> Self {
         Self {
             is_hardware,
             bytes: AtomicUsize::new(0),
@@ -36,13 +36,13 @@ impl HeapShare {
 
     /// Bytes that a guest has; the hardware domain's are not counted.
     #[must_use]
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
 
     /// Notes that something grows by `bytes`; false where it may not.
     #[must_use]
-    pub fn charge(&self, bytes: usize) -> bool {
+    pub(crate) fn charge(&self, bytes: usize) -> bool {
         if !memory::heap_has_room() {
             return false;
         }
@@ -66,7 +66,7 @@ impl HeapShare {
     }
 
     /// Notes that `bytes` that were charged are free again.
-    pub fn uncharge(&self, bytes: usize) {
+    pub(crate) fn uncharge(&self, bytes: usize) {
         let less = |now: usize| Some(now.saturating_sub(bytes));
         let before = self
             .bytes

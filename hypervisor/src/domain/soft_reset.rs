@@ -20,7 +20,7 @@ use crate::domain::space::{self, SpaceError};
 ///
 /// # Errors
 /// [`SpaceError::OutOfMemory`] where there is no page for that; the hole stays then.
-pub fn forget_kernel<H: VcpuHw>(domain: &Domain, hw: &mut H) -> Result<(), SpaceError> {
+pub(crate) fn forget_kernel<H: VcpuHw>(domain: &Domain, hw: &mut H) -> Result<(), SpaceError> {
     let infos = domain.events.lock().forget_vcpu_infos();
     drop(infos);
     domain.callback.forget();

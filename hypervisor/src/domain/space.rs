@@ -22,7 +22,7 @@ use crate::machine::memory::pool::TablePool;
 
 /// What bounds a domain's memory.
 #[derive(Debug)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Frames of RAM that it may have (`public/domctl.h, XEN_DOMCTL_max_mem`).
     pub max_pages: AtomicU64,
     /// Free frames that are set aside for it: see [`memory::set_claim`].
@@ -38,11 +38,11 @@ pub struct Limits {
 }
 
 /// Frames for a domain's page tables, as many as it may have.
-pub struct DomainTables<'a>(&'a Limits);
+pub(crate) struct DomainTables<'a>(&'a Limits);
 
 /// Why an address space was not changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SpaceError {
+pub(crate) enum SpaceError {
     /// Nothing is there that could be removed.
     NotThere,
     /// What is there, or is wanted there, is not the domain's to change.
@@ -74,7 +74,7 @@ impl From<P2mError> for SpaceError {
 impl Limits {
     /// Up to `max_pages` frames of RAM.
     #[must_use]
-    pub const fn new(max_pages: u64) -> Self {
+    pub(crate) const fn new(max_pages: u64) -> Self {
         Self {
             max_pages: AtomicU64::new(max_pages),
             claim: AtomicU64::new(0),
@@ -87,14 +87,14 @@ impl Limits {
     /// Where the domain's page tables get their frames from.
     #[inline]
     #[must_use]
-    pub fn tables(&self) -> DomainTables<'_> {
+    pub(crate) fn tables(&self) -> DomainTables<'_> {
         DomainTables(self)
     }
     /// True once the domain's memory is being taken down. Told under the lock of its p2m, it stays true or false as
     /// long as that is held.
     #[inline]
     #[must_use]
-    pub fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::Acquire)
     }
 }
@@ -112,7 +112,7 @@ impl TableFrames for DomainTables<'_> {
 /// Sets how many frames of RAM a domain may have, and by that how many its page tables may have: what a dense map of so
 /// much RAM and of others' pages needs, and not what a guest needs that spreads single pages over its address space. The
 /// hardware domain, which maps the machine's devices, has no limit on tables.
-pub fn set_max_pages(domain: &Domain, pages: u64) {
+pub(crate) fn set_max_pages(domain: &Domain, pages: u64) {
     const BASE: u64 = 1024;
     const PAGES_PER_TABLE: u64 = 128;
     let limits = &domain.limits;
@@ -127,7 +127,7 @@ pub fn set_max_pages(domain: &Domain, pages: u64) {
 ///
 /// # Errors
 /// [`SpaceError::OutOfMemory`] where so many are not free, [`SpaceError::Closed`]; nothing has changed then.
-pub fn set_table_pool(domain: &Domain, frames: u64) -> Result<(), SpaceError> {
+pub(crate) fn set_table_pool(domain: &Domain, frames: u64) -> Result<(), SpaceError> {
     // under the lock, so that a domain that is closed meanwhile keeps none
     let _p2m = domain.p2m.lock();
     if domain.limits.is_closed() {
@@ -142,7 +142,7 @@ pub fn set_table_pool(domain: &Domain, frames: u64) -> Result<(), SpaceError> {
 ///
 /// # Errors
 /// [`SpaceError::NotThere`] where nothing is mapped, [`SpaceError::NotYours`] where it is not the domain's own RAM.
-pub fn release<H: VcpuHw>(hw: &mut H, domain: &Domain, gfn: Gfn) -> Result<(), SpaceError> {
+pub(crate) fn release<H: VcpuHw>(hw: &mut H, domain: &Domain, gfn: Gfn) -> Result<(), SpaceError> {
     let mut p2m = domain.p2m.lock();
     if pod::give_up(domain, &mut p2m, gfn, PageOrder::SIZE_4K)? {
         return Ok(());
@@ -160,7 +160,7 @@ pub fn release<H: VcpuHw>(hw: &mut H, domain: &Domain, gfn: Gfn) -> Result<(), S
 ///
 /// # Errors
 /// As for [`release`].
-pub fn release_block<H: VcpuHw>(
+pub(crate) fn release_block<H: VcpuHw>(
     hw: &mut H,
     domain: &Domain,
     gfn: Gfn,
@@ -181,7 +181,7 @@ pub fn release_block<H: VcpuHw>(
 ///
 /// # Errors
 /// As for [`release`].
-pub fn unmap<H: VcpuHw>(hw: &mut H, domain: &Domain, gfn: Gfn) -> Result<(), SpaceError> {
+pub(crate) fn unmap<H: VcpuHw>(hw: &mut H, domain: &Domain, gfn: Gfn) -> Result<(), SpaceError> {
     let may_go = |entry: &P2mEntry| {
         entry.kind.is_own_ram() || matches!(entry.kind, P2mKind::Special | P2mKind::Foreign)
     };
@@ -205,7 +205,7 @@ pub(super) fn remove_granted(domain: &Domain, gfn: Gfn) -> Option<(P2mEntry, Pen
 ///
 /// # Errors
 /// [`SpaceError::NotYours`] where something else is there.
-pub fn vacate<H: VcpuHw>(hw: &mut H, domain: &Domain, gfn: Gfn) -> Result<(), SpaceError> {
+pub(crate) fn vacate<H: VcpuHw>(hw: &mut H, domain: &Domain, gfn: Gfn) -> Result<(), SpaceError> {
     let may_go = |entry: &P2mEntry| {
         let is_unclaimed_device = entry.kind == P2mKind::Mmio
             && domain.is_hardware
@@ -270,7 +270,7 @@ pub(super) fn put(entry: P2mEntry, frames: u64, done: &FlushDone) {
 ///
 /// # Errors
 /// [`SpaceError`].
-pub fn populate(domain: &Domain, gfn: Gfn, order: PageOrder) -> Result<(), SpaceError> {
+pub(crate) fn populate(domain: &Domain, gfn: Gfn, order: PageOrder) -> Result<(), SpaceError> {
     if domain
         .p2m
         .lock()
@@ -355,7 +355,7 @@ pub(super) fn insert_locked(
 ///
 /// # Errors
 /// [`SpaceError::NotYours`] where something else is there.
-pub fn map_special<H: VcpuHw>(
+pub(crate) fn map_special<H: VcpuHw>(
     hw: &mut H,
     domain: &Domain,
     mfn: Mfn,
@@ -381,7 +381,7 @@ pub fn map_special<H: VcpuHw>(
 /// # Errors
 /// [`SpaceError::NoPage`] where the owner has no RAM of its own there, [`SpaceError::NotYours`] where something that does
 /// not go is at `gfn`.
-pub fn map_foreign<H: VcpuHw>(
+pub(crate) fn map_foreign<H: VcpuHw>(
     hw: &mut H,
     (domain, gfn): (&Domain, Gfn),
     (owner, source): (&Domain, Gfn),
@@ -394,7 +394,7 @@ pub fn map_foreign<H: VcpuHw>(
 ///
 /// # Errors
 /// As for [`map_foreign`].
-pub fn map_foreign_special<H: VcpuHw>(
+pub(crate) fn map_foreign_special<H: VcpuHw>(
     hw: &mut H,
     (domain, gfn): (&Domain, Gfn),
     (owner, mfn): (&Domain, Mfn),

@@ -11,25 +11,25 @@ use crate::machine::memory;
 
 /// The places by frame.
 #[derive(Default, Debug)]
-pub struct Specials(Vec<(Mfn, Gfn)>);
+pub(crate) struct Specials(Vec<(Mfn, Gfn)>);
 
 impl Specials {
     /// Where a page is.
     #[must_use]
-    pub fn place(&self, mfn: Mfn) -> Option<Gfn> {
+    pub(crate) fn place(&self, mfn: Mfn) -> Option<Gfn> {
         let at = self.find(mfn).ok()?;
         self.0.get(at).map(|(_, gfn)| *gfn)
     }
 
     /// Makes room for one more page; false where the heap has none.
     #[must_use]
-    pub fn make_room(&mut self) -> bool {
+    pub(crate) fn make_room(&mut self) -> bool {
         let has_room = self.0.len() < self.0.capacity();
         has_room || memory::heap_has_room() && self.0.try_reserve(1).is_ok()
     }
 
     /// Notes where a page is now; for one that was nowhere, after [`Specials::make_room`].
-    pub fn set(&mut self, mfn: Mfn, gfn: Option<Gfn>) {
+    pub(crate) fn set(&mut self, mfn: Mfn, gfn: Option<Gfn>) {
         match (self.find(mfn), gfn) {
             (Ok(at), Some(gfn)) => self.0[at].1 = gfn,
             (Ok(at), None) => {
@@ -41,7 +41,7 @@ impl Specials {
     }
 
     /// Forgets all.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.0.clear();
     }
 
@@ -53,7 +53,7 @@ impl Specials {
 impl Domain {
     /// Where a page that it shares with the hypervisor is in its memory.
     #[must_use]
-    pub fn special_place(&self, mfn: Mfn) -> Option<Gfn> {
+    pub(crate) fn special_place(&self, mfn: Mfn) -> Option<Gfn> {
         self.lifecycle.lock().specials.place(mfn)
     }
 
@@ -64,7 +64,7 @@ impl Domain {
     }
 
     /// Notes where such a page is now.
-    pub fn set_special_place(&self, mfn: Mfn, gfn: Option<Gfn>) {
+    pub(crate) fn set_special_place(&self, mfn: Mfn, gfn: Option<Gfn>) {
         self.lifecycle.lock().specials.set(mfn, gfn);
     }
 }

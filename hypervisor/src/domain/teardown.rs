@@ -22,7 +22,7 @@ const BATCH: usize = 64;
 
 /// How much a step does.
 #[derive(Clone, Copy, Debug)]
-pub struct Budget {
+pub(crate) struct Budget {
     /// Frames that it puts; a large leaf may make it a few hundred more.
     pub frames: u64,
     /// Entries of tables that it looks at, at least the 4 on the way down to a page.
@@ -30,7 +30,7 @@ pub struct Budget {
 }
 
 /// Begins to take the domain's memory down: nothing is mapped from now on, and no memory is set aside for it.
-pub fn close(domain: &Domain) {
+pub(crate) fn close(domain: &Domain) {
     // under the lock, so that whoever maps has mapped, or sees it
     let p2m = domain.p2m.lock();
     domain.limits.is_closed.store(true, Ordering::Release);
@@ -43,7 +43,7 @@ pub fn close(domain: &Domain) {
 /// left; what others still use stays on its account until they are done.
 ///
 /// Granted pages have to be [unmapped](super::grants::release_mappings) before.
-pub fn empty<H: VcpuHw>(hw: &mut H, domain: &Domain, mut budget: Budget) -> bool {
+pub(crate) fn empty<H: VcpuHw>(hw: &mut H, domain: &Domain, mut budget: Budget) -> bool {
     let cached = pod::drain(&mut domain.p2m.lock(), 0, budget.frames);
     budget.frames = budget.frames.saturating_sub(cached);
     loop {
@@ -148,7 +148,7 @@ fn take_leaf(
 
 /// Gives back the tables of an [emptied](empty) domain's p2m, all but the root, looking at no more than `budget` entries
 /// at a time. True once they are gone.
-pub fn dismantle<H: VcpuHw>(hw: &mut H, domain: &Domain, budget: u32) -> bool {
+pub(crate) fn dismantle<H: VcpuHw>(hw: &mut H, domain: &Domain, budget: u32) -> bool {
     let mut p2m = domain.p2m.lock();
     let owed = PendingFlush::pages(p2m.root(), 0, 1);
     let done = flush(hw, domain, owed);

@@ -61,7 +61,7 @@ const STARTUP_VECTOR_SHIFT: u32 = 24;
 const REQUESTS: u32 = (1 << STARTUP_VECTOR_SHIFT) - 1;
 
 /// What everybody may touch of a vCPU.
-pub struct Vcpu {
+pub(crate) struct Vcpu {
     /// Which one.
     pub id: VcpuId,
     /// Its local APIC's id.
@@ -101,7 +101,7 @@ pub struct Vcpu {
 
 /// Where a vCPU is to run: a bit a CPU, all ones where nobody said.
 #[derive(Debug)]
-pub struct Affinity {
+pub(crate) struct Affinity {
     /// Where it may run.
     pub hard: AtomicU64,
     /// Where it had better run.
@@ -120,7 +120,7 @@ impl Default for Affinity {
 impl Vcpu {
     /// A vCPU that has not run yet.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         id: VcpuId,
         apic_id: u32,
         posted: PostedInterrupts<SharedFrame>,
@@ -152,7 +152,7 @@ impl Vcpu {
 
     /// What its local APIC is reached by.
     #[must_use]
-    pub fn apic_address(&self) -> ApicAddress {
+    pub(crate) fn apic_address(&self) -> ApicAddress {
         ApicAddress {
             id: self.apic_id,
             logical: LogicalId::from_bits(self.logical_id.load(Ordering::Acquire)),
@@ -166,13 +166,13 @@ impl Vcpu {
 
     /// How far the guest has moved its TSC.
     #[must_use]
-    pub fn tsc_moved(&self) -> u64 {
+    pub(crate) fn tsc_moved(&self) -> u64 {
         self.tsc_moved.load(Ordering::Acquire)
     }
 
     /// What the guest computes time by on this vCPU. One whose TSC was moved is out of step with the others.
     #[must_use]
-    pub fn clock(&self, domain: &Domain) -> PvClock {
+    pub(crate) fn clock(&self, domain: &Domain) -> PvClock {
         let clock = domain.clock();
         match self.tsc_moved() {
             0 => clock,
@@ -186,7 +186,7 @@ impl Vcpu {
 
     /// Delivers the event-channel upcall, by the vector that the guest chose.
     #[inline]
-    pub fn upcall(&self) {
+    pub(crate) fn upcall(&self) {
         match self.upcall_vector.load(Ordering::Acquire) {
             // the callback of the whole domain is injected while the flag is up: see `inject`
             0 => self.kick(),
@@ -196,12 +196,12 @@ impl Vcpu {
 
     /// Leaves an edge-triggered interrupt.
     #[inline]
-    pub fn post_edge(&self, vector: u8) {
+    pub(crate) fn post_edge(&self, vector: u8) {
         self.notify(self.posted.post_edge(vector));
     }
 
     /// Leaves a level-triggered interrupt.
-    pub fn post_level(&self, vector: u8) {
+    pub(crate) fn post_level(&self, vector: u8) {
         self.notify(self.posted.post_level(vector));
     }
 
@@ -214,14 +214,14 @@ impl Vcpu {
     }
 
     /// Asks for something that is no interrupt.
-    pub fn request(&self, what: Requests) {
+    pub(crate) fn request(&self, what: Requests) {
         self.requests.fetch_or(what.bits(), Ordering::AcqRel);
         self.kick();
     }
 
     /// Asks a waiting vCPU to start at `vector << 12`. Of two such requests the first counts: a CPU that has started
     /// ignores the second.
-    pub fn request_startup(&self, vector: u8) {
+    pub(crate) fn request_startup(&self, vector: u8) {
         let bits = Requests::STARTUP.bits() | (u32::from(vector) << STARTUP_VECTOR_SHIFT);
         let ask = |asked: u32| (asked & Requests::STARTUP.bits() == 0).then_some(asked | bits);
         // refused where the first has not been answered yet
@@ -234,18 +234,18 @@ impl Vcpu {
     /// True where something was asked for: one load for the entry path.
     #[inline]
     #[must_use]
-    pub fn has_requests(&self) -> bool {
+    pub(crate) fn has_requests(&self) -> bool {
         self.requests.load(Ordering::Acquire) != 0
     }
 
     /// What is asked for and not answered yet.
     #[must_use]
-    pub fn requests(&self) -> Requests {
+    pub(crate) fn requests(&self) -> Requests {
         Requests::from_bits_truncate(self.requests.load(Ordering::Acquire) & REQUESTS)
     }
 
     /// Takes what was asked for of `which`, and the vector of a start-up where it is of these.
-    pub fn take_requests(&self, which: Requests) -> (Requests, u8) {
+    pub(crate) fn take_requests(&self, which: Requests) -> (Requests, u8) {
         let mut mask = which.bits();
         if which.contains(Requests::STARTUP) {
             mask |= !REQUESTS;
@@ -258,7 +258,7 @@ impl Vcpu {
     /// Makes the vCPU look at what was left for it: wakes it, or has its CPU leave the guest. One that has no CPU yet looks
     /// when it gets one.
     #[inline]
-    pub fn kick(&self) {
+    pub(crate) fn kick(&self) {
         if self.is_made() && !self.is_kicked.swap(true, Ordering::AcqRel) {
             cpus::wake_for_vcpu(self.home(), self.mark.load(Ordering::Acquire));
         }
@@ -266,7 +266,7 @@ impl Vcpu {
 
     /// True once for each time it was kicked.
     #[inline]
-    pub fn take_kick(&self) -> bool {
+    pub(crate) fn take_kick(&self) -> bool {
         let was_kicked =
             self.is_kicked.load(Ordering::Acquire) && self.is_kicked.swap(false, Ordering::AcqRel);
         if was_kicked {
@@ -278,7 +278,7 @@ impl Vcpu {
     /// The CPU that runs it.
     #[inline]
     #[must_use]
-    pub fn home(&self) -> u32 {
+    pub(crate) fn home(&self) -> u32 {
         self.home.load(Ordering::Relaxed)
     }
 
@@ -289,7 +289,7 @@ impl Vcpu {
 
     /// True once it was given what it runs on: before, it does not exist for a toolstack.
     #[must_use]
-    pub fn is_made(&self) -> bool {
+    pub(crate) fn is_made(&self) -> bool {
         self.is_made.load(Ordering::Acquire)
     }
 
@@ -306,13 +306,13 @@ impl Vcpu {
 
     /// True while it has a CPU.
     #[must_use]
-    pub fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         self.is_running.load(Ordering::Acquire)
     }
 
     /// True while it waits for an event.
     #[must_use]
-    pub fn is_blocked(&self) -> bool {
+    pub(crate) fn is_blocked(&self) -> bool {
         self.is_blocked.load(Ordering::Acquire)
     }
 
@@ -324,12 +324,12 @@ impl Vcpu {
 
     /// True while it waits in SCHEDOP_poll.
     #[must_use]
-    pub fn is_polling(&self) -> bool {
+    pub(crate) fn is_polling(&self) -> bool {
         self.is_polling.load(Ordering::Acquire)
     }
 
     /// Notes that it waits in SCHEDOP_poll, or no longer.
-    pub fn set_polling(&self, polling: bool) {
+    pub(crate) fn set_polling(&self, polling: bool) {
         self.is_polling.store(polling, Ordering::Release);
     }
 }

@@ -5,7 +5,7 @@ use crate::machine::memory::{OwnBlock, OwnFrame};
 
 /// The frames of one vCPU, returned when dropped: after its hardware half is unloaded.
 #[derive(Debug)]
-pub struct VcpuFrames {
+pub(crate) struct VcpuFrames {
     /// Frame of the structure that controls it.
     pub control_block: OwnFrame,
     /// Frame for extended state.
@@ -19,7 +19,7 @@ pub struct VcpuFrames {
 impl VcpuFrames {
     /// Takes them; `None` where memory is out.
     #[must_use]
-    pub fn alloc() -> Option<Self> {
+    pub(crate) fn alloc() -> Option<Self> {
         Some(Self {
             control_block: OwnFrame::alloc()?,
             xsave_area: OwnFrame::alloc()?,

@@ -1,6 +1,6 @@
 //! What came out of the guest: one match, one line an arm; a file per reason.
 
-pub mod apic;
+pub(crate) mod apic;
 pub(super) mod control;
 mod cpuid;
 mod io;
@@ -23,7 +23,7 @@ use hv_core::x86::RFLAGS_IF;
 /// Does what the exit asks for. The two reasons that guests choose most are part of the run loop, where the decoded reason
 /// is known without a look at it; the others share a function.
 #[inline(always)]
-pub fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: VmExit) -> Next {
+pub(crate) fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: VmExit) -> Next {
     match exit {
         VmExit::Hypercall => {
             runner.vcpu.counts.count(&VmExit::Hypercall);
@@ -151,7 +151,7 @@ fn broken<H: VcpuHw>(runner: &mut Runner<H>, reason: u32, qualification: u64) ->
 
 /// Steps over the instruction and goes on.
 #[inline]
-pub fn done<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
+pub(crate) fn done<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     runner.skip();
     Next::Resume
 }

@@ -13,7 +13,7 @@ const STUB_BYTES: usize = 32;
 const IRET: usize = 23;
 
 /// Fills the guest's page at `page`; `None` where it has no RAM there.
-pub fn fill(domain: &Domain, page: Gpa) -> Option<()> {
+pub(crate) fn fill(domain: &Domain, page: Gpa) -> Option<()> {
     DomainMemory::lock(domain, &SoftwareTlb::new(domain.shared_info))
         .write(page, &contents(host().features.hypercall))
         .ok()

@@ -1,6 +1,6 @@
 //! The guest's memory, copied in once and out once.
 
-pub mod hypercall_page;
+pub(crate) mod hypercall_page;
 mod tlb;
 
 use core::cell::RefCell;
@@ -26,7 +26,7 @@ struct Ram {
 }
 
 /// What a vCPU remembers of its domain's memory: handles of the frames that it looked up last, and translations.
-pub struct SoftwareTlb {
+pub(crate) struct SoftwareTlb {
     frames: P2mCache<Ram>,
     translations: LinearTlb,
 }
@@ -34,7 +34,7 @@ pub struct SoftwareTlb {
 impl SoftwareTlb {
     /// Remembers nothing yet; `filler` is any frame.
     #[must_use]
-    pub fn new(filler: SharedFrame) -> Self {
+    pub(crate) fn new(filler: SharedFrame) -> Self {
         Self {
             frames: P2mCache::new(Ram {
                 frame: filler,
@@ -46,7 +46,7 @@ impl SoftwareTlb {
 }
 
 /// A domain's memory while its p2m stands still.
-pub struct DomainMemory<'a> {
+pub(crate) struct DomainMemory<'a> {
     domain: &'a Domain,
     p2m: RefCell<RankedGuard<'a, P2m, { rank::P2M }>>,
     tlb: &'a SoftwareTlb,
@@ -56,7 +56,7 @@ impl<'a> DomainMemory<'a> {
     /// Locks the domain's p2m, of which `memo` remembers look-ups.
     #[inline]
     #[must_use]
-    pub fn lock(domain: &'a Domain, tlb: &'a SoftwareTlb) -> Self {
+    pub(crate) fn lock(domain: &'a Domain, tlb: &'a SoftwareTlb) -> Self {
         let p2m = domain.p2m.lock();
         if tlb.frames.renew(&p2m) {
             tlb.translations.forget();
@@ -185,7 +185,7 @@ impl GuestMem for DomainMemory<'_> {
 ///
 /// # Errors
 /// EINVAL where the guest has no RAM there.
-pub fn pin(domain: &Domain, gfn: Gfn) -> Result<Pinned, Errno> {
+pub(crate) fn pin(domain: &Domain, gfn: Gfn) -> Result<Pinned, Errno> {
     let mut p2m = domain.p2m.lock();
     let entry = pod::own_ram(domain, &mut p2m, gfn);
     let mfn = entry.ok_or(Errno::EINVAL)?.mfn;

@@ -30,7 +30,7 @@ pub(super) fn may<H>(runner: &Runner<H>, who: Who) -> Result<(), Stop> {
 /// # Errors
 /// ESRCH where there is none, EPERM where it is not the caller's to touch.
 #[inline]
-pub fn target<H>(runner: &Runner<H>, raw: u16) -> Result<Arc<Domain>, Stop> {
+pub(crate) fn target<H>(runner: &Runner<H>, raw: u16) -> Result<Arc<Domain>, Stop> {
     if raw == DOMID_SELF || raw == runner.domain.id.get() {
         return Ok(runner.domain.clone());
     }

@@ -13,7 +13,7 @@
 //! code comes in by `narrow`; structures are copied in its layout by `runner::memory`.
 
 mod bitmap;
-pub mod caller;
+pub(crate) mod caller;
 mod console_io;
 mod cpu_policy;
 mod domctl;
@@ -43,7 +43,7 @@ use crate::runner::{Next, Runner, restart};
 
 /// Why a hypercall has no result for RAX.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Stop {
+pub(crate) enum Stop {
     /// It is refused.
     Refused(Errno),
     /// It is to be executed again: there is more to do, or to wait for.
@@ -57,10 +57,10 @@ impl From<Errno> for Stop {
 }
 
 /// What a handler returns: RAX, or why not.
-pub type Answer = Result<u64, Stop>;
+pub(crate) type Answer = Result<u64, Stop>;
 
 /// A hypercall under way.
-pub struct Call<'a, H> {
+pub(crate) struct Call<'a, H> {
     /// Who calls.
     pub runner: &'a mut Runner<H>,
     /// The CPU that it runs on.
@@ -88,12 +88,12 @@ impl Stop {
 impl<H: VcpuHw> Call<'_, H> {
     /// Argument `index`, 0 to 4, as it is in its register now.
     #[inline(always)]
-    pub fn arg(&self, index: usize) -> u64 {
+    pub(crate) fn arg(&self, index: usize) -> u64 {
         self.runner.hw.read_regs().gpr[ARGUMENTS[index]]
     }
     /// An argument that points into the guest's memory.
     #[inline(always)]
-    pub fn pointer(&self, index: usize) -> Gva {
+    pub(crate) fn pointer(&self, index: usize) -> Gva {
         Gva::new(self.arg(index))
     }
 }
@@ -104,13 +104,13 @@ impl<H: VcpuHw> Call<'_, H> {
     reason = "the ABI takes the low half"
 )]
 #[inline]
-pub fn low(value: u64) -> u32 {
+pub(crate) fn low(value: u64) -> u32 {
     value as u32
 }
 
 /// Serves the hypercall that the guest made.
 #[inline(always)]
-pub fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
+pub(crate) fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
     if runner.hw.is_64_bit_kernel() {
         handle_wide(runner, pcpu)
     } else {

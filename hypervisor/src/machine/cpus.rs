@@ -82,7 +82,7 @@ pub(crate) fn mailbox(cpu: u32) -> Option<&'static Mailbox> {
 
 /// How many CPUs run vCPUs; their numbers start at 0.
 #[must_use]
-pub fn online() -> u32 {
+pub(crate) fn online() -> u32 {
     cpus().online.load(Ordering::Relaxed)
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn came_online() {
 
 /// How long a CPU has been idle; 0 for one that there is not.
 #[must_use]
-pub fn idle_ns(cpu: u32) -> u64 {
+pub(crate) fn idle_ns(cpu: u32) -> u64 {
     idle(cpu).map_or(0, |idle| idle.load(Ordering::Relaxed))
 }
 
@@ -110,7 +110,7 @@ fn idle(cpu: u32) -> Option<&'static AtomicU64> {
 
 /// Makes a CPU look at its vCPUs: out of the guest, or out of idleness.
 #[inline]
-pub fn wake(cpu: u32) {
+pub(crate) fn wake(cpu: u32) {
     let Some(mailbox) = mailbox(cpu) else {
         return;
     };
@@ -122,7 +122,7 @@ pub fn wake(cpu: u32) {
 
 /// The same, because its vCPU with that mark was kicked.
 #[inline]
-pub fn wake_for_vcpu(cpu: u32, mark: u64) {
+pub(crate) fn wake_for_vcpu(cpu: u32, mark: u64) {
     if let Some(mailbox) = mailbox(cpu) {
         mailbox.kicked.add(mark);
     }
@@ -138,7 +138,7 @@ pub(crate) fn kick_served(cpu: u32) {
 }
 
 /// Ends the time of the vCPU that has the CPU: others go first.
-pub fn end_slice(cpu: u32) {
+pub(crate) fn end_slice(cpu: u32) {
     if let Some(mailbox) = mailbox(cpu) {
         mailbox.is_slice_over.store(true, Ordering::Release);
     }
@@ -147,12 +147,12 @@ pub fn end_slice(cpu: u32) {
 
 /// The scheduler's rate limit in µs: how long a vCPU keeps a CPU at least; 0 for no such time.
 #[must_use]
-pub fn rate_limit_us() -> u32 {
+pub(crate) fn rate_limit_us() -> u32 {
     cpus().rate_limit_us.load(Ordering::Relaxed)
 }
 
 /// Sets the scheduler's rate limit on all CPUs.
-pub fn set_rate_limit(us: u32) {
+pub(crate) fn set_rate_limit(us: u32) {
     cpus().rate_limit_us.store(us, Ordering::Relaxed);
     for cpu in 0..online() {
         tell(cpu, PendingWork::RateLimit);
@@ -161,7 +161,7 @@ pub fn set_rate_limit(us: u32) {
 
 /// Has this CPU look, before it goes on with a guest, whether a zombie is one no longer.
 #[cold]
-pub fn look_at_zombies() {
+pub(crate) fn look_at_zombies() {
     tell(percpu::this().id(), PendingWork::Zombies);
 }
 

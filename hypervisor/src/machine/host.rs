@@ -15,7 +15,7 @@ use crate::machine::machine;
 
 /// Facts that do not change after boot.
 #[derive(Debug)]
-pub struct Host {
+pub(crate) struct Host {
     /// What the CPU does for guests.
     pub features: Features,
     /// The bits of XCR0 that guests may have; 0 where the CPU has no XSAVE.
@@ -40,7 +40,7 @@ pub struct Host {
 
 /// How the machine is switched off (ACPI S5).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PowerOff {
+pub(crate) struct PowerOff {
     /// PM1a and PM1b control ports, 0 for none.
     pub control: [u16; 2],
     /// SLP_TYPa and SLP_TYPb of \_S5.
@@ -48,13 +48,13 @@ pub struct PowerOff {
 }
 
 /// Records the facts. Once, at boot.
-pub fn init(host: Host) {
+pub(crate) fn init(host: Host) {
     machine().host.call_once(|| host);
 }
 
 /// The facts.
 #[must_use]
-pub fn host() -> &'static Host {
+pub(crate) fn host() -> &'static Host {
     machine()
         .host
         .get()
@@ -63,38 +63,38 @@ pub fn host() -> &'static Host {
 
 /// TSC ticks ↔ ns, as guests are told it.
 #[must_use]
-pub fn clock() -> ClockScale {
+pub(crate) fn clock() -> ClockScale {
     time::scale().expect("the TSC is measured before there is a domain")
 }
 
 /// System time: ns since the hypervisor started.
 #[must_use]
-pub fn now_ns() -> u64 {
+pub(crate) fn now_ns() -> u64 {
     ns_at(time::now())
 }
 
 /// System time when the TSC was `tsc`.
 #[must_use]
-pub fn ns_at(tsc: u64) -> u64 {
+pub(crate) fn ns_at(tsc: u64) -> u64 {
     time::ticks_to_ns(tsc.saturating_sub(time::start()))
 }
 
 /// The TSC at system time `ns`.
 #[must_use]
-pub fn tsc_at(ns: u64) -> u64 {
+pub(crate) fn tsc_at(ns: u64) -> u64 {
     time::start().saturating_add(time::ns_to_ticks(ns))
 }
 
 /// True where writing this sleep type to PM1 control switches the machine off. Where the firmware names none, any may.
 #[must_use]
-pub fn is_power_off(sleep_type: u8) -> bool {
+pub(crate) fn is_power_off(sleep_type: u8) -> bool {
     host()
         .power_off
         .is_none_or(|off| off.sleep_types.contains(&sleep_type))
 }
 
 /// Switches the machine off, where it says how.
-pub fn power_off() {
+pub(crate) fn power_off() {
     if let Some(off) = host().power_off {
         hv_hw::shutdown::power_off(off.control, off.sleep_types);
     }

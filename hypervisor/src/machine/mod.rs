@@ -3,12 +3,12 @@
 //! What there is once is a field of [`Machine`], reached through the CPU that runs: on bare metal there is one machine, on
 //! the host each board of tests has its own. What there is once for domains is `domain::Domains` likewise.
 
-pub mod cpus;
-pub mod host;
+pub(crate) mod cpus;
+pub(crate) mod host;
 pub(crate) mod kicked;
-pub mod memory;
-pub mod pinned;
-pub mod zombies;
+pub(crate) mod memory;
+pub(crate) mod pinned;
+pub(crate) mod zombies;
 
 use hv_hw::once_a_machine;
 use hv_hw::sync::Once;

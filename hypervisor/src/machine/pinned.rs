@@ -13,7 +13,7 @@ use crate::machine::memory;
 
 /// A frame with one use of it held.
 #[derive(Clone, Debug)]
-pub struct Pinned {
+pub(crate) struct Pinned {
     frame: SharedFrame,
     _held: Arc<Held>,
 }
@@ -34,7 +34,7 @@ impl Drop for Held {
 impl Pinned {
     /// PauseReasons frame `mfn` of domain `domid`; `None` where it is not a page of that domain, or has too many uses.
     #[must_use]
-    pub fn new(mfn: Mfn, domid: DomId) -> Option<Self> {
+    pub(crate) fn new(mfn: Mfn, domid: DomId) -> Option<Self> {
         let held = memory::table().acquire(mfn, domid).ok()?;
         // dropped on failure below, which puts the use back
         let held = Arc::new(Held(Some(held)));
@@ -45,7 +45,7 @@ impl Pinned {
     }
     /// The frame.
     #[must_use]
-    pub fn mfn(&self) -> Mfn {
+    pub(crate) fn mfn(&self) -> Mfn {
         self.frame.mfn()
     }
 }

@@ -67,7 +67,7 @@ pub(crate) fn all() -> impl Iterator<Item = DomId> {
 
 /// A use of something of the domain's has ended.
 #[inline]
-pub fn let_go(id: DomId) {
+pub(crate) fn let_go(id: DomId) {
     if zombies().count.load(Ordering::SeqCst) != 0 && is_one(id) {
         cpus::look_at_zombies();
     }

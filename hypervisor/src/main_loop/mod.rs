@@ -3,7 +3,7 @@
 //! One turn of it is [`CpuMain::step`], which tests call over vCPUs without hardware. vCPUs come through the CPU's inbox
 //! ([`crate::runner::make`]) and go when their domain is destroyed; which one runs is a policy's choice (`hv_core::sched`).
 
-pub mod run_loop;
+pub(crate) mod run_loop;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -34,7 +34,7 @@ use crate::runner::Runner;
 use crate::runner::make::{self, MakeVcpu};
 
 /// A physical CPU and the vCPUs that it runs.
-pub struct CpuMain<H> {
+pub(crate) struct CpuMain<H> {
     pcpu: Pcpu,
     make: Box<dyn MakeVcpu<H>>,
     policy: Box<dyn Policy>,
@@ -87,7 +87,7 @@ struct Tenant {
 
 /// What a turn came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Step {
+pub(crate) enum Step {
     /// This vCPU ran.
     Ran(VcpuId),
     /// None can run.
@@ -95,7 +95,11 @@ pub enum Step {
 }
 
 /// Runs the vCPUs that this CPU is given, for ever.
-pub fn run<H: VcpuHw>(pcpu: Pcpu, scheduler: Scheduler, make: impl MakeVcpu<H> + 'static) -> ! {
+pub(crate) fn run<H: VcpuHw>(
+    pcpu: Pcpu,
+    scheduler: Scheduler,
+    make: impl MakeVcpu<H> + 'static,
+) -> ! {
     let mut main = CpuMain::new(pcpu, scheduler, make);
     loop {
         if main.step() == Step::Idle {
@@ -107,7 +111,7 @@ pub fn run<H: VcpuHw>(pcpu: Pcpu, scheduler: Scheduler, make: impl MakeVcpu<H> +
 impl<H: VcpuHw> CpuMain<H> {
     /// A CPU without vCPUs.
     #[must_use]
-    pub fn new(pcpu: Pcpu, scheduler: Scheduler, make: impl MakeVcpu<H> + 'static) -> Self {
+    pub(crate) fn new(pcpu: Pcpu, scheduler: Scheduler, make: impl MakeVcpu<H> + 'static) -> Self {
         let mut policy: Box<dyn Policy> = match scheduler {
             Scheduler::Credit2 => Box::new(Credit2::new()),
             Scheduler::RoundRobin => Box::new(RoundRobin::new()),
@@ -129,7 +133,7 @@ impl<H: VcpuHw> CpuMain<H> {
     }
 
     /// Sees to what was left for this CPU, and runs the vCPU whose turn it is until it stops.
-    pub fn step(&mut self) -> Step {
+    pub(crate) fn step(&mut self) -> Step {
         let _ = self.pcpu.take_wake();
         if self.pcpu.has_business() {
             self.poll_pending_work();
@@ -153,13 +157,17 @@ impl<H: VcpuHw> CpuMain<H> {
 
     /// For tests: true where its CPU would not go idle.
     #[cfg(test)]
-    pub fn is_woken(&self) -> bool {
+    pub(crate) fn is_woken(&self) -> bool {
         self.pcpu.is_woken()
     }
 
     /// For tests: a vCPU, which is switched to, and its CPU.
     #[cfg(test)]
-    pub fn part(&mut self, domain: &Domain, index: usize) -> Option<(&mut Runner<H>, &mut Pcpu)> {
+    pub(crate) fn part(
+        &mut self,
+        domain: &Domain,
+        index: usize,
+    ) -> Option<(&mut Runner<H>, &mut Pcpu)> {
         let is_it = |at: &Option<Box<Slot<H>>>| {
             at.as_ref()
                 .is_some_and(|at| usize::from(at.id.index) == index && at.id.domid == domain.id)

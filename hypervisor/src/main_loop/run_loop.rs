@@ -20,7 +20,7 @@ use crate::runner::{Activity, Next, Runner, apic, apic_timer, crash, inject};
 
 /// Why the loop left a vCPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Stop {
+pub(crate) enum Stop {
     /// It waits.
     Waiting,
     /// Its domain is held: paused, shut down, or dying.
@@ -35,7 +35,7 @@ pub enum Stop {
 ///
 /// What others want of it they leave where it is looked for, and then kick it: between two exits one flag tells that
 /// nobody did. The host's interrupts come as exits, and where the guest keeps them from that, before an entry: see `poll`.
-pub fn run<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Stop {
+pub(crate) fn run<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Stop {
     apic_timer::begin_period(runner, pcpu);
     loop {
         if pcpu.patience.is_over() {
@@ -89,7 +89,7 @@ impl<H: VcpuHw> Runner<H> {
     /// What of the requests it answers now. The clock of a held domain stands still; its timer's interrupt belongs to the
     /// registers, though.
     #[must_use]
-    pub fn answerable(&self) -> Requests {
+    pub(crate) fn answerable(&self) -> Requests {
         if self.domain.is_paused() && !self.vcpu().requests().intersects(Requests::STATE) {
             Requests::all().difference(Requests::TIMERS)
         } else {
@@ -99,14 +99,14 @@ impl<H: VcpuHw> Runner<H> {
 
     /// True where it has to be loaded to answer the requests.
     #[must_use]
-    pub fn needs_registers(&self) -> bool {
+    pub(crate) fn needs_registers(&self) -> bool {
         let asked = self.vcpu().requests() & self.answerable();
         !Requests::OF_SOFTWARE.contains(asked)
     }
 
     /// Decides whether a waiting vCPU can go on, after somebody kicked it. Loaded, where it [needs](Self::needs_registers) to
     /// be.
-    pub fn reconsider(&mut self, pcpu: &mut Pcpu) {
+    pub(crate) fn reconsider(&mut self, pcpu: &mut Pcpu) {
         if self.vcpu().has_requests() {
             answer_requests(self, pcpu);
         }

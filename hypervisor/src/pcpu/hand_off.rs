@@ -32,7 +32,7 @@ once_a_machine! {
 }
 
 /// A vCPU on its way to the CPU that is to run it.
-pub struct HandOff {
+pub(crate) struct HandOff {
     /// Its domain.
     pub domain: Arc<Domain>,
     /// Its index there.
@@ -45,7 +45,7 @@ pub struct HandOff {
 ///
 /// # Errors
 /// ENOMEM; EINVAL for a domain that is being destroyed.
-pub fn spawn(domain: &Arc<Domain>, index: usize) -> Result<(), Errno> {
+pub(crate) fn spawn(domain: &Arc<Domain>, index: usize) -> Result<(), Errno> {
     let vcpu = domain.vcpus.get(index).ok_or(Errno::EINVAL)?;
     if vcpu.is_made() {
         return Ok(());
@@ -72,7 +72,7 @@ pub fn spawn(domain: &Arc<Domain>, index: usize) -> Result<(), Errno> {
 }
 
 /// Gives a CPU another vCPU to run.
-pub fn send(cpu: u32, hand_off: HandOff) {
+pub(crate) fn send(cpu: u32, hand_off: HandOff) {
     if let Some(queue) = queue(cpu) {
         queue.lock().push(hand_off);
     }

@@ -17,7 +17,7 @@ use crate::console;
 use crate::domain::interrupts;
 
 /// Serves the interrupt with this vector and ends it.
-pub fn handle(pcpu: &mut Pcpu, vector: u8) {
+pub(crate) fn handle(pcpu: &mut Pcpu, vector: u8) {
     match vector {
         vectors::TIMER => {
             local::eoi();

@@ -1,8 +1,8 @@
 //! What each physical CPU keeps for the vCPUs that it runs: their timers, and the flag by which others wake it.
 
-pub mod hand_off;
-pub mod irq;
-pub mod poll;
+pub(crate) mod hand_off;
+pub(crate) mod irq;
+pub(crate) mod poll;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -22,7 +22,7 @@ use poll::Patience;
 
 /// What a timer is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TimerKind {
+pub(crate) enum TimerKind {
     /// VCPUOP_set_singleshot_timer: VIRQ_TIMER.
     Singleshot,
     /// The virtual local APIC's timer.
@@ -38,7 +38,7 @@ pub enum TimerKind {
 }
 
 /// Timers that a vCPU has.
-pub const VCPU_TIMERS: usize = OF_VCPUS.len();
+pub(crate) const VCPU_TIMERS: usize = OF_VCPUS.len();
 const OF_VCPUS: [TimerKind; 4] = [
     TimerKind::Singleshot,
     TimerKind::Apic,
@@ -48,13 +48,13 @@ const OF_VCPUS: [TimerKind; 4] = [
 
 /// Whom an expired timer concerns: a slot of the owners, or the number that a domain has on its CPU.
 #[derive(Clone, Copy, Debug)]
-pub struct TimerKey {
+pub(crate) struct TimerKey {
     slot: usize,
     kind: TimerKind,
 }
 
 /// This CPU, less the vCPUs themselves.
-pub struct Pcpu {
+pub(crate) struct Pcpu {
     /// Interrupts are off on it.
     pub irqs_off: IrqsOff,
     /// Its number.
@@ -79,7 +79,7 @@ pub struct Pcpu {
 impl Pcpu {
     /// The CPU that this runs on.
     #[must_use]
-    pub fn new(irqs_off: IrqsOff) -> Self {
+    pub(crate) fn new(irqs_off: IrqsOff) -> Self {
         cpus::came_online();
         let mut timers = TimerQueue::new();
         let slice = timers.add(TimerKey {
@@ -108,7 +108,7 @@ impl Pcpu {
     /// For tests, where there is no timer: `set` hears of the TSC value that it would be set to.
     #[cfg(test)]
     #[must_use]
-    pub fn with_timer(self, set: fn(Option<u64>)) -> Self {
+    pub(crate) fn with_timer(self, set: fn(Option<u64>)) -> Self {
         Self {
             set_hardware: set,
             ..self
@@ -116,12 +116,16 @@ impl Pcpu {
     }
 
     /// Counts ticks in which it had nothing to run.
-    pub fn note_idle(&self, ticks: u64) {
+    pub(crate) fn note_idle(&self, ticks: u64) {
         cpus::note_idle(self.id, time::ticks_to_ns(ticks));
     }
 
     /// Makes room for a vCPU: its slot here; the timers are its singleshot, APIC, poll and watchdog timer.
-    pub fn attach(&mut self, domain: Arc<Domain>, index: usize) -> (usize, [TimerId; VCPU_TIMERS]) {
+    pub(crate) fn attach(
+        &mut self,
+        domain: Arc<Domain>,
+        index: usize,
+    ) -> (usize, [TimerId; VCPU_TIMERS]) {
         let vcpu = domain.vcpus.get(index).cloned();
         let owner = Some((domain, index));
         let slot = match self.owners.iter().position(Option::is_none) {
@@ -143,7 +147,7 @@ impl Pcpu {
     }
 
     /// Forgets the vCPU in a slot and its timers.
-    pub fn detach(&mut self, slot: usize, timers: [TimerId; VCPU_TIMERS]) {
+    pub(crate) fn detach(&mut self, slot: usize, timers: [TimerId; VCPU_TIMERS]) {
         for timer in timers {
             self.timers.remove(timer);
         }
@@ -153,7 +157,7 @@ impl Pcpu {
     }
 
     /// Takes the vCPUs that it is to run from now on.
-    pub fn take_hand_offs(&mut self) -> Vec<HandOff> {
+    pub(crate) fn take_hand_offs(&mut self) -> Vec<HandOff> {
         if !self.take(PendingWork::HandOffs) {
             return Vec::new();
         }
@@ -162,18 +166,18 @@ impl Pcpu {
 
     /// Sets a timer to a value of the host's TSC.
     #[inline]
-    pub fn set_timer(&mut self, timer: TimerId, deadline_tsc: u64) {
+    pub(crate) fn set_timer(&mut self, timer: TimerId, deadline_tsc: u64) {
         self.timers.set(timer, deadline_tsc);
     }
 
     /// Unsets a timer.
     #[inline]
-    pub fn cancel_timer(&mut self, timer: TimerId) {
+    pub(crate) fn cancel_timer(&mut self, timer: TimerId) {
         self.timers.cancel(timer);
     }
 
     /// Takes the CPU from the vCPU that gets it now after so many ns, or not at all.
-    pub fn limit_slice(&mut self, slice_ns: Option<u64>) {
+    pub(crate) fn limit_slice(&mut self, slice_ns: Option<u64>) {
         if self.is_slice_over() {
             self.mailbox.is_slice_over.store(false, Ordering::Release);
         }
@@ -189,7 +193,7 @@ impl Pcpu {
     }
 
     /// Takes the CPU from the vCPU that has it in so many ns, where that is not done before.
-    pub fn shorten_slice(&mut self, ns: u64) {
+    pub(crate) fn shorten_slice(&mut self, ns: u64) {
         let deadline = time::now().saturating_add(time::ns_to_ticks(ns));
         let due = self.timers.deadline(self.slice);
         if due.is_none_or(|due| deadline < due) {
@@ -198,20 +202,20 @@ impl Pcpu {
     }
 
     /// A timer for the periods of a capped domain; `number` is what [`Pcpu::take_new_period`] tells.
-    pub fn add_period_timer(&mut self, number: usize) -> TimerId {
+    pub(crate) fn add_period_timer(&mut self, number: usize) -> TimerId {
         self.periods_over.reserve(number + 1);
         let kind = TimerKind::Period;
         self.timers.add(TimerKey { slot: number, kind })
     }
 
     /// Gives such a timer back.
-    pub fn remove_period_timer(&mut self, timer: TimerId) {
+    pub(crate) fn remove_period_timer(&mut self, timer: TimerId) {
         self.timers.remove(timer);
     }
 
     /// A domain that begins a new period: each once for each time that its timer has expired.
     #[must_use]
-    pub fn take_new_period(&mut self) -> Option<usize> {
+    pub(crate) fn take_new_period(&mut self) -> Option<usize> {
         if self.periods_over.is_empty() {
             let _ = self.take(PendingWork::Period);
         }
@@ -221,19 +225,19 @@ impl Pcpu {
     /// True where there is some news to take.
     #[inline]
     #[must_use]
-    pub fn has_news(&self) -> bool {
+    pub(crate) fn has_news(&self) -> bool {
         self.mailbox.pending_work.load(Ordering::Acquire) != 0
     }
 
     /// True once for each time that the rate limit was set.
     #[must_use]
-    pub fn take_rate_limit_work(&self) -> bool {
+    pub(crate) fn take_rate_limit_work(&self) -> bool {
         self.take(PendingWork::RateLimit)
     }
 
     /// True once for each time that a zombie may be one no longer.
     #[must_use]
-    pub fn take_zombie_work(&self) -> bool {
+    pub(crate) fn take_zombie_work(&self) -> bool {
         self.take(PendingWork::Zombies)
     }
 
@@ -246,13 +250,13 @@ impl Pcpu {
     /// True where the time of the vCPU that has the CPU is over.
     #[inline]
     #[must_use]
-    pub fn is_slice_over(&self) -> bool {
+    pub(crate) fn is_slice_over(&self) -> bool {
         self.mailbox.is_slice_over.load(Ordering::Acquire)
     }
 
     /// Sets the hardware's timer to the earliest deadline, where that has changed.
     #[inline]
-    pub fn arm(&mut self) {
+    pub(crate) fn arm(&mut self) {
         if self.timers.take_changed() {
             self.arm_next();
         }
@@ -269,7 +273,7 @@ impl Pcpu {
     }
 
     /// Tells the owners of all timers that have expired.
-    pub fn expire_timers(&mut self) {
+    pub(crate) fn expire_timers(&mut self) {
         self.armed = None;
         while let Some(key) = self.timers.expire(time::now()) {
             match key.kind {
@@ -304,7 +308,7 @@ impl Pcpu {
     /// True where it has one vCPU only, which then never has to make way.
     #[inline]
     #[must_use]
-    pub fn runs_one(&self) -> bool {
+    pub(crate) fn runs_one(&self) -> bool {
         self.owned == 1
     }
 
@@ -312,32 +316,32 @@ impl Pcpu {
     /// the dead.
     #[inline]
     #[must_use]
-    pub fn has_business(&self) -> bool {
+    pub(crate) fn has_business(&self) -> bool {
         self.is_anybody_kicked() || self.is_slice_over() || self.has_news()
     }
 
     /// True where one of its vCPUs was kicked and has not looked yet.
     #[inline]
     #[must_use]
-    pub fn is_anybody_kicked(&self) -> bool {
+    pub(crate) fn is_anybody_kicked(&self) -> bool {
         self.mailbox.kicked.is_anybody()
     }
 
     /// Seats below `end` whose vCPUs were kicked.
-    pub fn take_kicked(&self, end: usize) -> impl Iterator<Item = usize> + use<> {
+    pub(crate) fn take_kicked(&self, end: usize) -> impl Iterator<Item = usize> + use<> {
         self.mailbox.kicked.take_slots(end)
     }
 
     /// True where somebody wanted this CPU to look at its vCPUs and it has not yet.
     #[must_use]
-    pub fn is_woken(&self) -> bool {
+    pub(crate) fn is_woken(&self) -> bool {
         self.mailbox.wake.load(Ordering::Acquire)
     }
 
     /// True once for each time somebody wanted this CPU to look at its vCPUs.
     #[inline]
     #[must_use]
-    pub fn take_wake(&self) -> bool {
+    pub(crate) fn take_wake(&self) -> bool {
         let flag = &self.mailbox.wake;
         flag.load(Ordering::Acquire) && flag.swap(false, Ordering::AcqRel)
     }

@@ -15,19 +15,19 @@ const MOST_EXITS: u32 = 64;
 
 /// Counts down to the next look.
 #[derive(Debug)]
-pub struct Patience {
+pub(crate) struct Patience {
     exits_left: u32,
 }
 
 impl Patience {
     /// A CPU that has just looked.
-    pub const NEW: Self = Self {
+    pub(crate) const NEW: Self = Self {
         exits_left: MOST_EXITS,
     };
 
     /// The entry to come may end before a boundary: looks before it.
     #[inline]
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.exits_left = 0;
     }
 

@@ -7,7 +7,7 @@ use crate::pcpu::Pcpu;
 
 /// The APIC's timer has reached its deadline. The next period of a periodic one is waited for from when the vCPU runs
 /// again: what it has not seen yet, another interrupt would not add to, and one that may not run costs nobody any time.
-pub fn expired<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
+pub(crate) fn expired<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
     let now = runner.domain_tsc();
     let next = runner.lapic.on_timer(now);
     runner.is_period_over = next.is_some() && runner.lapic.is_timer_periodic();
@@ -16,7 +16,7 @@ pub fn expired<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
 
 /// The vCPU is about to run: its periodic timer goes on, where it stood still.
 #[inline]
-pub fn begin_period<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
+pub(crate) fn begin_period<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
     if runner.is_period_over {
         runner.is_period_over = false;
         let next = runner.lapic.on_timer(runner.domain_tsc());

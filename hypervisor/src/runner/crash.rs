@@ -10,14 +10,14 @@ use crate::console::debug_keys;
 use crate::domain::ShutdownReason;
 
 /// A triple fault ends the domain.
-pub fn triple_fault<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
+pub(crate) fn triple_fault<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     let id = runner.vcpu().id;
     domain_log!(runner.domain.log, Error, "{id}: triple fault");
     die(runner)
 }
 
 /// Ends the domain as crashed, with its state in the log.
-pub fn die<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
+pub(crate) fn die<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     let vcpu = runner.vcpu().id;
     runner.domain.log.dump(&vcpu, &state(runner));
     runner.domain.end(

@@ -13,7 +13,7 @@ use crate::runner::{Next, Runner};
 /// Gets everything ready for the next entry; [`Next::Yield`] where there is none, as the guest has died of what it was to
 /// get.
 #[inline(always)]
-pub fn prepare<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
+pub(crate) fn prepare<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     sync_apic(runner);
     if runner.interrupted.is_some() || runner.raised.is_some() {
         return deliver_first(runner);
@@ -131,7 +131,7 @@ fn next_interrupt<H: VcpuHw>(runner: &mut Runner<H>) -> Option<u8> {
 
 /// The vector of HVM_PARAM_CALLBACK_IRQ, while the vCPU's upcall is pending and it has no vector of its own. It goes past
 /// the local APIC: nothing is in service, and the guest sends no EOI.
-pub fn callback<H: VcpuHw>(runner: &Runner<H>) -> Option<u8> {
+pub(crate) fn callback<H: VcpuHw>(runner: &Runner<H>) -> Option<u8> {
     let vector = runner.domain.callback.vector()?;
     if runner.vcpu().upcall_vector.load(Ordering::Acquire) != 0 {
         return None;

@@ -31,7 +31,7 @@ impl Fetched {
 impl<H: VcpuHw> Runner<H> {
     /// Steps over the instruction that exited.
     #[inline(always)]
-    pub fn skip(&mut self) {
+    pub(crate) fn skip(&mut self) {
         match self.hw.instruction_length() {
             Some(length) => self.hw.skip(length),
             None => self.skip_decoded(),

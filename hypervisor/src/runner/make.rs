@@ -16,12 +16,16 @@ use crate::pcpu::hand_off::HandOff;
 use crate::runner::{Activity, Runner};
 
 /// Makes the hardware half of vCPU `index` of a domain from its frames.
-pub trait MakeVcpu<H>: Fn(&Domain, usize, &VcpuFrames, &Policies) -> H {}
+pub(crate) trait MakeVcpu<H>: Fn(&Domain, usize, &VcpuFrames, &Policies) -> H {}
 
 impl<H, F: Fn(&Domain, usize, &VcpuFrames, &Policies) -> H> MakeVcpu<H> for F {}
 
 /// Builds the vCPU, which its CPU has still to load.
-pub fn runner<H: VcpuHw>(hand_off: HandOff, pcpu: &mut Pcpu, make: impl MakeVcpu<H>) -> Runner<H> {
+pub(crate) fn runner<H: VcpuHw>(
+    hand_off: HandOff,
+    pcpu: &mut Pcpu,
+    make: impl MakeVcpu<H>,
+) -> Runner<H> {
     let HandOff {
         domain,
         index,
@@ -69,7 +73,7 @@ pub fn runner<H: VcpuHw>(hand_off: HandOff, pcpu: &mut Pcpu, make: impl MakeVcpu
 }
 
 /// Makes them by the vendor's side of this machine.
-pub fn by<B: Backend>(backend: B) -> impl MakeVcpu<B::Vcpu> {
+pub(crate) fn by<B: Backend>(backend: B) -> impl MakeVcpu<B::Vcpu> {
     move |domain: &Domain, index: usize, parts: &VcpuFrames, policies: &Policies| {
         let vcpu = domain.vcpus.get(index);
         let vcpu = vcpu.expect("a vCPU that was sent to a CPU is its domain's");

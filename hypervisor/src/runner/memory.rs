@@ -16,7 +16,7 @@ impl<H: VcpuHw> Runner<H> {
     /// # Errors
     /// EFAULT.
     #[inline]
-    pub fn copy_in<T: Compat>(&self, from: Gva) -> Result<T, Errno> {
+    pub(crate) fn copy_in<T: Compat>(&self, from: Gva) -> Result<T, Errno> {
         if T::IS_SAME || self.width == Width::Bits64 {
             self.copy_plain_in(from)
         } else {
@@ -53,7 +53,7 @@ impl<H: VcpuHw> Runner<H> {
     /// # Errors
     /// EFAULT.
     #[inline]
-    pub fn copy_in_all<T: Compat>(&self, from: Gva, to: &mut [T]) -> Result<(), Errno> {
+    pub(crate) fn copy_in_all<T: Compat>(&self, from: Gva, to: &mut [T]) -> Result<(), Errno> {
         if T::IS_SAME || self.width == Width::Bits64 {
             return self.copy_bytes_in(from, to.as_mut_bytes());
         }
@@ -68,7 +68,7 @@ impl<H: VcpuHw> Runner<H> {
     /// # Errors
     /// EFAULT.
     #[inline]
-    pub fn copy_out<T: Compat>(&self, to: Gva, value: &T) -> Result<(), Errno> {
+    pub(crate) fn copy_out<T: Compat>(&self, to: Gva, value: &T) -> Result<(), Errno> {
         if T::IS_SAME || self.width == Width::Bits64 {
             self.copy_value_out(to, value)
         } else {
@@ -93,7 +93,7 @@ impl<H: VcpuHw> Runner<H> {
     /// # Errors
     /// EFAULT.
     #[inline]
-    pub fn copy_out_all<T: Compat>(&self, to: Gva, values: &[T]) -> Result<(), Errno> {
+    pub(crate) fn copy_out_all<T: Compat>(&self, to: Gva, values: &[T]) -> Result<(), Errno> {
         if T::IS_SAME || self.width == Width::Bits64 {
             return self.copy_bytes_out(to, values.as_bytes());
         }
@@ -108,7 +108,7 @@ impl<H: VcpuHw> Runner<H> {
     /// # Errors
     /// EFAULT.
     #[inline(never)]
-    pub fn copy_bytes_in(&self, from: Gva, to: &mut [u8]) -> Result<(), Errno> {
+    pub(crate) fn copy_bytes_in(&self, from: Gva, to: &mut [u8]) -> Result<(), Errno> {
         self.copy_at_once_in(from, to)
     }
 
@@ -130,7 +130,7 @@ impl<H: VcpuHw> Runner<H> {
     /// # Errors
     /// EFAULT.
     #[inline(never)]
-    pub fn copy_bytes_out(&self, to: Gva, from: &[u8]) -> Result<(), Errno> {
+    pub(crate) fn copy_bytes_out(&self, to: Gva, from: &[u8]) -> Result<(), Errno> {
         self.copy_at_once_out(to, from)
     }
 
@@ -178,7 +178,7 @@ impl<H: VcpuHw> Runner<H> {
     ///
     /// # Errors
     /// EFAULT where it lies past the end of the address space.
-    pub fn element<T: Compat>(&self, base: Gva, index: u64) -> Result<Gva, Errno> {
+    pub(crate) fn element<T: Compat>(&self, base: Gva, index: u64) -> Result<Gva, Errno> {
         let size = T::bytes(self.width) as u64;
         index
             .checked_mul(size)
@@ -190,7 +190,7 @@ impl<H: VcpuHw> Runner<H> {
     ///
     /// # Errors
     /// EFAULT.
-    pub fn locate(&self, address: Gva) -> Result<Gpa, Errno> {
+    pub(crate) fn locate(&self, address: Gva) -> Result<Gpa, Errno> {
         let mode = self.hw.paging();
         let memory = DomainMemory::lock(&self.domain, &self.tlb);
         walk::translate(&memory, &mode, address, Access::Write).map_err(|_| Errno::EFAULT)

@@ -3,11 +3,11 @@
 //! Next: `inject` for what goes into the guest, `memory` for its memory by linear addresses, `make` for how it begins.
 
 pub(crate) mod apic;
-pub mod apic_timer;
-pub mod crash;
-pub mod inject;
+pub(crate) mod apic_timer;
+pub(crate) mod crash;
+pub(crate) mod inject;
 mod instruction;
-pub mod make;
+pub(crate) mod make;
 mod memory;
 pub(crate) mod pdptes;
 pub(crate) mod reset;
@@ -33,7 +33,7 @@ use crate::pcpu::{Pcpu, VCPU_TIMERS};
 
 /// What a vCPU is doing, as its CPU sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Activity {
+pub(crate) enum Activity {
     /// It can run.
     Ready,
     /// It waits for an interrupt, after HLT or SCHEDOP_block.
@@ -47,7 +47,7 @@ pub enum Activity {
 }
 
 /// A vCPU as the CPU that runs it sees it.
-pub struct Runner<H> {
+pub(crate) struct Runner<H> {
     /// Its hardware half.
     pub hw: H,
     /// Its domain.
@@ -99,26 +99,26 @@ impl<H: VcpuHw> Runner<H> {
     /// The shared half.
     #[inline]
     #[must_use]
-    pub fn vcpu(&self) -> &Vcpu {
+    pub(crate) fn vcpu(&self) -> &Vcpu {
         &self.vcpu
     }
 
     /// The number of the vCPU in its domain.
     #[inline]
     #[must_use]
-    pub fn number(&self) -> u16 {
+    pub(crate) fn number(&self) -> u16 {
         self.vcpu().id.index
     }
 
     /// True where it could have the CPU.
     #[must_use]
-    pub fn can_run(&self) -> bool {
+    pub(crate) fn can_run(&self) -> bool {
         self.activity == Activity::Ready && !self.domain.is_paused()
     }
 
     /// What it is booked as while it does not run.
     #[must_use]
-    pub fn waiting_state(&self) -> RunState {
+    pub(crate) fn waiting_state(&self) -> RunState {
         match self.activity {
             Activity::Ready if self.domain.is_paused() => RunState::Offline,
             Activity::Ready => RunState::Runnable,
@@ -128,7 +128,7 @@ impl<H: VcpuHw> Runner<H> {
     }
 
     /// Books the time up to now, and what it does from now on.
-    pub fn account(&self, state: RunState, now_ns: u64) {
+    pub(crate) fn account(&self, state: RunState, now_ns: u64) {
         let has_flag = self.domain.has_runstate_flag.load(Ordering::Acquire);
         let vcpu = self.vcpu();
         vcpu.note(state == RunState::Running, state == RunState::Blocked);
@@ -137,7 +137,7 @@ impl<H: VcpuHw> Runner<H> {
 
     /// Its timers.
     #[must_use]
-    pub fn timers(&self) -> [TimerId; VCPU_TIMERS] {
+    pub(crate) fn timers(&self) -> [TimerId; VCPU_TIMERS] {
         [
             self.singleshot,
             self.apic_timer,
@@ -148,7 +148,7 @@ impl<H: VcpuHw> Runner<H> {
 
     /// Has the domain's shared memory in the layout of the code that runs: at what drivers do first, and again after a
     /// kernel has started another. Source: Xen's `arch/x86/hvm/hvm.c, hvm_latch_shinfo_size`.
-    pub fn latch_width(&self) {
+    pub(crate) fn latch_width(&self) {
         let width = if self.hw.is_64_bit() {
             Width::Bits64
         } else {
@@ -160,7 +160,7 @@ impl<H: VcpuHw> Runner<H> {
 
     /// What CPUID depends on.
     #[inline]
-    pub fn cpuid_view(&mut self) -> VcpuView {
+    pub(crate) fn cpuid_view(&mut self) -> VcpuView {
         let vcpu = self.vcpu();
         VcpuView {
             vcpu_id: u32::from(vcpu.id.index),
@@ -173,26 +173,26 @@ impl<H: VcpuHw> Runner<H> {
 
     /// Its domain's TSC now, which its APIC's timer counts by, whatever the guest writes into its own.
     #[must_use]
-    pub fn domain_tsc(&self) -> u64 {
+    pub(crate) fn domain_tsc(&self) -> u64 {
         hv_hw::time::now().wrapping_add(self.domain.tsc.offset)
     }
 
     /// Its TSC now: at its own rate, and moved.
     #[must_use]
-    pub fn guest_tsc(&self) -> u64 {
+    pub(crate) fn guest_tsc(&self) -> u64 {
         let own = self.policies.tsc.of_host(self.domain_tsc());
         own.wrapping_add(self.vcpu.tsc_moved())
     }
 
     /// Takes up what its policies let it do without an exit, and how its TSC counts.
-    pub fn take_rights(&mut self) {
+    pub(crate) fn take_rights(&mut self) {
         let rights = make::rights(&self.domain, &self.vcpu, &self.policies);
         self.hw.set_rights(&rights);
         self.tell_time();
     }
 
     /// Sets its TSC, and what the guest computes time by from it.
-    pub fn set_guest_tsc(&mut self, value: u64) {
+    pub(crate) fn set_guest_tsc(&mut self, value: u64) {
         let own = self.policies.tsc.of_host(self.domain_tsc());
         let moved = value.wrapping_sub(own);
         self.vcpu.tsc_moved.store(moved, Ordering::Release);
@@ -209,14 +209,14 @@ impl<H: VcpuHw> Runner<H> {
 
     /// The host's TSC when the domain's is `tsc`: now where that has passed, never where it is past the host's last.
     #[must_use]
-    pub fn host_tsc(&self, tsc: u64) -> u64 {
+    pub(crate) fn host_tsc(&self, tsc: u64) -> u64 {
         let now = hv_hw::time::now();
         let guest_now = now.wrapping_add(self.domain.tsc.offset);
         now.saturating_add(tsc.saturating_sub(guest_now))
     }
 
     /// Ends its wait.
-    pub fn wake(&mut self, pcpu: &mut Pcpu) {
+    pub(crate) fn wake(&mut self, pcpu: &mut Pcpu) {
         if self.activity == Activity::Polling {
             pcpu.cancel_timer(self.poll_timer);
             self.polled.clear();
@@ -226,14 +226,14 @@ impl<H: VcpuHw> Runner<H> {
     }
 
     /// True where an interrupt or NMI would be delivered at once, were IF set.
-    pub fn has_something_to_deliver(&mut self) -> bool {
+    pub(crate) fn has_something_to_deliver(&mut self) -> bool {
         self.lapic.wakes_for(&self.vcpu.posted).is_some()
             || self.nmi_pending
             || inject::callback(self).is_some()
     }
 
     /// True where a port that SCHEDOP_poll named has an event.
-    pub fn is_any_polled_port_pending(&self) -> bool {
+    pub(crate) fn is_any_polled_port_pending(&self) -> bool {
         let events = self.domain.events.lock();
         self.polled.iter().any(|port| events.is_pending(*port))
     }
@@ -242,7 +242,7 @@ impl<H: VcpuHw> Runner<H> {
 /// What an exit's handler leaves to do.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Next {
+pub(crate) enum Next {
     /// Go on with the guest.
     Resume,
     /// Let others go first.
@@ -252,20 +252,20 @@ pub enum Next {
 }
 
 /// Raises an exception at the next entry.
-pub fn raise<H: VcpuHw>(runner: &mut Runner<H>, event: Event) -> Next {
+pub(crate) fn raise<H: VcpuHw>(runner: &mut Runner<H>, event: Event) -> Next {
     runner.raised = Some(event);
     Next::Resume
 }
 
 /// Has the guest begin the same instruction again with its registers moved on: what was due meanwhile comes first, and its
 /// interrupt shadow, if it stands in one, ends here.
-pub fn restart<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
+pub(crate) fn restart<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
     runner.hw.run_again();
     retry(pcpu)
 }
 
 /// Has the guest try the same instruction again, of which nothing was done.
-pub fn retry(pcpu: &mut Pcpu) -> Next {
+pub(crate) fn retry(pcpu: &mut Pcpu) -> Next {
     pcpu.patience.end();
     Next::Resume
 }

@@ -14,7 +14,7 @@ const BUSY_TSS: u32 = 0x8B;
 
 impl<H: VcpuHw> Runner<H> {
     /// Puts a new vCPU, which is loaded, into the state after reset. Its domain's tables may lie where another's were.
-    pub fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.hw.flush_stage2(self.domain.stage2);
         let state = reset_state(0xF000, 0xFFFF_0000, 0xFFF0);
         self.hw.set_system(&state, SystemSet::CORE);

@@ -3,7 +3,7 @@
 //! Nobody but its CPU touches a vCPU that runs. Who wants its registers, or wants them changed, leaves a request and the
 //! new registers in the vCPU's box; its CPU answers before the vCPU runs again.
 
-pub mod records;
+pub(crate) mod records;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -19,7 +19,7 @@ use super::vcpu::{Requests, Vcpu};
 
 /// What a toolstack reads and sets of a vCPU.
 #[derive(Clone, Debug)]
-pub struct VcpuState {
+pub(crate) struct VcpuState {
     /// General-purpose registers.
     pub regs: GuestRegs,
     /// All other registers.
@@ -40,7 +40,7 @@ impl VcpuState {
     /// A vCPU that starts with these of the registers of [`SystemSet::CORE`](hv_hw::virt::SystemSet::CORE), all else as after
     /// reset.
     #[must_use]
-    pub fn starting(regs: GuestRegs, system: SystemRegs) -> Self {
+    pub(crate) fn starting(regs: GuestRegs, system: SystemRegs) -> Self {
         Self {
             regs,
             system: system.else_reset(),
@@ -56,7 +56,7 @@ impl VcpuState {
     ///
     /// # Errors
     /// [`BadRecord`] where no vCPU of a domain with this CPUID can have them.
-    pub fn initialised(record: &HvmHwCpu, cpuid: &CpuidPolicy) -> Result<Self, BadRecord> {
+    pub(crate) fn initialised(record: &HvmHwCpu, cpuid: &CpuidPolicy) -> Result<Self, BadRecord> {
         let mut state = Self::starting(GuestRegs::default(), SystemRegs::default());
         state.take_cpu(record, cpuid)?;
         state.is_up = false;
@@ -67,14 +67,14 @@ impl VcpuState {
 
 /// A vCPU's box.
 #[derive(Debug, Default)]
-pub struct StateMailbox {
+pub(crate) struct StateMailbox {
     pub(crate) to_load: Option<Box<VcpuState>>,
     pub(crate) saved: Option<Box<VcpuState>>,
 }
 
 impl Vcpu {
     /// Has the vCPU go on with `state`, in place of what it has.
-    pub fn set_state(&self, state: VcpuState) {
+    pub(crate) fn set_state(&self, state: VcpuState) {
         {
             let mut at = self.state.lock();
             at.to_load = Some(Box::new(state));
@@ -86,7 +86,7 @@ impl Vcpu {
     /// Its registers, where its CPU has answered; else `None`, and it has been asked. The answer is of use while the vCPU
     /// stands still.
     #[must_use]
-    pub fn take_state(&self) -> Option<Box<VcpuState>> {
+    pub(crate) fn take_state(&self) -> Option<Box<VcpuState>> {
         let saved = self.state.lock().saved.take();
         if saved.is_none() {
             self.request(Requests::SAVE_STATE);
@@ -95,18 +95,18 @@ impl Vcpu {
     }
 
     /// Puts a state back that [`Vcpu::take_state`] gave, until others have answered too.
-    pub fn put_back(&self, state: Box<VcpuState>) {
+    pub(crate) fn put_back(&self, state: Box<VcpuState>) {
         self.state.lock().saved = Some(state);
     }
 
     /// Drops the answer that nobody took: the vCPU may run from now on, and the answer would be of the past.
-    pub fn forget_saved(&self) {
+    pub(crate) fn forget_saved(&self) {
         let saved = self.state.lock().saved.take();
         drop(saved);
     }
 
     /// Drops what is in the box.
-    pub fn forget_state(&self) {
+    pub(crate) fn forget_state(&self) {
         *self.state.lock() = StateMailbox::default();
     }
 }

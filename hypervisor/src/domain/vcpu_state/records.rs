@@ -29,7 +29,7 @@ const SEGMENTS: [usize; 8] = [1, 3, 0, 4, 5, 2, 7, 6];
 impl VcpuState {
     /// The record of the registers; `tsc` is what the guest's RDTSC gives.
     #[must_use]
-    pub fn cpu_record(&self, tsc: u64) -> HvmHwCpu {
+    pub(crate) fn cpu_record(&self, tsc: u64) -> HvmHwCpu {
         let system = &self.system;
         let mut cpu = HvmHwCpu {
             rip: system.rip,
@@ -87,7 +87,11 @@ impl VcpuState {
     ///
     /// # Errors
     /// [`BadRecord`]; then nothing has changed.
-    pub fn take_cpu(&mut self, cpu: &HvmHwCpu, cpuid: &CpuidPolicy) -> Result<(), BadRecord> {
+    pub(crate) fn take_cpu(
+        &mut self,
+        cpu: &HvmHwCpu,
+        cpuid: &CpuidPolicy,
+    ) -> Result<(), BadRecord> {
         let mut cpu = *cpu;
         context::check_cpu(&mut cpu, cpuid)?;
         let system = system_of(&cpu)?;
@@ -130,7 +134,7 @@ impl VcpuState {
 
     /// The record of PAT and MTRRs.
     #[must_use]
-    pub fn mtrr_record(&self) -> HvmHwMtrr {
+    pub(crate) fn mtrr_record(&self) -> HvmHwMtrr {
         self.msr_state.mtrr_record(self.system.pat)
     }
 
@@ -138,7 +142,11 @@ impl VcpuState {
     ///
     /// # Errors
     /// [`BadRecord`]; then nothing has changed.
-    pub fn take_mtrrs(&mut self, mtrrs: &HvmHwMtrr, cpuid: &CpuidPolicy) -> Result<(), BadRecord> {
+    pub(crate) fn take_mtrrs(
+        &mut self,
+        mtrrs: &HvmHwMtrr,
+        cpuid: &CpuidPolicy,
+    ) -> Result<(), BadRecord> {
         self.msr_state =
             (self.msr_state.with_mtrrs(mtrrs, cpuid.physical_bits())).ok_or(BadRecord::Values)?;
         self.system.pat = mtrrs.msr_pat_cr;
@@ -161,7 +169,7 @@ impl VcpuState {
     /// The bytes of the record of extended state: the head, and the area as far as the domain's XCR0 can reach. `None` where
     /// the domain has none.
     #[must_use]
-    pub fn xsave_record(&self, cpuid: &CpuidPolicy) -> Option<Vec<u8>> {
+    pub(crate) fn xsave_record(&self, cpuid: &CpuidPolicy) -> Option<Vec<u8>> {
         if cpuid.xcr0_allowed() == 0 {
             return None;
         }
@@ -179,7 +187,7 @@ impl VcpuState {
     ///
     /// # Errors
     /// [`BadRecord`]; then nothing has changed.
-    pub fn take_xsave(&mut self, body: &[u8], cpuid: &CpuidPolicy) -> Result<(), BadRecord> {
+    pub(crate) fn take_xsave(&mut self, body: &[u8], cpuid: &CpuidPolicy) -> Result<(), BadRecord> {
         let (head, _) = HvmHwCpuXsave::read_from_prefix(body).map_err(|_| BadRecord::CutShort)?;
         let area = body.get(XSAVE_HEAD..).ok_or(BadRecord::CutShort)?;
         let is_valid = cpuid.xcr0_is_valid(head.xcr0)
@@ -204,7 +212,7 @@ impl VcpuState {
 
     /// The MSRs of the record of MSRs: those that are not as after reset.
     #[must_use]
-    pub fn msr_record(&self, msrs: &MsrPolicy) -> ArrayVec<HvmOneMsr, MOST_MSRS> {
+    pub(crate) fn msr_record(&self, msrs: &MsrPolicy) -> ArrayVec<HvmOneMsr, MOST_MSRS> {
         let spec_ctrl = if msrs.spec_ctrl_allowed() == 0 {
             0
         } else {
@@ -230,7 +238,7 @@ impl VcpuState {
     ///
     /// # Errors
     /// [`BadRecord::Values`] for one that the domain has not, or not with that value.
-    pub fn take_msr(&mut self, msr: &HvmOneMsr, msrs: &MsrPolicy) -> Result<(), BadRecord> {
+    pub(crate) fn take_msr(&mut self, msr: &HvmOneMsr, msrs: &MsrPolicy) -> Result<(), BadRecord> {
         let is_valid = msr._rsvd == 0
             && match msr.index {
                 number::IA32_SPEC_CTRL => msr.val & !msrs.spec_ctrl_allowed() == 0,
@@ -249,7 +257,7 @@ impl VcpuState {
 }
 
 /// The most MSRs that a record of MSRs has.
-pub const MOST_MSRS: usize = 2;
+pub(crate) const MOST_MSRS: usize = 2;
 /// Bytes of the record of extended state before the area.
 const XSAVE_HEAD: usize = 24;
 

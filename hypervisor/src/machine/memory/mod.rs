@@ -5,7 +5,7 @@
 //! domain whose [`charged`] is 0 has nothing left. What page tables need is set aside: [`pool`]. Next: `hv_core::frame` for
 //! the rules.
 
-pub mod pool;
+pub(crate) mod pool;
 
 use hv_hw::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -72,7 +72,7 @@ impl Account {
 }
 
 /// Takes the frame table into use, with no frame free yet; the heap has `heap_bytes` beside it. Once, at boot.
-pub fn init(table: FrameTable<'static>, heap_bytes: usize) {
+pub(crate) fn init(table: FrameTable<'static>, heap_bytes: usize) {
     let memory = memory();
     memory.heap_bytes.store(heap_bytes, Ordering::Relaxed);
     let table = memory.table.call_once(|| table);
@@ -81,7 +81,7 @@ pub fn init(table: FrameTable<'static>, heap_bytes: usize) {
 
 /// The records of all frames.
 #[must_use]
-pub fn table() -> &'static FrameTable<'static> {
+pub(crate) fn table() -> &'static FrameTable<'static> {
     memory()
         .table
         .get()
@@ -91,7 +91,7 @@ pub fn table() -> &'static FrameTable<'static> {
 /// True where the heap has enough left for those who cannot do without: asked before something grows that a guest can
 /// make grow.
 #[must_use]
-pub fn heap_has_room() -> bool {
+pub(crate) fn heap_has_room() -> bool {
     const RESERVE: usize = 2 << 20;
     let (used, size) = heap::usage();
     // on the host there is no such heap
@@ -100,13 +100,13 @@ pub fn heap_has_room() -> bool {
 
 /// Bytes of the heap beside the frame table, which guests may fill to a part: see `domain::share`.
 #[must_use]
-pub fn heap_bytes() -> usize {
+pub(crate) fn heap_bytes() -> usize {
     memory().heap_bytes.load(Ordering::Relaxed)
 }
 
 /// The free frames.
 #[must_use]
-pub fn free() -> &'static Allocator {
+pub(crate) fn free() -> &'static Allocator {
     memory()
         .free
         .get()
@@ -115,14 +115,14 @@ pub fn free() -> &'static Allocator {
 
 /// How many frames are free, less those that are set aside for page tables.
 #[must_use]
-pub fn free_frames() -> u64 {
+pub(crate) fn free_frames() -> u64 {
     let free = free().lock();
     free.free_frames().saturating_sub(pool::set_aside())
 }
 
 /// How many of them are below 4 GiB, at most.
 #[must_use]
-pub fn free_frames_below_4g() -> u64 {
+pub(crate) fn free_frames_below_4g() -> u64 {
     let free = free().lock();
     let all = free.free_frames().saturating_sub(pool::set_aside());
     free.free_frames_below_4g().min(all)
@@ -130,26 +130,26 @@ pub fn free_frames_below_4g() -> u64 {
 
 /// How many frames of RAM the machine has.
 #[must_use]
-pub fn total_frames() -> u64 {
+pub(crate) fn total_frames() -> u64 {
     table().ram().iter().map(|range| range.len()).sum()
 }
 
 /// The number of the last frame of RAM.
 #[must_use]
-pub fn last_frame() -> u64 {
+pub(crate) fn last_frame() -> u64 {
     let end = table().ram().last().map_or(0, |range| range.end.as_u64());
     end.saturating_sub(1)
 }
 
 /// Bits of the highest address of RAM.
 #[must_use]
-pub fn address_bits() -> u32 {
+pub(crate) fn address_bits() -> u32 {
     let last_page = last_frame().saturating_mul(PAGE_SIZE);
     (u64::BITS - last_page.leading_zeros()).max(PAGE_SIZE.trailing_zeros())
 }
 
 /// Fills a run of frames with zeroes.
-pub fn zero(range: MfnRange) {
+pub(crate) fn zero(range: MfnRange) {
     let mut mfn = range.start;
     while mfn < range.end {
         direct_map::zero_frame(mfn);
@@ -159,25 +159,25 @@ pub fn zero(range: MfnRange) {
 
 /// How many free frames are set aside for domains under construction.
 #[must_use]
-pub fn claimed_frames() -> u64 {
+pub(crate) fn claimed_frames() -> u64 {
     memory().claimed.load(Ordering::Relaxed)
 }
 
 /// Frames of RAM that a domain has, or that others still use of it.
 #[must_use]
-pub fn ram_of(domid: DomId) -> u64 {
+pub(crate) fn ram_of(domid: DomId) -> u64 {
     u64::from(Account::of(domid).ram.load(Ordering::Relaxed))
 }
 
 /// All frames that a domain has, or that others still use of it: 0 where nothing of it is left.
 #[must_use]
-pub fn charged(domid: DomId) -> u64 {
+pub(crate) fn charged(domid: DomId) -> u64 {
     ram_of(domid) + u64::from(Account::of(domid).special.load(Ordering::Relaxed))
 }
 
 /// Notes `frames` of RAM on the domain's account, up to `max` in all; false where it would have more.
 #[must_use]
-pub fn charge_ram(domid: DomId, frames: u64, max: u64) -> bool {
+pub(crate) fn charge_ram(domid: DomId, frames: u64, max: u64) -> bool {
     let more = |now: u32| {
         let sum = u64::from(now).checked_add(frames)?;
         u32::try_from(sum).ok().filter(|_| sum <= max)
@@ -189,7 +189,7 @@ pub fn charge_ram(domid: DomId, frames: u64, max: u64) -> bool {
 }
 
 /// Takes `frames` of RAM off the account that were charged and never given.
-pub fn uncharge_ram(domid: DomId, frames: u64) {
+pub(crate) fn uncharge_ram(domid: DomId, frames: u64) {
     let frames = u32::try_from(frames).expect("what is given back was charged");
     let before = Account::of(domid).ram.fetch_sub(frames, Ordering::AcqRel);
     assert!(before >= frames, "what is given back was charged");
@@ -201,7 +201,7 @@ pub fn uncharge_ram(domid: DomId, frames: u64) {
 /// # Errors
 /// False where so many are not free, or others claim them; then nothing has changed.
 #[must_use]
-pub fn set_claim(claim: &AtomicU64, frames: u64) -> bool {
+pub(crate) fn set_claim(claim: &AtomicU64, frames: u64) -> bool {
     let free = free().lock();
     let own = claim.load(Ordering::Relaxed);
     let others = memory().claimed.load(Ordering::Relaxed).saturating_sub(own);
@@ -218,13 +218,13 @@ pub fn set_claim(claim: &AtomicU64, frames: u64) -> bool {
 
 /// A zeroed block of frames, for the caller to give to somebody; `None` where memory is out or set aside for others.
 #[must_use]
-pub fn alloc_clean(order: PageOrder) -> Option<CleanFrames> {
+pub(crate) fn alloc_clean(order: PageOrder) -> Option<CleanFrames> {
     alloc_claimed(order, &AtomicU64::new(0))
 }
 
 /// A zeroed block of frames, from those set aside in `claim` as far as they go.
 #[must_use]
-pub fn alloc_claimed(order: PageOrder, claim: &AtomicU64) -> Option<CleanFrames> {
+pub(crate) fn alloc_claimed(order: PageOrder, claim: &AtomicU64) -> Option<CleanFrames> {
     let frames = {
         let mut free = free().lock();
         let own = claim.load(Ordering::Relaxed);
@@ -246,7 +246,7 @@ pub fn alloc_claimed(order: PageOrder, claim: &AtomicU64) -> Option<CleanFrames>
 
 /// Exactly these frames, zeroed; `None` where one of them is not free, or others need them.
 #[must_use]
-pub fn alloc_exact_clean(range: MfnRange) -> Option<CleanFrames> {
+pub(crate) fn alloc_exact_clean(range: MfnRange) -> Option<CleanFrames> {
     let frames = {
         let mut free = free().lock();
         let kept = memory().claimed.load(Ordering::Relaxed) + pool::set_aside();
@@ -260,28 +260,28 @@ pub fn alloc_exact_clean(range: MfnRange) -> Option<CleanFrames> {
 
 /// A zeroed frame of the hypervisor's own; `None` where memory is out.
 #[must_use]
-pub fn alloc_own() -> Option<Mfn> {
+pub(crate) fn alloc_own() -> Option<Mfn> {
     keep_one(Role::Hypervisor)
 }
 
 /// Takes a frame back that [`alloc_own`] gave.
-pub fn free_own(mfn: Mfn) {
+pub(crate) fn free_own(mfn: Mfn) {
     release_one(mfn);
 }
 
 /// A zeroed frame of the hypervisor's own, which goes back when it is dropped.
 #[derive(PartialEq, Eq, Debug)]
-pub struct OwnFrame(Mfn);
+pub(crate) struct OwnFrame(Mfn);
 
 impl OwnFrame {
     /// Takes one; `None` where memory is out.
     #[must_use]
-    pub fn alloc() -> Option<Self> {
+    pub(crate) fn alloc() -> Option<Self> {
         alloc_own().map(Self)
     }
     /// Which.
     #[must_use]
-    pub fn mfn(&self) -> Mfn {
+    pub(crate) fn mfn(&self) -> Mfn {
         self.0
     }
 }
@@ -294,23 +294,23 @@ impl Drop for OwnFrame {
 
 /// A zeroed block of frames of the hypervisor's own; `None` where memory is out.
 #[must_use]
-pub fn alloc_own_block(order: PageOrder) -> Option<MfnRange> {
+pub(crate) fn alloc_own_block(order: PageOrder) -> Option<MfnRange> {
     keep(order, Role::Hypervisor)
 }
 
 /// A zeroed block of frames of the hypervisor's own, which go back when it is dropped.
 #[derive(PartialEq, Eq, Debug)]
-pub struct OwnBlock(MfnRange);
+pub(crate) struct OwnBlock(MfnRange);
 
 impl OwnBlock {
     /// Takes one; `None` where memory is out.
     #[must_use]
-    pub fn alloc(order: PageOrder) -> Option<Self> {
+    pub(crate) fn alloc(order: PageOrder) -> Option<Self> {
         alloc_own_block(order).map(Self)
     }
     /// Which frames.
     #[must_use]
-    pub fn frames(&self) -> MfnRange {
+    pub(crate) fn frames(&self) -> MfnRange {
         self.0
     }
 }
@@ -324,17 +324,17 @@ impl Drop for OwnBlock {
 /// A zeroed frame that belongs to a domain and that it shares with the hypervisor. Dropped, it is the domain's no longer,
 /// and goes back when nobody uses it.
 #[derive(PartialEq, Eq, Debug)]
-pub struct SpecialFrame(Mfn);
+pub(crate) struct SpecialFrame(Mfn);
 
 impl SpecialFrame {
     /// Makes one; `None` where memory is out.
     #[must_use]
-    pub fn alloc(domid: DomId) -> Option<Self> {
+    pub(crate) fn alloc(domid: DomId) -> Option<Self> {
         alloc_special(domid).map(Self)
     }
     /// Which.
     #[must_use]
-    pub fn mfn(&self) -> Mfn {
+    pub(crate) fn mfn(&self) -> Mfn {
         self.0
     }
 }
@@ -348,14 +348,14 @@ impl Drop for SpecialFrame {
 /// A zeroed frame that belongs to `domid` and that it shares with the hypervisor, until [`free_special`]; `None` where
 /// memory is out.
 #[must_use]
-pub fn alloc_special(domid: DomId) -> Option<Mfn> {
+pub(crate) fn alloc_special(domid: DomId) -> Option<Mfn> {
     let frames = alloc_clean(PageOrder::SIZE_4K)?;
     Account::of(domid).special.fetch_add(1, Ordering::AcqRel);
     Some(table().give(frames, domid, Role::Special).start)
 }
 
 /// Returns a frame whose last use has ended to the free list, and takes it off its domain's account.
-pub fn give_back(freed: Freed) {
+pub(crate) fn give_back(freed: Freed) {
     free().lock().free(freed.frames);
     let Owner::Domain(domid) = freed.owner else {
         return;
@@ -371,7 +371,7 @@ pub fn give_back(freed: Freed) {
 
 /// Takes a page of a domain that it shared with the hypervisor away from it, once the hypervisor uses it no longer; it is
 /// freed when it is mapped nowhere.
-pub fn free_special(mfn: Mfn) {
+pub(crate) fn free_special(mfn: Mfn) {
     // the hypervisor's own use of it was never a mapping
     let done = PendingFlush::none(mfn).completed();
     if let Some(freed) = table().put_mapped(mfn, &done) {
@@ -381,7 +381,7 @@ pub fn free_special(mfn: Mfn) {
 
 /// Frames for page tables, from the machine's free ones. For a domain's, see [`pool`].
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Tables;
+pub(crate) struct Tables;
 
 impl TableFrames for Tables {
     fn alloc_table(&mut self) -> Option<Mfn> {

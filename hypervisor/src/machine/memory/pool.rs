@@ -19,13 +19,13 @@ use crate::machine::memory::{claimed_frames, free, table, zero};
 
 /// How many free frames are set aside for page tables.
 #[must_use]
-pub fn set_aside() -> u64 {
+pub(crate) fn set_aside() -> u64 {
     super::memory().set_aside.load(Ordering::Relaxed)
 }
 
 /// What one domain's page tables may count on. Dropped, nothing is set aside for it any longer.
 #[derive(Debug, Default)]
-pub struct TablePool {
+pub(crate) struct TablePool {
     /// Tables that are promised, those that it has included.
     size: AtomicU64,
     /// Tables that it has. Both change only while the allocator is locked.
@@ -35,7 +35,7 @@ pub struct TablePool {
 impl TablePool {
     /// One of no size.
     #[must_use]
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             size: AtomicU64::new(0),
             used: AtomicU64::new(0),
@@ -44,19 +44,19 @@ impl TablePool {
 
     /// How many tables are promised.
     #[must_use]
-    pub fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.size.load(Ordering::Relaxed)
     }
 
     /// How many tables the domain has; those of a map that was built before the domain do not count.
     #[must_use]
-    pub fn used(&self) -> u64 {
+    pub(crate) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
     /// Promises `frames` tables in all from now on. False where so many are not free; then nothing has changed.
     #[must_use]
-    pub fn resize(&self, frames: u64) -> bool {
+    pub(crate) fn resize(&self, frames: u64) -> bool {
         let free = free().lock();
         let old = self.size().saturating_sub(self.used());
         let new = frames.saturating_sub(self.used());
@@ -75,7 +75,7 @@ impl TablePool {
     /// A zeroed frame for a table. Beyond the pool's size it comes from what is nobody's, up to `max` tables in all; `None`
     /// where there is none.
     #[must_use]
-    pub fn alloc(&self, max: u64) -> Option<Mfn> {
+    pub(crate) fn alloc(&self, max: u64) -> Option<Mfn> {
         let frames = {
             let mut free = free().lock();
             let (used, all) = (self.used(), set_aside());
@@ -95,7 +95,7 @@ impl TablePool {
     }
 
     /// Takes a table's frame back.
-    pub fn give_back(&self, mfn: Mfn) {
+    pub(crate) fn give_back(&self, mfn: Mfn) {
         let frames = table().unkeep(MfnRange::new(mfn, mfn + 1));
         let mut free = free().lock();
         free.free(frames);
