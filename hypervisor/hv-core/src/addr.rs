@@ -209,7 +209,6 @@ impl PageOrder {
 /// A half-open range of machine frames: `start` is in it, `end` is not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MfnRange {
-    /// The first frame.
     pub start: Mfn,
     /// The frame after the last; not below `start`.
     pub end: Mfn,
@@ -240,7 +239,6 @@ impl MfnRange {
             Mfn::containing(end.align_up(PAGE_SIZE)),
         )
     }
-    /// How many frames.
     #[must_use]
     pub fn len(self) -> u64 {
         self.end - self.start

@@ -71,7 +71,6 @@ impl Bucket {
 #[derive(Debug)]
 pub struct Common {
     bucket: Bucket,
-    /// Bytes a second.
     rate: u32,
 }
 

@@ -24,15 +24,11 @@ pub trait TableFrames {
 /// Offsets are bytes from the start of the frame, aligned to the access and inside it; anything else is a bug of the
 /// caller and panics. Every access is one atomic operation with sequentially consistent order.
 pub trait SharedWords {
-    /// Loads a byte.
     fn load_u8(&self, offset: usize) -> u8;
-    /// Stores a byte.
     fn store_u8(&self, offset: usize, value: u8);
     /// Stores a byte and returns the one it replaces.
     fn swap_u8(&self, offset: usize, value: u8) -> u8;
-    /// Loads 4 bytes.
     fn load_u32(&self, offset: usize) -> u32;
-    /// Stores 4 bytes.
     fn store_u32(&self, offset: usize, value: u32);
     /// Ors `bits` in and returns the value before.
     fn fetch_or_u32(&self, offset: usize, bits: u32) -> u32;
@@ -43,9 +39,7 @@ pub trait SharedWords {
     /// # Errors
     /// The value found, where it is not `current`.
     fn compare_exchange_u32(&self, offset: usize, current: u32, new: u32) -> Result<u32, u32>;
-    /// Loads 8 bytes.
     fn load_u64(&self, offset: usize) -> u64;
-    /// Stores 8 bytes.
     fn store_u64(&self, offset: usize, value: u64);
     /// Ors `bits` in and returns the value before.
     fn fetch_or_u64(&self, offset: usize, bits: u64) -> u64;

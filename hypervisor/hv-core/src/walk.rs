@@ -25,16 +25,13 @@ pub struct PagingMode {
     pub cr3: u64,
     /// CR4: PSE, PAE and LA57 count.
     pub cr4: u64,
-    /// IA32_EFER: LMA counts.
     pub efer: u64,
 }
 
 /// What the access wants to do with the page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Access {
-    /// Load.
     Read,
-    /// Store.
     Write,
     /// Load by a process of the guest.
     UserRead,

@@ -65,7 +65,6 @@ impl Forbidden {
 pub enum RustMemory {
     /// The loaded image: code, data, boot stacks.
     Image,
-    /// The heap.
     Heap,
 }
 
@@ -208,7 +207,6 @@ impl SharedFrame {
             start: hva(mfn.base()).expose_provenance(),
         })
     }
-    /// The frame.
     #[must_use]
     pub fn mfn(self) -> Mfn {
         Mfn::containing(Hpa::new((self.start - base()) as u64))

@@ -147,7 +147,6 @@ impl Clock {
         board.look.store(0, Ordering::Relaxed);
         Self(board)
     }
-    /// Lets `ticks` pass.
     pub fn advance(ticks: u64) {
         board().tsc.fetch_add(ticks, Ordering::Relaxed);
     }

@@ -5,9 +5,7 @@ use hv_core::addr::{Mfn, MfnRange};
 /// The parts of the loaded image, in host physical memory.
 #[derive(Clone, Copy, Debug)]
 pub struct ImageLayout {
-    /// Code: executable.
     pub text: MfnRange,
-    /// Constants: read-only.
     pub rodata: MfnRange,
     /// Variables and the boot CPU's stacks: writable.
     pub data: MfnRange,
@@ -17,7 +15,6 @@ impl ImageLayout {
     /// Linear address minus host physical address of every byte of the image.
     pub const VIRTUAL_OFFSET: u64 = 0xffff_ffff_8000_0000;
 
-    /// All of it.
     #[must_use]
     pub fn whole(&self) -> MfnRange {
         let parts = [self.text, self.rodata, self.data];

@@ -19,7 +19,6 @@ pub fn read(bdf: u16, offset: u8, size: u8) -> u32 {
     port::read(DATA + u16::from(offset & 3), size)
 }
 
-/// Writes them.
 pub fn write(bdf: u16, offset: u8, size: u8, value: u32) {
     let _pair = PORTS.lock();
     select(bdf, offset);

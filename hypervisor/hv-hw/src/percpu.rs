@@ -121,7 +121,6 @@ pub fn gs_base() -> u64 {
     core::ptr::from_ref(this()).expose_provenance() as u64
 }
 
-/// This CPU's block.
 #[cfg(target_os = "none")]
 #[inline]
 #[must_use]
@@ -138,7 +137,6 @@ pub fn this() -> &'static PerCpu {
 #[cfg(not(target_os = "none"))]
 pub use crate::hosted::percpu as this;
 
-/// This CPU's number.
 #[inline]
 #[must_use]
 pub fn cpu_id() -> u32 {

@@ -13,7 +13,6 @@ use crate::{console, insn, port, time};
 /// The FADT's reset register where it is an I/O port, and what to write there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ResetRegister {
-    /// The I/O port.
     pub port: u16,
     /// The value that resets.
     pub value: u8,

@@ -32,7 +32,6 @@ macro_rules! tables {
 }
 
 tables! {
-    /// Numbers of hypercalls.
     HYPERCALLS,
     /// Event channels, by port.
     PORTS,

@@ -13,7 +13,6 @@ use hv_hw::{console, direct_map, info, shutdown, warn};
 pub(super) enum BadBootInformation {
     /// It lies where no memory is.
     Unreachable(Hpa),
-    /// It is malformed.
     Malformed(Multiboot2Error),
 }
 

@@ -42,7 +42,6 @@ pub struct BootInfo {
 pub struct Machine {
     /// The hypervisor's command line, as given.
     pub command_line: String,
-    /// The same, understood.
     pub options: Options,
     /// The host's memory map, as the firmware describes it.
     pub memory: E820Map,
@@ -64,7 +63,6 @@ pub struct Machine {
     pub probe: HostProbe,
     /// Seconds since 1970 by the real-time clock when the TSC was `wall_clock_tsc`.
     pub wall_clock_s: u64,
-    /// See `wall_clock_s`.
     pub wall_clock_tsc: u64,
 }
 

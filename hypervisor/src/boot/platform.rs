@@ -165,7 +165,6 @@ fn reset_register(fadt: Fadt) -> Option<ResetRegister> {
     }
 }
 
-/// Measures the TSC.
 fn calibrate_tsc(acpi: &HostAcpi) -> Result<(), PlatformProblem> {
     let mut references = Vec::new();
     let pm_timer = acpi
@@ -187,7 +186,6 @@ fn calibrate_tsc(acpi: &HostAcpi) -> Result<(), PlatformProblem> {
     Ok(())
 }
 
-/// The HPET, counting.
 fn open_hpet(address: Hpa) -> Option<Reference> {
     const BYTES: u64 = 0x400;
     const PERIOD: usize = 0x04;

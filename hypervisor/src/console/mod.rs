@@ -51,11 +51,9 @@ impl Console {
 }
 
 once_a_machine! {
-    /// The console.
     fn console() -> Console = Console::new();
 }
 
-/// Something was typed.
 pub(crate) fn typed() {
     let mut bytes = [0; 64];
     loop {

@@ -52,15 +52,12 @@ pub(crate) struct DomainConfig {
     pub is_hardware: bool,
     /// vCPUs, from 1 to [`MAX_VCPUS`].
     pub vcpus: u16,
-    /// `XEN_DOMCTL_CDF_*`.
     pub flags: u32,
-    /// `XEN_X86_EMU_*`.
     pub emulation_flags: u32,
     /// Bit 0: unknown MSRs read as 0; told, not acted upon.
     pub misc_flags: u32,
     /// Security label, told only.
     pub ssidref: u32,
-    /// UUID.
     pub handle: [u8; 16],
     /// The highest event port that it may open.
     pub max_port: u32,
@@ -93,15 +90,12 @@ impl DomainConfig {
 
 /// What only dom0 has from the start; others get nothing but what [`domain`] makes.
 pub(crate) struct DomainResources {
-    /// Its memory's map.
     pub p2m: P2m,
     /// The map that it is told.
     pub e820: E820Map,
     /// How many frames of RAM are in it: as many as it may have, until a toolstack says otherwise.
     pub pages: u64,
-    /// Its ports.
     pub ports: PortMap,
-    /// Its devices.
     pub devices: Devices,
 }
 

@@ -31,7 +31,6 @@ const STEP: Budget = Budget {
 /// How far a domain's destruction is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum TeardownStage {
-    /// It lives.
     None,
     /// Somebody is at it right now.
     Busy,
@@ -53,7 +52,6 @@ pub(crate) enum TeardownStage {
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Progress {
-    /// Nothing.
     Done,
     /// More of the same.
     More,

@@ -23,18 +23,15 @@ pub(crate) struct Devices {
 /// A virtual I/O APIC and where it is.
 #[derive(Debug)]
 pub(crate) struct VirtualIoApic {
-    /// Its page.
     pub base: Gpa,
     /// Its first global system interrupt.
     pub first_gsi: u32,
-    /// Its registers.
     pub chip: IoApic,
 }
 
 /// A message-signalled interrupt of a function.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MsiRoute {
-    /// The function.
     pub function: Bdf,
     /// The vector that the device raises on the host.
     pub host_vector: u8,

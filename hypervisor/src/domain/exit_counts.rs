@@ -60,7 +60,6 @@ slots! {
 pub(crate) struct Counts([AtomicU64; NAMES.len()]);
 
 impl Counts {
-    /// Counts one.
     #[inline(always)]
     pub(crate) fn count(&self, exit: &VmExit) {
         // only the CPU that runs the vCPU counts: a plain load and store do
@@ -71,7 +70,6 @@ impl Counts {
         );
     }
 
-    /// All exits.
     #[must_use]
     pub(crate) fn total(&self) -> u64 {
         self.0

@@ -45,9 +45,7 @@ bitflags! {
 pub(crate) struct Lifecycle {
     /// HVM parameters by index.
     pub params: [u64; HVM_PARAMS],
-    /// Why it ended.
     pub ended: Option<ShutdownReason>,
-    /// Its UUID.
     pub handle: [u8; 16],
     /// The map of its memory that its toolstack gave it, in place of `Domain::e820` (XENMEM_set_memory_map).
     pub memory_map: Option<Arc<Vec<E820Entry>>>,

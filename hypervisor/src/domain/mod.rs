@@ -102,14 +102,12 @@ pub(crate) struct Callback(AtomicU16);
 impl Callback {
     const IS_SET: u16 = 1 << 8;
 
-    /// The vector.
     #[inline]
     #[must_use]
     pub(crate) fn vector(&self) -> Option<u8> {
         let [vector, is_set] = self.0.load(Ordering::Acquire).to_le_bytes();
         (is_set != 0).then_some(vector)
     }
-    /// Sets it.
     pub(crate) fn set(&self, vector: u8) {
         let word = u16::from(vector) | Self::IS_SET;
         self.0.store(word, Ordering::Release);
@@ -122,7 +120,6 @@ impl Callback {
 
 /// A domain.
 pub(crate) struct Domain {
-    /// Its number.
     pub id: DomId,
     /// It owns the devices and may manage others.
     pub is_hardware: bool,
@@ -138,7 +135,6 @@ pub(crate) struct Domain {
     pub e820: E820Map,
     /// Root of its second-stage tables; `p2m` changes what is below.
     pub stage2: Stage2Root,
-    /// Its TSC.
     pub tsc: TscView,
     /// Its clock by the host's TSC; see [`Domain::clock`].
     host_clock: PvClock,
@@ -146,19 +142,15 @@ pub(crate) struct Domain {
     pub shared_info: SharedFrame,
     /// Its vCPUs, by index.
     pub vcpus: Vec<Arc<Vcpu>>,
-    /// Its memory.
     pub p2m: RankedLock<P2m, { rank::P2M }>,
     /// Its grant table, and its handles of others' pages.
     pub grants: grants::Grants,
-    /// Its event channels.
     pub events: RankedLock<EventChannels<Pinned>, { rank::EVTCHN }>,
-    /// Its devices.
     pub devices: RankedLock<Devices, { rank::DEVICE }>,
     /// What is asked rarely.
     pub lifecycle: RankedLock<Lifecycle, { rank::DOMAIN }>,
     /// vCPUs that wait in SCHEDOP_poll.
     pub pollers: AtomicU32,
-    /// What HVM_PARAM_CALLBACK_IRQ names.
     pub callback: Callback,
     /// How fast it may fill the log.
     pub log: GuestLog,
@@ -180,7 +172,6 @@ pub(crate) struct Domain {
     pub(crate) runners: AtomicU32,
     /// PauseReasons the vCPUs' boxes for interrupts.
     _boxes: Vec<OwnFrame>,
-    /// Keeps `shared_info`.
     _shared_info: SpecialFrame,
 }
 

@@ -45,7 +45,6 @@ const STEP: u64 = 64;
 pub(crate) enum Touched {
     /// It is not one that is populated on demand.
     NotMarked,
-    /// It is there.
     Done,
     /// No page to take back has been found yet: to be tried again.
     NotYet,

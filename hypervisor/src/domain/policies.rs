@@ -15,11 +15,8 @@ pub(crate) const STAGE2_BITS: u8 = 48;
 /// The policies of one domain, permanently: others take their place.
 #[derive(Debug)]
 pub(crate) struct Policies {
-    /// CPUID.
     pub cpuid: CpuidPolicy,
-    /// MSRs.
     pub msrs: MsrPolicy,
-    /// Its TSC.
     pub tsc: GuestTsc,
 }
 

@@ -9,8 +9,10 @@ use hv_hw::sync::{RankedLock, rank};
 
 use crate::domain::{Domain, domains};
 
+/// The domains of a machine, by number.
 pub(super) type Registry = RankedLock<Table, { rank::DOMAIN_REGISTRY }>;
 
+/// What the registry locks.
 pub(super) struct Table {
     /// In ascending order of number.
     domains: Vec<Arc<Domain>>,
@@ -40,7 +42,6 @@ fn registry() -> &'static Registry {
 pub(crate) struct Reserved(DomId);
 
 impl Reserved {
-    /// The number.
     #[must_use]
     pub(crate) fn id(&self) -> DomId {
         self.0

@@ -40,7 +40,6 @@ impl Specials {
         }
     }
 
-    /// Forgets all.
     pub(crate) fn clear(&mut self) {
         self.0.clear();
     }

@@ -62,7 +62,6 @@ const REQUESTS: u32 = (1 << STARTUP_VECTOR_SHIFT) - 1;
 
 /// What everybody may touch of a vCPU.
 pub(crate) struct Vcpu {
-    /// Which one.
     pub id: VcpuId,
     /// Its local APIC's id.
     pub apic_id: u32,
@@ -84,7 +83,6 @@ pub(crate) struct Vcpu {
     pub is_started: AtomicBool,
     /// How far the guest has moved its TSC away from the domain's by writing it, wrapping.
     pub tsc_moved: AtomicU64,
-    /// Exits by reason.
     pub counts: Counts,
     requests: AtomicU32,
     is_polling: AtomicBool,

@@ -5,6 +5,7 @@ use hv_hw::sync::{RankedLock, rank};
 
 use crate::domain::{Domain, domains, registry};
 
+/// The time of day, which all domains are told.
 pub(super) type Shared = RankedLock<WallClock, { rank::SCHED }>;
 
 /// Before anybody has said what time it is.

@@ -62,7 +62,6 @@ fn set<H: VcpuHw>(runner: &mut Runner<H>, register: ControlRegister, value: u64)
     runner.hw.set_system(&regs, changed);
 }
 
-/// MOV from CR8.
 pub(super) fn read_cr8<H: VcpuHw>(runner: &mut Runner<H>, destination: u8) -> Next {
     let value = u64::from(runner.lapic.cr8());
     if let Some(register) = runner.hw.regs().gpr.get_mut(usize::from(destination)) {

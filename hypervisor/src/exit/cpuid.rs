@@ -5,7 +5,6 @@ use hv_hw::virt::{Event, VcpuHw};
 use crate::exit::{Next, Runner, done};
 use crate::runner::raise;
 
-/// Answers it.
 #[inline]
 pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     if runner.msr_state.faults_cpuid() && runner.hw.cpl() != 0 {

@@ -19,7 +19,6 @@ use crate::{console, power};
 
 const DEBUG_CONSOLE: u16 = 0xE9;
 
-/// Answers it.
 pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, access: IoExit) -> Next {
     if let Some(string) = access.string {
         return string_io((runner, pcpu), access, string);

@@ -10,7 +10,6 @@ use crate::guest_mem::hypercall_page;
 use crate::pcpu::Pcpu;
 use crate::runner::raise;
 
-/// Answers RDMSR.
 #[inline]
 pub(super) fn read<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     let msr = number(runner);
@@ -28,7 +27,6 @@ pub(super) fn read<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     }
 }
 
-/// Carries out WRMSR.
 #[inline]
 pub(super) fn write<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
     let msr = number(runner);

@@ -26,7 +26,6 @@ enum Answer {
     OutOfPod,
 }
 
-/// Answers it.
 pub(super) fn handle<H: VcpuHw>(
     runner: &mut Runner<H>,
     pcpu: &mut Pcpu,

@@ -40,7 +40,6 @@ impl From<Error> for Stop {
     }
 }
 
-/// EVTCHNOP_send.
 pub(super) fn send<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: EvtchnSend = call.runner.copy_in(call.pointer(1))?;
     let domain = &call.runner.domain;
@@ -61,7 +60,6 @@ fn deliver(delivery: Delivery) {
     }
 }
 
-/// EVTCHNOP_unmask.
 pub(super) fn unmask<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: EvtchnUnmask = call.runner.copy_in(call.pointer(1))?;
     let domain = &call.runner.domain;
@@ -70,7 +68,6 @@ pub(super) fn unmask<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(0)
 }
 
-/// EVTCHNOP_close.
 pub(super) fn close<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: EvtchnClose = call.runner.copy_in(call.pointer(1))?;
     let peer = call
@@ -85,7 +82,6 @@ pub(super) fn close<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(0)
 }
 
-/// EVTCHNOP_status.
 pub(super) fn status<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: EvtchnStatus = call.runner.copy_in(call.pointer(1))?;
     let domain = caller::target(call.runner, arg.dom)?;
@@ -106,7 +102,6 @@ pub(super) fn status<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(0)
 }
 
-/// EVTCHNOP_alloc_unbound.
 pub(super) fn alloc_unbound<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: EvtchnAllocUnbound = call.runner.copy_in(call.pointer(1))?;
     let domain = caller::target(call.runner, arg.dom)?;
@@ -116,7 +111,6 @@ pub(super) fn alloc_unbound<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     give_port(call, &domain, opened, &arg)
 }
 
-/// EVTCHNOP_bind_interdomain.
 pub(super) fn bind_interdomain<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: EvtchnBindInterdomain = call.runner.copy_in(call.pointer(1))?;
     let remote = domid(call, arg.remote_dom)?;
@@ -162,7 +156,6 @@ fn bind_in(
     Ok((events.opening(port), notify))
 }
 
-/// Opens a port.
 fn open(
     domain: &Domain,
     alloc: impl FnOnce(&mut EventChannels<Pinned>) -> Result<Port, Error>,
@@ -172,7 +165,6 @@ fn open(
     Ok(events.opening(port))
 }
 
-/// EVTCHNOP_bind_virq.
 pub(super) fn bind_virq<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: EvtchnBindVirq = call.runner.copy_in(call.pointer(1))?;
     let virq = Virq::new(arg.virq).ok_or(Errno::EINVAL)?;
@@ -183,7 +175,6 @@ pub(super) fn bind_virq<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     give_port(call, &domain, opened, &arg)
 }
 
-/// EVTCHNOP_bind_ipi.
 pub(super) fn bind_ipi<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: EvtchnBindIpi = call.runner.copy_in(call.pointer(1))?;
     let vcpu = vcpu_index(arg.vcpu)?;
@@ -228,7 +219,6 @@ fn give_port<H: VcpuHw, T: Compat>(
     Ok(0)
 }
 
-/// EVTCHNOP_bind_vcpu.
 pub(super) fn bind_vcpu<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: EvtchnBindVcpu = call.runner.copy_in(call.pointer(1))?;
     let vcpu = vcpu_index(arg.vcpu)?;
@@ -240,7 +230,6 @@ pub(super) fn bind_vcpu<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(0)
 }
 
-/// EVTCHNOP_init_control.
 pub(super) fn init_control<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: EvtchnInitControl = call.runner.copy_in(call.pointer(1))?;
     let vcpu = vcpu_index(arg.vcpu)?;
@@ -255,7 +244,6 @@ pub(super) fn init_control<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(0)
 }
 
-/// EVTCHNOP_expand_array.
 pub(super) fn expand_array<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: EvtchnExpandArray = call.runner.copy_in(call.pointer(1))?;
     let domain = &call.runner.domain;
@@ -267,7 +255,6 @@ pub(super) fn expand_array<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(0)
 }
 
-/// EVTCHNOP_set_priority.
 pub(super) fn set_priority<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: EvtchnSetPriority = call.runner.copy_in(call.pointer(1))?;
     call.runner
@@ -278,7 +265,6 @@ pub(super) fn set_priority<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(0)
 }
 
-/// EVTCHNOP_reset.
 pub(super) fn reset<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: EvtchnReset = call.runner.copy_in(call.pointer(1))?;
     let domain = caller::target(call.runner, arg.dom)?;

@@ -26,7 +26,6 @@ use hv_core::p2m::P2mKind;
 use hv_core::x86::FIRST_LEGAL_VECTOR;
 use hv_hw::direct_map::DirectTables;
 
-/// HVMOP_get_time.
 pub(super) fn get_time<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let now = host::now_ns();
     call.runner
@@ -53,13 +52,11 @@ const fn mem_type(kind: P2mKind) -> u16 {
     }
 }
 
-/// HVMOP_flush_tlbs.
 pub(super) fn flush_tlbs<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     call.runner.hw.flush_stage2(call.runner.domain.stage2);
     Ok(0)
 }
 
-/// HVMOP_get_param.
 pub(super) fn get_param<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: XenHvmParam = call.runner.copy_in(call.pointer(1))?;
     let (domain, index) = param(call, &arg)?;
@@ -69,7 +66,6 @@ pub(super) fn get_param<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(0)
 }
 
-/// HVMOP_set_param.
 pub(super) fn set_param<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: XenHvmParam = call.runner.copy_in(call.pointer(1))?;
     let (domain, index) = param(call, &arg)?;

@@ -44,7 +44,6 @@ use crate::runner::{Next, Runner, restart};
 /// Why a hypercall has no result for RAX.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Stop {
-    /// It is refused.
     Refused(Errno),
     /// It is to be executed again: there is more to do, or to wait for.
     Continuation,
@@ -61,7 +60,6 @@ pub(crate) type Answer = Result<u64, Stop>;
 
 /// A hypercall under way.
 pub(crate) struct Call<'a, H> {
-    /// Who calls.
     pub runner: &'a mut Runner<H>,
     /// The CPU that it runs on.
     pub pcpu: &'a mut Pcpu,

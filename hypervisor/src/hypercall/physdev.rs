@@ -12,32 +12,26 @@ use hv_hw::virt::VcpuHw;
 
 use crate::hypercall::{Answer, Call};
 
-/// PHYSDEVOP_pci_device_add.
 pub(super) fn device_add<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     acknowledge::<PhysdevPciDeviceAdd, H>(call)
 }
 
-/// PHYSDEVOP_pci_device_remove.
 pub(super) fn device_remove<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     acknowledge::<PhysdevPciDevice, H>(call)
 }
 
-/// PHYSDEVOP_manage_pci_add and PHYSDEVOP_manage_pci_remove.
 pub(super) fn manage_pci<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     acknowledge::<PhysdevManagePci, H>(call)
 }
 
-/// PHYSDEVOP_pci_mmcfg_reserved.
 pub(super) fn mmcfg_reserved<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     acknowledge::<PhysdevPciMmcfgReserved, H>(call)
 }
 
-/// PHYSDEVOP_setup_gsi.
 pub(super) fn setup_gsi<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     acknowledge::<PhysdevSetupGsi, H>(call)
 }
 
-/// PHYSDEVOP_manage_pci_add_ext.
 pub(super) fn not_supported<H: VcpuHw>(_: &mut Call<'_, H>) -> Answer {
     Err(Errno::EOPNOTSUPP.into())
 }

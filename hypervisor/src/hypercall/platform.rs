@@ -11,7 +11,6 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::domain::{interrupts, wallclock};
 use crate::hypercall::{Answer, Call};
 
-/// Serves it.
 #[inline(never)]
 pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut op: XenPlatformOp = call.runner.copy_in(call.pointer(0))?;

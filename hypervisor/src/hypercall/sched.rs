@@ -17,7 +17,6 @@ use crate::runner::{Activity, Next};
 /// Xen's limit too.
 const MAX_POLLED: u32 = 128;
 
-/// SCHEDOP_yield.
 pub(super) fn give_way<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     call.next = Next::Yield;
     Ok(0)
@@ -28,7 +27,6 @@ pub(super) fn shutdown_code<H: VcpuHw>(_: &mut Call<'_, H>) -> Answer {
     Err(Errno::EOPNOTSUPP.into())
 }
 
-/// SCHEDOP_block.
 pub(super) fn block<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     if !call.runner.has_something_to_deliver() {
         call.runner.activity = Activity::Halted;
@@ -36,7 +34,6 @@ pub(super) fn block<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(0)
 }
 
-/// SCHEDOP_watchdog.
 pub(super) fn watchdog<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: SchedWatchdog = call.runner.copy_in(call.pointer(1))?;
     let now = host::now_ns();
@@ -101,7 +98,6 @@ fn ports<H: VcpuHw>(call: &Call<'_, H>, arg: &SchedPoll) -> Result<ArrayVec<Port
     Ok(ports)
 }
 
-/// SCHEDOP_shutdown.
 pub(super) fn shutdown<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: SchedShutdown = call.runner.copy_in(call.pointer(1))?;
     if arg.reason > SHUTDOWN_MAX {

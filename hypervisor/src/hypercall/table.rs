@@ -27,7 +27,6 @@ use crate::hypercall::{
 /// Who may make a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Who {
-    /// Every domain.
     Everybody,
     /// The domain that owns the machine.
     HardwareDomain,

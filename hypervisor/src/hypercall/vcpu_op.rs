@@ -40,7 +40,6 @@ pub(super) fn initialise<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(0)
 }
 
-/// VCPUOP_stop_singleshot_timer.
 pub(super) fn stop_singleshot<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     own(call)?;
     call.pcpu.cancel_timer(call.runner.singleshot);
@@ -53,13 +52,11 @@ pub(super) fn set_periodic<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Err(Errno::EOPNOTSUPP.into())
 }
 
-/// VCPUOP_stop_periodic_timer.
 pub(super) fn stop_periodic<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     vcpu(call)?;
     Ok(0)
 }
 
-/// VCPUOP_is_up.
 pub(super) fn is_up<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let is_up = vcpu(call)?.is_up.load(Ordering::Acquire);
     Ok(u64::from(is_up))
@@ -75,7 +72,6 @@ pub(super) fn down<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     set_up(call, false)
 }
 
-/// VCPUOP_send_nmi.
 pub(super) fn send_nmi<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     vcpu(call)?.request(Requests::NMI);
     Ok(0)
@@ -113,7 +109,6 @@ fn own<H: VcpuHw>(call: &Call<'_, H>) -> Result<(), Errno> {
     }
 }
 
-/// VCPUOP_set_singleshot_timer.
 pub(super) fn set_singleshot<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     own(call)?;
     let arg: VcpuSetSingleshotTimer = call.runner.copy_in(call.pointer(2))?;
@@ -161,7 +156,6 @@ pub(super) fn register_info<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(0)
 }
 
-/// VCPUOP_register_runstate_memory_area.
 pub(super) fn register_runstate<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let vcpu = vcpu(call)?;
     let arg: VcpuRegisterMemoryArea = call.runner.copy_in(call.pointer(2))?;
@@ -214,7 +208,6 @@ pub(super) fn register_time<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(0)
 }
 
-/// VCPUOP_get_runstate_info.
 pub(super) fn get_runstate<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let state = vcpu(call)?.account.lock().state();
     call.runner.copy_out(call.pointer(2), &state.info())?;
@@ -237,7 +230,6 @@ fn set_up<H: VcpuHw>(call: &mut Call<'_, H>, is_up: bool) -> Answer {
     Ok(0)
 }
 
-/// VCPUOP_get_physid.
 pub(super) fn get_physid<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let target = vcpu(call)?;
     let phys_id = u64::from(target.apic_id) | (u64::from(target.id.index) << 32);

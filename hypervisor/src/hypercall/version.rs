@@ -21,32 +21,26 @@ use crate::machine::host;
 const EXTRAVERSION: &str = concat!(".0-hematite", env!("CARGO_PKG_VERSION_MAJOR"));
 const CAPABILITIES: &str = "xen-3.0-x86_64 hvm-3.0-x86_32 hvm-3.0-x86_32p hvm-3.0-x86_64 ";
 
-/// XENVER_version.
 pub(super) fn number<H: VcpuHw>(_: &mut Call<'_, H>) -> Answer {
     Ok(u64::from(XEN_VERSION))
 }
 
-/// XENVER_pagesize.
 pub(super) fn page_size<H: VcpuHw>(_: &mut Call<'_, H>) -> Answer {
     Ok(PAGE_SIZE)
 }
 
-/// XENVER_extraversion.
 pub(super) fn extraversion<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     text::<XEN_EXTRAVERSION_LEN, H>(call, EXTRAVERSION)
 }
 
-/// XENVER_capabilities.
 pub(super) fn capabilities<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     text::<XEN_CAPABILITIES_INFO_LEN, H>(call, CAPABILITIES)
 }
 
-/// XENVER_changeset.
 pub(super) fn changeset<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     text::<XEN_CHANGESET_INFO_LEN, H>(call, "unavailable")
 }
 
-/// XENVER_platform_parameters.
 pub(super) fn platform_parameters<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let parameters = XenPlatformParameters { virt_start: 0 };
     call.runner.copy_out(call.pointer(1), &parameters)?;
@@ -64,7 +58,6 @@ pub(super) fn build_id<H: VcpuHw>(_: &mut Call<'_, H>) -> Answer {
     Err(Errno::ENODATA.into())
 }
 
-/// XENVER_get_features.
 pub(super) fn features<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let to = call.pointer(1);
     let mut arg: XenFeatureInfo = call.runner.copy_in(to)?;
@@ -111,7 +104,6 @@ pub(super) fn command_line<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     text::<XEN_COMMANDLINE_LEN, H>(call, &host::host().command_line)
 }
 
-/// XENVER_compile_info.
 pub(super) fn compile_info<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let info = XenCompileInfo {
         compiler: field("rustc"),

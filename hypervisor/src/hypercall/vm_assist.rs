@@ -8,12 +8,10 @@ use hv_hw::virt::VcpuHw;
 
 use crate::hypercall::{Answer, Call, low};
 
-/// VMASST_CMD_enable.
 pub(super) fn enable<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     set(call, true)
 }
 
-/// VMASST_CMD_disable.
 pub(super) fn disable<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     set(call, false)
 }

@@ -22,7 +22,6 @@ pub(crate) struct Host {
     pub xcr0: u64,
     /// What we do for guests, as CPUID shows it.
     pub provides: Provides,
-    /// CPUID, read once.
     pub cpuid: HostCpuid,
     /// MSRs whose values guests see.
     pub msrs: HostMsrs,
@@ -52,7 +51,6 @@ pub(crate) fn init(host: Host) {
     machine().host.call_once(|| host);
 }
 
-/// The facts.
 #[must_use]
 pub(crate) fn host() -> &'static Host {
     machine()

@@ -43,7 +43,6 @@ impl Pinned {
             _held: held,
         })
     }
-    /// The frame.
     #[must_use]
     pub(crate) fn mfn(&self) -> Mfn {
         self.frame.mfn()

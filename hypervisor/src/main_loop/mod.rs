@@ -74,7 +74,6 @@ struct Slot<H> {
 /// A domain that has vCPUs on this CPU.
 struct Tenant {
     domain: Arc<Domain>,
-    /// How many.
     vcpus: usize,
     /// In percent, as `budget` was made from.
     cap_percent: u16,
@@ -88,9 +87,7 @@ struct Tenant {
 /// What a turn came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Step {
-    /// This vCPU ran.
     Ran(VcpuId),
-    /// None can run.
     Idle,
 }
 

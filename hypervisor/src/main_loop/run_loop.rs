@@ -21,7 +21,6 @@ use crate::runner::{Activity, Next, Runner, apic, apic_timer, crash, inject};
 /// Why the loop left a vCPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Stop {
-    /// It waits.
     Waiting,
     /// Its domain is held: paused, shut down, or dying.
     Held,

@@ -33,9 +33,7 @@ once_a_machine! {
 
 /// A vCPU on its way to the CPU that is to run it.
 pub(crate) struct HandOff {
-    /// Its domain.
     pub domain: Arc<Domain>,
-    /// Its index there.
     pub index: usize,
     /// What it runs on.
     pub parts: VcpuFrames,

@@ -23,7 +23,6 @@ use poll::Patience;
 /// What a timer is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum TimerKind {
-    /// VCPUOP_set_singleshot_timer: VIRQ_TIMER.
     Singleshot,
     /// The virtual local APIC's timer.
     Apic,
@@ -57,7 +56,6 @@ pub(crate) struct TimerKey {
 pub(crate) struct Pcpu {
     /// Interrupts are off on it.
     pub irqs_off: IrqsOff,
-    /// Its number.
     pub id: u32,
     /// How long it does without a look at its interrupts.
     pub patience: Patience,
@@ -170,7 +168,6 @@ impl Pcpu {
         self.timers.set(timer, deadline_tsc);
     }
 
-    /// Unsets a timer.
     #[inline]
     pub(crate) fn cancel_timer(&mut self, timer: TimerId) {
         self.timers.cancel(timer);

@@ -34,7 +34,6 @@ use crate::pcpu::{Pcpu, VCPU_TIMERS};
 /// What a vCPU is doing, as its CPU sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Activity {
-    /// It can run.
     Ready,
     /// It waits for an interrupt, after HLT or SCHEDOP_block.
     Halted,
@@ -48,11 +47,8 @@ pub(crate) enum Activity {
 
 /// A vCPU as the CPU that runs it sees it.
 pub(crate) struct Runner<H> {
-    /// Its hardware half.
     pub hw: H,
-    /// Its domain.
     pub domain: Arc<Domain>,
-    /// Its shared half.
     pub vcpu: Arc<Vcpu>,
     /// Its number on the CPU that runs it.
     pub slot: usize,
@@ -61,11 +57,9 @@ pub(crate) struct Runner<H> {
     /// What it runs on, kept for it to be returned last.
     #[expect(dead_code, reason = "to be dropped")]
     pub parts: VcpuFrames,
-    /// Its local APIC.
     pub lapic: Lapic<SharedFrame>,
     /// MSRs that are kept in software.
     pub msr_state: MsrState,
-    /// XCR0.
     pub xcr0: u64,
     /// What it is doing.
     pub activity: Activity,
@@ -77,7 +71,6 @@ pub(crate) struct Runner<H> {
     pub nmi_pending: bool,
     /// Nothing waited to be delivered at the last look, so that no window is asked for.
     pub is_quiet: bool,
-    /// VCPUOP_set_singleshot_timer.
     pub singleshot: TimerId,
     /// The local APIC's timer.
     pub apic_timer: TimerId,
@@ -85,7 +78,6 @@ pub(crate) struct Runner<H> {
     pub poll_timer: TimerId,
     /// A period of the local APIC's timer is over, and the next is not waited for until it runs.
     pub is_period_over: bool,
-    /// SCHEDOP_watchdog.
     pub watchdog: TimerId,
     /// How wide the registers of the hypercall's caller are, while one is served.
     pub width: Width,
@@ -96,7 +88,6 @@ pub(crate) struct Runner<H> {
 }
 
 impl<H: VcpuHw> Runner<H> {
-    /// The shared half.
     #[inline]
     #[must_use]
     pub(crate) fn vcpu(&self) -> &Vcpu {
@@ -135,7 +126,6 @@ impl<H: VcpuHw> Runner<H> {
         vcpu.account.lock().change(state, now_ns, has_flag);
     }
 
-    /// Its timers.
     #[must_use]
     pub(crate) fn timers(&self) -> [TimerId; VCPU_TIMERS] {
         [
@@ -215,7 +205,6 @@ impl<H: VcpuHw> Runner<H> {
         now.saturating_add(tsc.saturating_sub(guest_now))
     }
 
-    /// Ends its wait.
     pub(crate) fn wake(&mut self, pcpu: &mut Pcpu) {
         if self.activity == Activity::Polling {
             pcpu.cancel_timer(self.poll_timer);

@@ -18,7 +18,6 @@ pub(super) fn load<H: VcpuHw>(runner: &mut Runner<H>) {
     }
 }
 
-/// Sets them.
 pub(crate) fn set<H: VcpuHw>(runner: &mut Runner<H>, pdptes: [u64; 4]) {
     let regs = SystemRegs {
         pdptes,

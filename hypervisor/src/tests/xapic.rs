@@ -47,7 +47,6 @@ fn guest() -> Machine {
     (runner, pcpu)
 }
 
-/// The other vCPU.
 fn second_of(first: &Runner<FakeVcpu>, pcpu: &mut Pcpu) -> Runner<FakeVcpu> {
     let hand_off = HandOff {
         domain: first.domain.clone(),

@@ -14,7 +14,6 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering
 /// Registers of what was interrupted; a handler may change them.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-#[expect(missing_docs, reason = "registers are named as the CPU names them")]
 pub struct TrapFrame {
     pub r15: u64,
     pub r14: u64,

@@ -84,7 +84,6 @@ pub(super) mod leaf1_edx {
             26, // SSE2
             27, // SS
         ]);
-    /// What we emulate.
     pub(in super::super) const EMULATED: u32 = APIC | MTRR | PAT;
 }
 
@@ -131,7 +130,6 @@ pub(super) mod leaf7_ecx {
     pub(in super::super) const PKU: u32 = 1 << 3;
     pub(in super::super) const OSPKE: u32 = 1 << 4;
     pub(in super::super) const RDPID: u32 = 1 << 22;
-    /// VAES and VPCLMULQDQ.
     pub(in super::super) const AVX: u32 = bits(&[9, 10]);
     /// VBMI VBMI2 VNNI BITALG VPOPCNTDQ.
     pub(in super::super) const AVX512: u32 = bits(&[1, 6, 11, 12, 14]);

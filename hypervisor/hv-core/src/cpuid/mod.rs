@@ -32,13 +32,9 @@ use xsave::Xsave;
 /// The registers that CPUID returns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CpuidRegs {
-    /// EAX.
     pub eax: u32,
-    /// EBX.
     pub ebx: u32,
-    /// ECX.
     pub ecx: u32,
-    /// EDX.
     pub edx: u32,
 }
 
@@ -51,7 +47,6 @@ pub struct CpuidLeaf {
     pub leaf: u32,
     /// ECX of the question; [`CpuidLeaf::NO_SUBLEAF`] where the leaf has none.
     pub subleaf: u32,
-    /// The answer.
     pub regs: CpuidRegs,
 }
 
@@ -115,7 +110,6 @@ pub struct CpuidOptions {
     pub xcr0_switched: u64,
     /// Widest guest physical address that stage 2 can translate, in bits (48 with four levels).
     pub stage2_bits: u8,
-    /// Time.
     pub tsc: TscInfo,
 }
 

@@ -39,19 +39,9 @@ pub type PolicyLeaves = ArrayVec<CpuidLeaf, MAX_POLICY_LEAVES>;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LeafRefused {
     /// The form has no such leaf.
-    Unknown {
-        /// The leaf.
-        leaf: u32,
-        /// Its subleaf.
-        subleaf: u32,
-    },
+    Unknown { leaf: u32, subleaf: u32 },
     /// It says what a domain cannot have here: more leaves than there are, or another vendor.
-    TooMuch {
-        /// The leaf.
-        leaf: u32,
-        /// Its subleaf.
-        subleaf: u32,
-    },
+    TooMuch { leaf: u32, subleaf: u32 },
 }
 
 /// What a domain is to have, at most.

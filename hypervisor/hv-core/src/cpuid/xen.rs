@@ -58,7 +58,6 @@ impl XenLeaves {
         }
     }
 
-    /// States another TSC.
     pub(super) fn set_time(&mut self, tsc: &TscInfo) {
         let [first, ..] = self.time;
         self.time = time_leaves(tsc, first.eax & RELIABLE != 0, first.eax & HAS_RDTSCP != 0);

@@ -87,7 +87,6 @@ impl Xsave {
         value & X87 != 0 && value & !self.allowed == 0 && complete(value) == value
     }
 
-    /// Leaf 0xD.
     #[inline]
     pub(super) fn leaf(&self, subleaf: u32, xcr0: u64, xss: u64) -> CpuidRegs {
         match subleaf {

@@ -63,9 +63,7 @@ pub mod rte {
 /// Which level of a line is its active one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Polarity {
-    /// Active high.
     High,
-    /// Active low.
     Low,
 }
 
@@ -75,9 +73,7 @@ pub enum Polarity {
 pub enum PinEffect {
     /// Program it so and open it.
     Unmask(PinRoute),
-    /// Mask it.
     Mask {
-        /// Its number.
         pin: u8,
     },
 }
@@ -85,9 +81,7 @@ pub enum PinEffect {
 /// How the guest wants a pin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PinRoute {
-    /// Its number.
     pub pin: u8,
-    /// Edge or level.
     pub trigger: Trigger,
     /// The line's active level.
     pub polarity: Polarity,
@@ -199,7 +193,6 @@ impl IoApic {
         }
     }
 
-    /// How many pins.
     #[must_use]
     pub fn pins(&self) -> u8 {
         // never above MAX_PINS

@@ -57,7 +57,6 @@ pub enum Target {
     Physical(u32),
     /// In x2APIC mode a cluster in bits 31:16 and a mask of members in bits 15:0; in xAPIC mode bits 7:0 are compared.
     Logical(u32),
-    /// Every CPU.
     All,
     /// Every CPU but the one with this x2APIC id.
     AllBut(u32),
@@ -107,7 +106,6 @@ impl Target {
 pub struct ApicAddress {
     /// Its x2APIC id, of which xAPIC mode has the lower 8 bits.
     pub id: u32,
-    /// Its logical id.
     pub logical: LogicalId,
 }
 
@@ -186,7 +184,6 @@ pub struct InterruptMessage {
     pub vector: u8,
     /// What the receiver does.
     pub mode: DeliveryMode,
-    /// Who receives.
     pub target: Target,
     /// Whether the source waits for the EOI.
     pub trigger: Trigger,

@@ -35,7 +35,6 @@ impl fmt::Display for Bdf {
 pub trait ConfigSpace {
     /// Reads `size` (1, 2 or 4) bytes at `offset`; the access lies within one aligned double word.
     fn read(&mut self, function: Bdf, offset: u8, size: u8) -> u32;
-    /// Writes them.
     fn write(&mut self, function: Bdf, offset: u8, size: u8, value: u32);
 }
 
@@ -52,7 +51,6 @@ pub struct MsiMessage {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum PciEffect {
-    /// Nothing.
     None,
     /// Deliver the function's interrupt as this message from now on. Where the function has no vector of the host yet,
     /// allocate one and call [`PciConfig::program_msi`]; where it has, only the route changes.

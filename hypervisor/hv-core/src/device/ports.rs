@@ -32,9 +32,7 @@ pub const BITMAP_BYTES: usize = 8192;
 pub struct MachinePorts {
     /// First of the 8 ports of the UART that the hypervisor owns.
     pub uart: Option<u16>,
-    /// FADT PM1a_CNT_BLK.
     pub pm1a_control: Option<u16>,
-    /// FADT PM1b_CNT_BLK.
     pub pm1b_control: Option<u16>,
     /// The FADT's reset register, where it is a port.
     pub reset: Option<u16>,

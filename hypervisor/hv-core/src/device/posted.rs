@@ -47,7 +47,6 @@ pub enum PostNotify {
 pub struct Taken {
     /// Edge-triggered, as 256 bits in 4 words.
     pub edge: [u64; 4],
-    /// Level-triggered, likewise.
     pub level: [u64; 4],
 }
 

@@ -17,7 +17,6 @@ pub(super) enum AluOp {
     Dec,
     Not,
     Neg,
-    /// With the carry.
     Adc,
     Sbb,
     /// Copies the bit with this number to CF, and leaves it as said.
@@ -27,13 +26,9 @@ pub(super) enum AluOp {
 /// What becomes of a bit that was tested.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum BitChange {
-    /// BT.
     Keep,
-    /// BTS.
     Set,
-    /// BTR.
     Reset,
-    /// BTC.
     Complement,
 }
 

@@ -25,9 +25,7 @@ use register::{Register, truncate};
 pub enum CodeSize {
     /// Real mode, virtual-8086 or a 16-bit segment.
     Bits16,
-    /// A 32-bit segment.
     Bits32,
-    /// 64-bit mode.
     Bits64,
 }
 
@@ -38,7 +36,6 @@ pub struct CpuView {
     pub code_size: CodeSize,
     /// Address of the instruction, for RIP-relative operands.
     pub rip: u64,
-    /// Registers.
     pub gprs: Gprs,
     /// Segment bases; all but FS and GS are ignored in 64-bit mode.
     pub bases: SegmentBases,

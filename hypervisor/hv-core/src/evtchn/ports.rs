@@ -16,7 +16,6 @@ pub(super) const CHUNK_BYTES: usize = PORTS_PER_CHUNK as usize * size_of::<Chann
 /// What a port is bound to; numbers as in `public/event_channel.h, EVTCHNOP_status`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
-    /// Not in use.
     Closed,
     /// Waits until domain `remote` binds it.
     Unbound {
@@ -34,7 +33,6 @@ pub enum State {
 /// The queue of one vCPU and one priority (FIFO ABI).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Queue {
-    /// Whose.
     pub(super) vcpu: u16,
     /// 0 is served first, 15 last.
     pub(super) priority: u8,

@@ -41,7 +41,6 @@ impl fmt::Display for Port {
 pub struct Peer {
     /// The domain it belongs to.
     pub domid: DomId,
-    /// Its port there.
     pub port: Port,
 }
 
@@ -107,7 +106,6 @@ impl Notify {
 /// A port as it was opened once: where it has been closed since, and may have been opened again, this is another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Opening {
-    /// Its number.
     pub port: Port,
     pub(super) opening: Option<u32>,
 }
@@ -126,7 +124,6 @@ pub enum Sent {
 #[must_use = "the event has not reached the peer yet"]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Delivery {
-    /// Where it goes.
     pub to: Peer,
     /// Where it comes from.
     pub from: Peer,
@@ -136,7 +133,6 @@ pub struct Delivery {
 #[must_use = "the peer believes it is still connected"]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PeerClosed {
-    /// Whom to tell.
     pub to: Peer,
     /// The end that was closed.
     pub from: Peer,

@@ -30,11 +30,9 @@ pub type Signature = [u8; 4];
 pub struct HostAcpi {
     /// Each table of the root table whose checksum holds, in its order.
     pub tables: Vec<TableRef>,
-    /// APICs.
     pub madt: Option<Madt>,
     /// The OEM's identification of the MADT: id, table id, revision.
     pub madt_oem: ([u8; 6], [u8; 8], u32),
-    /// Fixed hardware.
     pub fadt: Option<Fadt>,
     /// The first high-precision event timer.
     pub hpet: Option<Hpet>,
@@ -49,9 +47,7 @@ pub struct HostAcpi {
 /// A table in the host's memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TableRef {
-    /// Its letters.
     pub signature: Signature,
-    /// Where it is.
     pub at: Hpa,
     /// Its length in bytes, header included.
     pub length: u32,
@@ -268,9 +264,7 @@ fn adds_up(bytes: &[u8]) -> bool {
 /// A high-precision event timer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hpet {
-    /// Its registers.
     pub address: Hpa,
-    /// Its number.
     pub number: u8,
 }
 
@@ -297,11 +291,8 @@ const BUS_SHIFT: u32 = 20;
 pub struct McfgRange {
     /// Where bus 0 of the segment would be.
     pub address: Hpa,
-    /// The PCI segment.
     pub segment: u16,
-    /// The first bus.
     pub first_bus: u8,
-    /// The last bus.
     pub last_bus: u8,
 }
 

@@ -11,9 +11,7 @@ use crate::le::{u8_at, u16_at, u32_at, u64_at};
 /// A register's place, ACPI's "Generic Address Structure".
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Register {
-    /// In physical memory.
     Memory(Hpa),
-    /// An I/O port.
     Port(u16),
     /// In the configuration space of a device on PCI bus 0.
     Pci {
@@ -58,7 +56,6 @@ impl Register {
 /// A block of fixed-hardware registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Block {
-    /// Where it starts.
     pub register: Register,
     /// Its length in bytes.
     pub length: u8,
@@ -84,15 +81,11 @@ pub struct Fadt {
     pub smi_command: u16,
     /// What to write there.
     pub acpi_enable: u8,
-    /// PM1a event registers.
     pub pm1a_event: Option<Block>,
-    /// PM1b event registers.
     pub pm1b_event: Option<Block>,
     /// PM1a control register: sleep type and enable.
     pub pm1a_control: Option<Block>,
-    /// PM1b control register.
     pub pm1b_control: Option<Block>,
-    /// The power-management timer.
     pub pm_timer: Option<Block>,
     /// True where the timer counts 32 bits, not 24.
     pub has_wide_pm_timer: bool,

@@ -17,7 +17,6 @@ pub struct Madt {
     pub has_pics: bool,
     /// The CPUs that are there or can come.
     pub cpus: Vec<MadtCpu>,
-    /// The I/O APICs.
     pub io_apics: Vec<MadtIoApic>,
     /// ISA interrupts that are wired otherwise than identically.
     pub overrides: Vec<InterruptOverride>,
@@ -39,9 +38,7 @@ pub struct MadtCpu {
 /// An I/O APIC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MadtIoApic {
-    /// Its ID.
     pub id: u8,
-    /// Its registers.
     pub address: Hpa,
     /// The global system interrupt of its pin 0.
     pub gsi_base: u32,
@@ -52,7 +49,6 @@ pub struct MadtIoApic {
 pub struct InterruptOverride {
     /// The bus, 0 for ISA.
     pub bus: u8,
-    /// The ISA interrupt.
     pub irq: u8,
     /// The global system interrupt it arrives at.
     pub gsi: u32,

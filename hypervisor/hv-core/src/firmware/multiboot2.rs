@@ -34,7 +34,6 @@ pub struct BootInformation {
     pub loader: String,
     /// The modules in the order of the loader's configuration: dom0's kernel, then its initrd.
     pub modules: Vec<Module>,
-    /// The host's memory.
     pub memory: E820Map,
     /// A copy of the ACPI root pointer, the newer one where there are two: 20 or 36 bytes.
     pub rsdp: Option<Vec<u8>>,
@@ -45,7 +44,6 @@ pub struct BootInformation {
 /// A file that the boot loader put into memory.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Module {
-    /// Its first byte.
     pub start: Hpa,
     /// Behind its last byte; not below `start`.
     pub end: Hpa,

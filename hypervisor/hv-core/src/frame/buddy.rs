@@ -110,7 +110,6 @@ impl<'t, 'm> Buddy<'t, 'm> {
         }
     }
 
-    /// Takes frames back.
     pub fn free(&mut self, frames: OwnedFrames) {
         let range = frames.range();
         if range.len() == 1 {

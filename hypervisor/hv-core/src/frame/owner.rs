@@ -15,9 +15,7 @@ use crate::paging::flush::FlushDone;
 pub enum Owner {
     /// It is free, or not RAM, or about to be given to somebody.
     Nobody,
-    /// The hypervisor itself.
     Hypervisor,
-    /// A domain.
     Domain(DomId),
 }
 
@@ -27,9 +25,7 @@ pub enum Owner {
 pub enum Role {
     /// The hypervisor's own data: heap, stacks, control blocks of vCPUs.
     Hypervisor = 2,
-    /// A page table.
     Table = 3,
-    /// A domain's RAM.
     Ram = 4,
     /// A page shared between a domain and the hypervisor (shared info, grant frames): it never enters ballooning.
     Special = 5,
@@ -92,12 +88,10 @@ impl OwnedFrames {
     pub(super) fn new(range: MfnRange) -> Self {
         Self { range }
     }
-    /// Which frames.
     #[must_use]
     pub fn range(&self) -> MfnRange {
         self.range
     }
-    /// The first frame.
     #[must_use]
     pub fn start(&self) -> Mfn {
         self.range.start
@@ -114,7 +108,6 @@ impl OwnedFrames {
 }
 
 impl CleanFrames {
-    /// Which frames.
     #[must_use]
     pub fn range(&self) -> MfnRange {
         self.range
@@ -126,7 +119,6 @@ impl CleanFrames {
 }
 
 impl FrameUse {
-    /// The frame.
     #[must_use]
     pub fn mfn(&self) -> Mfn {
         self.mfn

@@ -50,7 +50,6 @@ impl GrantRef {
 /// What a user wants to do with a granted page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Want {
-    /// Read it.
     Read,
     /// Read and write it.
     Write,
@@ -76,7 +75,6 @@ pub enum GrantError {
     BadDomain,
     /// No such entry, or it does not grant this.
     BadRef,
-    /// No such mapping.
     BadHandle,
     /// It cannot be mapped there, or is not mapped there.
     BadAddress,

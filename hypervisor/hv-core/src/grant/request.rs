@@ -11,11 +11,8 @@ use crate::addr::{Gfn, Gpa, PAGE_SIZE};
 /// Map this page of that domain there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MapRequest {
-    /// The granter's number.
     pub granter: u16,
-    /// Its entry.
     pub reference: GrantRef,
-    /// For what.
     pub want: Want,
     /// Where to map it.
     pub gfn: Gfn,
@@ -24,18 +21,14 @@ pub struct MapRequest {
 /// Unmap this.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UnmapRequest {
-    /// The mapping.
     pub handle: Handle,
-    /// Where it is.
     pub gfn: Gfn,
 }
 
 /// Copy these bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CopyRequest {
-    /// From where.
     pub source: CopySide,
-    /// To where.
     pub dest: CopySide,
     /// How many bytes; from either offset they stay in one page.
     pub len: u16,
@@ -46,16 +39,13 @@ pub struct CopyRequest {
 pub enum CopySide {
     /// A page that a domain granted.
     Granted {
-        /// The granter's number.
         granter: u16,
-        /// Its entry.
         reference: GrantRef,
         /// Bytes from the start of the page.
         offset: u16,
     },
     /// A page of the caller's own.
     Own {
-        /// Which.
         gfn: Gfn,
         /// Bytes from the start of the page.
         offset: u16,

@@ -18,7 +18,6 @@ pub struct BzImage<'a> {
     pub command_line_max: u32,
     /// It is a 32-bit kernel (no XLF_KERNEL_64).
     pub is_32_bit: bool,
-    /// The kernel proper.
     pub payload: Payload<'a>,
 }
 

@@ -17,7 +17,6 @@ use core::ops::Range;
 /// What the plan is made from.
 #[derive(Clone, Debug)]
 pub struct Dom0MemoryRequest<'a> {
-    /// The host's memory.
     pub host: &'a E820Map,
     /// What the hypervisor keeps: its image, heap, trampoline, buffers that are in use while dom0 is built.
     pub reserved: &'a [MfnRange],
@@ -54,9 +53,7 @@ pub enum Dom0MemoryError {
     KernelPlaceTaken(Gpa),
     /// There is no place of so many bytes for something below this address.
     NoPlace {
-        /// What has none.
         what: &'static str,
-        /// Its bytes.
         size: u64,
         /// Where it has to end.
         below: u64,
@@ -65,7 +62,6 @@ pub enum Dom0MemoryError {
     TooSmall {
         /// What it is to get.
         given: u64,
-        /// What it needs.
         needed: u64,
     },
 }

@@ -14,7 +14,6 @@ const PHYS_LIMIT: u64 = 1 << 52;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u32)]
 pub enum E820Kind {
-    /// Free RAM.
     Ram = 1,
     /// Not for use; also what an unknown number means.
     Reserved = 2,
@@ -26,7 +25,6 @@ pub enum E820Kind {
     Unusable = 5,
     /// Memory that is switched off.
     Disabled = 6,
-    /// Persistent memory.
     Persistent = 7,
 }
 
@@ -58,7 +56,6 @@ pub struct E820Entry {
     pub start: u64,
     /// Address after the last byte; above `start` in an [`E820Map`].
     pub end: u64,
-    /// What it is.
     pub kind: E820Kind,
 }
 
@@ -126,7 +123,6 @@ impl E820Map {
         Some(Self(entries))
     }
 
-    /// The entries.
     #[must_use]
     pub fn entries(&self) -> &[E820Entry] {
         &self.0

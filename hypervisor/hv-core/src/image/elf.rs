@@ -33,7 +33,6 @@ pub struct Kernel<'a> {
 /// A part of a kernel.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Segment<'a> {
-    /// Where it goes.
     pub start: Gpa,
     /// What the file holds of it.
     pub data: &'a [u8],
@@ -46,7 +45,6 @@ pub struct Segment<'a> {
 pub struct Relocation {
     /// What its start is a multiple of.
     pub align: u32,
-    /// The lowest start.
     pub min: u32,
     /// The highest last byte.
     pub max: u32,

@@ -32,7 +32,6 @@ pub enum KernelFile<'a> {
 /// Why a file is no kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KernelFileError {
-    /// It is empty.
     Empty,
     /// It is neither a bzImage nor ELF.
     UnknownFormat,

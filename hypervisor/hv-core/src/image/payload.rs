@@ -18,13 +18,10 @@ mod zstd;
 pub enum Format {
     /// Not at all: an ELF file.
     Plain,
-    /// RFC 1952.
     Gzip,
     /// XZ, with the x86 filter or without.
     Xz,
-    /// LZ4's "legacy" frame.
     Lz4,
-    /// RFC 8878.
     Zstd,
 }
 

@@ -32,7 +32,6 @@ pub struct StartInfo<'a> {
 /// Where the initial RAM disk is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Initrd {
-    /// Its first byte.
     pub start: Gpa,
     /// Its size in bytes.
     pub size: u64,

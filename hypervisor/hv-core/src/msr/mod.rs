@@ -24,7 +24,6 @@ pub struct HostMsrs {
     pub platform_id: u64,
     /// IA32_BIOS_SIGN_ID (0x8B), the microcode's revision in the upper half.
     pub microcode_revision: u64,
-    /// IA32_MISC_ENABLE (0x1A0).
     pub misc_enable: u64,
     /// IA32_ARCH_CAPABILITIES (0x10A); 0 where CPUID does not have it.
     pub arch_capabilities: u64,
@@ -58,11 +57,8 @@ pub enum BackedMsr {
 /// The answer to RDMSR.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MsrRead {
-    /// EDX:EAX.
     Value(u64),
-    /// Ask the holder.
     Backed(BackedMsr),
-    /// #GP(0).
     Fault,
 }
 
@@ -74,7 +70,6 @@ pub enum MsrWrite {
     Done,
     /// Give this value to the holder; it passed the checks that the variant names.
     Backed(BackedMsr, u64),
-    /// #GP(0).
     Fault,
 }
 
@@ -145,7 +140,6 @@ impl MsrState {
 /// An MSR that a guest uses without an exit, and which way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Passthrough {
-    /// Its number.
     pub msr: u32,
     /// RDMSR does not exit.
     pub read: bool,

@@ -8,7 +8,6 @@ macro_rules! numbers {
 }
 
 numbers! {
-    /// Time-stamp counter.
     IA32_TIME_STAMP_COUNTER = 0x10;
     /// Which processor slot the microcode is for.
     IA32_PLATFORM_ID = 0x17;
@@ -16,9 +15,7 @@ numbers! {
     IA32_APIC_BASE = 0x1b;
     /// Which features firmware locked.
     IA32_FEATURE_CONTROL = 0x3a;
-    /// Speculation control.
     IA32_SPEC_CTRL = 0x48;
-    /// Prediction command: IBPB.
     IA32_PRED_CMD = 0x49;
     /// Revision of the microcode, in the upper half.
     IA32_BIOS_SIGN_ID = 0x8b;
@@ -32,21 +29,15 @@ numbers! {
     IA32_FLUSH_CMD = 0x10b;
     /// CPUID faulting and ring-3 MWAIT.
     MSR_MISC_FEATURES_ENABLES = 0x140;
-    /// CS of SYSENTER.
     IA32_SYSENTER_CS = 0x174;
-    /// RSP of SYSENTER.
     IA32_SYSENTER_ESP = 0x175;
-    /// RIP of SYSENTER.
     IA32_SYSENTER_EIP = 0x176;
     /// How many machine-check banks there are.
     IA32_MCG_CAP = 0x179;
     /// State of a machine check.
     IA32_MCG_STATUS = 0x17a;
-    /// Current performance state.
     IA32_PERF_STATUS = 0x198;
-    /// Requested performance state.
     IA32_PERF_CTL = 0x199;
-    /// Thermal state.
     IA32_THERM_STATUS = 0x19c;
     /// Fast strings, and what is unavailable.
     IA32_MISC_ENABLE = 0x1a0;
@@ -64,7 +55,6 @@ numbers! {
     IA32_MTRR_FIX4K_C0000 = 0x268;
     /// Memory types of the eight page-table encodings.
     IA32_PAT = 0x277;
-    /// Default memory type.
     IA32_MTRR_DEF_TYPE = 0x2ff;
     /// The APIC timer in TSC-deadline mode.
     IA32_TSC_DEADLINE = 0x6e0;
@@ -72,11 +62,9 @@ numbers! {
     X2APIC_FIRST = 0x800;
     /// The last of the x2APIC registers that are defined: SELF_IPI.
     X2APIC_LAST = 0x83f;
-    /// Extended supervisor states.
     IA32_XSS = 0xda0;
     /// Extended features: long mode, SYSCALL, NX.
     IA32_EFER = 0xc000_0080;
-    /// Segments of SYSCALL.
     IA32_STAR = 0xc000_0081;
     /// RIP of SYSCALL in 64-bit mode.
     IA32_LSTAR = 0xc000_0082;
@@ -84,9 +72,7 @@ numbers! {
     IA32_CSTAR = 0xc000_0083;
     /// RFLAGS mask of SYSCALL.
     IA32_FMASK = 0xc000_0084;
-    /// FS base.
     IA32_FS_BASE = 0xc000_0100;
-    /// GS base.
     IA32_GS_BASE = 0xc000_0101;
     /// What SWAPGS swaps in.
     IA32_KERNEL_GS_BASE = 0xc000_0102;

@@ -68,7 +68,6 @@ impl Amount {
 /// The three amounts of `dom0_mem`, each `None` where not given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Dom0Mem {
-    /// What dom0 gets.
     pub size: Option<Amount>,
     /// What it gets at least.
     pub min: Option<Amount>,

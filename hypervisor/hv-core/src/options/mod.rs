@@ -52,7 +52,6 @@ pub struct Options {
     pub reboot: Option<RebootMethod>,
     /// True where each console write waits until the port has taken it.
     pub sync_console: bool,
-    /// The scheduler.
     pub sched: Scheduler,
     /// How long a vCPU keeps a CPU at least, in µs, until a toolstack says otherwise; 0 for no such time.
     pub sched_ratelimit_us: u32,
@@ -77,7 +76,6 @@ pub struct Features {
     pub ept_1g: bool,
     /// Executable superpages; `None` decides by the erratum of CVE-2018-12207.
     pub exec_sp: Option<bool>,
-    /// TSC scaling.
     pub tsc_scaling: bool,
 }
 
@@ -110,7 +108,6 @@ pub enum LogLevel {
     Warning,
     /// Boot milestones, domain life.
     Info,
-    /// Per request.
     Debug,
 }
 
@@ -132,7 +129,6 @@ pub enum RebootMethod {
     Keyboard,
     /// The reset register of the FADT.
     Acpi,
-    /// I/O port 0xCF9.
     Pci,
     /// I/O port 0xCF9, with a power cycle.
     PowerCycle,

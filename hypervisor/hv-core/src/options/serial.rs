@@ -14,7 +14,6 @@ pub struct Serial {
     pub base_baud: u32,
     /// Data bits, 5 to 8.
     pub data_bits: u8,
-    /// The parity bit.
     pub parity: Parity,
     /// Stop bits, 1 or 2.
     pub stop_bits: u8,
@@ -27,15 +26,12 @@ pub struct Serial {
 /// The parity bit of a serial line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Parity {
-    /// No such bit.
     None,
     /// Makes the count of ones odd.
     Odd,
     /// Makes the count of ones even.
     Even,
-    /// Always one.
     Mark,
-    /// Always zero.
     Space,
 }
 

@@ -11,7 +11,6 @@ use super::{
 /// What a user is told about an option.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OptionInfo {
-    /// Its name.
     pub name: &'static str,
     /// How it is written.
     pub form: &'static str,

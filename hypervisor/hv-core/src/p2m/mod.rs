@@ -52,7 +52,6 @@ const RECENT: usize = 8;
 /// How a domain's p2m is laid out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct P2mConfig {
-    /// The CPU's format.
     pub format: Stage2Format,
     /// The largest leaf: what the CPU can, less what `ept-superpages=` forbids.
     pub max_order: PageOrder,

@@ -76,11 +76,8 @@ impl Stage2Format {
 /// What a guest may do with a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Access {
-    /// Read.
     R,
-    /// Read and write.
     Rw,
-    /// Read and execute.
     Rx,
     /// Read, write and execute.
     Rwx,
@@ -103,15 +100,10 @@ impl Access {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum MemoryType {
-    /// Uncacheable: devices.
     Uncacheable = 0,
-    /// Write-combining.
     WriteCombining = 1,
-    /// Write-through.
     WriteThrough = 4,
-    /// Write-protected.
     WriteProtected = 5,
-    /// Write-back: RAM.
     WriteBack = 6,
 }
 

@@ -61,7 +61,6 @@ impl LowestTables {
 pub struct Leaf<A> {
     /// The frame behind the page asked for (inside the block, for a large leaf).
     pub mfn: Mfn,
-    /// The leaf's attributes.
     pub attr: A,
     /// The size of the leaf.
     pub order: PageOrder,
@@ -199,7 +198,6 @@ impl<F: Format> PageTable<F> {
         mem.write(slot.table, index(slot.number, 0), entry);
     }
 
-    /// Clears a slot.
     #[inline]
     pub fn clear_slot(&mut self, mem: &mut impl TableMem, slot: &Slot<F>) -> PendingFlush {
         if !F::is_present(slot.entry) {

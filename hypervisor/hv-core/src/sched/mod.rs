@@ -39,7 +39,6 @@ pub struct Pick {
 #[must_use = "the vCPU that woke may wait for its turn longer than it should"]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MakeRoom {
-    /// Who makes room.
     pub unit: Unit,
     /// In so many ns from now, or when its timeslice ends, whichever is first.
     pub after_ns: u64,

@@ -16,7 +16,6 @@ pub struct RoundRobin {
 }
 
 impl RoundRobin {
-    /// No vCPUs.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -235,7 +235,6 @@ impl CpuFacts {
 /// What is done on this machine, and what is not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Plan {
-    /// What is done.
     pub defences: Defences,
     /// What a guest may still use, be it that the CPU has nothing against it or that `spec-ctrl` says so.
     pub unprotected: Weakness,

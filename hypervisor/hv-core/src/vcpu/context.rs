@@ -22,11 +22,9 @@ use crate::x86::{
 /// A record as it lies in a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Record<'a> {
-    /// `HVM_SAVE_CODE_*`.
     pub typecode: u16,
     /// Which of the type: a vCPU's number.
     pub instance: u16,
-    /// The body.
     pub body: &'a [u8],
 }
 

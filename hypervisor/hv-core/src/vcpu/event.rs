@@ -23,7 +23,6 @@ pub enum Event {
     },
     /// INT n, INT3, INTO or INT1, interrupted in its delivery.
     Software {
-        /// Vector.
         vector: u8,
         /// Which of the instructions.
         kind: SoftwareEvent,
@@ -53,11 +52,8 @@ impl Event {
 /// The instructions that raise events of their own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SoftwareEvent {
-    /// INT n.
     Interrupt,
-    /// INT3 or INTO.
     Exception,
-    /// INT1.
     Privileged,
 }
 
@@ -65,13 +61,11 @@ pub enum SoftwareEvent {
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Redelivery {
-    /// Inject this.
     Inject(Event),
     /// Inject the exception; the external interrupt or NMI that it came in the way of is pending again.
     InjectAndKeep {
         /// What goes in now.
         exception: Event,
-        /// [`Event::Interrupt`] or [`Event::Nmi`].
         pending: Event,
     },
     /// The guest shuts down.

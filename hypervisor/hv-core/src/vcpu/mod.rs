@@ -15,7 +15,6 @@ use crate::domid::DomId;
 /// Names a vCPU of any domain.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct VcpuId {
-    /// Its domain.
     pub domid: DomId,
     /// Its index in the domain: what the guest calls its vCPU id.
     pub index: u16,

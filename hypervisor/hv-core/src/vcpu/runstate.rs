@@ -20,7 +20,6 @@ pub const RUNSTATE_BYTES: usize = size_of::<VcpuRunstateInfo>();
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum RunState {
-    /// On a CPU.
     Running = 0,
     /// Ready, without a CPU: stolen time.
     Runnable = 1,

@@ -237,9 +237,7 @@ impl PvClock {
 /// The wall clock (UTC since 1970) at system time 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct WallClock {
-    /// Whole seconds.
     pub seconds: u64,
-    /// Below 10^9.
     pub nanoseconds: u32,
 }
 

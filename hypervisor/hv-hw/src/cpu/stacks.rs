@@ -42,11 +42,8 @@ pub static BOOT_STACKS: BootStacks = BootStacks {
 /// The initial stack pointers of a CPU's exception stacks.
 #[derive(Clone, Copy, Debug)]
 pub struct ExceptionStacks {
-    /// For non-maskable interrupts.
     pub nmi: u64,
-    /// For double faults.
     pub double_fault: u64,
-    /// For machine checks.
     pub machine_check: u64,
 }
 

@@ -24,9 +24,7 @@ pub struct IoApic {
     pub base: Hpa,
     /// Its id in the MADT.
     pub id: u8,
-    /// Its first GSI.
     pub first_gsi: u32,
-    /// How many GSIs.
     pub pins: u32,
     registers: Registers,
 }

@@ -9,7 +9,9 @@ mod kind {
 
     use crate::{insn, percpu};
 
+    /// Fair: in the order of arrival.
     pub(crate) type Mutex<T> = TicketMutex<T, Watch>;
+    /// Unlocks when dropped.
     pub(crate) type MutexGuard<'a, T> = TicketMutexGuard<'a, T, Watch>;
 
     /// Spins politely, and panics after about a minute: a lock held that long is a bug, and silence would hide it. Turns that

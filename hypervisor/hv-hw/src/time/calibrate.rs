@@ -23,7 +23,6 @@ pub enum Reference {
 /// How the frequency was found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Frequency {
-    /// Ticks a millisecond.
     pub khz: u64,
     /// The clock that it was measured against.
     pub source: &'static str,

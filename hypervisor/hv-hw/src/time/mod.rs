@@ -43,7 +43,6 @@ pub fn tsc_khz() -> u64 {
     TSC_KHZ.load(Ordering::Relaxed)
 }
 
-/// The TSC now.
 #[cfg(target_os = "none")]
 #[inline]
 #[must_use]
@@ -106,7 +105,6 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// This moment.
     #[must_use]
     pub fn now() -> Self {
         Self {

@@ -32,7 +32,6 @@ pub enum ApicUpdate {
 pub struct Waits {
     /// External interrupts become deliverable.
     pub interrupt: bool,
-    /// NMIs become deliverable.
     pub nmi: bool,
     /// The task priority falls below this class, of 0 to 15. With [`ApicAssist::TaskPriority`] only.
     pub task_priority: u8,

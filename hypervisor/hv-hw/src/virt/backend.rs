@@ -69,11 +69,8 @@ pub struct Features {
     pub stage2_2m: bool,
     /// Second-stage leaves of 1 GiB.
     pub stage2_1g: bool,
-    /// RDTSCP and RDPID.
     pub rdtscp: bool,
-    /// INVPCID.
     pub invpcid: bool,
-    /// XSAVES and XRSTORS.
     pub xsaves: bool,
     /// Who delivers interrupts to guests.
     pub delivery: Delivery,
@@ -98,7 +95,6 @@ pub struct VcpuConfig<'a> {
     pub msr_bitmap: MfnRange,
     /// Where interrupts for it are left (`hv_core::device::posted`): 64 bytes, aligned.
     pub posted_interrupts: Hpa,
-    /// Second-stage tables.
     pub stage2: Stage2Root,
     /// What the guest may do without an exit.
     pub rights: Rights<'a>,
@@ -107,13 +103,10 @@ pub struct VcpuConfig<'a> {
 /// What a guest may do without an exit.
 #[derive(Clone, Copy, Debug)]
 pub struct Rights<'a> {
-    /// Ports.
     pub io_bitmap: IoBitmap,
-    /// MSRs.
     pub passthrough: &'a [Passthrough],
     /// Bits of CR4 that it is not offered, so that setting one exits.
     pub cr4_owned: u64,
-    /// Its TSC.
     pub tsc: TscView,
     /// Reads of the TSC exit.
     pub intercepts_tsc: bool,

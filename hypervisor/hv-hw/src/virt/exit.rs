@@ -13,9 +13,7 @@ pub enum VmExit {
     Nmi,
     /// An exception that is intercepted.
     Exception {
-        /// Vector.
         vector: u8,
-        /// Error code.
         error: Option<u32>,
         /// DR6 bits of a debug exception, else the faulting address.
         qualification: u64,
@@ -24,13 +22,10 @@ pub enum VmExit {
     InterruptWindow,
     /// NMIs have become deliverable.
     NmiWindow,
-    /// CPUID.
     Cpuid,
-    /// HLT.
     Hlt,
     /// RDTSC, or RDTSCP, which reads TSC_AUX as well.
     ReadTsc {
-        /// It is RDTSCP.
         with_aux: bool,
     },
     /// The instruction that calls the hypervisor.
@@ -43,20 +38,16 @@ pub enum VmExit {
     Xsetbv,
     /// A hardware task switch, which the CPU leaves to us.
     TaskSwitch(TaskSwitch),
-    /// INVD or WBINVD.
     CacheFlush,
-    /// A port access.
     Io(IoExit),
     /// MOV to a control register, CLTS or LMSW, that touches what the hypervisor owns.
     ControlWrite {
-        /// Which.
         register: ControlRegister,
         /// The value that the guest wants in it.
         value: u64,
     },
     /// MOV from CR8 where the hardware does not serve it: the register that takes it.
     Cr8Read {
-        /// Index into [`GuestRegs::gpr`](super::GuestRegs::gpr).
         destination: u8,
     },
     /// An access that the second-stage tables do not allow.
@@ -79,13 +70,11 @@ pub enum VmExit {
     Nothing,
     /// The guest used an instruction that it is not offered: #UD is due.
     Undefined(u32),
-    /// A triple fault.
     TripleFault,
     /// Guest state that the hardware refuses, or an exit that must not happen: the domain dies.
     Broken {
         /// The hardware's reason number.
         reason: u32,
-        /// Its qualification.
         qualification: u64,
     },
 }
@@ -93,11 +82,8 @@ pub enum VmExit {
 /// Control registers whose writes can exit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ControlRegister {
-    /// CR0.
     Cr0,
-    /// CR3.
     Cr3,
-    /// CR4.
     Cr4,
     /// CR8, the task priority.
     Cr8,
@@ -117,13 +103,11 @@ pub struct TaskSwitch {
 /// A port access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IoExit {
-    /// The port.
     pub port: u16,
     /// 1, 2 or 4 bytes.
     pub size: u8,
     /// IN rather than OUT.
     pub is_in: bool,
-    /// INS or OUTS.
     pub string: Option<StringIo>,
 }
 
@@ -139,7 +123,6 @@ pub struct StringIo {
 /// An access that the second-stage tables do not allow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stage2Fault {
-    /// Where.
     pub gpa: Gpa,
     /// The linear address, where the hardware knows one.
     pub linear: Option<Gva>,

@@ -70,7 +70,6 @@ pub struct FakeVcpu {
     pub status: InterruptStatus,
     /// It may serve registers of the local APIC's x2APIC mode.
     pub is_x2apic: bool,
-    /// It is loaded.
     pub is_loaded: bool,
     /// Whoever enters it has to have loaded it.
     pub must_be_loaded: bool,

@@ -86,12 +86,10 @@ pub trait VcpuHw: 'static {
     /// Those of `out`.
     fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result;
 
-    /// The instruction pointer.
     #[inline(always)]
     fn rip(&self) -> u64 {
         self.system(SystemSet::RIP).rip
     }
-    /// RFLAGS.
     #[inline(always)]
     fn rflags(&self) -> u64 {
         self.system(SystemSet::RFLAGS).rflags

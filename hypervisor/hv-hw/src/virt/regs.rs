@@ -64,9 +64,7 @@ impl GuestRegs {
 /// A segment register with its hidden part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Segment {
-    /// The selector.
     pub selector: u16,
-    /// The base address.
     pub base: u64,
     /// The limit in bytes.
     pub limit: u32,
@@ -165,59 +163,37 @@ impl SystemSet {
 pub struct SystemRegs {
     /// CR0 as the guest sees it.
     pub cr0: u64,
-    /// CR3.
     pub cr3: u64,
     /// CR4 as the guest sees it.
     pub cr4: u64,
-    /// EFER.
     pub efer: u64,
-    /// Instruction pointer.
     pub rip: u64,
-    /// Stack pointer.
     pub rsp: u64,
-    /// RFLAGS.
     pub rflags: u64,
     /// What keeps events out.
     pub blocking: Blocking,
-    /// DR7.
     pub dr7: u64,
     /// ES, CS, SS, DS, FS, GS, LDTR, TR.
     pub segments: [Segment; 8],
-    /// GDTR.
     pub gdtr: DescriptorTable,
-    /// IDTR.
     pub idtr: DescriptorTable,
     /// The four top entries of PAE paging.
     pub pdptes: [u64; 4],
-    /// IA32_PAT.
     pub pat: u64,
-    /// IA32_DEBUGCTL.
     pub debugctl: u64,
-    /// IA32_SYSENTER_CS.
     pub sysenter_cs: u64,
-    /// IA32_SYSENTER_ESP.
     pub sysenter_esp: u64,
-    /// IA32_SYSENTER_EIP.
     pub sysenter_eip: u64,
-    /// IA32_SPEC_CTRL.
     pub spec_ctrl: u64,
-    /// IA32_STAR.
     pub star: u64,
-    /// IA32_LSTAR.
     pub lstar: u64,
-    /// IA32_CSTAR.
     pub cstar: u64,
-    /// IA32_FMASK.
     pub fmask: u64,
-    /// IA32_KERNEL_GS_BASE.
     pub kernel_gs_base: u64,
-    /// IA32_TSC_AUX.
     pub tsc_aux: u64,
-    /// CR2.
     pub cr2: u64,
     /// DR0 to DR3, DR6.
     pub debug: [u64; 5],
-    /// XCR0.
     pub xcr0: u64,
 }
 

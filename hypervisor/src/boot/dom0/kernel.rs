@@ -23,7 +23,6 @@ pub(super) struct Loaded {
     pub(super) entry: Gpa,
     /// All that it takes, bss included.
     pub(super) extent: Range<Gpa>,
-    /// Its frames, whole.
     pub(super) frames: OwnedFrames,
 }
 

@@ -164,7 +164,6 @@ pub(super) fn set_tables_aside(domain: &Domain, pages: u64) {
     }
 }
 
-/// Ends the boot.
 pub(super) fn out_of_memory() -> ! {
     fatal(format_args!(
         "no memory is left for dom0's tables; lower dom0_mem or give the machine more memory"

@@ -20,9 +20,7 @@ use super::vcpu::{Requests, Vcpu};
 /// What a toolstack reads and sets of a vCPU.
 #[derive(Clone, Debug)]
 pub(crate) struct VcpuState {
-    /// General-purpose registers.
     pub regs: GuestRegs,
-    /// All other registers.
     pub system: SystemRegs,
     /// MSRs that are kept in software: MTRRs.
     pub msr_state: MsrState,

@@ -149,7 +149,6 @@ pub(super) fn pause<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
     Ok(0)
 }
 
-/// DOMCTL_unpausedomain.
 pub(super) fn unpause<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
     another(call, op)?.unpause()?;
     call.next = Next::Look;
@@ -218,7 +217,6 @@ pub(super) fn soft_reset<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answ
     Ok(0)
 }
 
-/// DOMCTL_setdomainhandle.
 pub(super) fn set_handle(op: &Domctl) -> Answer {
     let handle: [u8; 16] = op.body();
     op.domain()?.lifecycle.lock().handle = handle;
@@ -288,7 +286,6 @@ pub(super) fn set_paging_pool(op: &Domctl) -> Answer {
     Ok(0)
 }
 
-/// DOMCTL_get_paging_mempool_size.
 pub(super) fn paging_pool(op: &mut Domctl) -> Answer {
     let frames = op.domain()?.limits.pool.size();
     let size = frames.saturating_mul(PAGE_SIZE);

@@ -82,7 +82,6 @@ impl Domctl {
     }
 }
 
-/// Serves it.
 #[inline(never)]
 pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let raw: XenDomctl = call.runner.copy_in(call.pointer(0))?;
@@ -100,7 +99,6 @@ pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     answer
 }
 
-/// The table.
 fn serve<H: VcpuHw>(call: &mut Call<'_, H>, command: u32, op: &mut Domctl) -> Answer {
     match command {
         XEN_DOMCTL_createdomain => lifecycle::create(op),

@@ -11,7 +11,6 @@ use crate::hypercall::grant_table::{Answer, Call};
 /// Copies made in one go.
 const BATCH: u32 = 64;
 
-/// Copies each element.
 #[inline(never)]
 pub(in crate::hypercall) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let array = Array::of(call, BATCH)?;

@@ -15,7 +15,6 @@ use crate::domain::Domain;
 use crate::domain::grants::{self, NoFrame};
 use crate::hypercall::grant_table::{Answer, Call, Stop, caller};
 
-/// GNTTABOP_query_size.
 #[inline(never)]
 pub(in crate::hypercall) fn query_size<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     if call.arg(2) != 1 {
@@ -84,7 +83,6 @@ pub(in crate::hypercall) fn set_version<H: VcpuHw>(call: &mut Call<'_, H>) -> An
     }
 }
 
-/// GNTTABOP_get_version.
 pub(in crate::hypercall) fn get_version<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut arg: GnttabGetVersion = call.runner.copy_in(call.pointer(1))?;
     caller::target(call.runner, arg.dom)?;

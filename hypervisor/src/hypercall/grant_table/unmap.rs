@@ -15,7 +15,6 @@ use crate::hypercall::grant_table::{Answer, Call};
 /// Mappings ended in one go, with one flush.
 const BATCH: u32 = 32;
 
-/// Unmaps each element.
 #[inline(never)]
 pub(in crate::hypercall) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let array = Array::of(call, BATCH)?;

@@ -16,7 +16,6 @@ use crate::hypercall::{Answer, Call, Stop, caller};
 /// Entries served in one go; the guest comes again for the rest.
 const BATCH: u64 = 64;
 
-/// XENMEM_add_to_physmap: one page.
 pub(in crate::hypercall) fn add<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: XenAddToPhysmap = call.runner.copy_in(call.pointer(1))?;
     let domain = caller::target(call.runner, arg.domid)?;
@@ -91,7 +90,6 @@ fn add_one<H: VcpuHw>(
     Ok(())
 }
 
-/// XENMEM_remove_from_physmap.
 pub(in crate::hypercall) fn remove<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: XenRemoveFromPhysmap = call.runner.copy_in(call.pointer(1))?;
     let domain = caller::target(call.runner, arg.domid)?;

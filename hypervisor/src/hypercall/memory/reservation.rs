@@ -158,7 +158,6 @@ pub(in crate::hypercall) fn set_pod_target<H: VcpuHw>(call: &mut Call<'_, H>) ->
     tell_pod(call, &domain, arg)
 }
 
-/// XENMEM_get_pod_target.
 pub(in crate::hypercall) fn get_pod_target<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: XenPodTarget = call.runner.copy_in(call.pointer(1))?;
     let domain = caller::target(call.runner, arg.domid)?;

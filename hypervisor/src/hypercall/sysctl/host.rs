@@ -21,7 +21,6 @@ const NODES: u32 = 1;
 /// Distance of a node to itself (ACPI, "System Locality Information Table").
 const OWN_DISTANCE: u32 = 10;
 
-/// XEN_SYSCTL_physinfo.
 pub(super) fn physinfo<H: VcpuHw>(_: &mut Call<'_, H>, arg: &mut XenSysctlPhysinfo) -> Answer {
     let host = host::host();
     let cpus = cpus::online();

@@ -32,7 +32,6 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::hypercall::{Answer, Call, Stop};
 
-/// Serves it.
 #[inline(never)]
 pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let mut op: XenSysctl = call.runner.copy_in(call.pointer(0))?;

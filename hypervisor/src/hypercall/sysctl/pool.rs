@@ -29,7 +29,6 @@ fn scheduler_id() -> u32 {
     }
 }
 
-/// XEN_SYSCTL_sched_id.
 pub(super) fn sched_id<H: VcpuHw>(_: &mut Call<'_, H>, arg: &mut XenSysctlSchedId) -> Answer {
     arg.sched_id = scheduler_id();
     Ok(0)

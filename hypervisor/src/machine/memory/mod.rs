@@ -104,7 +104,6 @@ pub(crate) fn heap_bytes() -> usize {
     memory().heap_bytes.load(Ordering::Relaxed)
 }
 
-/// The free frames.
 #[must_use]
 pub(crate) fn free() -> &'static Allocator {
     memory()
@@ -279,7 +278,6 @@ impl OwnFrame {
     pub(crate) fn alloc() -> Option<Self> {
         alloc_own().map(Self)
     }
-    /// Which.
     #[must_use]
     pub(crate) fn mfn(&self) -> Mfn {
         self.0
@@ -308,7 +306,6 @@ impl OwnBlock {
     pub(crate) fn alloc(order: PageOrder) -> Option<Self> {
         alloc_own_block(order).map(Self)
     }
-    /// Which frames.
     #[must_use]
     pub(crate) fn frames(&self) -> MfnRange {
         self.0
@@ -332,7 +329,6 @@ impl SpecialFrame {
     pub(crate) fn alloc(domid: DomId) -> Option<Self> {
         alloc_special(domid).map(Self)
     }
-    /// Which.
     #[must_use]
     pub(crate) fn mfn(&self) -> Mfn {
         self.0

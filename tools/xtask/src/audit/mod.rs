@@ -5,6 +5,7 @@
 
 mod dead;
 mod dependencies;
+mod docs;
 mod files;
 mod layers;
 mod logs;
@@ -41,6 +42,7 @@ pub(crate) fn run(write_ledger: bool) -> Result<()> {
     breaches.extend(routes::breaches(&root, &sources)?);
     breaches.extend(logs::breaches(&sources));
     breaches.extend(files::breaches(&sources));
+    breaches.extend(docs::breaches(&sources));
     breaches.extend(layers::breaches(&sources));
     breaches.extend(statics::breaches(&sources));
     breaches.extend(dead::breaches(&sources, &dead::assembly_words(&root)?));

@@ -26,7 +26,6 @@ pub enum Mode {
     Off,
     /// In memory, at [`ADDRESS`].
     Xapic,
-    /// As MSRs.
     X2apic,
 }
 
@@ -40,7 +39,6 @@ pub enum BaseRefused {
 }
 
 impl<F: SharedWords> Lapic<F> {
-    /// IA32_APIC_BASE.
     pub fn base(&self) -> u64 {
         self.base
     }

@@ -15,7 +15,6 @@ use crate::mem::SharedWords;
 /// The end of an interrupt's handler.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Eoi {
-    /// Its vector.
     pub vector: u8,
     /// True where the source waits to hear of it.
     pub is_level: bool,
@@ -34,9 +33,7 @@ pub struct Synced {
 /// Of a CPU that delivers interrupts itself: the highest vectors requested and in service, or 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct InterruptStatus {
-    /// Requested.
     pub requested: u8,
-    /// In service.
     pub in_service: u8,
 }
 

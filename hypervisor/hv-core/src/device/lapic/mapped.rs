@@ -11,7 +11,6 @@ use crate::mem::SharedWords;
 /// A part of a register.
 #[derive(Clone, Copy)]
 struct Part {
-    /// Its first bit.
     shift: u32,
     /// Its bits, moved down to bit 0.
     mask: u32,

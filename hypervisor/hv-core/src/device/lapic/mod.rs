@@ -62,7 +62,6 @@ pub struct ApicVirtualization {
     pub x2apic_mode: bool,
     /// "APIC-register virtualization" is on.
     pub registers: bool,
-    /// Who delivers.
     pub delivery: Delivery,
 }
 
@@ -101,7 +100,6 @@ pub struct LapicConfig {
     pub is_bsp: bool,
     /// Rate of the guest's TSC; the timer's 100 MHz are derived from it.
     pub tsc_khz: u32,
-    /// Who delivers.
     pub delivery: Delivery,
 }
 
@@ -110,7 +108,6 @@ pub struct LapicConfig {
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LapicEffect {
-    /// Nothing.
     None,
     /// Deliver this message to every vCPU that its target includes, the sender too where included.
     Send(InterruptMessage),

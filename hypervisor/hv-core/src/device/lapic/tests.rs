@@ -41,7 +41,6 @@ fn after_reset(delivery: Delivery, id: u32) -> Lapic<TestFrame> {
     )
 }
 
-/// In x2APIC mode.
 fn extended(delivery: Delivery, id: u32) -> Lapic<TestFrame> {
     let mut lapic = after_reset(delivery, id);
     let extended = lapic.base() | base::EXTD;

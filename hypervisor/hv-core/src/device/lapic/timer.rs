@@ -52,7 +52,6 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Timer {
     tsc_khz: u32,
-    /// 1–128.
     pub(super) divide: u32,
     state: State,
     /// No periodic interrupt before this.
@@ -75,7 +74,6 @@ impl Timer {
         self.divide = 2;
     }
 
-    /// The current count.
     pub(super) fn count(&self, now_tsc: u64, mode: Mode) -> u32 {
         let State::Counting {
             since_tsc,

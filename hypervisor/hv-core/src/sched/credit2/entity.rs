@@ -15,6 +15,7 @@ pub(super) type Vtime = i64;
 /// Further apart than that are no two vCPUs that can run: [`MAX_LAG_NS`] at weight 1 is not a thousandth of it.
 pub(super) const FAR: Vtime = 1 << 59;
 
+/// A vCPU as the run queue has it.
 #[derive(Clone, Copy)]
 pub(super) struct Entity {
     pub(super) vtime: Vtime,
@@ -32,6 +33,7 @@ pub(super) struct Share {
     pub(super) max_lag: Vtime,
 }
 
+/// Whether it wants the CPU, and has it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Activity {
     Blocked,

@@ -22,7 +22,6 @@ struct Turn {
 /// What one vCPU had.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Record {
-    /// CPU time.
     pub(super) ran_ns: u64,
     /// The longest time that it could run and did not.
     pub(super) longest_wait_ns: u64,

@@ -22,13 +22,9 @@ pub struct TaskRegs {
     pub gprs: [u32; 8],
     /// Where the task goes on.
     pub eip: u32,
-    /// EFLAGS.
     pub eflags: u32,
-    /// CR0.
     pub cr0: u64,
-    /// CR3.
     pub cr3: u64,
-    /// DR7.
     pub dr7: u64,
     /// ES CS SS DS FS GS LDTR TR.
     pub segments: [Segment; 8],
@@ -43,7 +39,6 @@ pub enum TaskSource {
     Call,
     /// IRET: back to the task that this one is nested in.
     Iret,
-    /// JMP.
     Jump,
     /// An event by a gate of the IDT, with the error code that it has: the new task is nested.
     Gate(Option<u32>),
@@ -54,16 +49,12 @@ pub enum TaskSource {
 pub enum TaskFault {
     /// An exception with an error code.
     Exception {
-        /// Vector.
         vector: u8,
         /// Error code: mostly a selector.
         error: u32,
     },
-    /// #PF.
     Page {
-        /// For CR2.
         address: Gva,
-        /// Error code.
         error: u32,
     },
     /// #DB: the new task asked for it; DR6.BT is due.

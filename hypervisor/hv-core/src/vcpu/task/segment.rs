@@ -7,9 +7,7 @@ use crate::x86::access::{ACCESSED, BUSY, CODE, CODE_OR_DATA, PRESENT, WRITABLE};
 /// A segment register with its hidden part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Segment {
-    /// The selector.
     pub selector: u16,
-    /// The base address.
     pub base: u64,
     /// The limit in bytes.
     pub limit: u32,

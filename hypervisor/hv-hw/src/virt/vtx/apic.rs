@@ -18,7 +18,6 @@ pub(super) fn status(vmcs: CurrentVmcs) -> InterruptStatus {
     }
 }
 
-/// Sets them.
 #[inline(always)]
 pub(super) fn set_status(vmcs: CurrentVmcs, status: InterruptStatus) {
     let word = u16::from_le_bytes([status.requested, status.in_service]);

@@ -32,9 +32,7 @@ pub enum Refusal {
     LockedOff(u64),
     /// Something that nothing works without, and what it is for.
     Missing(&'static str, &'static str),
-    /// EPT.
     NoEpt,
-    /// Unrestricted guest.
     NoUnrestrictedGuest,
 }
 
@@ -70,13 +68,9 @@ pub(super) struct Caps {
     pub(super) revision: u32,
     /// Pin-based controls as the MSRs require and we want them.
     pub(super) pin: Pin,
-    /// Primary controls.
     pub(super) primary: Primary,
-    /// Secondary controls.
     pub(super) secondary: Secondary,
-    /// VM-exit controls.
     pub(super) exit: Exit,
-    /// VM-entry controls.
     pub(super) entry: Entry,
     /// Bits of CR0 that must be 1 in VMX operation (PE and PG are the guest's own in unrestricted mode).
     pub(super) cr0_required: u64,

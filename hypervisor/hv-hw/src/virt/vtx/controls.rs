@@ -7,17 +7,12 @@ use super::super::Switches;
 /// A word of controls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Word {
-    /// Pin-based.
     Pin,
-    /// Primary processor-based.
     Primary,
-    /// Secondary processor-based.
     Secondary,
     /// Tertiary processor-based, 64 bits.
     Tertiary,
-    /// VM-exit.
     Exit,
-    /// VM-entry.
     Entry,
 }
 
@@ -39,13 +34,11 @@ pub(super) enum Use {
 pub(super) struct Row {
     /// The word that it is in.
     pub(super) word: Word,
-    /// Its bit there.
     pub(super) bit: u8,
     /// Its name in the SDM.
     pub(super) name: &'static str,
     /// What becomes of it.
     pub(super) usage: Use,
-    /// Why.
     pub(super) why: &'static str,
 }
 

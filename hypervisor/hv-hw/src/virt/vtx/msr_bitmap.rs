@@ -34,9 +34,7 @@ pub(super) struct MsrBitmap {
 /// What an MSR bitmap is asked to let through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum MsrAccess {
-    /// RDMSR.
     Read,
-    /// WRMSR.
     Write,
 }
 

@@ -10,7 +10,6 @@ const ENTRY_FAILED: u32 = 1 << 31;
 /// What becomes of an exit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Answer {
-    /// `exit` decodes it.
     Handled,
     /// The guest is not offered the instruction: #UD.
     Undefined,
@@ -21,7 +20,6 @@ pub(super) enum Answer {
 /// An exit reason.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row {
-    /// Its number.
     pub(super) number: u32,
     /// Its name in the SDM.
     pub(super) name: &'static str,

@@ -22,7 +22,6 @@ impl CurrentVmcs {
         Self(())
     }
 
-    /// Reads a field.
     #[inline(always)]
     pub(super) fn read(self, field: Field) -> u64 {
         // SAFETY: a VMCS is current, as `assume` was told.
@@ -40,7 +39,6 @@ impl CurrentVmcs {
         low
     }
 
-    /// Writes a field.
     #[inline(always)]
     pub(super) fn write(self, field: Field, value: u64) {
         // SAFETY: a VMCS is current and the value in order, as `assume` was told.

@@ -81,7 +81,6 @@ impl Decoder<'_> {
         Ok(rest)
     }
 
-    /// A range-coded chunk.
     fn lzma<'a>(
         &mut self,
         control: u8,

@@ -70,7 +70,6 @@ impl Lengths {
 /// All probabilities, the state and the last four distances: 5 KiB, and 32 KiB on the heap.
 pub(super) struct Model {
     state: usize,
-    /// Less 1.
     distances: [u32; 4],
     tables: Tables,
     literals: Vec<LiteralTable>,
@@ -126,7 +125,6 @@ impl Model {
         })
     }
 
-    /// Forgets everything.
     pub(super) fn reset(&mut self) {
         self.state = 0;
         self.distances = [0; 4];
