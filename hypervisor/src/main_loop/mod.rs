@@ -4,27 +4,26 @@
 //! ([`crate::runner::make`]) and go when their domain is destroyed; which one runs is a policy's choice (`hv_core::sched`).
 
 pub(crate) mod run_loop;
+mod tenants;
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use hv_hw::sync::atomic::Ordering;
 
 use hv_core::domid::DomId;
 use hv_core::options::Scheduler;
-use hv_core::sched::cap::Budget;
 use hv_core::sched::credit2::Credit2;
 use hv_core::sched::round_robin::RoundRobin;
 use hv_core::sched::{MakeRoom, Policy, Unit};
-use hv_core::timer::TimerId;
 use hv_core::vcpu::VcpuId;
 use hv_core::vcpu::runstate::RunState;
 use hv_hw::irq as device;
 use hv_hw::time;
 use hv_hw::virt::VcpuHw;
 
-use crate::domain::{Domain, destroy};
+#[cfg(test)]
+use crate::domain::Domain;
+use crate::domain::destroy;
 use crate::machine::{cpus, host};
 use crate::main_loop::run_loop::Stop;
 use crate::pcpu::hand_off::HandOff;
@@ -32,6 +31,7 @@ use crate::pcpu::{Pcpu, irq};
 use crate::power;
 use crate::runner::Runner;
 use crate::runner::make::{self, MakeVcpu};
+use tenants::Tenant;
 
 /// A physical CPU and the vCPUs that it runs.
 pub(crate) struct CpuMain<H> {
@@ -69,19 +69,6 @@ struct Slot<H> {
     /// Its domain has used up what its cap allows in this period.
     is_parked: bool,
     runner: Runner<H>,
-}
-
-/// A domain that has vCPUs on this CPU.
-struct Tenant {
-    domain: Arc<Domain>,
-    vcpus: usize,
-    /// In percent, as `budget` was made from.
-    cap_percent: u16,
-    budget: Option<Budget>,
-    /// Slots whose vCPUs wait for the next period.
-    parked: VecDeque<usize>,
-    /// Set only while there are such.
-    period_timer: TimerId,
 }
 
 /// What a turn came to.
@@ -175,10 +162,10 @@ impl<H: VcpuHw> CpuMain<H> {
         Some((&mut at.runner, &mut self.pcpu))
     }
 
-    /// Takes the news, and the vCPU in each slot that was kicked looks at what was left for it.
+    /// Does what was left for this CPU, and the vCPU in each slot that was kicked looks at what was left for it.
     fn poll_pending_work(&mut self) {
-        if self.pcpu.has_news() {
-            self.hear();
+        if self.pcpu.has_pending_work() {
+            self.do_pending_work();
         }
         const FEW: usize = 4;
         if !self.pcpu.is_anybody_kicked() {
@@ -217,8 +204,8 @@ impl<H: VcpuHw> CpuMain<H> {
         }
     }
 
-    /// Takes the news: new vCPUs move in, and the dead go.
-    fn hear(&mut self) {
+    /// New vCPUs move in, the dead go, and new periods begin.
+    fn do_pending_work(&mut self) {
         if self.pcpu.take_zombie_work() {
             destroy::reap();
         }
@@ -259,46 +246,6 @@ impl<H: VcpuHw> CpuMain<H> {
             let _ = at.runner.vcpu().take_kick();
         }
         self.serve_requests(slot);
-    }
-
-    /// One more vCPU of the domain is here. Returns the domain's place.
-    fn move_in(&mut self, domain: &Arc<Domain>) -> usize {
-        let is_it = |at: &Option<Tenant>| {
-            let at = at.as_ref();
-            at.is_some_and(|at| Arc::ptr_eq(&at.domain, domain))
-        };
-        let known = self.tenants.iter().position(is_it);
-        let place = known.unwrap_or_else(|| {
-            let free = self.tenants.iter().position(Option::is_none);
-            free.unwrap_or_else(|| {
-                self.tenants.push(None);
-                self.tenants.len() - 1
-            })
-        });
-        let pcpu = &mut self.pcpu;
-        let tenant = self.tenants[place].get_or_insert_with(|| Tenant {
-            domain: domain.clone(),
-            vcpus: 0,
-            cap_percent: 0,
-            budget: None,
-            parked: VecDeque::with_capacity(domain.vcpus.len()),
-            period_timer: pcpu.add_period_timer(place),
-        });
-        tenant.vcpus += 1;
-        place
-    }
-
-    /// A vCPU of the domain is here no longer.
-    fn move_out(&mut self, slot: usize, place: usize) {
-        let Some(Some(tenant)) = self.tenants.get_mut(place) else {
-            return;
-        };
-        tenant.parked.retain(|parked| *parked != slot);
-        tenant.vcpus -= 1;
-        if tenant.vcpus == 0 {
-            self.pcpu.remove_period_timer(tenant.period_timer);
-            self.tenants[place] = None;
-        }
     }
 
     /// The same as [`Self::serve_requests`], the time taken from the vCPU's own where another has its turn.
@@ -351,36 +298,6 @@ impl<H: VcpuHw> CpuMain<H> {
         Some((at, tenant))
     }
 
-    /// True where its domain's weight or cap is another than was last heeded.
-    fn is_retuned(&mut self, slot: usize) -> bool {
-        self.at(slot).is_some_and(|(at, tenant)| {
-            at.weight != tenant.domain.weight.load(Ordering::Relaxed)
-                || tenant.cap_percent != tenant.domain.cap.load(Ordering::Relaxed)
-        })
-    }
-
-    /// Heeds its domain's weight and cap. A new cap begins a new period.
-    fn retune(&mut self, slot: usize, now_ns: u64) {
-        let Some((at, tenant)) = self.at(slot) else {
-            return;
-        };
-        let (place, domain) = (at.tenant, tenant.domain.clone());
-        let weight = domain.weight.load(Ordering::Relaxed);
-        let percent = domain.cap.load(Ordering::Relaxed);
-        let is_recapped = tenant.cap_percent != percent;
-        if is_recapped {
-            tenant.cap_percent = percent;
-            tenant.budget = Budget::new(percent, domain.config.vcpus, now_ns);
-        }
-        if at.weight != weight {
-            at.weight = weight;
-            self.policy.set_weight(Unit(slot), weight, now_ns);
-        }
-        if is_recapped {
-            self.unpark(place);
-        }
-    }
-
     /// Tells the policy that a vCPU can run.
     fn enqueue(&mut self, slot: usize) {
         let now_ns = host::now_ns();
@@ -409,57 +326,6 @@ impl<H: VcpuHw> CpuMain<H> {
             None => {}
             Some(MakeRoom { after_ns: 0, .. }) => self.must_preempt = true,
             Some(MakeRoom { after_ns, .. }) => self.pcpu.shorten_slice(after_ns),
-        }
-    }
-
-    /// A vCPU, which the policy does not know as ready, waits for its domain's next period.
-    fn park(&mut self, slot: usize, now_ns: u64) {
-        let Some((at, tenant)) = self.at(slot) else {
-            return;
-        };
-        at.is_parked = true;
-        at.runner.account(RunState::Runnable, now_ns);
-        tenant.parked.push_back(slot);
-        if let Some(budget) = &tenant.budget {
-            let (timer, ns) = (tenant.period_timer, budget.next_period_ns());
-            self.pcpu.set_timer(timer, host::tsc_at(ns));
-        }
-    }
-
-    /// Lets a domain's vCPUs run again that were parked, as long as its budget lasts.
-    fn unpark(&mut self, place: usize) {
-        let tenant = self.tenants.get(place).and_then(Option::as_ref);
-        for _ in 0..tenant.map_or(0, |tenant| tenant.parked.len()) {
-            let tenant = self.tenants.get_mut(place).and_then(Option::as_mut);
-            let Some(slot) = tenant.and_then(|tenant| tenant.parked.pop_front()) else {
-                return;
-            };
-            if let Some((at, _)) = self.at(slot) {
-                at.is_parked = false;
-            }
-            self.enqueue(slot);
-        }
-    }
-
-    /// The vCPU whose turn it was has the CPU no longer: what it has used is taken off its domain's budget, and what it has
-    /// left of what it had drawn is there for others.
-    fn charge(&mut self, slot: usize) {
-        if self.current != Some(slot) {
-            return;
-        }
-        self.current = None;
-        let Some((at, tenant)) = self.at(slot) else {
-            return;
-        };
-        let drawn_ns = core::mem::take(&mut at.drawn_ns);
-        let Some(budget) = &mut tenant.budget else {
-            return;
-        };
-        let now_ns = host::now_ns();
-        budget.settle(drawn_ns, now_ns.saturating_sub(at.since_ns));
-        let place = at.tenant;
-        if !tenant.parked.is_empty() && !budget.is_used_up(now_ns) {
-            self.unpark(place);
         }
     }
 

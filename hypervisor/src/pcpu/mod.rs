@@ -219,10 +219,10 @@ impl Pcpu {
         self.periods_over.pop()
     }
 
-    /// True where there is some news to take.
+    /// True where something rare is to be done.
     #[inline]
     #[must_use]
-    pub(crate) fn has_news(&self) -> bool {
+    pub(crate) fn has_pending_work(&self) -> bool {
         self.mailbox.pending_work.load(Ordering::Acquire) != 0
     }
 
@@ -314,7 +314,7 @@ impl Pcpu {
     #[inline]
     #[must_use]
     pub(crate) fn has_business(&self) -> bool {
-        self.is_anybody_kicked() || self.is_slice_over() || self.has_news()
+        self.is_anybody_kicked() || self.is_slice_over() || self.has_pending_work()
     }
 
     /// True where one of its vCPUs was kicked and has not looked yet.
