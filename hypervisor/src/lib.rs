@@ -1,7 +1,7 @@
 //! The hypervisor's core: what happens next, and every lock.
 //!
-//! The rules that it follows are in `hv-core`, the hardware is behind `hv-hw`. It is in layers, each a module below, which
-//! use those below them only (`cargo xtask ci --rules` checks it). Top first:
+//! The core logic that it follows is in `hv-core`, the hardware is behind `hv-hw`. It is in layers, each a module
+//! below, which use those below them only (`cargo xtask ci --rules` checks it). Top first:
 //!
 //! | layer | is |
 //! |---|---|

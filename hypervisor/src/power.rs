@@ -1,4 +1,4 @@
-//! The end of the machine: dom0 wants it off, or again, or has died.
+//! The end of the machine: dom0 wants it off or started again, or has died.
 //!
 //! HOST LOG: the machine's last words, when the domain that owns it ends it.
 

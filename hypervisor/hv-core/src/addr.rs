@@ -97,7 +97,7 @@ macro_rules! address {
                 self.0 & (align - 1) == 0
             }
             /// Cuts the `len` bytes from here on where pages end: (address, bytes) of each piece, in order. An
-            /// address past 2^64 wraps to 0, which is behind one that nobody has.
+            /// address past 2^64 wraps to 0, which is after one that nobody has.
             #[inline]
             pub fn page_pieces(self, len: usize) -> impl Iterator<Item = (Self, usize)> {
                 let mut at = self;

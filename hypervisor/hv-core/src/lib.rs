@@ -1,4 +1,4 @@
-//! The rules of the hypervisor: what must be true.
+//! The core logic of the hypervisor: what must be true.
 //!
 //! Pure logic without unsafe code, statics, locks or a clock: time is passed in, memory is reached through the traits in
 //! [`mem`], and consequences are return values that the core (the `hypervisor` crate) applies. All of it is tested on

@@ -30,7 +30,7 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// PauseReasons `bytes`, at time 0.
+    /// Makes a bucket with `bytes` in it at time 0.
     const fn holding(bytes: u32) -> Self {
         Self {
             credit: bytes as u64 * NS_PER_SECOND,

@@ -1,5 +1,5 @@
-//! How the rules reach memory they do not own: traits that the mechanisms implement over the direct map, and tests over
-//! plain vectors.
+//! How the core logic reaches memory that it does not own: traits that the hardware layer implements over the direct
+//! map, and tests over plain vectors.
 
 use crate::addr::{Gpa, Mfn};
 

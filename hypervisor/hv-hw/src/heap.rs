@@ -2,9 +2,9 @@
 //!
 //! UNSAFETY: implements the global allocator over `linked_list_allocator`.
 //!
-//! While dom0's kernel is unpacked it has a third area, lent by [`lend`] for blocks of 64 KiB and more.
-//! It starts with a small static area, so that boot can parse before it knows the machine's memory, and gets its real area by
-//! [`give`]. First fit under one lock; an allocation that finds no room returns null, and fallible callers
+//! While dom0's kernel is unpacked it has a temporary region beside, for blocks of 64 KiB and more ([`add_temporary`]).
+//! It starts with a small static area, so that boot can parse before it knows the machine's memory, and gets its real
+//! area by [`give`]. First fit under one lock; an allocation that finds no room returns null, and fallible callers
 //! (`try_reserve`) see an error.
 #![expect(unsafe_code)]
 
@@ -31,7 +31,7 @@ unsafe impl Sync for BootArea {}
 
 static BOOT_AREA: BootArea = BootArea(UnsafeCell::new([0; BOOT_BYTES]));
 
-/// Blocks of this many bytes come from the lent area, where there is one.
+/// Blocks of this many bytes come from the temporary region, where there is one.
 const LARGE: usize = 64 << 10;
 
 /// The global allocator.
@@ -41,7 +41,7 @@ pub struct Heap(());
 static AREAS: RankedLock<Areas, { rank::HEAP }> = RankedLock::new(Areas {
     boot: Area::empty(),
     main: Area::empty(),
-    lent: Area::empty(),
+    temporary: Area::empty(),
     is_boot_ready: false,
 });
 
@@ -49,7 +49,7 @@ static AREAS: RankedLock<Areas, { rank::HEAP }> = RankedLock::new(Areas {
 struct Areas {
     boot: Area,
     main: Area,
-    lent: Area,
+    temporary: Area,
     is_boot_ready: bool,
 }
 
@@ -99,31 +99,32 @@ pub fn give(frames: MfnRange) {
     GIVEN[1].store(usize::try_from(bytes).unwrap_or(0), Ordering::SeqCst);
 }
 
-/// Lends `frames`, which lie right below the heap's `own`, to the heap for large blocks.
+/// Adds `frames`, which lie right below the heap's `own`, to the heap for large blocks, until [`take_back`].
 ///
 /// # Panics
-/// With frames that lie elsewhere, or while others are lent.
+/// With frames that lie elsewhere, or while there is such a region.
 pub fn add_temporary(frames: MfnRange, own: MfnRange) {
     let start = direct_map::hva(frames.start.base());
     let bytes = usize::try_from(frames.len() * PAGE_SIZE)
         .expect("frames that are mapped fit the address space");
     let mut areas = AREAS.lock();
     areas.prepare();
-    assert!(areas.lent.size() == 0, "one area is lent at a time");
-    assert!(frames.end == own.start, "lent frames lie below the heap's");
+    assert!(areas.temporary.size() == 0, "one region at a time");
+    assert!(frames.end == own.start, "the region ends at the heap");
     direct_map::forbid(RustMemory::Heap, MfnRange::new(frames.start, own.end));
     // SAFETY: the frames are mapped, and kept from everybody else by `forbid` until `take_back`.
-    unsafe { areas.lent.init(start, bytes) };
+    unsafe { areas.temporary.init(start, bytes) };
 }
 
-/// Takes the temporary region back, and the heap is again what it was, `own`; false, and nothing has changed, where some of it is still in use.
+/// Takes the temporary region back: the heap is `own` again. False, and nothing has changed, where some of it is still
+/// in use.
 #[must_use]
 pub fn take_back(own: MfnRange) -> bool {
     let mut areas = AREAS.lock();
-    if areas.lent.used() != 0 {
+    if areas.temporary.used() != 0 {
         return false;
     }
-    areas.lent = Area::empty();
+    areas.temporary = Area::empty();
     direct_map::forbid(RustMemory::Heap, own);
     true
 }
@@ -148,8 +149,8 @@ impl Areas {
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<u8>> {
         self.prepare();
         if layout.size() >= LARGE
-            && self.lent.size() != 0
-            && let Ok(block) = self.lent.allocate_first_fit(layout)
+            && self.temporary.size() != 0
+            && let Ok(block) = self.temporary.allocate_first_fit(layout)
         {
             return Some(block);
         }
@@ -163,11 +164,11 @@ impl Areas {
         (start..start + BOOT_BYTES).contains(&pointer.addr().get())
     }
     fn area_of(&mut self, pointer: NonNull<u8>) -> &mut Area {
-        let lent = self.lent.bottom().addr();
+        let temporary = self.temporary.bottom().addr();
         if Self::is_in_boot_area(pointer) {
             &mut self.boot
-        } else if (lent..lent + self.lent.size()).contains(&pointer.addr().get()) {
-            &mut self.lent
+        } else if (temporary..temporary + self.temporary.size()).contains(&pointer.addr().get()) {
+            &mut self.temporary
         } else {
             &mut self.main
         }

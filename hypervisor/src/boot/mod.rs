@@ -45,7 +45,7 @@ pub struct Machine {
     pub options: Options,
     /// The host's memory map, as the firmware describes it.
     pub memory: E820Map,
-    /// RAM that is the hypervisor's permanently: its image, its heap.
+    /// RAM that the hypervisor keeps: its image, its heap.
     pub hypervisor: [MfnRange; 2],
     /// Frames right below the heap, which it may have while dom0's kernel is unpacked. They are not among the free ones.
     pub temporary_heap: MfnRange,

@@ -71,7 +71,7 @@ pub(super) fn init(
     add_ioapics(madt)?;
     route_console(madt, options);
     info!(
-        "interrupts: local APIC {} in {} mode, alarm by {}, {} lines",
+        "interrupts: local APIC {} in {} mode, timer by {}, {} lines",
         local::id(),
         if local::is_x2apic() {
             "x2APIC"

@@ -29,8 +29,8 @@ const HEAP_PART: u64 = 64;
 const LEAST_HEAP_PAGES: u64 = (8 << 20) / PAGE_SIZE;
 const MOST_HEAP_PAGES: u64 = (64 << 20) / PAGE_SIZE;
 
-/// What is tried for the unpacking of dom0's kernel: Debian's take 124 MiB.
-const LOAN_PAGES: [u64; 5] = [
+/// Sizes of the temporary heap that are tried, for the unpacking of dom0's kernel: Debian's take 124 MiB.
+const TEMPORARY_PAGES: [u64; 5] = [
     (192 << 20) / PAGE_SIZE,
     (128 << 20) / PAGE_SIZE,
     (64 << 20) / PAGE_SIZE,
@@ -198,9 +198,9 @@ fn give_heap(
     let size = pages + table_pages;
     let taken = busy(image, modules, &[]);
     let end = Mfn::containing(BOOT_MAP_END);
-    let hole = LOAN_PAGES
+    let hole = TEMPORARY_PAGES
         .into_iter()
-        .find_map(|temporary_heap| highest_hole(ram, &taken, temporary_heap + size, end));
+        .find_map(|temporary| highest_hole(ram, &taken, temporary + size, end));
     let hole = hole.ok_or(MemoryProblem::NoRoom(size, "the heap"))?;
     let start = Mfn::new(hole.end.as_u64() - size);
     let heap = MfnRange::new(start, hole.end);

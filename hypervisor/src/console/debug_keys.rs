@@ -94,7 +94,7 @@ fn describe(domain: &Domain) {
         }
     );
     info!(
-        "  held by {:?}, {pauses} pauses, ended {ended:?}, teardown_stage {teardown_stage:?}",
+        "  held by {:?}, {pauses} pauses, ended {ended:?}, teardown {teardown_stage:?}",
         domain.pause_reasons()
     );
 }

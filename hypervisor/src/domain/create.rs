@@ -159,10 +159,10 @@ pub(crate) fn domain(
     };
     let (tsc, clock) = time();
     let mut lifecycle = Lifecycle::new(config.handle);
-    let mut holds = PauseReasons::empty();
+    let mut pause_reasons = PauseReasons::empty();
     if !config.is_hardware {
         lifecycle.pauses = 1;
-        holds = PauseReasons::PAUSED;
+        pause_reasons = PauseReasons::PAUSED;
     }
     let domain = Domain {
         id,
@@ -193,9 +193,9 @@ pub(crate) fn domain(
         has_runstate_flag: AtomicBool::new(false),
         weight: AtomicU16::new(DEFAULT_WEIGHT),
         cap: AtomicU16::new(0),
-        pause_reasons: AtomicU32::new(holds.bits()),
+        pause_reasons: AtomicU32::new(pause_reasons.bits()),
         runners: AtomicU32::new(0),
-        _boxes: parts.descriptors,
+        _descriptors: parts.descriptors,
         _shared_info: parts.shared_info,
     };
     {
@@ -238,7 +238,8 @@ fn parts(id: DomId, config: &DomainConfig, ports: &PortMap) -> Result<Allocation
     })
 }
 
-/// The vCPUs, with a box for interrupts each. dom0's first is up from the start; a toolstack starts others'.
+/// Makes the vCPUs, with a posted-interrupt descriptor each. dom0's first is up from the start; a toolstack starts
+/// others'.
 fn vcpus(id: DomId, config: &DomainConfig) -> Result<(Vec<OwnFrame>, Vec<Arc<Vcpu>>), Errno> {
     let descriptors_per_frame = PAGE_BYTES / DESCRIPTOR_BYTES;
     let frames = usize::from(config.vcpus).div_ceil(descriptors_per_frame);

@@ -55,7 +55,7 @@ pub(crate) struct Lifecycle {
     pub pauses: u32,
     /// Seconds by which its wall clock is ahead of the host's.
     pub time_offset_s: i64,
-    /// How its TSC is to behave (`public/domctl.h, xen_domctl_tsc_info`): as told, since all run as the host's does.
+    /// How its TSC is to behave (`public/domctl.h, xen_domctl_tsc_info`), as its toolstack has said.
     pub tsc_mode: u32,
     /// How often it was restored.
     pub tsc_incarnation: u32,
@@ -191,8 +191,9 @@ impl Domain {
         self.kick_all();
     }
 
-    /// Ends a hold. Under the lock of what it stands for, as holds begin: or the end of one would take the next with it.
-    fn release(&self, why: PauseReasons, _life: &mut Lifecycle) {
+    /// Takes a reason away. Under the lock under which it is given, or the end of one pause would take the next with
+    /// it.
+    fn release(&self, why: PauseReasons, _lifecycle: &mut Lifecycle) {
         for vcpu in &self.vcpus {
             vcpu.forget_saved();
         }
@@ -251,8 +252,8 @@ impl Domain {
         self.vcpus.iter().any(|vcpu| vcpu.is_running())
     }
 
-    /// Waits until none of the vCPUs of a held domain runs. One that runs is on another CPU, which leaves the guest at once;
-    /// no guest waits for the caller's, so the wait is short.
+    /// Waits until none of the vCPUs of a paused domain runs. One that runs is on another CPU, which leaves the guest
+    /// at once; no guest waits for the caller's, so the wait is short.
     pub(crate) fn wait_until_still(&self) {
         const TURNS: u32 = 1 << 26;
         for _ in 0..TURNS {

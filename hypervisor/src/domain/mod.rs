@@ -170,8 +170,8 @@ pub(crate) struct Domain {
     pause_reasons: AtomicU32,
     /// How many of its vCPUs CPUs have to themselves.
     pub(crate) runners: AtomicU32,
-    /// PauseReasons the vCPUs' boxes for interrupts.
-    _boxes: Vec<OwnFrame>,
+    /// Frames of the vCPUs' posted-interrupt descriptors.
+    _descriptors: Vec<OwnFrame>,
     _shared_info: SpecialFrame,
 }
 

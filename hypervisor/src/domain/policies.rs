@@ -12,7 +12,7 @@ use crate::machine::host;
 /// four levels of second-stage tables.
 pub(crate) const STAGE2_BITS: u8 = 48;
 
-/// The policies of one domain, permanently: others take their place.
+/// The policies of one domain. They never change: others take their place.
 #[derive(Debug)]
 pub(crate) struct Policies {
     pub cpuid: CpuidPolicy,

@@ -36,23 +36,23 @@ bitflags! {
         const POLL_TIMEOUT = 1 << 7;
         /// Take up the domain's policies.
         const POLICIES = 1 << 8;
-        /// Go on with the registers in the box.
+        /// Go on with the registers in the [`StateMailbox`].
         const LOAD_STATE = 1 << 9;
-        /// Leave the registers in the box.
+        /// Leave the registers in the [`StateMailbox`].
         const SAVE_STATE = 1 << 10;
         /// Drop the translations of the domain's memory before the guest is entered.
         const FLUSH = 1 << 11;
         /// An access of the hypervisor found no frame for a page that is populated on demand.
         const RELIEVE = 1 << 12;
 
-        /// What a guest's clock asks for: while its domain is held, that stands still.
+        /// What a guest's clock asks for: while its domain is paused, that stands still.
         const TIMERS = Self::APIC_TIMER.bits() | Self::POLL_TIMEOUT.bits();
         /// What needs none of the registers that [`VcpuHw::load`] brings.
         const OF_SOFTWARE = Self::TIMERS.bits()
             | Self::NMI.bits()
             | Self::UP_OR_DOWN.bits()
             | Self::RELIEVE.bits();
-        /// What moves registers between the vCPU and the box, the local APIC's timer among them.
+        /// What moves registers between the vCPU and its [`StateMailbox`], the local APIC's timer among them.
         const STATE = Self::LOAD_STATE.bits() | Self::SAVE_STATE.bits();
     }
 }

@@ -41,7 +41,7 @@ pub(super) fn apply<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, effect: 
             if mode == Mode::X2apic {
                 local_apic::tell_address(runner);
             } else {
-                local_apic::begin_anew(runner, pcpu);
+                local_apic::reset(runner, pcpu);
             }
         }
     }

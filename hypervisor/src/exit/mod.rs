@@ -114,8 +114,8 @@ fn close_windows<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     Next::Resume
 }
 
-/// #DB and #AC go on to the guest; they exit only so that one that raises the next in its own delivery comes out of the CPU,
-/// which would go on for ever, and past the run loop's look at the host's interrupts. #MC is the host's.
+/// Hands #DB and #AC on to the guest: they exit only so that one that raises the next in its own delivery comes out of
+/// the CPU, which would go on for ever, and past the run loop's look at the host's interrupts. #MC is the host's.
 fn exception<H: VcpuHw>(runner: &mut Runner<H>, vector: u8, error: Option<u32>) -> Next {
     const MACHINE_CHECK: u8 = 18;
     if vector == MACHINE_CHECK {

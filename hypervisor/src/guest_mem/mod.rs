@@ -53,7 +53,7 @@ pub(crate) struct DomainMemory<'a> {
 }
 
 impl<'a> DomainMemory<'a> {
-    /// Locks the domain's p2m, of which `memo` remembers look-ups.
+    /// Locks the domain's p2m, whose look-ups `tlb` remembers.
     #[inline]
     #[must_use]
     pub(crate) fn lock(domain: &'a Domain, tlb: &'a SoftwareTlb) -> Self {
@@ -69,12 +69,12 @@ impl<'a> DomainMemory<'a> {
     #[inline(always)]
     fn readable(&self, gpa: Gpa) -> Result<Ram, NotRam> {
         let gfn = Gfn::containing(gpa);
-        // what the memo has is of the present generation: where one begins while the p2m is locked, it is renewed
+        // what the TLB has is of the present generation: where one begins while the p2m is locked, it is renewed
         let known = self.tlb.frames.get(gfn);
         known.or_else(|| self.find(gfn)).ok_or(NotRam(gpa))
     }
 
-    /// Looks a frame up that the memo has not. Apart, so that a hit is short enough to be part of its caller.
+    /// Looks a frame up that the TLB has not. Apart, so that a hit is short enough to be part of its caller.
     #[cold]
     #[inline(never)]
     fn find(&self, gfn: Gfn) -> Option<Ram> {
@@ -181,10 +181,10 @@ impl GuestMem for DomainMemory<'_> {
     }
 }
 
-/// PauseReasons the guest's own frame at `gfn`.
+/// Pins the guest's own frame at `gfn`.
 ///
 /// # Errors
-/// EINVAL where the guest has no RAM there.
+/// EINVAL where the guest has no RAM there; ENOMEM.
 pub(crate) fn pin(domain: &Domain, gfn: Gfn) -> Result<Pinned, Errno> {
     let mut p2m = domain.p2m.lock();
     let entry = pod::own_ram(domain, &mut p2m, gfn);

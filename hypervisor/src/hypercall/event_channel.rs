@@ -24,7 +24,7 @@ const LINK_BITS: u8 = EVTCHN_FIFO_LINK_BITS.to_le_bytes()[0];
 /// Ports that are closed in one go.
 const RESET_BATCH: u32 = 4096;
 
-/// Errors of the rules as Xen numbers them.
+/// Errors of the core logic as Xen numbers them.
 impl From<Error> for Stop {
     fn from(error: Error) -> Self {
         Self::Refused(match error {

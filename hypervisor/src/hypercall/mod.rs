@@ -5,7 +5,7 @@
 //! - hypervisor/src/hypercall/mod.rs:dispatch, hypervisor/src/hypercall/table.rs:find
 //! - hypervisor/src/hypercall/caller.rs:may
 //! - hypervisor/src/hypercall/event_channel.rs:send and its neighbours: copy in, decode, check, act
-//! - hypervisor/hv-core/src/evtchn/types.rs:Notify (what the rules answer)
+//! - hypervisor/hv-core/src/evtchn/types.rs:Notify (what the core logic answers)
 //! - hypervisor/src/domain/mod.rs:notify, hypervisor/src/domain/vcpu.rs:kick, back to hypervisor/src/main_loop/run_loop.rs:run
 //!
 //! A handler returns what goes to RAX, a refusal, or [`Stop::Continuation`]: then the guest executes the same instruction again,

@@ -32,7 +32,8 @@ impl Drop for Held {
 }
 
 impl Pinned {
-    /// PauseReasons frame `mfn` of domain `domid`; `None` where it is not a page of that domain, or has too many uses.
+    /// Takes a use of frame `mfn` of domain `domid`; `None` where it is not a page of that domain, or has too many
+    /// uses.
     #[must_use]
     pub(crate) fn new(mfn: Mfn, domid: DomId) -> Option<Self> {
         let held = memory::table().acquire(mfn, domid).ok()?;

@@ -1,7 +1,8 @@
 //! What each physical CPU does for ever: pick a vCPU, run it, account for it, and sleep where there is none.
 //!
-//! One turn of it is [`CpuMain::step`], which tests call over vCPUs without hardware. vCPUs come through the CPU's inbox
-//! ([`crate::runner::make`]) and go when their domain is destroyed; which one runs is a policy's choice (`hv_core::sched`).
+//! One turn of it is [`CpuMain::step`], which tests call over vCPUs without hardware. vCPUs come through the CPU's
+//! queue ([`crate::pcpu::hand_off`]) and go when their domain is destroyed; which one runs is a policy's choice
+//! (`hv_core::sched`).
 
 pub(crate) mod run_loop;
 mod tenants;
@@ -435,7 +436,7 @@ impl<H: VcpuHw> CpuMain<H> {
         }
     }
 
-    /// The vCPU in `slot` is gone permanently.
+    /// Drops the vCPU in `slot`, whose domain is being destroyed.
     fn drop_slot(&mut self, slot: usize) {
         if self.loaded == Some(slot) {
             self.unload();

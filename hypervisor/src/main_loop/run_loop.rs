@@ -22,8 +22,8 @@ use crate::runner::{Activity, Next, Runner, apic, apic_timer, crash, inject};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Stop {
     Waiting,
-    /// Its domain is held: paused, shut down, or dying.
-    Held,
+    /// Its domain has [`PauseReasons`](crate::domain::lifecycle::PauseReasons).
+    Paused,
     /// It lets others go first.
     Yield,
     /// Its CPU was asked to look at its vCPUs; it goes on where none is to go before it.
@@ -69,7 +69,7 @@ fn look_up<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Option<Stop> {
     runner.vcpu.take_kick();
     // after the kick: who asks from now on kicks again
     if runner.domain.is_paused() {
-        return Some(Stop::Held);
+        return Some(Stop::Paused);
     }
     if runner.vcpu.has_requests() {
         answer_requests(runner, pcpu);
@@ -85,8 +85,8 @@ fn look_up<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Option<Stop> {
 }
 
 impl<H: VcpuHw> Runner<H> {
-    /// What of the requests it answers now. The clock of a held domain stands still; its timer's interrupt belongs to the
-    /// registers, though.
+    /// What of the requests it answers now. The clock of a paused domain stands still; its timer's interrupt belongs to
+    /// the registers, though.
     #[must_use]
     pub(crate) fn answerable(&self) -> Requests {
         if self.domain.is_paused() && !self.vcpu().requests().intersects(Requests::STATE) {
@@ -180,7 +180,7 @@ fn init<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
     *runner.hw.regs() = hv_hw::virt::GuestRegs::default();
     runner.lapic.init();
     let _ = runner.vcpu().posted.take();
-    apic::begin_anew(runner, pcpu);
+    apic::reset(runner, pcpu);
     runner.nmi_pending = false;
     runner.raised = None;
     runner.interrupted = None;

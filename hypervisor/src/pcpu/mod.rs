@@ -324,7 +324,7 @@ impl Pcpu {
         self.mailbox.kicked.is_anybody()
     }
 
-    /// Seats below `end` whose vCPUs were kicked.
+    /// Takes the slots below `end` whose vCPUs were kicked, and now and then another.
     pub(crate) fn take_kicked(&self, end: usize) -> impl Iterator<Item = usize> + use<> {
         self.mailbox.kicked.take_slots(end)
     }

@@ -31,7 +31,7 @@ impl Patience {
         self.exits_left = 0;
     }
 
-    /// Counts an exit; true where it is time to look, which begins the count over.
+    /// Counts an exit; true where it is time to look, which starts the count over.
     #[inline(always)]
     pub(crate) fn is_over(&mut self) -> bool {
         let (left, is_over) = self.exits_left.overflowing_sub(1);

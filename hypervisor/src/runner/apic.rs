@@ -6,8 +6,8 @@ use hv_hw::virt::{ApicAssist, ApicUpdate, VcpuHw};
 use super::Runner;
 use crate::pcpu::Pcpu;
 
-/// The APIC's registers are as after INIT: so is what goes by them.
-pub(crate) fn begin_anew<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
+/// Resets what goes by the APIC's registers, which are as after INIT.
+pub(crate) fn reset<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) {
     pcpu.cancel_timer(runner.apic_timer);
     tell_address(runner);
     if runner.hw.apic() == ApicAssist::Delivery {

@@ -41,7 +41,7 @@ pub(crate) enum Activity {
     Polling,
     /// It waits for STARTUP.
     Waiting,
-    /// VCPUOP_down, or HLT with interrupts off: VCPUOP_up lets it go on, INIT begins over.
+    /// VCPUOP_down, or HLT with interrupts off: VCPUOP_up lets it go on, INIT resets it.
     Down,
 }
 

@@ -13,7 +13,7 @@ use crate::domain::vcpu_state::VcpuState;
 use crate::pcpu::Pcpu;
 
 impl<H: VcpuHw> Runner<H> {
-    /// Does what was asked for with the box. The vCPU is loaded.
+    /// Does what was asked for with the mailbox. The vCPU is loaded.
     pub(crate) fn answer_state(&mut self, requests: Requests, pcpu: &mut Pcpu) {
         if requests.contains(Requests::LOAD_STATE) {
             let state = self.vcpu().state.lock().to_load.take();

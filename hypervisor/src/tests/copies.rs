@@ -128,7 +128,7 @@ proptest! {
                     runner.hw.system.cr0 = 0x8000_0011 | u64::from(has_write_protect) << 16;
                 }
                 PagingStep::Unmap => {
-                    // a change of the p2m that changes nothing: the memo starts over
+                    // a change of the p2m that changes nothing: the TLB starts over
                     let mut p2m = runner.domain.p2m.lock();
                     let gone = p2m.remove((&mut DirectTables, &mut Tables), Gfn::new(99), 1, |_, _| {});
                     let _ = gone.unwrap().completed();

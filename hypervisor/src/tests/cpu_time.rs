@@ -29,7 +29,7 @@ const LOAD_NS: u64 = 2 * US;
 /// What happens on the machine.
 struct Record {
     /// The TSC value that the hardware's timer is set to.
-    alarm: AtomicU64,
+    deadline: AtomicU64,
     /// The TSC value at which the test has the CPU again.
     end: AtomicU64,
     /// Switches to other vCPUs.
@@ -40,7 +40,7 @@ struct Record {
 
 hv_hw::once_a_machine! {
     fn record() -> Record = Record {
-        alarm: AtomicU64::new(u64::MAX),
+        deadline: AtomicU64::new(u64::MAX),
         end: AtomicU64::new(0),
         loads: AtomicU64::new(0),
         ran_ns: [const { AtomicU64::new(0) }; 2],
@@ -53,17 +53,17 @@ const TICKING: u32 = 1;
 /// The guest runs until its stretch is over or the timer's interrupt comes.
 fn compute<const WHO: usize>(_: u64) -> VmExit {
     let now = time::now();
-    let alarm = record().alarm.load(Ordering::Relaxed);
-    let ticks = time::ns_to_ticks(STRETCH_NS).min(alarm.saturating_sub(now));
+    let deadline = record().deadline.load(Ordering::Relaxed);
+    let ticks = time::ns_to_ticks(STRETCH_NS).min(deadline.saturating_sub(now));
     Clock::advance(ticks);
     record().ran_ns[WHO].fetch_add(time::ticks_to_ns(ticks), Ordering::Relaxed);
     if time::now() >= record().end.load(Ordering::Relaxed) {
         cpus::end_slice(0);
     }
-    if time::now() < alarm {
+    if time::now() < deadline {
         return VmExit::TprBelowThreshold;
     }
-    record().alarm.store(u64::MAX, Ordering::Relaxed);
+    record().deadline.store(u64::MAX, Ordering::Relaxed);
     VmExit::ExternalInterrupt(vectors::TIMER)
 }
 
@@ -83,11 +83,11 @@ fn computing(domain: &Domain, index: usize, parts: &VcpuFrames, policies: &Polic
 }
 
 fn new_cpu() -> CpuMain<FakeVcpu> {
-    record().alarm.store(u64::MAX, Ordering::Relaxed);
-    let pcpu = Pcpu::new(IrqsOff::for_tests()).with_timer(|alarm| {
+    record().deadline.store(u64::MAX, Ordering::Relaxed);
+    let pcpu = Pcpu::new(IrqsOff::for_tests()).with_timer(|deadline| {
         record()
-            .alarm
-            .store(alarm.unwrap_or(u64::MAX), Ordering::Relaxed)
+            .deadline
+            .store(deadline.unwrap_or(u64::MAX), Ordering::Relaxed)
     });
     CpuMain::new(pcpu, Scheduler::Credit2, computing)
 }

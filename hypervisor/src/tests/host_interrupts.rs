@@ -353,6 +353,9 @@ fn access_that_is_tried_again_in_a_shadow_lets_the_host_in() {
     hw.course = Course::InShadow;
     hw.interrupt_at = Some((AT, vectors::KICK));
     hw.patience = SOON;
-    assert_eq!(run_loop::run(&mut runner, &mut pcpu), run_loop::Stop::Held);
+    assert_eq!(
+        run_loop::run(&mut runner, &mut pcpu),
+        run_loop::Stop::Paused
+    );
     assert!(runner.hw.entries > EXITS as u64);
 }

@@ -122,7 +122,7 @@ struct World {
     hw: FakeVcpu,
     /// Free frames before there was a guest.
     free_before: u64,
-    /// The guests, and the toolstack's domain behind them.
+    /// The guests, and the toolstack's domain after them.
     domains: Vec<Arc<Domain>>,
     is_alive: [bool; GUESTS],
     /// The stamp that each page of a guest's own holds.

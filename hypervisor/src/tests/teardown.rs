@@ -55,7 +55,7 @@ fn step_puts_hardly_more_frames_than_it_may() {
     while !teardown::empty(&mut hw, &guest, STEP) {
         left.push(guest.pages());
     }
-    // pages one by one, and then a block a step; what is behind them is gone over as well
+    // pages one by one, and then a block a step; what follows them is gone over as well
     left.dedup();
     let expected = [1672, 1608, 1544, 1024, 512, 0];
     assert_eq!(left, expected);

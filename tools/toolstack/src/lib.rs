@@ -1,6 +1,6 @@
 //! The library under `xl`: a configuration becomes a domain here.
 //!
-//! [`config`] is what a domain should be, [`create`] the recipe that makes it, each step with its undo. [`domain`] finds
+//! [`config`] is what a domain should be, [`create`] the steps that make it, each with its undo. [`domain`] finds
 //! domains and does things to them, [`devices`] attaches disks and network cards, [`monitor`] waits for a domain's end.
 //! Below are [`hypercall`] and the xenstore client. Nothing in this crate prints or asks; `xl` does.
 

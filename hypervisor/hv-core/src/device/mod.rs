@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`message`] | what travels between the controllers: vector, mode, destination | – |
 //! | [`lapic`] | local APIC in xAPIC and x2APIC mode, over the page that the CPU's APIC virtualisation also works on | every vCPU |
-//! | [`posted`] | the box into which others put interrupts for a vCPU, without a lock | every vCPU |
+//! | [`posted`] | the descriptor into which others put interrupts for a vCPU, without a lock | every vCPU |
 //! | [`ioapic`] | I/O APIC whose pins are bound one to one to real pins | dom0 |
 //! | [`pci`], [`ports`] | PCI configuration space and I/O ports: what passes and what does not | dom0 |
 //!

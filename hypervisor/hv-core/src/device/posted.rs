@@ -1,14 +1,15 @@
-//! The box into which anyone may put interrupts for a vCPU, without a lock and without touching its local APIC.
+//! The posted-interrupt descriptor, into which anyone may put interrupts for a vCPU, without a lock and without
+//! touching its local APIC.
 //!
-//! The first 64 bytes are the CPU's own posted-interrupt descriptor, so where the CPU processes posted interrupts a
-//! running guest takes an edge without an exit; where it does not, [`Lapic::sync`](super::lapic::Lapic::sync) empties the
-//! same box before each entry. Level interrupts never go through the CPU's half: they need their EOI intercepted first,
-//! so they wait in a second set that only `sync` reads.
+//! The first 64 bytes are as the CPU has them, so where the CPU processes posted interrupts a
+//! running guest takes an edge without an exit; where it does not, [`Lapic::sync`](super::lapic::Lapic::sync) empties
+//! the same descriptor before each entry. Level interrupts never go through the CPU's half: they need their EOI
+//! intercepted first, so they wait in a second set that only `sync` reads.
 //! Intel SDM vol. 3C, "Posted-Interrupt Processing".
 
 use crate::mem::SharedWords;
 
-/// Bytes that a box takes in its frame; a multiple of the 64 the CPU wants aligned.
+/// Bytes that a descriptor takes in its frame; a multiple of the 64 the CPU wants aligned.
 pub const DESCRIPTOR_BYTES: usize = 128;
 
 /// Bits 255:0: vectors posted for the CPU.
@@ -25,7 +26,7 @@ const ON: u32 = 1 << 0;
 /// Suppress notification: nobody need tell the CPU.
 const SN: u32 = 1 << 1;
 
-/// A vCPU's box, at a multiple of [`DESCRIPTOR_BYTES`] in a shared frame.
+/// A vCPU's descriptor, at a multiple of [`DESCRIPTOR_BYTES`] in a shared frame.
 #[derive(Debug)]
 pub struct PostedInterrupts<F> {
     frame: F,
@@ -38,11 +39,11 @@ pub struct PostedInterrupts<F> {
 pub enum PostNotify {
     /// Nothing: it has been told already, or will see it when it next runs.
     None,
-    /// Wake the vCPU, which looks at its box.
+    /// Wake the vCPU, which looks at its descriptor.
     Kick,
 }
 
-/// The vectors taken out of a box.
+/// The vectors taken out of a descriptor.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Taken {
     /// Edge-triggered, as 256 bits in 4 words.
@@ -97,14 +98,14 @@ impl<F: SharedWords> PostedInterrupts<F> {
         }
     }
 
-    /// True where the box may hold something: two loads, for the entry path and for deciding whether to sleep.
+    /// True where it may hold something: two loads, for the entry path and for deciding whether to sleep.
     #[inline]
     pub fn is_waiting(&self) -> bool {
         self.frame.load_u32(self.place(CONTROL)) & ON != 0
             || self.frame.load_u32(self.place(LEVEL_WAITS)) != 0
     }
 
-    /// Empties the box. The flags fall before the bits are read, so that an interrupt posted meanwhile notifies again.
+    /// Empties it. The flags fall before the bits are read, so that an interrupt posted meanwhile notifies again.
     pub fn take(&self) -> Taken {
         Taken {
             edge: self.take_edge().unwrap_or_default(),
@@ -112,21 +113,22 @@ impl<F: SharedWords> PostedInterrupts<F> {
         }
     }
 
-    /// Takes the edge-triggered ones out, where the box holds any.
+    /// Takes the edge-triggered ones out, where there are any.
     #[inline]
     pub fn take_edge(&self) -> Option<[u64; 4]> {
         let control = self.frame.fetch_and_u32(self.place(CONTROL), !ON);
         (control & ON != 0).then(|| self.take_set(PIR))
     }
 
-    /// Takes the level-triggered ones out, where the box holds any.
+    /// Takes the level-triggered ones out, where there are any.
     #[inline]
     pub fn take_level(&self) -> Option<[u64; 4]> {
         let waits = self.frame.fetch_and_u32(self.place(LEVEL_WAITS), 0);
         (waits != 0).then(|| self.take_set(LEVEL))
     }
 
-    /// Byte `at` of the box as an offset in its frame: what `new` checked, said so that no access checks it again.
+    /// Byte `at` of the descriptor as an offset in its frame: what `new` checked, said so that no access checks it
+    /// again.
     #[inline]
     const fn place(&self, at: usize) -> usize {
         (self.offset & (crate::addr::PAGE_BYTES - DESCRIPTOR_BYTES)) + at
@@ -196,7 +198,7 @@ mod tests {
     }
 
     proptest! {
-        /// No interrupt is lost and none invented; and whoever finds the box newly filled is told to notify.
+        /// No interrupt is lost and none invented; and whoever finds the descriptor newly filled is told to notify.
         #[test]
         fn what_is_posted_is_taken_once(steps in proptest::collection::vec((0..8u8, any::<u8>()), 0..200)) {
             let posted = empty_box();

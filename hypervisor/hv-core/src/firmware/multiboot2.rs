@@ -45,7 +45,7 @@ pub struct BootInformation {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Module {
     pub start: Hpa,
-    /// Behind its last byte; not below `start`.
+    /// After its last byte; not below `start`.
     pub end: Hpa,
     /// The words after its name in the loader's configuration, without that name: see `arguments`.
     pub command_line: String,

@@ -1,6 +1,6 @@
 //! What a guest may do with model-specific registers. An MSR that no list names raises #GP, whoever asks.
 //!
-//! Three kinds of MSR never reach the mechanisms: constants, the MTRRs (stored here; the real memory types come from
+//! Three kinds of MSR never reach the hardware: constants, the MTRRs (stored here; the real memory types come from
 //! stage 2) and the refused. The others are *backed*: [`MsrPolicy::read`] and [`MsrPolicy::write`] name who holds the
 //! value (a register of the vCPU, the local APIC, the timer) and the core applies it, after the checks were made here. Those that
 //! a guest may use without an exit are in [`MsrPolicy::passthrough`]; they fault here, because they never come here.

@@ -313,7 +313,7 @@ impl P2m {
     }
 
     /// Answers an instruction fetch that was refused: where it was only withheld because the leaf is large, the leaf is
-    /// split into executable small ones and the guest may try again. `Ok(None)` where it was refused permanently.
+    /// split into executable small ones and the guest may try again. `Ok(None)` where it stays refused.
     ///
     /// # Errors
     /// [`P2mError::OutOfTables`].

@@ -1,4 +1,5 @@
-//! Virtual CPUs, as far as the rules go: who they are, their time, their run state, the area they share with the guest.
+//! Virtual CPUs, as far as the core logic goes: who they are, their time, their run state, the area they share with the
+//! guest.
 
 pub mod context;
 pub mod event;

@@ -47,7 +47,7 @@ impl History {
             None => self.small.forget_before(position),
         }
     }
-    /// The positions of the oldest byte and behind the newest.
+    /// The positions of the oldest byte and after the newest.
     fn range(&self) -> (u64, u64) {
         match &self.large {
             Some(ring) => (ring.oldest_position(), ring.end_position()),

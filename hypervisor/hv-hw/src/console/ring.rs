@@ -49,7 +49,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ring<B> {
     fn size(&self) -> usize {
         self.bytes.as_ref().len()
     }
-    /// The place `offset` bytes behind the start, at most the size.
+    /// The place `offset` bytes after the start, at most the size.
     fn place(&self, offset: usize) -> usize {
         let place = self.start + offset;
         if place < self.size() {

@@ -20,7 +20,7 @@ pub struct SharedFrame {
 }
 
 impl SharedFrame {
-    /// A handle of frame `mfn`, or `None` where the frame is after the end of the direct map or holds the hypervisor's
+    /// A handle of frame `mfn`, or `None` where the frame is past the end of the direct map or holds the hypervisor's
     /// own objects.
     #[must_use]
     pub fn new(mfn: Mfn) -> Option<Self> {

@@ -2,8 +2,8 @@
 //!
 //! UNSAFETY: writes the TSC-deadline MSR.
 //!
-//! Where the CPU has no TSC-deadline mode, the timer counts down at a rate measured at boot, and may ring early: who set the
-//! alarm looks at the clock and sets it again.
+//! Where the CPU has no TSC-deadline mode, the timer counts down at a rate measured at boot, and may fire early: who
+//! set it looks at the clock and sets it again.
 #![expect(unsafe_code)]
 
 use core::sync::atomic::{AtomicU64, Ordering};

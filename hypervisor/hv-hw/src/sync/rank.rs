@@ -19,7 +19,7 @@ pub const EVTCHN: u8 = 50;
 pub const DEVICE: u8 = 60;
 /// A vCPU's state that other CPUs may change.
 pub const VCPU: u8 = 70;
-/// A physical CPU's run queue and timers.
+/// Queues of vCPUs on their way to a CPU, VPIDs, the wall clock, what was typed.
 pub const SCHED: u8 = 80;
 /// The machine's I/O APICs and interrupt routing.
 pub const IRQ: u8 = 90;

@@ -13,7 +13,8 @@ pub enum ApicAssist {
     Delivery,
 }
 
-/// PendingWork of the local APIC for the hardware that serves some of it. The APIC's registers, in its page, are as they are to be.
+/// A change of the local APIC that the hardware has to know of, where it serves a part. The APIC's registers, in its
+/// page, are as they are to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ApicUpdate {
     /// Interrupts have been requested, this vector the highest of them. With [`ApicAssist::Delivery`] only, as the next two.

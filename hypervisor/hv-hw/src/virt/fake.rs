@@ -79,7 +79,7 @@ pub struct FakeVcpu {
     pub interrupt_at: Option<(u64, u8)>,
     /// The most entries for which a host interrupt may wait.
     pub patience: u64,
-    /// The guest is after MOV SS or STI: no boundary comes before its next instruction.
+    /// The last instruction was MOV SS or STI: no boundary comes before its next instruction.
     pub is_in_shadow: bool,
     /// What loading it does beside: a test counts, or has it take time.
     pub on_load: Option<fn()>,

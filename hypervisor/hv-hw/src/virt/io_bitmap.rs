@@ -1,5 +1,5 @@
-//! The map of ports that a guest reaches without an exit: a bit a port in consecutive frames. What is after the last port, where
-//! a CPU looks for an access that goes beyond it, exits.
+//! The map of ports that a guest reaches without an exit: a bit a port in consecutive frames. What follows the last
+//! port, where a CPU looks for an access that goes beyond it, exits.
 //!
 //! Source: Intel SDM vol. 3C, "I/O-Bitmap Addresses"; AMD APM vol. 2, "IOIO Intercepts".
 

@@ -26,14 +26,15 @@ pub(super) struct Loaded {
     pub(super) frames: OwnedFrames,
 }
 
-/// Loads the kernel whose file is in `module`. Meanwhile the heap has the temporary heap region too, which is free afterwards.
+/// Loads the kernel whose file is in `module`. Meanwhile the heap has its temporary region too, whose frames are free
+/// afterwards.
 ///
 /// # Errors
 /// What is wrong with the file, or with the place that it needs.
 pub(super) fn load(machine: &Machine, module: &Module) -> Result<Loaded, String> {
     let [_, own] = machine.hypervisor;
     heap::add_temporary(machine.temporary_heap, own);
-    let loaded = load_with_loan(machine, module);
+    let loaded = load_from(machine, module);
     assert!(heap::take_back(own), "nothing of the kernel's file is kept");
     memory::free()
         .lock()
@@ -46,7 +47,7 @@ pub(super) fn load(machine: &Machine, module: &Module) -> Result<Loaded, String>
 const NO_32_BIT_DOM0: &str =
     "it is a 32-bit Linux, which runs as a guest only; dom0 needs a 64-bit one";
 
-fn load_with_loan(machine: &Machine, module: &Module) -> Result<Loaded, String> {
+fn load_from(machine: &Machine, module: &Module) -> Result<Loaded, String> {
     let file = read(module)?;
     let opened = KernelFile::open(&file).map_err(|error| error.to_string())?;
     if matches!(opened, KernelFile::BzImage(image) if image.is_32_bit) {

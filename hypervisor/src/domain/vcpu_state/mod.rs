@@ -1,7 +1,7 @@
 //! The registers of a vCPU on their way between its CPU and a toolstack.
 //!
-//! Nobody but its CPU touches a vCPU that runs. Who wants its registers, or wants them changed, leaves a request and the
-//! new registers in the vCPU's box; its CPU answers before the vCPU runs again.
+//! Nobody but its CPU touches a vCPU that runs. Who wants its registers, or wants them changed, leaves a request and
+//! the new registers in the vCPU's [`StateMailbox`]; its CPU answers before the vCPU runs again.
 
 pub(crate) mod records;
 
@@ -63,7 +63,7 @@ impl VcpuState {
     }
 }
 
-/// A vCPU's box.
+/// Registers on their way between a vCPU's CPU and a toolstack, in either direction.
 #[derive(Debug, Default)]
 pub(crate) struct StateMailbox {
     pub(crate) to_load: Option<Box<VcpuState>>,
@@ -103,7 +103,7 @@ impl Vcpu {
         drop(saved);
     }
 
-    /// Drops what is in the box.
+    /// Drops what is in the mailbox.
     pub(crate) fn forget_state(&self) {
         *self.state.lock() = StateMailbox::default();
     }

@@ -234,7 +234,7 @@ fn check_header(header: &HvmSaveHeader, khz: u32) -> Result<(), Stop> {
 /// The states of the vCPUs that `is_wanted` picks, from their CPUs.
 ///
 /// # Errors
-/// [`Stop::Continuation`] until all have answered; what is there stays in the vCPUs' boxes. ENOMEM.
+/// [`Stop::Continuation`] until all have answered; what is there stays in the vCPUs' mailboxes. ENOMEM.
 fn hold<'a, H: VcpuHw>(
     call: &mut Call<'_, H>,
     domain: &'a Domain,

@@ -200,9 +200,9 @@ pub(super) fn resume<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
 /// EINVAL where it has not shut down or is not paused, ENOMEM; it is as it was then but for its ports.
 pub(super) fn soft_reset<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
     let domain = another(call, op)?;
-    let holds = domain.pause_reasons();
-    let is_still = holds.contains(PauseReasons::SHUT_DOWN | PauseReasons::PAUSED)
-        && !holds.contains(PauseReasons::DYING)
+    let reasons = domain.pause_reasons();
+    let is_still = reasons.contains(PauseReasons::SHUT_DOWN | PauseReasons::PAUSED)
+        && !reasons.contains(PauseReasons::DYING)
         && !domain.is_any_vcpu_running();
     if !is_still {
         return Err(Errno::EINVAL.into());

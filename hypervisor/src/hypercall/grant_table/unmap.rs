@@ -31,7 +31,7 @@ pub(in crate::hypercall) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer 
             Err(error) => error.status(),
         };
     });
-    // what was taken out is finished, whatever went wrong behind it
+    // what was taken out is finished, whatever went wrong after it
     let runner = &mut *call.runner;
     let done = grants::flush(&mut runner.hw, &runner.domain, pending);
     for unmapped in unmapped {

@@ -30,7 +30,7 @@ impl Members {
     }
 }
 
-/// Where the lists of a structure lie, behind it.
+/// Where the lists of a structure lie, after it.
 const LIST: u64 = 0x100;
 
 /// Registers of a hypercall with any arguments.

@@ -193,11 +193,11 @@ impl Drop for Guest {
     }
 }
 
-/// Runs `story` in a guest of each width; the outcomes are the same, and the last one's is returned.
-fn alike<T: PartialEq + std::fmt::Debug>(story: impl Fn(&mut Guest) -> T) -> T {
+/// Runs `calls` in a guest of each width; the outcomes are the same, and the last one's is returned.
+fn alike<T: PartialEq + std::fmt::Debug>(calls: impl Fn(&mut Guest) -> T) -> T {
     prepare();
-    let wide = story(&mut Guest::new(Width::Bits64));
-    let narrow = story(&mut Guest::new(Width::Bits32));
+    let wide = calls(&mut Guest::new(Width::Bits64));
+    let narrow = calls(&mut Guest::new(Width::Bits32));
     assert_eq!(wide, narrow);
     wide
 }

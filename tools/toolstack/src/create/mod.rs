@@ -1,4 +1,4 @@
-//! The recipe that makes a domain, undone where a step fails.
+//! The steps that make a domain, undone where one fails.
 //!
 //! Route card, xl create:
 //! - tools/xl/src/verbs/create.rs:run, tools/xl/src/config_file.rs:read
@@ -93,7 +93,7 @@ impl Toolstack {
         options: Options,
         tell: &mut dyn FnMut(&str),
     ) -> Result<Created> {
-        let mut recipe = Plan {
+        let mut plan = Plan {
             ts: self,
             held,
             tell,
@@ -101,11 +101,11 @@ impl Toolstack {
             undo: Undo::default(),
             timings: Timings::default(),
         };
-        match recipe.run(options) {
+        match plan.run(options) {
             Ok(domid) => Ok(Created {
                 domid,
-                config: recipe.config,
-                timings: recipe.timings,
+                config: plan.config,
+                timings: plan.timings,
             }),
             Err(error) => {
                 let again = error.is_lost_store().then(|| self.reconnected());
@@ -114,7 +114,7 @@ impl Toolstack {
                     Some(Ok(again)) => again,
                     _ => self,
                 };
-                let failed = recipe.undo.roll_back(over);
+                let failed = plan.undo.roll_back(over);
                 let error = match failed.first() {
                     None => error,
                     Some(left) => {
@@ -134,6 +134,7 @@ pub(crate) struct Ports {
     pub(crate) console: u32,
 }
 
+/// A domain in the making.
 struct Plan<'a> {
     ts: &'a Toolstack,
     held: &'a Lock,

@@ -27,7 +27,7 @@ impl Toolstack {
     /// # Errors
     /// Names the step that failed and why.
     pub(crate) fn soft_reset(&self, held: &Lock, domid: u16, config: &DomainConfig) -> Result<()> {
-        let mut recipe = Plan {
+        let mut plan = Plan {
             ts: self,
             held,
             tell: &mut |_| {},
@@ -35,7 +35,7 @@ impl Toolstack {
             undo: Undo::default(),
             timings: Timings::default(),
         };
-        let Err(error) = recipe.reset(domid) else {
+        let Err(error) = plan.reset(domid) else {
             return Ok(());
         };
         let again = error.is_lost_store().then(|| self.reconnected());

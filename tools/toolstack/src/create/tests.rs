@@ -1,4 +1,4 @@
-//! The whole recipe over the doubles: what comes out, and that nothing stays when a step fails.
+//! All steps of a creation over the doubles: what comes out, and that nothing stays when a step fails.
 
 use super::*;
 use crate::Autoballoon;

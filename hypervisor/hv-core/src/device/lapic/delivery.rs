@@ -129,10 +129,10 @@ impl<F: SharedWords> Lapic<F> {
         self.isr_words |= 1 << word;
     }
 
-    /// Makes `vector` requested again instead of in service, because its delivery was interrupted and something else comes
-    /// first ([`Again::InjectAndKeep`](crate::vcpu::event::Again)). Does nothing where it is not in service, as with a
-    /// vector that went past the APIC. With [`Delivery::ByCpu`], [`interrupt_status`](Self::interrupt_status)
-    /// is to be set after.
+    /// Makes `vector` requested again instead of in service, because its delivery was interrupted and something else
+    /// comes first ([`Redelivery::InjectAndKeep`](crate::vcpu::event::Redelivery)). Does nothing where it is not in
+    /// service, as with a vector that went past the APIC. With [`Delivery::ByCpu`],
+    /// [`interrupt_status`](Self::interrupt_status) is to be set after.
     pub fn take_back(&mut self, vector: u8) {
         let (word, bit) = position(vector);
         let before = self.page.fetch_and_u32(Reg::Isr(word).offset(), !bit);

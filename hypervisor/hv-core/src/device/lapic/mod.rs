@@ -165,8 +165,8 @@ impl<F: SharedWords> Lapic<F> {
     }
 
     /// Puts the registers into the state that INIT leaves: all as after power-up but the id and APIC_BASE. The timer is
-    /// disarmed. The caller empties the vCPU's box as well, and tells of the [address](Self::address); the guest interrupt
-    /// status and the EOI-exit bitmaps become 0.
+    /// disarmed. The caller empties the vCPU's descriptor as well, and tells of the [address](Self::address); the guest
+    /// interrupt status and the EOI-exit bitmaps become 0.
     ///
     /// Intel SDM vol. 3A, "Local APIC State After It Has Been Reset".
     pub fn init(&mut self) {

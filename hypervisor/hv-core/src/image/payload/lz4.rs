@@ -1,4 +1,5 @@
-//! LZ4's legacy frame: a magic number, then blocks of up to 8 MiB, each after its packed size and by itself.
+//! LZ4's legacy frame: a magic number, then blocks of up to 8 MiB, each with its packed size before it and packed by
+//! itself.
 //!
 //! It has no checksum. Corruption shows where a block does not unpack or the sizes do not add up; a flipped literal
 //! byte passes.

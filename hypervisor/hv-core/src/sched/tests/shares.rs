@@ -221,7 +221,7 @@ fn weights_are_shares_within_a_thousandth() {
     }
 }
 
-/// An hour of the least weights, in which virtual time starts over a hundred times.
+/// An hour of the least weights, in which virtual time is put back to 0 a hundred times.
 #[test]
 fn shares_and_waits_hold_while_virtual_time_starts_anew() {
     let weights = [1, 2, 3];

@@ -57,7 +57,7 @@ impl VtxProbe {
         }
     }
 
-    /// Has guests run on this CPU from now on, permanently. `region` is a frame that belongs to the CPU from here on.
+    /// Has guests run on this CPU from now on. `region` is a frame that belongs to the CPU from here on.
     ///
     /// # Errors
     /// [`EnableFailed`] where the CPU refuses.

@@ -309,7 +309,8 @@ pub(super) fn end_shadow(vmcs: CurrentVmcs) {
     }
 }
 
-/// An instruction at the end of 4 GiB: only 64-bit code goes on behind it, and VM entry refuses such an RIP of other code.
+/// An instruction at the end of 4 GiB: only 64-bit code goes on after it, and VM entry refuses such an RIP of other
+/// code.
 #[cold]
 fn across_4_gib(vmcs: CurrentVmcs, next: u64) -> u64 {
     let is_long = vmcs.read(Field::GuestEfer) & EFER_LMA != 0;

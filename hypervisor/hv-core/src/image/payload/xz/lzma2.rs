@@ -31,7 +31,7 @@ struct Decoder<'m> {
 }
 
 /// Unpacks the LZMA2 data that `packed` begins with to the start of `out`: packed bytes taken and bytes written. `out`
-/// behind what was written is unspecified.
+/// after what was written is unspecified.
 ///
 /// # Errors
 /// Where the data are corrupt, cut short or larger than `out`.

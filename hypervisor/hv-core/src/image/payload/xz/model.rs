@@ -294,7 +294,7 @@ impl Tables {
 /// How much is copied at once.
 const WORD: usize = 8;
 
-/// Copies `length` bytes from `distance` before `at` to `at`; they may overlap. Up to 7 bytes behind them are
+/// Copies `length` bytes from `distance` before `at` to `at`; they may overlap. Up to 7 bytes after them are
 /// overwritten too: the output goes on there.
 #[inline(always)]
 fn copy(out: &mut [u8], at: usize, distance: usize, length: usize) {
