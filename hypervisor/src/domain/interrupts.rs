@@ -19,6 +19,8 @@ pub(super) struct Lines {
     owner: Once<Arc<Domain>>,
     /// The line of the hypervisor's own UART.
     console: Once<u32>,
+    /// The local APIC of the CPU that boots, which serves all devices.
+    apic_id: Once<u8>,
 }
 
 impl Lines {
@@ -26,6 +28,7 @@ impl Lines {
         Self {
             owner: Once::new(),
             console: Once::new(),
+            apic_id: Once::new(),
         }
     }
 }
@@ -33,6 +36,8 @@ impl Lines {
 /// Gives all lines to `domain`.
 pub(crate) fn give_lines_to(domain: Arc<Domain>) {
     domains().lines.owner.call_once(|| domain);
+    // at boot, on the CPU that boots
+    let _ = boot_apic_id();
 }
 
 /// Keeps line `gsi` for the console, whatever the domain with the devices programs, and routes it by `entry`. False where no
@@ -142,7 +147,8 @@ pub(crate) fn free_message_vector(used: &[u8]) -> Option<u8> {
 
 /// The APIC id of the CPU that boots, which serves all devices.
 pub(crate) fn boot_apic_id() -> u8 {
-    local::id().to_le_bytes()[0]
+    let id = &domains().lines.apic_id;
+    *id.call_once(|| local::id().to_le_bytes()[0])
 }
 
 fn is_own(gsi: u32) -> bool {

@@ -169,7 +169,7 @@ impl Domain {
     /// True where none of its vCPUs may run: one load for the run loop.
     #[inline]
     #[must_use]
-    pub(crate) fn is_paused(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.pause_reasons.load(Ordering::Acquire) != 0
     }
 

@@ -68,7 +68,7 @@ pub(crate) fn run<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Stop {
 fn look_up<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Option<Stop> {
     runner.vcpu.take_kick();
     // after the kick: who asks from now on kicks again
-    if runner.domain.is_paused() {
+    if runner.domain.is_stopped() {
         return Some(Stop::Paused);
     }
     if runner.vcpu.has_requests() {
@@ -89,7 +89,7 @@ impl<H: VcpuHw> Runner<H> {
     /// the registers, though.
     #[must_use]
     pub(crate) fn answerable(&self) -> Requests {
-        if self.domain.is_paused() && !self.vcpu().requests().intersects(Requests::STATE) {
+        if self.domain.is_stopped() && !self.vcpu().requests().intersects(Requests::STATE) {
             Requests::all().difference(Requests::TIMERS)
         } else {
             Requests::all()

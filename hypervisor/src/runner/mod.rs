@@ -104,14 +104,14 @@ impl<H: VcpuHw> Runner<H> {
     /// True where it could have the CPU.
     #[must_use]
     pub(crate) fn can_run(&self) -> bool {
-        self.activity == Activity::Ready && !self.domain.is_paused()
+        self.activity == Activity::Ready && !self.domain.is_stopped()
     }
 
     /// What it is booked as while it does not run.
     #[must_use]
     pub(crate) fn waiting_state(&self) -> RunState {
         match self.activity {
-            Activity::Ready if self.domain.is_paused() => RunState::Offline,
+            Activity::Ready if self.domain.is_stopped() => RunState::Offline,
             Activity::Ready => RunState::Runnable,
             Activity::Halted | Activity::Polling => RunState::Blocked,
             Activity::Waiting | Activity::Down => RunState::Offline,

@@ -139,7 +139,7 @@ fn pause_that_meets_an_unpause_is_not_lost() {
             |guest| guest.pause().unwrap(),
         ],
         check: |guest| {
-            assert!(guest.is_paused(), "one pause is open");
+            assert!(guest.is_stopped(), "one pause is open");
             destroy_whole(&guest, &mut new_main());
         },
     }

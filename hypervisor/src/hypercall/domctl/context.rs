@@ -154,7 +154,7 @@ pub(super) fn get_one<H: VcpuHw>(call: &mut Call<'_, H>, op: &mut Domctl) -> Ans
 pub(super) fn set<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
     let body: XenDomctlHvmcontext = op.body();
     let domain = alive(call, op)?;
-    if !domain.is_paused() {
+    if !domain.is_stopped() {
         return Err(Errno::EBUSY.into());
     }
     let bytes = read(call, &domain, &body)?;

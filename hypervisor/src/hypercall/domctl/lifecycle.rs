@@ -68,8 +68,9 @@ pub(super) fn create(op: &mut Domctl) -> Answer {
     let number = registry::reserve(wanted).ok_or(none_left)?;
     let domain = create::domain(number.id(), config, DomainResources::none()?)?;
     let domain = Arc::new(domain);
-    wallclock::tell(&domain);
     registry::add(domain.clone());
+    // once it is known: who sets the time meanwhile tells it, or has set it before
+    wallclock::tell(&domain);
     let (id, vcpus) = (domain.id, domain.vcpus.len());
     domain_log!(domain.log, Info, "{id}: created, {vcpus} vCPUs");
     op.reply_domid(number.id());

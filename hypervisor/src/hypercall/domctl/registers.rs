@@ -47,7 +47,7 @@ pub(super) fn set<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
     let body: XenDomctlVcpucontext = op.body();
     let domain = lifecycle::another(call, op)?;
     let vcpu = made(&domain, body.vcpu)?;
-    if !domain.is_paused() {
+    if !domain.is_stopped() {
         return Err(Errno::EBUSY.into());
     }
     let wanted: VcpuGuestContext = call.runner.copy_in(Gva::new(body.ctxt))?;

@@ -97,7 +97,12 @@ impl Daemon {
                 attached.console.event();
                 // the far end has gone, and the port with it
                 let _ = self.evtchn.unbind(old);
-                store.write(&format!("{base}/tty"), attached.console.tty())?;
+                // our own write comes back as an event: only where it says something new, or a guest that makes its port
+                // bindable again and again would have us write for ever
+                let (path, tty) = (format!("{base}/tty"), attached.console.tty());
+                if store.read_string_opt(&path)?.as_deref() != Some(tty) {
+                    store.write(&path, tty)?;
+                }
             }
             if attached.what == wanted {
                 attached.console.set_limit(limit);
