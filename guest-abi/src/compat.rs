@@ -1,8 +1,8 @@
 //! What a 32-bit caller passes: the layouts of Xen's `include/xlat.lst`, and the way from one width to the other.
 //!
-//! On i386 a pointer, an `xen_ulong_t` and an `xen_pfn_t` have 4 bytes, and a `uint64_t` is aligned to 4. Most structs are
-//! the same for all that, as their fields have fixed sizes and fall into place; those that are not have a row below.
-//! [`Compat`] knows of every struct which it is: who copies one in or out cannot forget the other width.
+//! On i386 a pointer, an `xen_ulong_t` and an `xen_pfn_t` have 4 bytes, and a `uint64_t` is aligned to 4. Most structs
+//! are the same for all that, as their fields have fixed sizes and fall into place; those that are not have a row
+//! below. [`Compat`] knows of every struct which it is: who copies one in or out cannot forget the other width.
 //!
 //! Arguments are in EBX, ECX, EDX, ESI, EDI; the number and the result in EAX.
 
@@ -151,8 +151,8 @@ impl Field<[u64; 6]> for [u32; 6] {
     }
 }
 
-/// One row a struct: the type of 64 bits, the name of the other, its size, its fields with their types and offsets, and its
-/// padding. Sizes and offsets are those that a C compiler for i386 gives the headers of release 4.17.
+/// One row a struct: the type of 64 bits, the name of the other, its size, its fields with their types and offsets, and
+/// its padding. Sizes and offsets are those that a C compiler for i386 gives the headers of release 4.17.
 macro_rules! layouts {
     ($(
         $(#[$doc:meta])*
@@ -221,7 +221,8 @@ layouts! {
         domid: u16 => 0, space: u16 => 2, size: u16 => 4, foreign_domid: u16 => 6, idxs: u32 => 8, gpfns: u32 => 12,
         errs: u32 => 16
     }
-    /// `compat_remove_from_physmap`: the frame lies behind padding of 2 bytes, which is in the upper half of `domid` here.
+    /// `compat_remove_from_physmap`: the frame lies behind padding of 2 bytes, which is in the upper half of `domid`
+    /// here.
     crate::memory::XenRemoveFromPhysmap => CompatRemoveFromPhysmap: 8 {
         domid: PaddedDomid => 0, gpfn: u32 => 4
     }
@@ -308,8 +309,8 @@ impl Field<i16> for PaddedStatus {
     }
 }
 
-/// Where things are in the page that a 32-bit domain shares with the hypervisor (`compat_shared_info`). Pending bits are
-/// where they are in a 64-bit one, as [`crate::xen::SharedInfo`] has them.
+/// Where things are in the page that a 32-bit domain shares with the hypervisor (`compat_shared_info`). Pending bits
+/// are where they are in a 64-bit one, as [`crate::xen::SharedInfo`] has them.
 pub mod shared_info {
     /// Ports of the two-level ABI: 32 words of 32.
     pub const NR_CHANNELS: u32 = 32 * 32;
@@ -323,7 +324,7 @@ pub mod shared_info {
     pub const WC_NSEC: usize = 2312;
     /// Seconds, high half: behind the arch part.
     pub const WC_SEC_HI: usize = 2340;
-    /// In a `compat_vcpu_info`: a bit per word of 32 pending bits to look at. Its flags and its time are where they are in a
-    /// 64-bit one.
+    /// In a `compat_vcpu_info`: a bit per word of 32 pending bits to look at. Its flags and its time are where they are
+    /// in a 64-bit one.
     pub const VCPU_INFO_PENDING_SEL: usize = 4;
 }

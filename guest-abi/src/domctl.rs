@@ -1,7 +1,7 @@
 //! public/domctl.h, version 0x15: what a toolstack does to one domain. One 144-byte struct for all (rdi = pointer).
 //!
-//! A wrong `interface_version` is -EACCES. Layouts change between releases of Xen: these are 4.17's. Commands that are not
-//! here are not served.
+//! A wrong `interface_version` is -EACCES. Layouts change between releases of Xen: these are 4.17's. Commands that are
+//! not here are not served.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

@@ -41,8 +41,8 @@ pub(crate) fn reset_requested(at: u16, size: u8, value: u32) {
     port::write(at, size, value);
 }
 
-/// An INIT came while a guest ran: what asks for a reset of the machine (a keyboard controller, a management controller)
-/// gets one, since a CPU that runs guests keeps the INIT itself off.
+/// An INIT came while a guest ran: what asks for a reset of the machine (a keyboard controller, a management
+/// controller) gets one, since a CPU that runs guests keeps the INIT itself off.
 pub(crate) fn machine_is_reset() -> ! {
     info!("INIT signal: the machine is to be reset");
     console::flush();

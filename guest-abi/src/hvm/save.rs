@@ -1,7 +1,8 @@
-//! public/hvm/save.h and public/arch-x86/hvm/save.h: the state of an HVM domain beside its memory, as a stream of records.
+//! public/hvm/save.h and public/arch-x86/hvm/save.h: the state of an HVM domain beside its memory, as a stream of
+//! records.
 //!
-//! Each record is a [`HvmSaveDescriptor`] and `length` bytes. The header comes first, a record of type 0 and length 0 ends
-//! the stream. A record that is shorter than its struct counts as filled up with zeroes.
+//! Each record is a [`HvmSaveDescriptor`] and `length` bytes. The header comes first, a record of type 0 and length 0
+//! ends the stream. A record that is shorter than its struct counts as filled up with zeroes.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

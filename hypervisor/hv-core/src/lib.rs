@@ -1,8 +1,8 @@
 //! The core logic of the hypervisor: what must be true.
 //!
-//! Pure logic without unsafe code, statics, locks or a clock: time is passed in, memory is reached through the traits in
-//! [`mem`], and consequences are return values that the core (the `hypervisor` crate) applies. All of it is tested on
-//! the host in milliseconds.
+//! Pure logic without unsafe code, statics, locks or a clock: time is passed in, memory is reached through the traits
+//! in [`mem`], and consequences are return values that the core (the `hypervisor` crate) applies. All of it is tested
+//! on the host in milliseconds.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -3,8 +3,8 @@
 //! A line passes where its guest's bucket *and* the common one have room for all of it. The common bucket is not first
 //! come, first served, or one flood would hide all others: who has used up its own share leaves the lower half of the
 //! common bucket alone, who has been quiet may use it to the ground ([`Common::admit`]). A domain is born with half a
-//! share, so that one that dies and is made again, over and over, leaves the lowest quarter to those that were there before.
-//! The text of a death ([`Common::admit_dump`]) passes whole or not at all.
+//! share, so that one that dies and is made again, over and over, leaves the lowest quarter to those that were there
+//! before. The text of a death ([`Common::admit_dump`]) passes whole or not at all.
 //!
 //! Rates are in bytes a second, times in nanoseconds of any clock that does not go back.
 

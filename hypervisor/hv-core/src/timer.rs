@@ -82,8 +82,8 @@ impl<K: Copy> TimerQueue<K> {
         self.deadlines.first().map(|(deadline, _)| deadline)
     }
 
-    /// True once after whatever may have changed the earliest deadline, or used the timer that was set for it: whether to
-    /// program the hardware again.
+    /// True once after whatever may have changed the earliest deadline, or used the timer that was set for it: whether
+    /// to program the hardware again.
     #[inline]
     pub fn take_changed(&mut self) -> bool {
         self.is_changed && core::mem::take(&mut self.is_changed)

@@ -1,11 +1,11 @@
 //! Walks a guest's own page tables, as the CPU would: guest linear → guest physical.
 //!
 //! Used wherever the guest hands us a linear address: the buffers of hypercalls, and the bytes of an instruction that
-//! touched emulated MMIO. It is the memory of the guest's *kernel*, whatever it says: the user/supervisor bit, SMAP and NX
-//! are ignored on purpose, because the kernel forwards buffers of its own processes (privcmd); but for an access that a
-//! process makes itself ([`Access::UserRead`]). Write permission is
-//! honoured as for a supervisor access: a read-only page is refused while CR0.WP is set. Accessed and dirty bits are not
-//! set. Tables are read with [`GuestMem::read_u64`], once per level.
+//! touched emulated MMIO. It is the memory of the guest's *kernel*, whatever it says: the user/supervisor bit, SMAP and
+//! NX are ignored on purpose, because the kernel forwards buffers of its own processes (privcmd); but for an access
+//! that a process makes itself ([`Access::UserRead`]). Write permission is
+//! honoured as for a supervisor access: a read-only page is refused while CR0.WP is set. Accessed and dirty bits are
+//! not set. Tables are read with [`GuestMem::read_u64`], once per level.
 //!
 //! [`copy_in`] and [`copy_out`] serve exits; hypercalls keep translations (`guest_mem` of the hypervisor).
 
@@ -127,8 +127,8 @@ fn walk_long<M: GuestMem + ?Sized>(
     descend(mem, mode.cr3 & FRAME, top_shift, address, needed)
 }
 
-/// PAE without long mode: four pointers at CR3, then two levels. The CPU caches the pointers when CR3 is loaded; reading
-/// them again differs only for a guest that changed them and has not reloaded CR3 yet.
+/// PAE without long mode: four pointers at CR3, then two levels. The CPU caches the pointers when CR3 is loaded;
+/// reading them again differs only for a guest that changed them and has not reloaded CR3 yet.
 #[cold]
 fn walk_pae<M: GuestMem + ?Sized>(
     mem: &M,

@@ -23,8 +23,8 @@ pub enum WatchdogError {
 }
 
 impl Watchdogs {
-    /// Sets watchdog `id`, counted from 1, to `timeout_s` seconds from `now_ns`, or frees it where that is 0; takes a free one
-    /// for `id` 0. Returns the number of the one that was taken, else 0.
+    /// Sets watchdog `id`, counted from 1, to `timeout_s` seconds from `now_ns`, or frees it where that is 0; takes a
+    /// free one for `id` 0. Returns the number of the one that was taken, else 0.
     ///
     /// # Errors
     /// [`WatchdogError`].

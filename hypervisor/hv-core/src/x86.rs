@@ -1,5 +1,6 @@
-//! Bits of the CPU's registers, for whoever asks or sets one. Source: Intel SDM vol. 3A, "Control Registers", "Extended Feature
-//! Enable Register", "Debug Registers", "Segment Descriptors", "Interrupt 14"; vol. 1, "EFLAGS Register".
+//! Bits of the CPU's registers, for whoever asks or sets one. Source: Intel SDM vol. 3A, "Control Registers",
+//! "Extended Feature Enable Register", "Debug Registers", "Segment Descriptors", "Interrupt 14"; vol. 1,
+//! "EFLAGS Register".
 
 /// CR0.PE: protected mode.
 pub const CR0_PE: u64 = 1 << 0;

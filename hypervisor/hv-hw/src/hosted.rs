@@ -1,10 +1,10 @@
 //! The machine that stands under tests on the host: memory, a clock, and a thread for each CPU.
 //!
-//! A thread has a board of its own from its first use on, as its CPU 0: tests that run side by side share nothing. One that
-//! [joins](Board::join) another's board is one more CPU of it, with its number.
+//! A thread has a board of its own from its first use on, as its CPU 0: tests that run side by side share nothing. One
+//! that [joins](Board::join) another's board is one more CPU of it, with its number.
 //!
-//! The clock is virtual: it moves a little with each look at it, so that whoever waits for a time sees it come, and stands
-//! still between; a busy host ages no test.
+//! The clock is virtual: it moves a little with each look at it, so that whoever waits for a time sees it come, and
+//! stands still between; a busy host ages no test.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -19,7 +19,8 @@ use hv_core::addr::MfnRange;
 use crate::direct_map;
 use crate::percpu::PerCpu;
 
-/// The TSC of a new board, which is also when its hypervisor was entered: that of a machine that has been up for a while, so that subtractions have room.
+/// The TSC of a new board, which is also when its hypervisor was entered: that of a machine that has been up for a
+/// while, so that subtractions have room.
 pub const FIRST_TSC: u64 = 1 << 40;
 /// The most types that a board has one value of.
 const PARTS: usize = 12;
@@ -114,8 +115,8 @@ impl Board {
             .find_map(|part| part.downcast_ref())
             .expect("a board has few parts")
     }
-    /// Lends the board's memory to the next one, zeroed, `frames` being all that was used of it. No thread of the board goes
-    /// on.
+    /// Lends the board's memory to the next one, zeroed, `frames` being all that was used of it. No thread of the board
+    /// goes on.
     pub fn retire(&self, frames: MfnRange) {
         let mut mfn = frames.start;
         while mfn < frames.end {

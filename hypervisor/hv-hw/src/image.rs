@@ -1,4 +1,5 @@
-//! Where the hypervisor's own image lies: linked at [`ImageLayout::VIRTUAL_OFFSET`], each permission with pages of its own.
+//! Where the hypervisor's own image lies: linked at [`ImageLayout::VIRTUAL_OFFSET`], each permission with pages of its
+//! own.
 
 use hv_core::addr::{Mfn, MfnRange};
 

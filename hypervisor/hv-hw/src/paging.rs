@@ -136,8 +136,8 @@ fn unmap(
     Ok(())
 }
 
-/// Settles what an edit owes. Edits happen at boot, on the only CPU that runs, and never change a mapping in use: dropping
-/// this CPU's translations is enough.
+/// Settles what an edit owes. Edits happen at boot, on the only CPU that runs, and never change a mapping in use:
+/// dropping this CPU's translations is enough.
 fn flush_own(
     table: &mut PageTable<Host>,
     frames: &mut impl TableFrames,

@@ -27,7 +27,8 @@ impl IrqsOff {
     /// Makes the proof.
     ///
     /// # Safety
-    /// RFLAGS.IF must be clear, and stay so but for the windows of `irq::wait_for_interrupt` and `irq::poll_interrupt`; one proof a CPU.
+    /// RFLAGS.IF must be clear, and stay so but for the windows of `irq::wait_for_interrupt` and `irq::poll_interrupt`;
+    /// one proof a CPU.
     #[must_use]
     pub const unsafe fn new() -> Self {
         Self {

@@ -1,7 +1,7 @@
 //! I/O ports: bytes, words and double words.
 //!
-//! UNSAFETY: a port's effect is the device's; none of the ports used here changes memory behind Rust's back, except by DMA
-//! that the device was programmed for by dom0 into dom0's memory.
+//! UNSAFETY: a port's effect is the device's; none of the ports used here changes memory behind Rust's back, except by
+//! DMA that the device was programmed for by dom0 into dom0's memory.
 #![expect(unsafe_code)]
 
 use x86_64::instructions::port::Port;

@@ -129,8 +129,8 @@ fn triple_fault() -> ! {
     }
 }
 
-/// Powers the machine off by ACPI's S5: `control` are the PM1 control registers (the second may be 0), `sleep_types` the
-/// values of the DSDT's `\_S5` package. Returns where the machine ignores it.
+/// Powers the machine off by ACPI's S5: `control` are the PM1 control registers (the second may be 0), `sleep_types`
+/// the values of the DSDT's `\_S5` package. Returns where the machine ignores it.
 pub fn power_off(control: [u16; 2], sleep_types: [u8; 2]) {
     const SLEEP_ENABLE: u16 = 1 << 13;
     const SLEEP_TYPE_SHIFT: u32 = 10;

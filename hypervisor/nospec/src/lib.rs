@@ -2,14 +2,14 @@
 //!
 //! UNSAFETY: only instructions that the compiler knows nothing of stay where a check has already proved them void.
 //!
-//! A check alone is a branch, which the CPU predicts: trained by valid numbers it goes on with one that is not, reads what
-//! lies there, and leaves a trace of it in the cache (Spectre, variant 1). Here the number itself is made harmless, without
-//! a branch: out of bounds it is 0. CMP, SBB and AND, as Linux's `array_index_mask_nospec` has it. In Rust the compiler
-//! would compute the mask at compile time, behind the check.
+//! A check alone is a branch, which the CPU predicts: trained by valid numbers it goes on with one that is not, reads
+//! what lies there, and leaves a trace of it in the cache (Spectre, variant 1). Here the number itself is made
+//! harmless, without a branch: out of bounds it is 0. CMP, SBB and AND, as Linux's `array_index_mask_nospec` has it. In
+//! Rust the compiler would compute the mask at compile time, behind the check.
 //!
-//! Not among the tables: page-table indices, which are nine bits of an address; CPUID leaves, of whose answers no address is
-//! made; what only dom0 may ask for, which is trusted (domctl, sysctl, machine frames); numbers that an enum was made of; and
-//! offsets in shared pages, which are masked where they are used.
+//! Not among the tables: page-table indices, which are nine bits of an address; CPUID leaves, of whose answers no
+//! address is made; what only dom0 may ask for, which is trusted (domctl, sysctl, machine frames); numbers that an enum
+//! was made of; and offsets in shared pages, which are masked where they are used.
 //!
 //! Each clamp leaves its address and its table's number in the section `.nospec` of the program, which is not loaded:
 //! `cargo xtask build` looks there whether each table's clamp is in the code.

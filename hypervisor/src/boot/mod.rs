@@ -1,8 +1,8 @@
 //! From the boot code to dom0: a checklist, one line a step.
 //!
-//! Each step logs what it found, with the time since entry. A step that cannot be mended ends the boot with one line that names
-//! cause and remedy ([`fatal`]). Next: `loader` for what GRUB left, `ram` for memory, `platform` for the rest of
-//! the machine.
+//! Each step logs what it found, with the time since entry. A step that cannot be mended ends the boot with one line
+//! that names cause and remedy ([`fatal`]). Next: `loader` for what GRUB left, `ram` for memory, `platform` for the
+//! rest of the machine.
 
 mod dom0;
 mod loader;
@@ -47,7 +47,8 @@ pub struct Machine {
     pub memory: E820Map,
     /// RAM that the hypervisor keeps: its image, its heap.
     pub hypervisor: [MfnRange; 2],
-    /// Frames right below the heap, which it may have while dom0's kernel is unpacked. They are not among the free ones.
+    /// Frames right below the heap, which it may have while dom0's kernel is unpacked. They are not among the free
+    /// ones.
     pub temporary_heap: MfnRange,
     /// RAM below 1 MiB. It is not among the free frames, so that nothing but dom0 gets it.
     pub low_ram: Vec<MfnRange>,
@@ -113,7 +114,8 @@ pub(crate) fn milestone(what: &str) {
     );
 }
 
-/// Ends the boot: one line with cause and remedy, on the serial port and the screen, then halt or reboot as `noreboot` says.
+/// Ends the boot: one line with cause and remedy, on the serial port and the screen, then halt or reboot as `noreboot`
+/// says.
 pub(crate) fn fatal(reason: fmt::Arguments<'_>) -> ! {
     panic::fatal(reason)
 }

@@ -186,7 +186,8 @@ fn move_modules(
     Ok(modules)
 }
 
-/// Gives the heap its memory, `pages` pages and room for the frame table, and sets memory below it aside for the kernel's unpacking.
+/// Gives the heap its memory, `pages` pages and room for the frame table, and sets memory below it aside for the
+/// kernel's unpacking.
 fn give_heap(
     ram: &[MfnRange],
     image: &ImageLayout,

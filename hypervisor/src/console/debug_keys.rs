@@ -130,7 +130,8 @@ fn events() {
     }
 }
 
-/// Prints a few of the ports from `first` on, copied under the lock; the last of them, or `None` where there are no more.
+/// Prints a few of the ports from `first` on, copied under the lock; the last of them, or `None` where there are no
+/// more.
 fn print_ports(domain: &Domain, first: Port) -> Option<Port> {
     let ports: ArrayVec<(Port, Status), 32> = {
         let events = domain.events.lock();

@@ -1,8 +1,8 @@
-//! How a domain is made: dom0 and every other the same way, from a [`DomainConfig`] and, for dom0, the memory that it has
-//! already.
+//! How a domain is made: dom0 and every other the same way, from a [`DomainConfig`] and, for dom0, the memory that it
+//! has already.
 //!
-//! All that its making takes is allocated here, so that a lack of memory is the caller's error and nothing is left behind.
-//! Its vCPUs get what they run on with `pcpu::hand_off`.
+//! All that its making takes is allocated here, so that a lack of memory is the caller's error and nothing is left
+//! behind. Its vCPUs get what they run on with `pcpu::hand_off`.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;

@@ -1,8 +1,8 @@
 //! How a domain goes: at any moment of its life, in steps of bounded length, and everything comes back.
 //!
 //! Its CPUs drop its vCPUs first; then its ports are closed, and their peers told; grants are released both ways; its
-//! memory is taken down; its tables; what it shared with the hypervisor. What others still use of it keeps it as a zombie,
-//! which [`reap`] ends.
+//! memory is taken down; its tables; what it shared with the hypervisor. What others still use of it keeps it as a
+//! zombie, which [`reap`] ends.
 
 use alloc::sync::Arc;
 use core::mem;

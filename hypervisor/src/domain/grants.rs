@@ -8,9 +8,9 @@
 //! | flush; put the frame; unpin | `GRANT` | the granter's |
 //!
 //! No step holds locks of two domains, so there is no order between domains to keep; a domain may grant to itself. What
-//! the steps hand on (a pin, a use of the frame, an owed flush) is a value that must be used up, so that a step between two
-//! others of somebody else finds either all of a mapping or nothing. A mapping keeps the frame, and the granter's table,
-//! until it ends: [`finish`]. Rules: `hv_core::grant`.
+//! the steps hand on (a pin, a use of the frame, an owed flush) is a value that must be used up, so that a step between
+//! two others of somebody else finds either all of a mapping or nothing. A mapping keeps the frame, and the granter's
+//! table, until it ends: [`finish`]. Rules: `hv_core::grant`.
 
 use alloc::sync::Arc;
 use hv_hw::sync::atomic::{AtomicU32, Ordering};
@@ -240,7 +240,8 @@ pub(crate) struct Unmapped {
     mfn: Option<Mfn>,
 }
 
-/// Takes a mapping of `user` out and adds the flush that it owes to `pending`; then [`flush`], then [`Unmapped::finish`].
+/// Takes a mapping of `user` out and adds the flush that it owes to `pending`; then [`flush`], then
+/// [`Unmapped::finish`].
 ///
 /// # Errors
 /// [`GrantError::BadHandle`], [`GrantError::BadAddress`]; nothing has changed then.
@@ -380,8 +381,8 @@ fn granter_of(user: &Domain, raw: u16) -> Option<Arc<Domain>> {
     registry::find(id)
 }
 
-/// The page that a domain has at `gfn`: RAM of its own, or another's that it has mapped. It stays while the p2m is locked,
-/// since every mapping is a use of its frame.
+/// The page that a domain has at `gfn`: RAM of its own, or another's that it has mapped. It stays while the p2m is
+/// locked, since every mapping is a use of its frame.
 fn mapped_at(p2m: &P2m, gfn: Gfn, want: Want) -> Option<Mfn> {
     let entry = p2m.lookup(&DirectTables, gfn)?;
     let is_allowed = match want {
@@ -396,8 +397,8 @@ pub(crate) fn close(domain: &Domain) {
     domain.grants.table.lock().close();
 }
 
-/// Unmaps what a domain that is being destroyed, and whose memory is [closed](super::teardown::close), has mapped of others'
-/// grants; looks at no more than `budget` handles. True once there is none left.
+/// Unmaps what a domain that is being destroyed, and whose memory is [closed](super::teardown::close), has mapped of
+/// others' grants; looks at no more than `budget` handles. True once there is none left.
 pub(crate) fn release_mappings<H: VcpuHw>(hw: &mut H, domain: &Domain, budget: u32) -> bool {
     let released_to = &domain.grants.released_to;
     let start = released_to.load(Ordering::Relaxed);
@@ -430,7 +431,8 @@ fn release_mapping<H: VcpuHw>(hw: &mut H, domain: &Domain, request: &UnmapReques
     }
 }
 
-/// Gives the frames of a closed domain's grant table up, once nobody uses a page that it granted. True where that is done.
+/// Gives the frames of a closed domain's grant table up, once nobody uses a page that it granted. True where that is
+/// done.
 pub(crate) fn finish(domain: &Domain) -> bool {
     let Some(frames) = domain.grants.table.lock().take_frames() else {
         return false;

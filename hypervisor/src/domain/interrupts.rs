@@ -40,14 +40,15 @@ pub(crate) fn give_lines_to(domain: Arc<Domain>) {
     let _ = boot_apic_id();
 }
 
-/// Keeps line `gsi` for the console, whatever the domain with the devices programs, and routes it by `entry`. False where no
-/// I/O APIC serves it.
+/// Keeps line `gsi` for the console, whatever the domain with the devices programs, and routes it by `entry`. False
+/// where no I/O APIC serves it.
 pub(crate) fn keep_for_console(gsi: u32, entry: u64) -> bool {
     domains().lines.console.call_once(|| gsi);
     ioapic::write_entry(gsi, entry)
 }
 
-/// A device's interrupt, which the domain with the devices gets. A level-triggered line is masked before the host's EOI.
+/// A device's interrupt, which the domain with the devices gets. A level-triggered line is masked before the host's
+/// EOI.
 pub(crate) fn device(vector: u8) {
     let Some(domain) = domains().lines.owner.get() else {
         return;

@@ -265,8 +265,8 @@ impl Domain {
         domain_log!(self.log, Error, "{}: a vCPU does not stop", self.id);
     }
 
-    /// Ends the domain: its vCPUs stop at their next exit, and the toolstack hears of it. The first reason stays, and the
-    /// log has one line of it with `how` it came.
+    /// Ends the domain: its vCPUs stop at their next exit, and the toolstack hears of it. The first reason stays, and
+    /// the log has one line of it with `how` it came.
     pub(crate) fn end(&self, why: ShutdownReason, how: &str) {
         let is_first = {
             let mut lifecycle = self.lifecycle.lock();
@@ -285,8 +285,8 @@ impl Domain {
         }
     }
 
-    /// Ends the domain where one of its watchdogs has expired. Each vCPU that sets one has a timer for the first of them all
-    /// then, so that the last who set one has a timer for the first that is due now.
+    /// Ends the domain where one of its watchdogs has expired. Each vCPU that sets one has a timer for the first of
+    /// them all then, so that the last who set one has a timer for the first that is due now.
     pub(crate) fn look_at_watchdogs(&self) {
         let watchdogs = self.lifecycle.lock().watchdogs;
         if watchdogs.has_expired(host::now_ns()) {
@@ -297,8 +297,8 @@ impl Domain {
         }
     }
 
-    /// Lets a domain go on that has shut down, as one that asked for its suspend and is to live here on. Without effect on
-    /// others.
+    /// Lets a domain go on that has shut down, as one that asked for its suspend and is to live here on. Without effect
+    /// on others.
     pub(crate) fn resume(&self) {
         {
             let mut lifecycle = self.lifecycle.lock();

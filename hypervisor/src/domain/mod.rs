@@ -9,8 +9,9 @@
 //! | `devices` | `DEVICE` | virtual I/O APIC, PCI configuration |
 //! | `policies`, `Vcpu::account`, `Vcpu::state` | `VCPU` | what CPUID and MSRs are, run state, registers on their way |
 //!
-//! What is not behind a lock never changes, or is a single atomic word. Next: `create` for how one is made, `lifecycle` for
-//! what becomes of it, `destroy` and `teardown` for how it goes, `registry` for how it is found, `runner` for what runs.
+//! What is not behind a lock never changes, or is a single atomic word. Next: `create` for how one is made, `lifecycle`
+//! for what becomes of it, `destroy` and `teardown` for how it goes, `registry` for how it is found, `runner` for what
+//! runs.
 
 pub(crate) mod account;
 pub(crate) mod create;

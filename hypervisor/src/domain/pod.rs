@@ -1,5 +1,5 @@
-//! Memory that is populated on demand: whoever touches a page first brings it, the guest itself, or the hypervisor and other
-//! domains on what they do with the guest's memory.
+//! Memory that is populated on demand: whoever touches a page first brings it, the guest itself, or the hypervisor and
+//! other domains on what they do with the guest's memory.
 //!
 //! | who | comes by |
 //! |---|---|
@@ -9,9 +9,9 @@
 //! | its balloon, giving up what it has or never had | [`give_up`] |
 //! | its toolstack | [`mark`], [`set_target`] |
 //!
-//! Where the cache is empty a bounded number of pages is looked at for some that are all zeroes; the guest's instruction, or
-//! its hypercall, is executed again until one is found or all were looked at. Then the domain ends. Rules:
-//! [`hv_core::p2m::Pod`].
+//! Where the cache is empty a bounded number of pages is looked at for some that are all zeroes; the guest's
+//! instruction, or its hypercall, is executed again until one is found or all were looked at. Then the domain ends.
+//! Rules: [`hv_core::p2m::Pod`].
 
 use hv_hw::sync::atomic::Ordering;
 
@@ -154,8 +154,8 @@ fn touch_within(domain: &Domain, p2m: &mut P2m, gfn: Gfn, sweep: u32) -> Touched
     }
 }
 
-/// Populates `gfn` for an access that the hypervisor makes; true where it is there now. Where it is not, though it is to be
-/// populated, the domain's vCPUs [see to that](relieve) before they go on.
+/// Populates `gfn` for an access that the hypervisor makes; true where it is there now. Where it is not, though it is
+/// to be populated, the domain's vCPUs [see to that](relieve) before they go on.
 #[cold]
 pub(crate) fn bring(domain: &Domain, p2m: &mut P2m, gfn: Gfn) -> bool {
     match touch_within(domain, p2m, gfn, LONG_SWEEP) {
@@ -242,8 +242,8 @@ fn unmark(domain: &Domain, p2m: &mut P2m, gfn: Gfn, order: PageOrder) -> Result<
     Ok(is_given)
 }
 
-/// Keeps a page that the domain gives up for what it has yet to touch; false where it needs none so. It is mapped no longer,
-/// and flushed; `p2m` has been locked since.
+/// Keeps a page that the domain gives up for what it has yet to touch; false where it needs none so. It is mapped no
+/// longer, and flushed; `p2m` has been locked since.
 pub(crate) fn keep(domain: &Domain, p2m: &mut P2m, entry: &P2mEntry) -> bool {
     let keeps = p2m.pod.is_active()
         && p2m.pod.keeps_what_is_released()

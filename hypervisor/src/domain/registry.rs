@@ -98,8 +98,8 @@ pub(crate) fn add(domain: Arc<Domain>) {
     }
 }
 
-/// Forgets a domain; its number is free again. What it holds goes with the last reference to it. False where it was not known:
-/// another may have its number by then.
+/// Forgets a domain; its number is free again. What it holds goes with the last reference to it. False where it was not
+/// known: another may have its number by then.
 pub(crate) fn remove(domain: &Arc<Domain>) -> bool {
     let mut table = registry().lock();
     let Ok(place) = table.place(domain.id) else {

@@ -1,9 +1,10 @@
-//! What a domain may take of the hypervisor's heap by what it does: handles of pages that it maps, records of grants, ports.
+//! What a domain may take of the hypervisor's heap by what it does: handles of pages that it maps, records of grants,
+//! ports.
 //!
-//! What grows is charged first. A guest gets an eighth of the heap at most, and all guests together a half, so that whatever
-//! they do, the other half is there for the hardware domain, which serves them, and for whoever makes domains. A little each
-//! guest gets in any case: what others have taken keeps none from working. Nothing grows into the last reserve
-//! ([`memory::heap_has_room`]), which is for what cannot be refused.
+//! What grows is charged first. A guest gets an eighth of the heap at most, and all guests together a half, so that
+//! whatever they do, the other half is there for the hardware domain, which serves them, and for whoever makes domains.
+//! A little each guest gets in any case: what others have taken keeps none from working. Nothing grows into the last
+//! reserve ([`memory::heap_has_room`]), which is for what cannot be refused.
 
 use hv_hw::sync::atomic::{AtomicUsize, Ordering};
 

@@ -110,8 +110,8 @@ impl TableFrames for DomainTables<'_> {
 }
 
 /// Sets how many frames of RAM a domain may have, and by that how many its page tables may have: what a dense map of so
-/// much RAM and of others' pages needs, and not what a guest needs that spreads single pages over its address space. The
-/// hardware domain, which maps the machine's devices, has no limit on tables.
+/// much RAM and of others' pages needs, and not what a guest needs that spreads single pages over its address space.
+/// The hardware domain, which maps the machine's devices, has no limit on tables.
 pub(crate) fn set_max_pages(domain: &Domain, pages: u64) {
     const BASE: u64 = 1024;
     const PAGES_PER_TABLE: u64 = 128;
@@ -137,8 +137,8 @@ pub(crate) fn set_table_pool(domain: &Domain, frames: u64) -> Result<(), SpaceEr
     is_set.then_some(()).ok_or(SpaceError::OutOfMemory)
 }
 
-/// Takes the domain's own RAM at `gfn` away from it. What it has yet to touch goes first into what it has been promised:
-/// see [`pod`].
+/// Takes the domain's own RAM at `gfn` away from it. What it has yet to touch goes first into what it has been
+/// promised: see [`pod`].
 ///
 /// # Errors
 /// [`SpaceError::NotThere`] where nothing is mapped, [`SpaceError::NotYours`] where it is not the domain's own RAM.
@@ -176,8 +176,8 @@ pub(crate) fn release_block<H: VcpuHw>(
     Ok(())
 }
 
-/// Removes what is mapped at `gfn`: RAM, a page shared with the hypervisor, a page of another domain. A granted page goes
-/// by its handle only, devices' memory not at all.
+/// Removes what is mapped at `gfn`: RAM, a page shared with the hypervisor, a page of another domain. A granted page
+/// goes by its handle only, devices' memory not at all.
 ///
 /// # Errors
 /// As for [`release`].
@@ -351,7 +351,8 @@ pub(super) fn insert_locked(
     Ok(())
 }
 
-/// Maps a page that the domain shares with the hypervisor at `gfn`. RAM that is there goes; the page leaves its old place.
+/// Maps a page that the domain shares with the hypervisor at `gfn`. RAM that is there goes; the page leaves its old
+/// place.
 ///
 /// # Errors
 /// [`SpaceError::NotYours`] where something else is there.
@@ -379,8 +380,8 @@ pub(crate) fn map_special<H: VcpuHw>(
 /// Maps the RAM that `owner` has at `source` into `domain` at `gfn`, for a toolstack. RAM that is there goes.
 ///
 /// # Errors
-/// [`SpaceError::NoPage`] where the owner has no RAM of its own there, [`SpaceError::NotYours`] where something that does
-/// not go is at `gfn`.
+/// [`SpaceError::NoPage`] where the owner has no RAM of its own there, [`SpaceError::NotYours`] where something that
+/// does not go is at `gfn`.
 pub(crate) fn map_foreign<H: VcpuHw>(
     hw: &mut H,
     (domain, gfn): (&Domain, Gfn),
@@ -457,7 +458,8 @@ pub(super) fn flush<H: VcpuHw>(hw: &mut H, domain: &Domain, pending: PendingFlus
 }
 
 /// The same for a change of a domain's memory that somebody makes on the way, without a vCPU at hand: whichever of the
-/// domain's vCPUs is entered first flushes before. One CPU runs guests, and it is this one, so none is in the guest now.
+/// domain's vCPUs is entered first flushes before. One CPU runs guests, and it is this one, so none is in the guest
+/// now.
 pub(super) fn flush_before_entry(domain: &Domain, pending: PendingFlush) -> FlushDone {
     if pending.is_needed() {
         for vcpu in &domain.vcpus {

@@ -1,5 +1,5 @@
-//! Where in a domain's memory the pages are that it shares with the hypervisor: its shared info, the frames of its grant
-//! table.
+//! Where in a domain's memory the pages are that it shares with the hypervisor: its shared info, the frames of its
+//! grant table.
 
 use alloc::vec::Vec;
 

@@ -1,7 +1,8 @@
 //! Taking down the memory of a domain that is being destroyed, in steps of bounded length.
 //!
-//! First no new mapping is let in ([`close`]), then what is mapped goes ([`empty`]), then the tables ([`dismantle`]). Leaves
-//! are taken out a batch at a time under one lock, for one flush; their frames are put after it. Next: `destroy`.
+//! First no new mapping is let in ([`close`]), then what is mapped goes ([`empty`]), then the tables ([`dismantle`]).
+//! Leaves are taken out a batch at a time under one lock, for one flush; their frames are put after it. Next:
+//! `destroy`.
 
 use hv_hw::sync::atomic::Ordering;
 
@@ -39,8 +40,8 @@ pub(crate) fn close(domain: &Domain) {
     let _ = domain.limits.pool.resize(0);
 }
 
-/// Takes down what a closed domain has mapped, of which none of its vCPUs is running, within `budget`. True once nothing is
-/// left; what others still use stays on its account until they are done.
+/// Takes down what a closed domain has mapped, of which none of its vCPUs is running, within `budget`. True once
+/// nothing is left; what others still use stays on its account until they are done.
 ///
 /// Granted pages have to be [unmapped](super::grants::release_mappings) before.
 pub(crate) fn empty<H: VcpuHw>(hw: &mut H, domain: &Domain, mut budget: Budget) -> bool {
@@ -146,8 +147,8 @@ fn take_leaf(
     None
 }
 
-/// Gives back the tables of an [emptied](empty) domain's p2m, all but the root, looking at no more than `budget` entries
-/// at a time. True once they are gone.
+/// Gives back the tables of an [emptied](empty) domain's p2m, all but the root, looking at no more than `budget`
+/// entries at a time. True once they are gone.
 pub(crate) fn dismantle<H: VcpuHw>(hw: &mut H, domain: &Domain, budget: u32) -> bool {
     let mut p2m = domain.p2m.lock();
     let owed = PendingFlush::pages(p2m.root(), 0, 1);

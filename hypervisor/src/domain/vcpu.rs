@@ -253,8 +253,8 @@ impl Vcpu {
         (Requests::from_bits_truncate(bits & REQUESTS), vector)
     }
 
-    /// Makes the vCPU look at what was left for it: wakes it, or has its CPU leave the guest. One that has no CPU yet looks
-    /// when it gets one.
+    /// Makes the vCPU look at what was left for it: wakes it, or has its CPU leave the guest. One that has no CPU yet
+    /// looks when it gets one.
     #[inline]
     pub(crate) fn kick(&self) {
         if self.is_made() && !self.is_kicked.swap(true, Ordering::AcqRel) {

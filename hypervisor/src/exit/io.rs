@@ -122,8 +122,8 @@ fn settle((devices, log): (&mut Devices, &GuestLog), effect: PciEffect) {
     }
 }
 
-/// INS and OUTS: only to the debug console, which old kernels print on with REP OUTSB, a page at most at a time. A process
-/// that was given the port reads what it may read.
+/// INS and OUTS: only to the debug console, which old kernels print on with REP OUTSB, a page at most at a time. A
+/// process that was given the port reads what it may read.
 fn string_io<H: VcpuHw>(
     (runner, pcpu): (&mut Runner<H>, &mut Pcpu),
     access: IoExit,

@@ -1,6 +1,6 @@
-//! Emulated memory-mapped registers: the local APIC's in xAPIC mode, and dom0's I/O APICs and PCI configuration space. Everything else reads as all ones and
-//! ignores writes. An access that is none of an instruction's operands, or an instruction that is not emulated, gets #GP, as
-//! with Xen: what a guest executes is no reason for its end.
+//! Emulated memory-mapped registers: the local APIC's in xAPIC mode, and dom0's I/O APICs and PCI configuration space.
+//! Everything else reads as all ones and ignores writes. An access that is none of an instruction's operands, or an
+//! instruction that is not emulated, gets #GP, as with Xen: what a guest executes is no reason for its end.
 
 use hv_core::addr::{Gpa, Gva};
 use hv_core::emulate::{CpuView, Gprs, MmioInsn, SegmentBases};
@@ -63,8 +63,8 @@ fn instruction_of<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> Opti
     is_operand(runner, instruction.gva, fault).then_some(instruction)
 }
 
-/// True where the access was to the operand at `gva`: a CPU that does not say which linear address it was has at least said
-/// which physical one.
+/// True where the access was to the operand at `gva`: a CPU that does not say which linear address it was has at least
+/// said which physical one.
 fn is_operand<H: VcpuHw>(runner: &Runner<H>, gva: Gva, fault: Stage2Fault) -> bool {
     if let Some(linear) = fault.linear {
         return linear == gva;

@@ -20,8 +20,8 @@ use crate::runner::{Activity, Next, Runner, raise};
 use crate::{hypercall, power};
 use hv_core::x86::RFLAGS_IF;
 
-/// Does what the exit asks for. The two reasons that guests choose most are part of the run loop, where the decoded reason
-/// is known without a look at it; the others share a function.
+/// Does what the exit asks for. The two reasons that guests choose most are part of the run loop, where the decoded
+/// reason is known without a look at it; the others share a function.
 #[inline(always)]
 pub(crate) fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: VmExit) -> Next {
     match exit {
@@ -83,7 +83,8 @@ fn handle_other<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: VmExit
     }
 }
 
-/// HLT: waits for an interrupt. With interrupts off on every vCPU of a domain, none can come: it has switched itself off.
+/// HLT: waits for an interrupt. With interrupts off on every vCPU of a domain, none can come: it has switched itself
+/// off.
 fn halt<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     runner.skip();
     let can_be_woken = runner.hw.rflags() & RFLAGS_IF != 0;
@@ -108,7 +109,8 @@ fn halt<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     Next::Resume
 }
 
-/// What the vCPU waited for has come about. What it waits for still is asked for again before it is entered, as it is not quiet.
+/// What the vCPU waited for has come about. What it waits for still is asked for again before it is entered, as it is
+/// not quiet.
 fn close_windows<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     runner.hw.deliver(None, Waits::default());
     Next::Resume

@@ -94,7 +94,8 @@ impl<'a> DomainMemory<'a> {
         Some(ram)
     }
 
-    /// Has a page populated that is so on demand. Others may have been taken back for it, of which nothing may be known then.
+    /// Has a page populated that is so on demand. Others may have been taken back for it, of which nothing may be known
+    /// then.
     #[cold]
     fn populate(&self, p2m: &mut P2m, gfn: Gfn) -> Option<P2mEntry> {
         let is_there = pod::bring(self.domain, p2m, gfn);

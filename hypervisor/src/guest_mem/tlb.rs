@@ -1,8 +1,8 @@
 //! Linear pages translated before, each with the page-table entries of which the translation was made.
 //!
 //! One holds as long as these entries read the same, under the same control registers, while the p2m has not changed: a
-//! walk would read those very words, and end where it ended. So nothing has to be invalidated when a guest edits its page
-//! tables, and a copy costs one look at each level instead of a walk.
+//! walk would read those very words, and end where it ended. So nothing has to be invalidated when a guest edits its
+//! page tables, and a copy costs one look at each level instead of a walk.
 
 use core::cell::{Cell, RefCell};
 
@@ -115,7 +115,8 @@ impl LinearTlb {
     }
 }
 
-/// A domain's memory that writes down which entries of page tables a walk reads. Tables of 4-byte entries leave no record.
+/// A domain's memory that writes down which entries of page tables a walk reads. Tables of 4-byte entries leave no
+/// record.
 pub(super) struct Record<'a, 'm> {
     memory: &'a DomainMemory<'m>,
     entries: RefCell<ArrayVec<Entry, { LEVELS + 1 }>>,

@@ -132,15 +132,17 @@ fn param<H: VcpuHw>(call: &Call<'_, H>, arg: &XenHvmParam) -> Result<(Arc<Domain
     }
 }
 
-/// The vector that a value of HVM_PARAM_CALLBACK_IRQ names. A line of an interrupt controller that no PVH domain has, or of a
-/// PCI device, changes nothing, as with Xen: Linux names line 1 to show that it has drivers, after it has set vectors.
+/// The vector that a value of HVM_PARAM_CALLBACK_IRQ names. A line of an interrupt controller that no PVH domain has,
+/// or of a PCI device, changes nothing, as with Xen: Linux names line 1 to show that it has drivers, after it has set
+/// vectors.
 fn callback_vector(value: u64) -> Option<u8> {
     let [vector, ..] = value.to_le_bytes();
     let kind = value >> HVM_PARAM_CALLBACK_IRQ_TYPE_SHIFT;
     (kind == u64::from(HVM_PARAM_CALLBACK_TYPE_VECTOR)).then_some(vector)
 }
 
-/// HVMOP_set_evtchn_upcall_vector: from now on the upcall of that vCPU is an edge of this vector at its local APIC. What waits already comes at once.
+/// HVMOP_set_evtchn_upcall_vector: from now on the upcall of that vCPU is an edge of this vector at its local APIC.
+/// What waits already comes at once.
 pub(super) fn set_upcall_vector<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: XenHvmEvtchnUpcallVector = call.runner.copy_in(call.pointer(1))?;
     if arg.vector < FIRST_LEGAL_VECTOR {

@@ -8,9 +8,9 @@
 //! - hypervisor/hv-core/src/evtchn/types.rs:Notify (what the core logic answers)
 //! - hypervisor/src/domain/mod.rs:notify, hypervisor/src/domain/vcpu.rs:kick, back to hypervisor/src/main_loop/run_loop.rs:run
 //!
-//! A handler returns what goes to RAX, a refusal, or [`Stop::Continuation`]: then the guest executes the same instruction again,
-//! with its arguments moved on, after whatever else was due. No other register of the guest's changes. A caller in 32-bit
-//! code comes in by `narrow`; structures are copied in its layout by `runner::memory`.
+//! A handler returns what goes to RAX, a refusal, or [`Stop::Continuation`]: then the guest executes the same
+//! instruction again, with its arguments moved on, after whatever else was due. No other register of the guest's
+//! changes. A caller in 32-bit code comes in by `narrow`; structures are copied in its layout by `runner::memory`.
 
 mod bitmap;
 pub(crate) mod caller;
@@ -71,8 +71,8 @@ pub(crate) struct Call<'a, H> {
 const ARGUMENTS: [usize; 5] = [RDI, RSI, RDX, 10, 8];
 
 impl Stop {
-    /// The same, unless a pointer only led to a page that is populated on demand and for which no frame has been found yet:
-    /// one is looked for before the hypercall is made again.
+    /// The same, unless a pointer only led to a page that is populated on demand and for which no frame has been found
+    /// yet: one is looked for before the hypercall is made again.
     #[cold]
     fn reconsidered<H: VcpuHw>(self, runner: &Runner<H>) -> Self {
         let is_sought = || runner.vcpu().requests().contains(Requests::RELIEVE);

@@ -1,7 +1,7 @@
 //! `multicall`: several hypercalls in one exit. Source: `public/xen.h`, multicall_entry.
 //!
-//! An entry finds its arguments where any hypercall does, in the registers, which are the guest's own again afterwards. One
-//! that has to be executed again leaves its arguments moved on in its entry; the multicall then begins with it.
+//! An entry finds its arguments where any hypercall does, in the registers, which are the guest's own again afterwards.
+//! One that has to be executed again leaves its arguments moved on in its entry; the multicall then begins with it.
 
 use core::mem::offset_of;
 
@@ -52,7 +52,8 @@ pub(super) fn handle<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(0)
 }
 
-/// True where an entry took the vCPU off the CPU, as one that waits for events does: what follows is done when it is back.
+/// True where an entry took the vCPU off the CPU, as one that waits for events does: what follows is done when it is
+/// back.
 fn is_to_stop<H: VcpuHw>(call: &Call<'_, H>) -> bool {
     call.runner.activity != Activity::Ready || call.next == Next::Yield
 }

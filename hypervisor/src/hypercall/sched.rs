@@ -54,7 +54,8 @@ pub(super) fn watchdog<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(u64::from(taken))
 }
 
-/// SCHEDOP_poll: waits until one of the ports has an event, masked or not, or until `timeout` (ns of system time, 0: for ever).
+/// SCHEDOP_poll: waits until one of the ports has an event, masked or not, or until `timeout` (ns of system time, 0:
+/// for ever).
 pub(super) fn poll<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     let arg: SchedPoll = call.runner.copy_in(call.pointer(1))?;
     if arg.nr_ports > MAX_POLLED {
@@ -75,8 +76,8 @@ pub(super) fn poll<H: VcpuHw>(call: &mut Call<'_, H>) -> Answer {
     Ok(0)
 }
 
-/// True where the guest would take an interrupt or NMI at once. A guest that polls with interrupts off waits for its ports:
-/// its spinlocks do, with whatever else pending.
+/// True where the guest would take an interrupt or NMI at once. A guest that polls with interrupts off waits for its
+/// ports: its spinlocks do, with whatever else pending.
 fn can_be_interrupted<H: VcpuHw>(call: &mut Call<'_, H>) -> bool {
     call.runner.nmi_pending
         || (call.runner.hw.rflags() & RFLAGS_IF != 0 && call.runner.has_something_to_deliver())

@@ -286,8 +286,8 @@ pub(super) fn find<H: VcpuHw>(
     if sub_op >= u32::from(span.count) {
         return Err(Errno::ENOSYS);
     }
-    // below the number's count, so that the sum is a slot of its own; a byte is always one of the array's, and who may comes
-    // with it, whatever the CPU guesses
+    // below the number's count, so that the sum is a slot of its own; a byte is always one of the array's, and who may
+    // comes with it, whatever the CPU guesses
     let slot = span.first.wrapping_add(sub_op as u8);
     Ok(Table::<H>::SLOTS[usize::from(slot)])
 }

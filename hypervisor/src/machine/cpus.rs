@@ -1,7 +1,8 @@
 //! The physical CPUs as others see them: a mailbox each, where work for it is left before it is woken.
 //!
-//! Whoever leaves something for a CPU sets its flag first and wakes it then ([`wake`]); the CPU clears the flag before it
-//! looks. What is left lies with whom it is about (a vCPU's requests, the queue of hand-offs): here are only the flags.
+//! Whoever leaves something for a CPU sets its flag first and wakes it then ([`wake`]); the CPU clears the flag before
+//! it looks. What is left lies with whom it is about (a vCPU's requests, the queue of hand-offs): here are only the
+//! flags.
 
 use hv_hw::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 

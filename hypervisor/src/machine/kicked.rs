@@ -1,8 +1,9 @@
-//! Which vCPUs of a CPU were kicked and have not looked yet: how many, exactly; and where to look, a bit for each slot there,
-//! so that a kick of one costs the CPU no look at the others.
+//! Which vCPUs of a CPU were kicked and have not looked yet: how many, exactly; and where to look, a bit for each slot
+//! there, so that a kick of one costs the CPU no look at the others.
 //!
-//! The count says whether there is anybody; the bits are where to look first. A vCPU that looked on its own accord leaves its
-//! bit behind, which costs one look; one that was kicked before it had a slot has another's, and is found by a look at all.
+//! The count says whether there is anybody; the bits are where to look first. A vCPU that looked on its own accord
+//! leaves its bit behind, which costs one look; one that was kicked before it had a slot has another's, and is found by
+//! a look at all.
 
 use hv_hw::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 

@@ -1,7 +1,7 @@
 //! The machine as a whole: its facts, its frames, its CPUs. The lowest layer: it knows of no domain but by number.
 //!
-//! What there is once is a field of [`Machine`], reached through the CPU that runs: on bare metal there is one machine, on
-//! the host each board of tests has its own. What there is once for domains is `domain::Domains` likewise.
+//! What there is once is a field of [`Machine`], reached through the CPU that runs: on bare metal there is one machine,
+//! on the host each board of tests has its own. What there is once for domains is `domain::Domains` likewise.
 
 pub(crate) mod cpus;
 pub(crate) mod host;

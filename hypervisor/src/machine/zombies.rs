@@ -1,8 +1,8 @@
 //! Domains that are destroyed but for what others still use of them.
 //!
-//! Whoever ends a use of a domain's frame or grant says so ([`let_go`]); where the domain is one of these, the CPU looks
-//! before it goes on with a guest whether that use was the last (`domain::destroy::reap`). A zombie that stays one costs
-//! nobody anything.
+//! Whoever ends a use of a domain's frame or grant says so ([`let_go`]); where the domain is one of these, the CPU
+//! looks before it goes on with a guest whether that use was the last (`domain::destroy::reap`). A zombie that stays
+//! one costs nobody anything.
 
 use hv_hw::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -15,8 +15,8 @@ const WORDS: usize = (DomId::FIRST_RESERVED / BITS) as usize + 1;
 
 /// Which domains are ones.
 pub(super) struct Zombies {
-    /// One bit a domain, by number. Set before the first look at what is left of it, and read after a use of that has ended
-    /// (a locked instruction): so either the look finds the use ended, or who ended it finds the bit.
+    /// One bit a domain, by number. Set before the first look at what is left of it, and read after a use of that has
+    /// ended (a locked instruction): so either the look finds the use ended, or who ended it finds the bit.
     words: [AtomicU64; WORDS],
     /// How many bits are set.
     count: AtomicU32,

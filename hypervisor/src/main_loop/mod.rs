@@ -39,8 +39,8 @@ pub(crate) struct CpuMain<H> {
     pcpu: Pcpu,
     make: Box<dyn MakeVcpu<H>>,
     policy: Box<dyn Policy>,
-    /// Each in a box, so that no long run of memory is needed for more, by its slot on the CPU. The policy knows a vCPU by that
-    /// number too.
+    /// Each in a box, so that no long run of memory is needed for more, by its slot on the CPU. The policy knows a vCPU
+    /// by that number too.
     slots: Vec<Option<Box<Slot<H>>>>,
     /// The domains of these vCPUs.
     tenants: Vec<Option<Tenant>>,

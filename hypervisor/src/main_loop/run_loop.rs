@@ -33,7 +33,8 @@ pub(crate) enum Stop {
 /// Runs the vCPU, which is loaded, until it stops.
 ///
 /// What others want of it they leave where it is looked for, and then kick it: between two exits one flag tells that
-/// nobody did. The host's interrupts come as exits, and where the guest keeps them from that, before an entry: see `poll`.
+/// nobody did. The host's interrupts come as exits, and where the guest keeps them from that, before an entry: see
+/// `poll`.
 pub(crate) fn run<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Stop {
     apic_timer::begin_period(runner, pcpu);
     loop {
@@ -103,8 +104,8 @@ impl<H: VcpuHw> Runner<H> {
         !Requests::OF_SOFTWARE.contains(asked)
     }
 
-    /// Decides whether a waiting vCPU can go on, after somebody kicked it. Loaded, where it [needs](Self::needs_registers) to
-    /// be.
+    /// Decides whether a waiting vCPU can go on, after somebody kicked it. Loaded, where it
+    /// [needs](Self::needs_registers) to be.
     pub(crate) fn reconsider(&mut self, pcpu: &mut Pcpu) {
         if self.vcpu().has_requests() {
             answer_requests(self, pcpu);
@@ -119,8 +120,8 @@ impl<H: VcpuHw> Runner<H> {
         }
     }
 
-    /// True where something was left for the vCPU since it began to wait. It may be of too low a priority: then the guest
-    /// comes out of HLT for nothing, which it expects to happen.
+    /// True where something was left for the vCPU since it began to wait. It may be of too low a priority: then the
+    /// guest comes out of HLT for nothing, which it expects to happen.
     fn was_left_something(&self) -> bool {
         self.nmi_pending || self.vcpu().posted.is_waiting() || inject::callback(self).is_some()
     }

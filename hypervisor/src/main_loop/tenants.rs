@@ -130,8 +130,8 @@ impl<H: VcpuHw> CpuMain<H> {
         }
     }
 
-    /// The vCPU whose turn it was has the CPU no longer: what it has used is taken off its domain's budget, and what it has
-    /// left of what it had drawn is there for others.
+    /// The vCPU whose turn it was has the CPU no longer: what it has used is taken off its domain's budget, and what it
+    /// has left of what it had drawn is there for others.
     pub(super) fn charge(&mut self, slot: usize) {
         if self.current != Some(slot) {
             return;

@@ -1,5 +1,5 @@
-//! How a vCPU comes to the CPU that is to run it: whoever makes it allocates what it runs on ([`spawn`]), its CPU finds it in
-//! its queue.
+//! How a vCPU comes to the CPU that is to run it: whoever makes it allocates what it runs on ([`spawn`]), its CPU finds
+//! it in its queue.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;

@@ -309,8 +309,8 @@ impl Pcpu {
         self.owned == 1
     }
 
-    /// True where it has to look at its vCPUs before one of them goes on: another was kicked, is new, or has its turn; or at
-    /// the dead.
+    /// True where it has to look at its vCPUs before one of them goes on: another was kicked, is new, or has its turn;
+    /// or at the dead.
     #[inline]
     #[must_use]
     pub(crate) fn has_business(&self) -> bool {

@@ -1,9 +1,10 @@
 //! When the host looks at its interrupts though no exit brought one.
 //!
-//! A pending interrupt makes a VM exit at a boundary between two instructions of the guest. An entry that ends before the
-//! first such boundary lets none in: one that delivers an event whose delivery faults, that a trap of the last instruction
-//! ends, or that starts after MOV SS. A guest can have such entries follow each other for ever. So the run loop counts exits
-//! and looks itself: at once before an entry that is known to be of that kind, and after `MOST_EXITS` whatever they were.
+//! A pending interrupt makes a VM exit at a boundary between two instructions of the guest. An entry that ends before
+//! the first such boundary lets none in: one that delivers an event whose delivery faults, that a trap of the last
+//! instruction ends, or that starts after MOV SS. A guest can have such entries follow each other for ever. So the run
+//! loop counts exits and looks itself: at once before an entry that is known to be of that kind, and after `MOST_EXITS`
+//! whatever they were.
 
 use hv_hw::irq::poll_interrupt;
 

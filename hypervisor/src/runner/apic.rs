@@ -1,4 +1,5 @@
-//! What goes by a vCPU's local APIC beside its registers: the address that others reach it by, and what the hardware holds.
+//! What goes by a vCPU's local APIC beside its registers: the address that others reach it by, and what the hardware
+//! holds.
 
 use hv_core::device::lapic::InterruptStatus;
 use hv_hw::virt::{ApicAssist, ApicUpdate, VcpuHw};

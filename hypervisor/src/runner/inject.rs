@@ -10,8 +10,8 @@ use hv_hw::virt::{ApicAssist, ApicUpdate, Event, VcpuHw, Waits};
 
 use crate::runner::{Next, Runner};
 
-/// Gets everything ready for the next entry; [`Next::Yield`] where there is none, as the guest has died of what it was to
-/// get.
+/// Gets everything ready for the next entry; [`Next::Yield`] where there is none, as the guest has died of what it was
+/// to get.
 #[inline(always)]
 pub(crate) fn prepare<H: VcpuHw>(runner: &mut Runner<H>) -> Next {
     sync_apic(runner);
@@ -129,8 +129,8 @@ fn next_interrupt<H: VcpuHw>(runner: &mut Runner<H>) -> Option<u8> {
     runner.lapic.deliverable()
 }
 
-/// The vector of HVM_PARAM_CALLBACK_IRQ, while the vCPU's upcall is pending and it has no vector of its own. It goes past
-/// the local APIC: nothing is in service, and the guest sends no EOI.
+/// The vector of HVM_PARAM_CALLBACK_IRQ, while the vCPU's upcall is pending and it has no vector of its own. It goes
+/// past the local APIC: nothing is in service, and the guest sends no EOI.
 pub(crate) fn callback<H: VcpuHw>(runner: &Runner<H>) -> Option<u8> {
     let vector = runner.domain.callback.vector()?;
     if runner.vcpu().upcall_vector.load(Ordering::Acquire) != 0 {

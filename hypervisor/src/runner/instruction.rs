@@ -38,8 +38,8 @@ impl<H: VcpuHw> Runner<H> {
         }
     }
 
-    /// The same, where the CPU does not say how long it is. One that is not there any more, as another vCPU has changed the
-    /// code, gets #GP.
+    /// The same, where the CPU does not say how long it is. One that is not there any more, as another vCPU has changed
+    /// the code, gets #GP.
     #[cold]
     #[inline(never)]
     fn skip_decoded(&mut self) {

@@ -37,8 +37,8 @@ impl<H: VcpuHw> Runner<H> {
         Ok(value)
     }
 
-    /// As [`Self::copy_bytes_in`], for each size its own: most copies are of a few words, and half of such a copy was to find out
-    /// how many.
+    /// As [`Self::copy_bytes_in`], for each size its own: most copies are of a few words, and half of such a copy was
+    /// to find out how many.
     #[inline(never)]
     fn copy_value_in<T: FromBytes + IntoBytes>(
         &self,

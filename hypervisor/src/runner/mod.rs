@@ -246,8 +246,8 @@ pub(crate) fn raise<H: VcpuHw>(runner: &mut Runner<H>, event: Event) -> Next {
     Next::Resume
 }
 
-/// Has the guest begin the same instruction again with its registers moved on: what was due meanwhile comes first, and its
-/// interrupt shadow, if it stands in one, ends here.
+/// Has the guest begin the same instruction again with its registers moved on: what was due meanwhile comes first, and
+/// its interrupt shadow, if it stands in one, ends here.
 pub(crate) fn restart<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
     runner.hw.run_again();
     retry(pcpu)

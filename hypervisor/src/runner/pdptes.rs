@@ -9,8 +9,8 @@ use hv_hw::virt::{ControlRegister, SystemRegs, SystemSet, VcpuHw};
 use super::Runner;
 use crate::guest_mem::DomainMemory;
 
-/// Loads the top entries of PAE paging where registers that were set from outside turn it on. Entries that the CPU would
-/// refuse are left out: what they map is not there.
+/// Loads the top entries of PAE paging where registers that were set from outside turn it on. Entries that the CPU
+/// would refuse are left out: what they map is not there.
 pub(super) fn load<H: VcpuHw>(runner: &mut Runner<H>) {
     let cr0 = runner.hw.paging().cr0;
     if let Ok(Some(entries)) = due(runner, ControlRegister::Cr0, cr0) {

@@ -1,4 +1,5 @@
-//! What a guest gets where it touches memory that it has not: all ones, a write that goes nowhere, or #GP; never its end.
+//! What a guest gets where it touches memory that it has not: all ones, a write that goes nowhere, or #GP; never its
+//! end.
 
 use crate::exit;
 use crate::guest_mem::DomainMemory;
@@ -154,7 +155,8 @@ fn no_instruction_that_touches_nothing_ends_its_domain() {
     assert!(emulated > 450, "{emulated} are emulated");
 }
 
-/// As on a CPU that does not know the linear address of an access: the operand is the one that leads to the physical one.
+/// As on a CPU that does not know the linear address of an access: the operand is the one that leads to the physical
+/// one.
 #[test]
 fn access_without_a_linear_address_is_told_by_the_physical_one() {
     for (gpa, is_emulated) in [(NOWHERE, true), (NOWHERE + 4, false)] {

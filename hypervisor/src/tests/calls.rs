@@ -1,4 +1,5 @@
-//! Hypercalls over vCPUs without hardware: what is refused, and that a call which waits, or asks for much, stays in bounds.
+//! Hypercalls over vCPUs without hardware: what is refused, and that a call which waits, or asks for much, stays in
+//! bounds.
 
 use hv_hw::sync::atomic::Ordering;
 

@@ -248,7 +248,8 @@ fn busy_vcpus_have_the_whole_cap_of_their_domain() {
     }
 }
 
-/// What a kick of one costs does not grow with the others: beside it only who has looked of its own accord is looked at.
+/// What a kick of one costs does not grow with the others: beside it only who has looked of its own accord is looked
+/// at.
 #[test]
 fn kick_of_one_looks_at_few_others() {
     prepare();

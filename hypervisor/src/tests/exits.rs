@@ -219,8 +219,8 @@ fn what_is_no_doing_of_the_guests_leaves_it_as_it_was() {
     }
 }
 
-/// Of two vCPUs that touch a page for the first time together, the second finds it there: it tries again, and its write is not
-/// lost to an emulation.
+/// Of two vCPUs that touch a page for the first time together, the second finds it there: it tries again, and its write
+/// is not lost to an emulation.
 #[test]
 fn access_to_what_is_there_by_now_is_tried_again() {
     let (mut runner, mut pcpu) = one_vcpu();

@@ -1,5 +1,6 @@
-//! The host gets its interrupts whatever a guest does: each exit reason, wherever it finds the guest, under a host interrupt
-//! that becomes an exit only where the guest may be interrupted. The fake vCPU ends the test where one waits for too long.
+//! The host gets its interrupts whatever a guest does: each exit reason, wherever it finds the guest, under a host
+//! interrupt that becomes an exit only where the guest may be interrupted. The fake vCPU ends the test where one waits
+//! for too long.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! Memory between domains, against a naive book of which page has which contents and who sees it: whatever is mapped,
-//! granted, given up and destroyed in whatever order, nobody sees a page that has become somebody else's, and in the end
-//! every frame is back.
+//! granted, given up and destroyed in whatever order, nobody sees a page that has become somebody else's, and in the
+//! end every frame is back.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Memory that is populated on demand: who touches it brings it, whose balloon gives it back, and what becomes of a guest that
-//! touches more than it has.
+//! Memory that is populated on demand: who touches it brings it, whose balloon gives it back, and what becomes of a
+//! guest that touches more than it has.
 
 use hv_hw::sync::atomic::Ordering;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! Two or three CPUs that do something at once, and what must hold after it in whatever order they came.
 //!
 //! Built as everything else is, each race is run many times on threads of the host. Built with `--cfg shuttle`, a model
-//! checker runs it: at each access to an atomic word and at each lock it decides which CPU goes on, at random first and then
-//! by PCT, so that rare orders come as often as others. A failure prints a schedule that replays it (`SHUTTLE_SCHEDULE`).
-//! RACE_ROUNDS says how many rounds or schedules each race has.
+//! checker runs it: at each access to an atomic word and at each lock it decides which CPU goes on, at random first and
+//! then by PCT, so that rare orders come as often as others. A failure prints a schedule that replays it
+//! (`SHUTTLE_SCHEDULE`). RACE_ROUNDS says how many rounds or schedules each race has.
 
 use std::sync::Arc;
 

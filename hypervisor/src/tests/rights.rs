@@ -1,4 +1,5 @@
-//! Who may make which hypercall: a guest is denied all that is not in the list below, before its arguments are looked at.
+//! Who may make which hypercall: a guest is denied all that is not in the list below, before its arguments are looked
+//! at.
 
 use crate::domain::destroy::{self, Progress};
 use crate::domain::vcpu_frames::VcpuFrames;

@@ -1,5 +1,5 @@
-//! What a guest gets of the machine's frames: those it claimed, tables up to a bound, a grant table as large as it may be;
-//! and that all come back.
+//! What a guest gets of the machine's frames: those it claimed, tables up to a bound, a grant table as large as it may
+//! be; and that all come back.
 
 use crate::domain::create::DomainConfig;
 use crate::domain::destroy::{self, Progress};

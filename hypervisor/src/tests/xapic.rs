@@ -1,5 +1,5 @@
-//! The local APIC's modes as the core has them: registers in memory in the one, MSRs in the other, who is reached by what,
-//! and what the hardware is told.
+//! The local APIC's modes as the core has them: registers in memory in the one, MSRs in the other, who is reached by
+//! what, and what the hardware is told.
 
 use crate::domain::vcpu::Requests;
 use crate::domain::vcpu_frames::VcpuFrames;

@@ -1,4 +1,5 @@
-//! Two-level event channels and the upcall: the shared info page, ports, and a log of which events arrived in what order.
+//! Two-level event channels and the upcall: the shared info page, ports, and a log of which events arrived in what
+//! order.
 
 // UNSAFETY: a page that the hypervisor replaces and writes at any time; touched through atomics only.
 #![expect(unsafe_code, reason = "the shared info page")]

@@ -1,4 +1,5 @@
-//! The guest's side of FIFO event channels: a control block, pages of event words for as many ports as two-level has, and the draining of queues.
+//! The guest's side of FIFO event channels: a control block, pages of event words for as many ports as two-level has,
+//! and the draining of queues.
 //!
 //! public/event_channel.h: a word is taken off its queue by clearing LINKED, and only then may Xen link it again.
 

@@ -98,7 +98,8 @@ pub enum Touch {
     Write,
 }
 
-/// Touches every page of RAM behind the image and the loader's tables, below the end of what is mapped; how many that is.
+/// Touches every page of RAM behind the image and the loader's tables, below the end of what is mapped; how many that
+/// is.
 pub fn touch_all(how: Touch) -> u64 {
     /// Loaders of test kernels put nothing higher.
     const START: u64 = 16 << 20;

@@ -1,5 +1,5 @@
-//! Other vCPUs of this guest, started by VCPUOP_initialise: each notes the registers that it began with, and goes down as often
-//! as it is let up.
+//! Other vCPUs of this guest, started by VCPUOP_initialise: each notes the registers that it began with, and goes down
+//! as often as it is let up.
 
 // UNSAFETY: the first instructions of a vCPU have no Rust to stand on.
 #![expect(unsafe_code, reason = "entry code and what it leaves behind")]

@@ -127,8 +127,8 @@ pub enum Software {
     Overflow,
 }
 
-/// A software interrupt, its handler on a stack that ends at `stack_top` where one is given: the address that the handler was
-/// told, and the one behind the instruction.
+/// A software interrupt, its handler on a stack that ends at `stack_top` where one is given: the address that the
+/// handler was told, and the one behind the instruction.
 #[must_use]
 pub fn software(instruction: Software, stack_top: Option<u64>) -> Interrupted {
     const INT_N: u8 = 0x80;

@@ -1,7 +1,7 @@
 //! The registry of tests and their report.
 //!
-//! A kernel is a list of [`Test`]s given to [`run_all`]. Each prints one line, `--- test NAME: VERDICT[: text]`, and the
-//! last line is `--- done`; then the guest powers off. Four verdicts (XTF's): Success, Skip (nothing to test here),
+//! A kernel is a list of [`Test`]s given to [`run_all`]. Each prints one line, `--- test NAME: VERDICT[: text]`, and
+//! the last line is `--- done`; then the guest powers off. Four verdicts (XTF's): Success, Skip (nothing to test here),
 //! Error (the test itself broke, or the guest did), Failure (the hypervisor is wrong). `test=TEXT` on the command line
 //! selects by substring; a test that ends the domain runs only when named exactly.
 

@@ -1,8 +1,8 @@
 //! What time limits are counted by: the work that the emulator has done, so that a busy host does not fail a test.
 //!
-//! A limit in seconds means seconds of one CPU of the emulator's own. Beside other work the emulator advances more slowly,
-//! and so does its clock. A machine that sleeps (QEMU passes idle time without a CPU) still comes to its limit: wall time
-//! counts too, for a small part.
+//! A limit in seconds means seconds of one CPU of the emulator's own. Beside other work the emulator advances more
+//! slowly, and so does its clock. A machine that sleeps (QEMU passes idle time without a CPU) still comes to its limit:
+//! wall time counts too, for a small part.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -156,8 +156,8 @@ mod tests {
         }
     }
 
-    /// A limit holds for the work of the process, not for the time that the host takes for it: one that gets little of a
-    /// CPU, here none, is far from it when one that works has reached it.
+    /// A limit holds for the work of the process, not for the time that the host takes for it: one that gets little of
+    /// a CPU, here none, is far from it when one that works has reached it.
     #[test]
     fn a_limit_counts_work_and_not_waiting() {
         let (works, waits) = (

@@ -15,8 +15,8 @@ use anyhow::{Context, Result};
 
 use crate::clock::{Clock, Limit};
 
-/// How often somebody who waits looks at the clock: it may run slower than the host's, never faster than by the number of
-/// the emulator's threads.
+/// How often somebody who waits looks at the clock: it may run slower than the host's, never faster than by the number
+/// of the emulator's threads.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// What waiting for a text ended with.

@@ -1,7 +1,7 @@
 //! Files that their owner alone may read: what guests keep in memory, print, or are configured with is nobody else's.
 //!
-//! Xen's tools make dumps, saved configurations and the like with mode 0600 whatever the umask. Every file that a tool of
-//! ours writes is opened here; the few that others may read are named in `xtask`'s audit.
+//! Xen's tools make dumps, saved configurations and the like with mode 0600 whatever the umask. Every file that a tool
+//! of ours writes is opened here; the few that others may read are named in `xtask`'s audit.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;

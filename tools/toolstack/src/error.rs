@@ -1,7 +1,8 @@
 //! What a verb can fail with: a chain from what was being done down to the hypercall's field and errno.
 //!
 //! Each level displays itself only and names the next as its source, so that whoever reports (anyhow's `{:#}`, or
-//! [`Error::chain`]) joins them: `creating "web": claiming memory: memory_op claim_pages (domain 3, 65536 pages): ENOMEM`.
+//! [`Error::chain`]) joins them:
+//! `creating "web": claiming memory: memory_op claim_pages (domain 3, 65536 pages): ENOMEM`.
 
 use std::error::Error as _;
 use std::path::PathBuf;

@@ -1,5 +1,6 @@
-//! How fast a guest may print: so many bytes a period, so that a flood costs dom0 a bounded share; and how often its ring
-//! is looked at, because a guest that prints by lines, or rings the bell with nothing to tell, sends an event each time.
+//! How fast a guest may print: so many bytes a period, so that a flood costs dom0 a bounded share; and how often its
+//! ring is looked at, because a guest that prints by lines, or rings the bell with nothing to tell, sends an event each
+//! time.
 
 use std::time::{Duration, Instant};
 

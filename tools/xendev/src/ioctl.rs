@@ -1,7 +1,7 @@
 //! One ioctl with a struct for its argument, whose result may be a number.
 //!
-//! UNSAFETY: an ioctl's number decides what the kernel does with the argument; here only numbers of the /dev/xen devices
-//! are used, and the structs they take hold addresses of memory that this crate owns.
+//! UNSAFETY: an ioctl's number decides what the kernel does with the argument; here only numbers of the /dev/xen
+//! devices are used, and the structs they take hold addresses of memory that this crate owns.
 #![expect(unsafe_code, reason = "the kernel is told addresses")]
 
 use std::ffi::c_void;
@@ -23,8 +23,8 @@ struct Request<'a, T> {
     argument: &'a mut T,
 }
 
-// SAFETY: the opcode is one whose argument is a pointer to a `T` (promised to `request` below), which lives as long as the
-// request and may be written.
+// SAFETY: the opcode is one whose argument is a pointer to a `T` (promised to `request` below), which lives as long as
+// the request and may be written.
 unsafe impl<T> Ioctl for Request<'_, T> {
     type Output = i32;
     const IS_MUTATING: bool = true;
@@ -45,8 +45,8 @@ unsafe impl<T> Ioctl for Request<'_, T> {
 /// Issues one request; returns the number that the kernel returns.
 ///
 /// # Safety
-/// `opcode` is a number whose argument is a pointer to a `T`, and whose addresses inside are those of memory that may be
-/// read or written as far as the request does.
+/// `opcode` is a number whose argument is a pointer to a `T`, and whose addresses inside are those of memory that may
+/// be read or written as far as the request does.
 pub(crate) unsafe fn request<T>(fd: impl AsFd, opcode: Opcode, argument: &mut T) -> Result<i32> {
     loop {
         let request = Request {

@@ -1,9 +1,9 @@
 //! The devices under /dev/xen, safely: hypercalls, foreign pages, events, grants.
 //!
-//! What every tool of ours stands on. [`privcmd`] makes hypercalls and maps other domains' memory, [`evtchn`] receives and
-//! sends events, [`gntdev`] maps what a domain granted, [`xenbus_backend`] is how xenstored meets its own kernel. Memory
-//! that another domain may write at any time is never a Rust reference: it is [`MappedPages`], read and written by copy.
-//! [`ring`] holds the index rules of the byte rings that xenstored and xenconsoled serve.
+//! What every tool of ours stands on. [`privcmd`] makes hypercalls and maps other domains' memory, [`evtchn`] receives
+//! and sends events, [`gntdev`] maps what a domain granted, [`xenbus_backend`] is how xenstored meets its own kernel.
+//! Memory that another domain may write at any time is never a Rust reference: it is [`MappedPages`], read and written
+//! by copy. [`ring`] holds the index rules of the byte rings that xenstored and xenconsoled serve.
 //!
 //! Unsafe code is in `ioctl`, `mapped` and `scratch` only.
 

@@ -174,8 +174,8 @@ impl MappedPages {
     /// Copies `out.len()` bytes out from `offset` on.
     pub fn read(&self, offset: usize, out: &mut [u8]) {
         let from = self.at(offset, out.len());
-        // SAFETY: `at` checked the source; the target is exclusively ours; they do not overlap, as nobody has references
-        // into the mapping.
+        // SAFETY: `at` checked the source; the target is exclusively ours; they do not overlap, as nobody has
+        // references into the mapping.
         unsafe { copy(from, out.as_mut_ptr(), out.len()) };
     }
 

@@ -131,8 +131,8 @@ impl Privcmd {
     ) -> Result<i64, Errno> {
         let mut call = Hypercall { op, args: [0; 5] };
         copy_in(pages, args, &mut call.args)?;
-        // SAFETY: the argument is what the request takes; the addresses in it are those of `pages`, behind which nothing
-        // is mapped.
+        // SAFETY: the argument is what the request takes; the addresses in it are those of `pages`, behind which
+        // nothing is mapped.
         let result = unsafe { request(&self.file, HYPERCALL, &mut call) };
         copy_out(pages, args);
         match result {
@@ -196,8 +196,8 @@ impl Privcmd {
             gfns: gfns.as_ptr().expose_provenance() as u64,
             errs: errs.as_mut_ptr().expose_provenance() as u64,
         };
-        // SAFETY: the argument is what the request takes; `pages` is a fresh mapping of this device with `num` pages, and
-        // the arrays have `num` elements.
+        // SAFETY: the argument is what the request takes; `pages` is a fresh mapping of this device with `num` pages,
+        // and the arrays have `num` elements.
         let result = unsafe { request(&self.file, MMAPBATCH_V2, &mut batch) };
         match result {
             // what failed is in the list

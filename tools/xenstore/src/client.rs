@@ -1,7 +1,7 @@
 //! A connection to xenstored, through its socket or through the kernel's device.
 //!
-//! Over the device (`/dev/xen/xenbus`) the kernel forwards requests on dom0's or the guest's own ring; both look the same
-//! from here. The crate's front page has an example.
+//! Over the device (`/dev/xen/xenbus`) the kernel forwards requests on dom0's or the guest's own ring; both look the
+//! same from here. The crate's front page has an example.
 
 use std::{
     cell::RefCell,
@@ -27,8 +27,8 @@ pub const SOCKETS: [&str; 2] = ["/run/xenstored/socket", "/var/run/xenstored/soc
 /// The kernel's way to the daemon, in the order of trying.
 pub const DEVICES: [&str; 2] = ["/dev/xen/xenbus", "/proc/xen/xenbus"];
 
-/// How often [`Store::transaction`] tries. Others that work in earnest get on meanwhile, and then it is our turn within a
-/// few attempts; a guest that rewrites a node for ever does not hold us up for longer than seconds.
+/// How often [`Store::transaction`] tries. Others that work in earnest get on meanwhile, and then it is our turn within
+/// a few attempts; a guest that rewrites a node for ever does not hold us up for longer than seconds.
 pub const MOST_ATTEMPTS: usize = 1000;
 
 /// A connection. Requests block until answered; it may move between threads, but is not shared by them.

@@ -1,6 +1,7 @@
 //! Permissions of a node: a list of domain and letter, the first of them the owner with everybody else's default.
 //!
-//! `n0,r3` reads: owned by domain 0, nobody else may do anything, but domain 3 may read. Source: `docs/misc/xenstore.txt`.
+//! `n0,r3` reads: owned by domain 0, nobody else may do anything, but domain 3 may read. Source:
+//! `docs/misc/xenstore.txt`.
 
 use std::fmt;
 

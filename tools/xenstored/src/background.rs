@@ -1,7 +1,7 @@
 //! Going to the background: the command ends once its child serves requests, or with the child's error.
 //!
-//! The child is this program started again, told by the environment; its standard output is a pipe on which it says that
-//! it is ready. So there is no fork of a process that has state.
+//! The child is this program started again, told by the environment; its standard output is a pipe on which it says
+//! that it is ready. So there is no fork of a process that has state.
 
 use std::{
     env,

@@ -1,7 +1,7 @@
 //! The daemon's own commands, as `xenstore-control` sends them.
 //!
-//! Texts follow Xen's where people read them (`quota`, `help`); an unknown command is EINVAL, upon which the client shows
-//! the help.
+//! Texts follow Xen's where people read them (`quota`, `help`); an unknown command is EINVAL, upon which the client
+//! shows the help.
 
 use std::fmt::Write;
 use std::io::{self, Write as _};

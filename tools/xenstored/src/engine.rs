@@ -1,7 +1,8 @@
 //! Store, rings and journal together: what happens in one round of the main loop, but for the sockets.
 //!
-//! A round is: [`Engine::serve_rings`] (and the sockets' requests), [`Engine::write_journal`], [`Engine::answer_rings`].
-//! The order is what makes a kill at any moment harmless: nothing leaves before the journal holds it.
+//! A round is: [`Engine::serve_rings`] (and the sockets' requests), [`Engine::write_journal`],
+//! [`Engine::answer_rings`]. The order is what makes a kill at any moment harmless: nothing leaves before the journal
+//! holds it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,10 +1,10 @@
 //! The journal: what the daemon must still know after it was killed.
 //!
-//! One file in /run, of frames: each has a head (mark, number, length, checksums) and a body of records. A frame holds all
-//! that one round of the main loop did, and is appended by one `write` before any reply of that round leaves; so whatever
-//! a client has seen is in the file, and a frame that was cut off was never answered. The file outlives the process, not
-//! the machine: /run is memory, and no `fsync` is needed. When it has grown, it is written anew from a snapshot, in
-//! frames of its own, and renamed.
+//! One file in /run, of frames: each has a head (mark, number, length, checksums) and a body of records. A frame holds
+//! all that one round of the main loop did, and is appended by one `write` before any reply of that round leaves; so
+//! whatever a client has seen is in the file, and a frame that was cut off was never answered. The file outlives the
+//! process, not the machine: /run is memory, and no `fsync` is needed. When it has grown, it is written anew from a
+//! snapshot, in frames of its own, and renamed.
 //!
 //! A damaged frame costs that frame only: the next one is found by its mark, which is random for each file, so that no
 //! guest can write a value that looks like a frame. What is missing is counted by the frames' numbers.

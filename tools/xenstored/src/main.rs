@@ -1,7 +1,7 @@
 //! xenstored: keeps the tree in which toolstack, backends and guests meet, and outlives its own death.
 //!
-//! Where is what: [`tree`] (of [`node`]s), [`access`] (rights and quotas), [`transaction`], [`watch`], [`outbox`] are pure;
-//! [`core`] ties them together, [`request`] serves the wire's requests, [`control`] the daemon's own commands.
+//! Where is what: [`tree`] (of [`node`]s), [`access`] (rights and quotas), [`transaction`], [`watch`], [`outbox`] are
+//! pure; [`core`] ties them together, [`request`] serves the wire's requests, [`control`] the daemon's own commands.
 //! [`ring`], [`rings`] and [`devices`] reach the guests, [`server`] the local clients, [`journal`] (with its
 //! [`journal_reader`]), [`record`] and [`restore`] survive a kill; [`engine`] is one round of all that.
 #![forbid(unsafe_code)]

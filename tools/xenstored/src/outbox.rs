@@ -2,7 +2,8 @@
 //!
 //! An event that is the same as one still waiting is not queued twice: it would tell nothing new. Each event that a
 //! guest's request caused holds that guest's [`Cause`], so that a guest which makes others' queues grow is seen, and
-//! stopped by its quota of outstanding requests; after a time ([`EVENT_TIMEOUT`]) the reader is to blame, not the cause.
+//! stopped by its quota of outstanding requests; after a time ([`EVENT_TIMEOUT`]) the reader is to blame, not the
+//! cause.
 
 use std::{
     cell::Cell,

@@ -1,9 +1,9 @@
 //! A domain's ring, served so that neither the domain nor our own death can confuse it.
 //!
-//! The indices that are ours (consumer of requests, producer of replies) are kept here and only written to the page; the
-//! domain's are read once and checked. Requests are taken over in two steps: [`Ring::take`] copies them out, and
-//! [`Ring::publish`] moves the consumer only after the journal holds what they did. So a request is served exactly once,
-//! even if the daemon dies in between.
+//! The indices that are ours (consumer of requests, producer of replies) are kept here and only written to the page;
+//! the domain's are read once and checked. Requests are taken over in two steps: [`Ring::take`] copies them out, and
+//! [`Ring::publish`] moves the consumer only after the journal holds what they did. So a request is served exactly
+//! once, even if the daemon dies in between.
 //!
 //! Source: `docs/misc/xenstore-ring.txt`, `public/io/xs_wire.h`.
 

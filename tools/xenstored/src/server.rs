@@ -1,8 +1,8 @@
 //! The main loop: waits for the sockets and for events, and has the engine do a round.
 //!
-//! Nothing here blocks but the one `epoll_wait`. Each connection has a turn of a few requests; what it does not read waits
-//! in its own queue; so a slow client delays nobody. Only who has asked or is told something is looked at: idle clients
-//! cost nothing.
+//! Nothing here blocks but the one `epoll_wait`. Each connection has a turn of a few requests; what it does not read
+//! waits in its own queue; so a slow client delays nobody. Only who has asked or is told something is looked at: idle
+//! clients cost nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

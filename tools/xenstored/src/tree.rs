@@ -1,8 +1,8 @@
 //! The tree of nodes: values, permissions, children in the order of their making.
 //!
 //! Nodes are shared: a [`Tree::snapshot`] costs one reference count, and a change copies only the nodes on its way, and
-//! only while somebody else holds them. So a transaction works on a snapshot, and so does the attempt to commit it. What
-//! is left behind by such a copy is reported as [`Shed`], so that it can be charged to who keeps it.
+//! only while somebody else holds them. So a transaction works on a snapshot, and so does the attempt to commit it.
+//! What is left behind by such a copy is reported as [`Shed`], so that it can be charged to who keeps it.
 //! Rights and quotas are asked one floor up ([`crate::access`]); here an [`Op`] is carried out.
 
 use std::{collections::HashMap, rc::Rc};

@@ -1,8 +1,8 @@
 //! Watches: who wants to hear of which path.
 //!
 //! They are found by path: a change looks up its own path and each of its ancestors, so its cost does not grow with the
-//! number of watches set elsewhere. Special paths (`@releaseDomain`) match themselves only, and with `/<domid>` appended
-//! the events of that domain only.
+//! number of watches set elsewhere. Special paths (`@releaseDomain`) match themselves only, and with `/<domid>`
+//! appended the events of that domain only.
 
 use std::{collections::HashMap, rc::Rc};
 

@@ -163,8 +163,8 @@ fn watch_idly(socket: &Path) -> UnixStream {
     stream
 }
 
-/// CPU time, and the best of some rounds, for what others on the machine leave in the caches counts as well: a daemon that
-/// looked at each connection would take hundreds of times as long in every round.
+/// CPU time, and the best of some rounds, for what others on the machine leave in the caches counts as well: a daemon
+/// that looked at each connection would take hundreds of times as long in every round.
 #[test]
 fn idle_watchers_cost_a_reader_nothing() {
     allow_files(4096);

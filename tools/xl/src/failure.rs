@@ -9,7 +9,8 @@ pub struct Failure {
     pub text: String,
     /// What is printed on stdout instead, as help is.
     pub to_stdout: bool,
-    /// Exit code: 1; 2 where the words of the command line are wrong, 3 where `create` cannot read its file, or makes no domain of it.
+    /// Exit code: 1; 2 where the words of the command line are wrong, 3 where `create` cannot read its file, or makes
+    /// no domain of it.
     pub code: u8,
     /// The parts of `text` where it has several: what is wrong in a file, one each.
     pub details: Vec<String>,

@@ -2,8 +2,8 @@
 //!
 //! Its lists name Debian 12 (kernels, Xen's toolstack), its backports (the newer kernel) and Debian 13's sources
 //! (Bochs), whatever the host is; lists of their own name what only guests run: Debian 11, and Debian 12 for i386. The
-//! mirror is the one that the host's own apt configuration names, or `HEMATITE_DEBIAN_MIRROR`. Signatures and digests are
-//! checked by apt.
+//! mirror is the one that the host's own apt configuration names, or `HEMATITE_DEBIAN_MIRROR`. Signatures and digests
+//! are checked by apt.
 
 use std::env;
 use std::fs;
@@ -53,8 +53,8 @@ pub(crate) fn fetch_source(package: &str, ending: &str, sha256: &str, to: &Path)
     Ok(())
 }
 
-/// What an [`Apt`] can fetch from. Each has a directory of its own, so that an old release that its mirror drops one day
-/// keeps nobody from fetching the others.
+/// What an [`Apt`] can fetch from. Each has a directory of its own, so that an old release that its mirror drops one
+/// day keeps nobody from fetching the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lists {
     /// Debian 12 for amd64, its backports, and Debian 13's sources.

@@ -1,4 +1,5 @@
-//! `cargo xtask build`: the hypervisor, the guest test kernels, dom0's tools, the program that measures clocks in a guest.
+//! `cargo xtask build`: the hypervisor, the guest test kernels, dom0's tools, the program that measures clocks in a
+//! guest.
 //!
 //! What cargo made is copied to `target/hematite`, only where it changed, so that images are remade only then.
 

@@ -1,9 +1,10 @@
-//! `xl` beside Xen's own xl 4.17, as Debian packages it: each reads every file of `tests/xl-files` in a dry run; exit codes
-//! and JSON are the same but for the differences that `differences.toml` there names, with their reasons. A difference that
-//! is named and does not show is an error as well.
+//! `xl` beside Xen's own xl 4.17, as Debian packages it: each reads every file of `tests/xl-files` in a dry run; exit
+//! codes and JSON are the same but for the differences that `differences.toml` there names, with their reasons. A
+//! difference that is named and does not show is an error as well.
 //!
-//! Xen's xl wants a hypervisor and a xenstored even for that. It gets a file in the place of /dev/xen/privcmd, below a /dev
-//! of its own (a mount namespace), ioctls on it that return 0 (strace injects that), and a socket that takes connections.
+//! Xen's xl wants a hypervisor and a xenstored even for that. It gets a file in the place of /dev/xen/privcmd, below a
+//! /dev of its own (a mount namespace), ioctls on it that return 0 (strace injects that), and a socket that takes
+//! connections.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

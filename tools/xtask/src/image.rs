@@ -25,7 +25,8 @@ pub(crate) struct Args {
     /// Which of Debian's kernels boots as dom0
     #[arg(long, value_enum, default_value = "generic")]
     pub(crate) kernel: Kernel,
-    /// Unpack the kernel here rather than in the hypervisor, which takes half of a boot (Debian 12's kernels of XZ only)
+    /// Unpack the kernel here rather than in the hypervisor, which takes half of a boot (Debian 12's kernels of XZ
+    /// only)
     #[arg(long)]
     pub(crate) unpacked: bool,
     /// Words appended to the hypervisor's options, say "dom0_mem=1G apicv=off"

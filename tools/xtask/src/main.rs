@@ -68,8 +68,8 @@ enum Verb {
     /// Check what a change must pass: formatting, lints, documentation, the rules of the house, then every test
     ///
     /// Rules of the house: unsafe code only in files whose header says why, naked functions only where the machine is,
-    /// route cards and documents whose files and functions exist, layers that only look down, no dead `pub` or option, and the
-    /// ledger of unsafe code in hypervisor/README.md up to date.
+    /// route cards and documents whose files and functions exist, layers that only look down, no dead `pub` or option,
+    /// and the ledger of unsafe code in hypervisor/README.md up to date.
     Ci(ci::Args),
 }
 

@@ -161,7 +161,8 @@ fn host_tests(filter: Option<&str>) -> Result<Count> {
     run_tests(&mut tests)
 }
 
-/// The races between CPUs of the core, under the model checker: a build of its own, since it is in place of each atomic and lock.
+/// The races between CPUs of the core, under the model checker: a build of its own, since it is in place of each atomic
+/// and lock.
 fn races() -> Result<Count> {
     println!("races under the model checker");
     let mut tests = Command::new(paths::cargo());

@@ -134,7 +134,8 @@ pub(super) mod leaf7_ecx {
     /// VBMI VBMI2 VNNI BITALG VPOPCNTDQ.
     pub(in super::super) const AVX512: u32 = bits(&[1, 6, 11, 12, 14]);
 
-    /// Not on it: WAITPKG (its MSR), CET, LA57 (five-level tables), ENQCMD, SGX_LC, PKS, key locker, bus-lock detection.
+    /// Not on it: WAITPKG (its MSR), CET, LA57 (five-level tables), ENQCMD, SGX_LC, PKS, key locker, bus-lock
+    /// detection.
     pub(in super::super) const ALLOWED: u32 = UMIP
         | PKU
         | RDPID

@@ -56,7 +56,8 @@ impl CpuidLeaf {
 }
 
 bitflags! {
-    /// What the hypervisor can do for a guest beside plain execution; each unlocks CPUID bits that the host must have too.
+    /// What the hypervisor can do for a guest beside plain execution; each unlocks CPUID bits that the host must have
+    /// too.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct Provides: u32 {
         /// VM-execution control "enable RDTSCP" is on: RDTSCP and RDPID.

@@ -1,9 +1,9 @@
 //! CPUID in the form that toolstacks exchange: feature words, and sorted leaves.
 //!
 //! The form ends at leaf 0xD: what we show above (0x16) is ours to add, and a toolstack that writes a policy back as it
-//! read it changes nothing. What it takes away stays away, with all that depends on it; what it adds beyond the most that
-//! the domain may have is left out, as on Xen; leaves that the form has not, and more leaves than there may be, are
-//! refused. Topology and sizes are the hypervisor's, whatever it says.
+//! read it changes nothing. What it takes away stays away, with all that depends on it; what it adds beyond the most
+//! that the domain may have is left out, as on Xen; leaves that the form has not, and more leaves than there may be,
+//! are refused. Topology and sizes are the hypervisor's, whatever it says.
 //!
 //! Source: `public/arch-x86/cpufeatureset.h`, `public/sysctl.h, XEN_SYSCTL_get_cpu_policy`,
 //! `public/domctl.h, XEN_DOMCTL_set_cpu_policy`.
@@ -241,8 +241,8 @@ impl CpuidPolicy {
         move |leaf, subleaf| self.query(leaf, subleaf, &vcpu)
     }
 
-    /// The policy that a toolstack wants in place of this one: `leaves` are those that it gives, in any order; others stay
-    /// as they are. `host` and `options` say what the domain may have at most.
+    /// The policy that a toolstack wants in place of this one: `leaves` are those that it gives, in any order; others
+    /// stay as they are. `host` and `options` say what the domain may have at most.
     ///
     /// # Errors
     /// [`LeafRefused`], and the policy stays.

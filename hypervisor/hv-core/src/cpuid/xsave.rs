@@ -45,7 +45,8 @@ impl Xsave {
         }; COMPONENTS],
     };
 
-    /// What the host has of the components in `switched`, and of the instructions in `extensions` (leaf 0xD, subleaf 1, EAX).
+    /// What the host has of the components in `switched`, and of the instructions in `extensions` (leaf 0xD, subleaf 1,
+    /// EAX).
     pub(super) fn build(
         host: &HostCpuid,
         switched: u64,

@@ -4,9 +4,9 @@
 //! what to do with the real pin. The host's own vector and the CPU that takes the real interrupt are the core's.
 //!
 //! A level line goes: the real pin fires → the core calls [`IoApic::raise`], which masks the real pin and makes a
-//! message → the guest's EOI reaches [`IoApic::eoi`] → the real pin opens again, and fires at once where the line is still
-//! held. An edge is acknowledged at once and nothing waits. Version 0x11 has no EOI register: Linux frees a stuck entry by
-//! making it an edge for a moment, which must clear remote IRR.
+//! message → the guest's EOI reaches [`IoApic::eoi`] → the real pin opens again, and fires at once where the line is
+//! still held. An edge is acknowledged at once and nothing waits. Version 0x11 has no EOI register: Linux frees a stuck
+//! entry by making it an edge for a moment, which must clear remote IRR.
 //! Intel 82093AA I/O Advanced Programmable Interrupt Controller (I/O APIC), "Register Description".
 
 use super::message::{DeliveryMode, InterruptMessage, Target, Trigger};
@@ -117,8 +117,8 @@ pub struct IoApic {
 }
 
 impl IoApic {
-    /// Makes one with the real one's id (bits 27:24 of its ID register) and number of pins (clamped to 1–[`MAX_PINS`]), all
-    /// masked; the real pins are masked already.
+    /// Makes one with the real one's id (bits 27:24 of its ID register) and number of pins (clamped to 1–[`MAX_PINS`]),
+    /// all masked; the real pins are masked already.
     #[must_use]
     pub fn new(id: u8, pins: u8) -> Self {
         let masked = Pin {
@@ -185,8 +185,8 @@ impl IoApic {
         }
     }
 
-    /// Takes back a message of `pin` that no vCPU accepted (nobody has the id; the vector is illegal): no EOI will come. The real
-    /// pin stays masked until the guest writes the entry again, or the held line would fire for ever.
+    /// Takes back a message of `pin` that no vCPU accepted (nobody has the id; the vector is illegal): no EOI will
+    /// come. The real pin stays masked until the guest writes the entry again, or the held line would fire for ever.
     pub fn undelivered(&mut self, pin: u8) {
         if let Some(entry) = self.pins.get_mut(usize::from(pin)) {
             entry.rte &= !rte::REMOTE_IRR;

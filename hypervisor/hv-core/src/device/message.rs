@@ -1,8 +1,9 @@
 //! What travels between interrupt controllers: a vector, a delivery mode and a destination.
 //!
-//! In x2APIC mode an id is 32 bits and the logical id is derived from it: cluster in the upper half, one bit of 16 in the
-//! lower. In xAPIC mode the guest chooses the 8 bits of the logical id, and how they are compared. A sender in xAPIC mode, an
-//! I/O APIC and an MSI have 8 bits of destination only; the mode of the receiver says what a logical one means.
+//! In x2APIC mode an id is 32 bits and the logical id is derived from it: cluster in the upper half, one bit of 16 in
+//! the lower. In xAPIC mode the guest chooses the 8 bits of the logical id, and how they are compared. A sender in
+//! xAPIC mode, an I/O APIC and an MSI have 8 bits of destination only; the mode of the receiver says what a logical one
+//! means.
 //! Intel SDM vol. 3A, "Determining IPI Destination", "Logical Destination Mode in x2APIC Mode".
 
 /// How the source signals: once per event, or for as long as the line is held.
@@ -78,8 +79,8 @@ impl Target {
         }
     }
 
-    /// Decodes the 8-bit destination field of an xAPIC ICR, a redirection entry or an MSI address: zero-extended, except
-    /// that all ones stays a broadcast.
+    /// Decodes the 8-bit destination field of an xAPIC ICR, a redirection entry or an MSI address: zero-extended,
+    /// except that all ones stays a broadcast.
     #[must_use]
     pub const fn from_xapic(destination: u8, is_logical: bool) -> Self {
         match (destination, is_logical) {
@@ -124,7 +125,8 @@ impl LogicalId {
     /// After reset: xAPIC mode, not yet set.
     pub const RESET: Self = Self::Flat(0);
 
-    /// The logical id of an APIC in xAPIC mode, from its registers LDR and DFR. One with a reserved model is reached by nobody.
+    /// The logical id of an APIC in xAPIC mode, from its registers LDR and DFR. One with a reserved model is reached by
+    /// nobody.
     #[must_use]
     pub const fn of_xapic(ldr: u32, dfr: u32) -> Self {
         const FLAT: u32 = 0xF;

@@ -1,12 +1,13 @@
 //! PCI configuration mechanism #1 in front of the real configuration space: what dom0's accesses to CF8 and CFC do.
 //!
 //! Everything passes, except: functions that the hypervisor owns are absent, MSI-X capabilities are cut out of the
-//! capability list (their tables in device memory are not watched), and MSI capabilities are virtual. dom0 writes a vector
-//! and a CPU *of its own* there, which on the real device would hit the host's interrupt table: so address, data and the
-//! enable bit are kept here, and [`PciEffect::MsiRouted`] asks the caller for a host vector, which
+//! capability list (their tables in device memory are not watched), and MSI capabilities are virtual. dom0 writes a
+//! vector and a CPU *of its own* there, which on the real device would hit the host's interrupt table: so address, data
+//! and the enable bit are kept here, and [`PciEffect::MsiRouted`] asks the caller for a host vector, which
 //! [`PciConfig::program_msi`] then writes to the device. One vector a function is offered. Masks pass through.
 //!
-//! Configuration space in memory (MCFG) leads here too, to the first 256 bytes of each function: [`PciConfig::read_memory`].
+//! Configuration space in memory (MCFG) leads here too, to the first 256 bytes of each function:
+//! [`PciConfig::read_memory`].
 //! Source: PCI Local Bus specification 3.0, "Configuration Mechanism #1", "MSI Capability Structure".
 
 #[cfg(test)]

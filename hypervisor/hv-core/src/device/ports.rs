@@ -149,7 +149,8 @@ pub const fn all_ones(size: u8) -> u32 {
 
 /// SLP_TYP of a write to a PM1 control register where it also sets SLP_EN, which puts the machine to sleep or off.
 ///
-/// Source: ACPI specification, "PM1 Control Registers". Which type means "off" stands in the DSDT, for the writer to know.
+/// Source: ACPI specification, "PM1 Control Registers". Which type means "off" stands in the DSDT, for the writer to
+/// know.
 #[must_use]
 pub fn sleep_type(value: u32) -> Option<u8> {
     const SLP_EN: u32 = 1 << 13;

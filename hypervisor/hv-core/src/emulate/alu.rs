@@ -1,7 +1,7 @@
 //! Arithmetic with an operand in memory: results and flags.
 //!
-//! Source: Intel SDM vol. 1, "Status Flags"; vol. 2, each instruction's "Flags Affected". A flag that is undefined there
-//! (AF after logic) is cleared.
+//! Source: Intel SDM vol. 1, "Status Flags"; vol. 2, each instruction's "Flags Affected". A flag that is undefined
+//! there (AF after logic) is cleared.
 
 use super::register::{Gprs, Register, sign_bit, truncate};
 

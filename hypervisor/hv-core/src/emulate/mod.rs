@@ -2,12 +2,12 @@
 //!
 //! An access has three steps, so that the device sits between them: [`MmioInsn::decode`], then the caller reads the
 //! device where [`MmioInsn::reads`], then [`MmioInsn::finish`] updates registers and flags and says what to write.
-//! Known: MOV, MOVZX, MOVSX(D), XCHG, XADD, CMPXCHG, arithmetic (AND OR XOR ADD ADC SUB SBB TEST CMP, INC DEC NOT NEG, BT BTS
-//! BTR BTC), and STOS and LODS, a repetition at a time. String instructions with two operands in memory, shifts, SSE and the
-//! rest are refused, as is an operand that crosses the end of its page.
+//! Known: MOV, MOVZX, MOVSX(D), XCHG, XADD, CMPXCHG, arithmetic (AND OR XOR ADD ADC SUB SBB TEST CMP, INC DEC NOT NEG,
+//! BT BTS BTR BTC), and STOS and LODS, a repetition at a time. String instructions with two operands in memory, shifts,
+//! SSE and the rest are refused, as is an operand that crosses the end of its page.
 //!
-//! Decoding is iced-x86's; without VEX, EVEX and XOP it adds 100 KiB to the image. It builds 100 KiB of tables on the heap
-//! when it is first used: call [`prepare`] at boot, so that no exit allocates.
+//! Decoding is iced-x86's; without VEX, EVEX and XOP it adds 100 KiB to the image. It builds 100 KiB of tables on the
+//! heap when it is first used: call [`prepare`] at boot, so that no exit allocates.
 
 mod alu;
 mod decode;
@@ -126,8 +126,8 @@ impl MmioInsn {
         count.is_some_and(|count| gprs.get(count) != 0)
     }
 
-    /// Completes the instruction, or a repetition of it, with the operand `read` (ignored where it does not read): updates registers and flags,
-    /// not RIP. Returns what is to be written to the operand, if anything.
+    /// Completes the instruction, or a repetition of it, with the operand `read` (ignored where it does not read):
+    /// updates registers and flags, not RIP. Returns what is to be written to the operand, if anything.
     #[must_use]
     pub fn finish(&self, read: u64, gprs: &mut Gprs, rflags: &mut u64) -> Option<u64> {
         let read = truncate(read, self.size);

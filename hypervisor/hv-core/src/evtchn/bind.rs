@@ -22,8 +22,8 @@ impl<F: SharedWords + Clone> EventChannels<F> {
     /// pending: the peer may have tried to tell something before.
     ///
     /// # Errors
-    /// [`Error::BadPort`] where the remote port does not wait for this domain, [`Error::Sealed`] where the remote domain is
-    /// being destroyed; those of opening a port.
+    /// [`Error::BadPort`] where the remote port does not wait for this domain, [`Error::Sealed`] where the remote
+    /// domain is being destroyed; those of opening a port.
     pub fn bind_interdomain(
         &mut self,
         remote: &mut Self,

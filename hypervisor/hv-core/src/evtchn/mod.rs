@@ -113,7 +113,8 @@ impl<F: SharedWords + Clone> EventChannels<F> {
         self.width
     }
 
-    /// Sets it. Bits stay where they are: a guest chooses before it has ports, or after a kernel that used others has gone.
+    /// Sets it. Bits stay where they are: a guest chooses before it has ports, or after a kernel that used others has
+    /// gone.
     pub fn set_width(&mut self, width: Width) {
         self.width = width;
     }
@@ -217,8 +218,8 @@ impl<F: SharedWords + Clone> EventChannels<F> {
     /// Moves `vcpu`'s info to byte `offset` of `frame`, permanently. The guest looks at all its events once.
     ///
     /// # Errors
-    /// [`Error::NoSuchVcpu`]; [`Error::BadArgument`] where it was moved before, or `offset` is not 8-aligned or too near
-    /// the frame's end.
+    /// [`Error::NoSuchVcpu`]; [`Error::BadArgument`] where it was moved before, or `offset` is not 8-aligned or too
+    /// near the frame's end.
     pub fn register_vcpu_info(
         &mut self,
         vcpu: u16,
@@ -280,8 +281,8 @@ impl<F: SharedWords + Clone> EventChannels<F> {
     /// events that wait are carried over.
     ///
     /// # Errors
-    /// [`Error::NoSuchVcpu`]; [`Error::BadArgument`] where the vCPU has one already, or `offset` is not 8-aligned or too
-    /// near the frame's end; [`Error::NoMemory`].
+    /// [`Error::NoSuchVcpu`]; [`Error::BadArgument`] where the vCPU has one already, or `offset` is not 8-aligned or
+    /// too near the frame's end; [`Error::NoMemory`].
     pub fn init_control(&mut self, vcpu: u16, frame: F, offset: u32) -> Result<(), Error> {
         if let Abi::Fifo(fifo) = &mut self.abi {
             return fifo.init_control(vcpu, frame, offset);
@@ -344,16 +345,16 @@ impl<F: SharedWords + Clone> EventChannels<F> {
         Ok(())
     }
 
-    /// Opens and binds nothing any longer, because the domain is being destroyed. A reset that was left unfinished begins
-    /// again.
+    /// Opens and binds nothing any longer, because the domain is being destroyed. A reset that was left unfinished
+    /// begins again.
     pub fn seal(&mut self) {
         self.is_sealed = true;
         self.next_reset = 1;
     }
 
-    /// Closes all ports, at most `limit` of them and [`RESET_PEERS`] with a peer a call, and at the end goes back to the 2-level ABI. For
-    /// `EVTCHNOP_reset` and for a domain's end. No port opens before it is done: it would be forgotten with its peer bound
-    /// to it. Who calls in between, whether it began the reset or not, takes it further.
+    /// Closes all ports, at most `limit` of them and [`RESET_PEERS`] with a peer a call, and at the end goes back to
+    /// the 2-level ABI. For `EVTCHNOP_reset` and for a domain's end. No port opens before it is done: it would be
+    /// forgotten with its peer bound to it. Who calls in between, whether it began the reset or not, takes it further.
     pub fn reset(&mut self, limit: u32) -> Reset {
         let mut closed = ArrayVec::new();
         let end = self.ports.end();

@@ -1,8 +1,8 @@
 //! The table of a domain's ports: chunks of channels, allocated on demand, looked up by index.
 //!
 //! A closed port stays in its chunk and is chained into a list of free ports, so that taking one is O(1). What survives
-//! a close is [`Channel::last_queue`]: the guest may not have consumed the port's event yet, and it is then still linked
-//! there. Next: `mod.rs`, what the operations do with the table.
+//! a close is [`Channel::last_queue`]: the guest may not have consumed the port's event yet, and it is then still
+//! linked there. Next: `mod.rs`, what the operations do with the table.
 
 use alloc::vec::Vec;
 

@@ -1,6 +1,6 @@
-//! The 2-level ABI: one pending and one mask bit a port in the shared info frame, one selector bit a word of 64 ports in
-//! the vCPU's info. A 32-bit guest has a quarter of the ports: its pending bits are where a 64-bit guest's are, its mask bits
-//! begin after the last of them, and a selector bit is for 32 ports.
+//! The 2-level ABI: one pending and one mask bit a port in the shared info frame, one selector bit a word of 64 ports
+//! in the vCPU's info. A 32-bit guest has a quarter of the ports: its pending bits are where a 64-bit guest's are, its
+//! mask bits begin after the last of them, and a selector bit is for 32 ports.
 //!
 //! The guest clears selector before pending bits, we set them in the opposite order: an event between is never lost.
 //! Source: `public/event_channel.h` and `public/xen.h, struct shared_info`. Its sibling is `fifo.rs`.

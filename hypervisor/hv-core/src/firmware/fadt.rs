@@ -1,7 +1,7 @@
 //! The fixed ACPI description table: the registers by which a machine is reset, put to sleep and timed.
 //!
-//! A table of ACPI 1.0 gives I/O ports only; later ones repeat each block as a generic address, which counts where it is
-//! not 0.
+//! A table of ACPI 1.0 gives I/O ports only; later ones repeat each block as a generic address, which counts where it
+//! is not 0.
 //!
 //! Source: ACPI specification, "Fixed ACPI Description Table (FADT)", "Generic Address Structure".
 

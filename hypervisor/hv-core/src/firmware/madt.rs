@@ -67,8 +67,9 @@ impl InterruptOverride {
             flags: 0,
         }
     }
-    /// The wiring of an ISA interrupt that PCI devices share: level-triggered, active low, as the interrupt links of such
-    /// firmware (`IRQ (Level, ActiveLow, Shared)`) claim it. Linux without PICs refuses a device whose claim differs.
+    /// The wiring of an ISA interrupt that PCI devices share: level-triggered, active low, as the interrupt links of
+    /// such firmware (`IRQ (Level, ActiveLow, Shared)`) claim it. Linux without PICs refuses a device whose claim
+    /// differs.
     #[must_use]
     pub const fn pci(irq: u8) -> Self {
         const ACTIVE_LOW: u16 = 3;

@@ -237,8 +237,8 @@ impl Reader {
 }
 
 /// A command line without a first word that only names the file: its path, or the word `placeholder` that
-/// grub-mkconfig's 20_linux_xen writes in its place. No option of ours or of a kernel is such a word. (Xen drops the first
-/// word of whatever loader is not GRUB 2, and passes `placeholder` on, which Linux then passes to init.)
+/// grub-mkconfig's 20_linux_xen writes in its place. No option of ours or of a kernel is such a word. (Xen drops the
+/// first word of whatever loader is not GRUB 2, and passes `placeholder` on, which Linux then passes to init.)
 fn arguments(line: &str) -> String {
     let line = line.trim_start_matches(' ');
     let (first, rest) = line.split_once(' ').unwrap_or((line, ""));

@@ -1,7 +1,7 @@
 //! The sleep types of soft-off (S5), out of the DSDT without an interpreter.
 //!
-//! Firmware writes `Name (\\_S5, Package () { a, b, … })` with constants, which in AML is a fixed pattern: NameOp, the name,
-//! PackageOp, a length, a count, and the elements. Anything else is answered with "not known".
+//! Firmware writes `Name (\\_S5, Package () { a, b, … })` with constants, which in AML is a fixed pattern: NameOp, the
+//! name, PackageOp, a length, a count, and the elements. Anything else is answered with "not known".
 //! Source: ACPI 6.5, "\\_Sx (System States)", "AML Byte Stream Byte Values".
 
 const NAME_OP: u8 = 0x08;

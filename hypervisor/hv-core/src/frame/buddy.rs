@@ -2,8 +2,9 @@
 //!
 //! Two halves of a block are buddies: when both are free they become one again, so free memory is in the largest blocks
 //! there are. Only the last few single frames are left alone for a while, since single frames come and go: a balloon's
-//! frame is split off a large block once, and not each time. Lists are linked through the frames' records by frame number. Frames below 4 GiB have lists of their own and
-//! are handed out last, because some of dom0's devices can reach no others.
+//! frame is split off a large block once, and not each time. Lists are linked through the frames' records by frame
+//! number. Frames below 4 GiB have lists of their own and are handed out last, because some of dom0's devices can reach
+//! no others.
 
 use core::sync::atomic::Ordering;
 
@@ -165,8 +166,8 @@ impl<'t, 'm> Buddy<'t, 'm> {
         self.low.free_frames
     }
 
-    /// The smallest block that holds one of `order`. A single frame that was just freed comes last: whoever gave it up may
-    /// want the very same one again.
+    /// The smallest block that holds one of `order`. A single frame that was just freed comes last: whoever gave it up
+    /// may want the very same one again.
     fn smallest(&self, order: PageOrder) -> Option<(Mfn, PageOrder)> {
         let in_both = |order| {
             let high = self.high.smallest(order);

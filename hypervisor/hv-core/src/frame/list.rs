@@ -5,8 +5,8 @@ use core::sync::atomic::Ordering;
 use super::table::FrameTable;
 use crate::addr::Mfn;
 
-/// Frames, the last added first out. Each stands for a block of as many frames as its keeper says; a frame is in one list at
-/// most, and in no free block.
+/// Frames, the last added first out. Each stands for a block of as many frames as its keeper says; a frame is in one
+/// list at most, and in no free block.
 #[derive(Debug, Default)]
 pub struct FrameList {
     first: Option<Mfn>,

@@ -10,7 +10,8 @@
 //! | another's frame | [`FrameTable::acquire`] | [`FrameUse`]: it stays while this use lasts |
 //! | last use, and the flush is done | [`FrameTable::put`], [`FrameTable::put_mapped`] | [`Freed`] and back |
 //!
-//! Counts are atomic words, so that uses are taken and dropped without a lock; only the free lists ([`Buddy`]) need one.
+//! Counts are atomic words, so that uses are taken and dropped without a lock; only the free lists ([`Buddy`]) need
+//! one.
 
 mod buddy;
 mod list;

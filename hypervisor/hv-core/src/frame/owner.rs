@@ -1,7 +1,8 @@
 //! Who owns a frame, what it is used for, and how many uses it has.
 //!
-//! All three are in one atomic word, so that "it is still this domain's, one more use" is a single step that no teardown
-//! can come between. A frame's first use is its owner's; mappings by others, and copies while they last, are the rest.
+//! All three are in one atomic word, so that "it is still this domain's, one more use" is a single step that no
+//! teardown can come between. A frame's first use is its owner's; mappings by others, and copies while they last, are
+//! the rest.
 
 use core::sync::atomic::Ordering;
 
@@ -197,7 +198,8 @@ impl FrameTable<'_> {
         self.drop_use(frame.mfn)
     }
 
-    /// Ends a use that was a mapping (a domain's own, a foreign one, a grant), removed from its table and flushed since.
+    /// Ends a use that was a mapping (a domain's own, a foreign one, a grant), removed from its table and flushed
+    /// since.
     ///
     /// # Panics
     /// Where the frame has no use left.

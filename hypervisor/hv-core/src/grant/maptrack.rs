@@ -1,7 +1,7 @@
 //! The user's side: which handle stands for which mapping.
 //!
-//! Handles are handed out and come back in constant time; room for them is made in pieces of a page, so that a large table
-//! never has to move.
+//! Handles are handed out and come back in constant time; room for them is made in pieces of a page, so that a large
+//! table never has to move.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;

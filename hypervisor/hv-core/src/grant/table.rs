@@ -249,7 +249,8 @@ impl<F: SharedWords> GrantTable<F> {
 }
 
 impl<F: SharedWords> Shared<F> {
-    /// Gets the guest's agreement to one more use, where those that it agreed to do not cover it, and a use of the frame.
+    /// Gets the guest's agreement to one more use, where those that it agreed to do not cover it, and a use of the
+    /// frame.
     fn agree(
         &self,
         index: usize,

@@ -1,8 +1,9 @@
 //! Version 1 entries: how a use of an entry is agreed on with a guest that may change it at any moment.
 //!
-//! An entry is `flags`, `domid` (together one 32-bit word) and `frame`. The granter fills it, sets the type last, and ends the
-//! grant by swapping the flags for 0 while neither "reading" nor "writing" is set. The hypervisor sets those with a swap of
-//! the whole word that it has checked: so either the granter sees the use, or the use sees that the grant has ended.
+//! An entry is `flags`, `domid` (together one 32-bit word) and `frame`. The granter fills it, sets the type last, and
+//! ends the grant by swapping the flags for 0 while neither "reading" nor "writing" is set. The hypervisor sets those
+//! with a swap of the whole word that it has checked: so either the granter sees the use, or the use sees that the
+//! grant has ended.
 //! Source: `public/grant_table.h`, the comments on `grant_entry_v1`.
 
 use guest_abi::grant_table as abi;

@@ -96,8 +96,8 @@ impl E820Map {
         Self::try_sanitise(raw).expect("there is room for the map that a machine begins with")
     }
 
-    /// The same, or `None` where memory for it is out. Its work grows with the entries and their sorting only: a toolstack
-    /// sets maps of any form.
+    /// The same, or `None` where memory for it is out. Its work grows with the entries and their sorting only: a
+    /// toolstack sets maps of any form.
     #[must_use]
     pub fn try_sanitise(raw: &[E820Entry]) -> Option<Self> {
         let mut edges = Vec::new();

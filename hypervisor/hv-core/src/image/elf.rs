@@ -1,8 +1,8 @@
 //! The kernel proper: an ELF file whose notes name the PVH entry point.
 //!
 //! Segments are loaded by physical address (`p_paddr`), not by the virtual one that the kernel gives itself later. A
-//! Debian kernel's bss lies inside its last segment, 25 MiB beyond what the file holds elsewhere: what a kernel takes is
-//! its [`Kernel::extent`], not its file's size.
+//! Debian kernel's bss lies inside its last segment, 25 MiB beyond what the file holds elsewhere: what a kernel takes
+//! is its [`Kernel::extent`], not its file's size.
 //!
 //! Source: "Tool Interface Standard: Executable and Linking Format"; `public/elfnote.h`.
 
@@ -241,8 +241,8 @@ struct Notes {
 }
 
 impl Notes {
-    /// Those of the program headers; where none of them is Xen's, as in files linked without a note segment, those of the
-    /// sections (the order of Xen's own loader, `elf_xen_parse`).
+    /// Those of the program headers; where none of them is Xen's, as in files linked without a note segment, those of
+    /// the sections (the order of Xen's own loader, `elf_xen_parse`).
     fn of(file: &[u8], elf: &ElfBytes<'_, LittleEndian>, headers: &[ProgramHeader]) -> Self {
         let of_segments = headers
             .iter()

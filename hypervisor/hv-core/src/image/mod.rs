@@ -1,9 +1,9 @@
 //! From a kernel file to a domain that can start: the file's formats, and what the kernel is told about its machine.
 //!
 //! A Debian kernel is a [`bzimage`] with a compressed [`payload`], which holds an ELF file ([`elf`]) whose note names
-//! the PVH entry point; others come as ELF files, plain or packed whole by gzip; [`KernelFile`] is where a file's bytes go in. [`e820`] is the map of memory, [`dom0_memory`]
-//! decides which memory of the host is dom0's, [`initrd`] whether a file can be an initrd, and [`start_info`] lays out
-//! what the kernel finds through EBX.
+//! the PVH entry point; others come as ELF files, plain or packed whole by gzip; [`KernelFile`] is where a file's bytes
+//! go in. [`e820`] is the map of memory, [`dom0_memory`] decides which memory of the host is dom0's, [`initrd`] whether
+//! a file can be an initrd, and [`start_info`] lays out what the kernel finds through EBX.
 
 use core::fmt;
 

@@ -2,8 +2,9 @@
 //!
 //! Three kinds of MSR never reach the hardware: constants, the MTRRs (stored here; the real memory types come from
 //! stage 2) and the refused. The others are *backed*: [`MsrPolicy::read`] and [`MsrPolicy::write`] name who holds the
-//! value (a register of the vCPU, the local APIC, the timer) and the core applies it, after the checks were made here. Those that
-//! a guest may use without an exit are in [`MsrPolicy::passthrough`]; they fault here, because they never come here.
+//! value (a register of the vCPU, the local APIC, the timer) and the core applies it, after the checks were made here.
+//! Those that a guest may use without an exit are in [`MsrPolicy::passthrough`]; they fault here, because they never
+//! come here.
 
 mod mtrr;
 pub mod number;
@@ -42,12 +43,13 @@ pub enum BackedMsr {
     Tsc,
     /// IA32_TSC_DEADLINE: the local APIC's timer.
     TscDeadline,
-    /// IA32_APIC_BASE: the local APIC. Checked: reserved bits, EXTD where CPUID has no x2APIC mode; which mode may follow
-    /// which, and that it cannot be moved, is for the local APIC to judge.
+    /// IA32_APIC_BASE: the local APIC. Checked: reserved bits, EXTD where CPUID has no x2APIC mode; which mode may
+    /// follow which, and that it cannot be moved, is for the local APIC to judge.
     ApicBase,
     /// An x2APIC register: its offset in the xAPIC page shifted right by 4 (the MSR less 0x800), at most 0x3F.
     X2Apic(u8),
-    /// IA32_SPEC_CTRL: switched with the vCPU; may pass through after the first write. Checked: only bits that CPUID shows.
+    /// IA32_SPEC_CTRL: switched with the vCPU; may pass through after the first write. Checked: only bits that CPUID
+    /// shows.
     SpecCtrl,
     /// Xen's MSR 0x40000000: fill the guest's page at this guest physical address with hypercall stubs. Written only.
     /// Checked: the address is page-aligned (the low 12 bits number the page, of which there is one).
@@ -109,8 +111,8 @@ impl MsrState {
         self.mtrrs.record(pat)
     }
 
-    /// The state with the MTRRs of `record`, for a domain whose physical addresses have `physical_bits`; `None` where WRMSR
-    /// would refuse one of its values, PAT's too.
+    /// The state with the MTRRs of `record`, for a domain whose physical addresses have `physical_bits`; `None` where
+    /// WRMSR would refuse one of its values, PAT's too.
     #[must_use]
     pub fn with_mtrrs(&self, record: &HvmHwMtrr, physical_bits: u8) -> Option<Self> {
         let mtrrs = Mtrrs::from_record(record, physical_bits)?;
@@ -285,7 +287,8 @@ impl MsrPolicy {
 
 /// MSR_MISC_FEATURES_ENABLES: CPUID of an application raises #GP.
 const CPUID_FAULTING: u64 = 1 << 0;
-/// MSR_PLATFORM_INFO of every domain: CPUID can be made to fault. It exits in any case, so that no CPU needs to be able to.
+/// MSR_PLATFORM_INFO of every domain: CPUID can be made to fault. It exits in any case, so that no CPU needs to be able
+/// to.
 pub const PLATFORM_INFO: u64 = 1 << 31;
 /// IA32_DEBUGCTL: single-step on branches. There are no branch records: LBR faults as on a CPU without them.
 const BTF: u64 = 1 << 1;
@@ -296,8 +299,8 @@ const BTS_UNAVAILABLE: u64 = 1 << 11;
 const PEBS_UNAVAILABLE: u64 = 1 << 12;
 
 /// Bits that say what the CPU is, or how VERW acts; those that announce a control MSR are not among them:
-/// RDCL_NO IBRS_ALL RSBA, SSB_NO MDS_NO IF_PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO FBSDP_NO PSDP_NO, FB_CLEAR, RRSBA BHI_NO,
-/// PBRSB_NO, GDS_NO RFDS_NO RFDS_CLEAR, ITS_NO.
+/// RDCL_NO IBRS_ALL RSBA, SSB_NO MDS_NO IF_PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO FBSDP_NO PSDP_NO, FB_CLEAR, RRSBA
+/// BHI_NO, PBRSB_NO, GDS_NO RFDS_NO RFDS_CLEAR, ITS_NO.
 const ARCH_CAPABILITIES_SHOWN: u64 = 0b111
     | 0b111 << 4
     | 1 << 8

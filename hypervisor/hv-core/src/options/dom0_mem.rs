@@ -76,8 +76,8 @@ pub struct Dom0Mem {
 }
 
 impl Dom0Mem {
-    /// What dom0 gets where `dom0_mem` says no size: this and a twentieth of the host, which is enough for the daemons and
-    /// page cache of a host of guests of any size.
+    /// What dom0 gets where `dom0_mem` says no size: this and a twentieth of the host, which is enough for the daemons
+    /// and page cache of a host of guests of any size.
     const DEFAULT: Amount = Amount {
         bytes: 1 << 30,
         percent: 5,

@@ -3,7 +3,8 @@
 //! A size without a suffix counts in KiB: that is Xen's rule, and easy to trip over. Each function takes the whole
 //! text and refuses what it does not use up.
 
-/// Reads a boolean: `on`, `yes`, `true`, `enable`, `1` and their opposites (`xen/common/kernel.c` takes the same words).
+/// Reads a boolean: `on`, `yes`, `true`, `enable`, `1` and their opposites (`xen/common/kernel.c` takes the same
+/// words).
 #[must_use]
 pub fn boolean(text: &str) -> Option<bool> {
     match text {

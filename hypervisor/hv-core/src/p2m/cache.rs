@@ -1,9 +1,9 @@
 //! A vCPU's memory of its last p2m lookups: what makes walking a guest's own page tables cheap.
 //!
-//! A walk asks for the frames of four tables and a page, and mostly for the same ones as the walk before. What is kept of an
-//! entry is the caller's to say: the hypervisor keeps a checked handle of the frame. Every change of something mapped
-//! begins a new generation of the p2m. Where all that changed is that single pages went which were never asked for (grants
-//! that end, a balloon that grows), what was kept stays; else it is forgotten ([`P2mCache::renew`]).
+//! A walk asks for the frames of four tables and a page, and mostly for the same ones as the walk before. What is kept
+//! of an entry is the caller's to say: the hypervisor keeps a checked handle of the frame. Every change of something
+//! mapped begins a new generation of the p2m. Where all that changed is that single pages went which were never asked
+//! for (grants that end, a balloon that grows), what was kept stays; else it is forgotten ([`P2mCache::renew`]).
 
 use core::cell::Cell;
 
@@ -45,8 +45,8 @@ impl<T: Copy> P2mCache<T> {
         }
     }
 
-    /// Catches up with what has changed in the p2m. To be called each time that the p2m has been locked again, before the
-    /// first [`P2mCache::get`]. True where all was forgotten: then whatever was derived from it has to be as well.
+    /// Catches up with what has changed in the p2m. To be called each time that the p2m has been locked again, before
+    /// the first [`P2mCache::get`]. True where all was forgotten: then whatever was derived from it has to be as well.
     #[inline(always)]
     pub fn renew(&self, p2m: &P2m) -> bool {
         self.generation.get() != p2m.generation && self.catch_up(p2m)

@@ -1,8 +1,9 @@
 //! The p2m: what each guest frame number of a domain stands for.
 //!
-//! It is the domain's second-stage tables and nothing beside them: a page's kind is noted in bits of the entry that the CPU ignores, so that
-//! [`P2m::lookup`], which every walk of a guest's own page tables and every copy from a guest goes through, reads one tree.
-//! What is to be populated when it is touched has a mark there (`pod`). Inserting never replaces: what is mapped is removed first, flushed, and its frame's use put
+//! It is the domain's second-stage tables and nothing beside them: a page's kind is noted in bits of the entry that the
+//! CPU ignores, so that [`P2m::lookup`], which every walk of a guest's own page tables and every copy from a guest goes
+//! through, reads one tree. What is to be populated when it is touched has a mark there (`pod`). Inserting never
+//! replaces: what is mapped is removed first, flushed, and its frame's use put
 //! ([`crate::frame::FrameTable::put_mapped`]). Next: [`crate::paging`] for the table, [`crate::frame`] for the uses.
 
 mod cache;
@@ -58,8 +59,9 @@ pub struct P2mConfig {
     /// Whether leaves above 4 KiB may be executed. `false` on CPUs with the page-size-change erratum (CVE-2018-12207):
     /// then they are split on the first instruction fetch ([`P2m::allow_execute`]).
     pub large_executable: bool,
-    /// Whether the domain's PAT refines how its memory is cached. `false` for a domain without devices: it gains nothing by
-    /// it, memory that is not cached slows everybody, and a frame must not be cached in two ways by two domains.
+    /// Whether the domain's PAT refines how its memory is cached. `false` for a domain without devices: it gains
+    /// nothing by it, memory that is not cached slows everybody, and a frame must not be cached in two ways by two
+    /// domains.
     pub heeds_pat: bool,
     /// Guest frame numbers stay below this: 2^(physical address bits that the guest sees - 12), at most [`MAX_PAGES`].
     pub gfn_limit: Gfn,
@@ -123,8 +125,8 @@ impl P2m {
         self.table.lookup(mem, gfn).map(P2mEntry::from)
     }
 
-    /// The first mapped guest frame at or above `from`, with its entry, for teardown; looks at no more than `budget` entries
-    /// of tables: see [`PageTable::next`].
+    /// The first mapped guest frame at or above `from`, with its entry, for teardown; looks at no more than `budget`
+    /// entries of tables: see [`PageTable::next`].
     #[must_use]
     pub fn next_mapped(
         &self,
@@ -139,8 +141,8 @@ impl P2m {
         }
     }
 
-    /// Maps `count` guest frames from `gfn`, with the largest leaves that fit in the tables that are there. Where it succeeds
-    /// nothing is owed: CPUs cache nothing of what is not mapped.
+    /// Maps `count` guest frames from `gfn`, with the largest leaves that fit in the tables that are there. Where it
+    /// succeeds nothing is owed: CPUs cache nothing of what is not mapped.
     ///
     /// # Errors
     /// [`P2mError::Occupied`] where something is mapped in the range, [`P2mError::OutOfRange`] where it leaves the
@@ -239,8 +241,8 @@ impl P2m {
     /// frames' uses are put after the flush. What is not mapped is passed over.
     ///
     /// # Errors
-    /// [`P2mError::OutOfRange`] as for [`P2m::insert`], or [`P2mError::OutOfTables`] where a large leaf would have to be split; `see` was
-    /// not called then.
+    /// [`P2mError::OutOfRange`] as for [`P2m::insert`], or [`P2mError::OutOfTables`] where a large leaf would have to
+    /// be split; `see` was not called then.
     pub fn remove(
         &mut self,
         (mem, frames): (&mut impl TableMem, &mut impl TableFrames),
@@ -345,8 +347,8 @@ impl P2m {
         self.table.reclaim(mem, frames, done);
     }
 
-    /// Gives back the tables of a map that no CPU uses any longer, looking at no more than `budget` entries; true when all
-    /// but the root are gone: then [`P2m::end`]. The uses of what is still mapped are the caller's business.
+    /// Gives back the tables of a map that no CPU uses any longer, looking at no more than `budget` entries; true when
+    /// all but the root are gone: then [`P2m::end`]. The uses of what is still mapped are the caller's business.
     pub fn dismantle(
         &mut self,
         (mem, frames): (&mut impl TableMem, &mut impl TableFrames),

@@ -1,13 +1,15 @@
 //! Populate on demand: guest frames that are RAM to the guest and have no frame until somebody touches them.
 //!
-//! Such a guest frame has a mark in the tables in place of an entry ([`crate::paging`]). The frames that they will get wait in
-//! a cache that belongs to the domain: what a toolstack sets as target is what the domain has in all, mapped or cached. A
-//! domain that is made with more marks than frames is to give marks back (its balloon driver does) before it has touched too
-//! many. Where it is not that fast, pages that it has left all zeroes are taken back, a [`Sweep`] finding them: a guest
-//! cannot tell such a page from one that it has not touched. Where there is none, it is out of memory.
+//! Such a guest frame has a mark in the tables in place of an entry ([`crate::paging`]). The frames that they will get
+//! wait in a cache that belongs to the domain: what a toolstack sets as target is what the domain has in all, mapped or
+//! cached. A domain that is made with more marks than frames is to give marks back (its balloon driver does) before it
+//! has touched too many. Where it is not that fast, pages that it has left all zeroes are taken back, a [`Sweep`]
+//! finding them: a guest cannot tell such a page from one that it has not touched. Where there is none, it is out of
+//! memory.
 //!
-//! With P pages mapped, B mapped or marked, and C cached, P + C is what the domain is charged for, and C never exceeds the
-//! marks B - P once the domain runs. Source: the comment over `p2m_pod_set_mem_target` in Xen's `arch/x86/mm/p2m-pod.c`.
+//! With P pages mapped, B mapped or marked, and C cached, P + C is what the domain is charged for, and C never exceeds
+//! the marks B - P once the domain runs. Source: the comment over `p2m_pod_set_mem_target` in Xen's
+//! `arch/x86/mm/p2m-pod.c`.
 
 use super::{P2m, P2mEntry, P2mError, P2mKind, P2mMapping, Removal};
 use crate::addr::{Gfn, Mfn, PageOrder};
@@ -99,8 +101,9 @@ impl Pod {
         counts.outstanding > counts.cached
     }
 
-    /// The size that the cache is to have for the domain to have `target` pages in all, of which it is charged for `charged`
-    /// now; `None` where it is to stay as it is: the cache only shrinks when the guest gives pages or marks back.
+    /// The size that the cache is to have for the domain to have `target` pages in all, of which it is charged for
+    /// `charged` now; `None` where it is to stay as it is: the cache only shrinks when the guest gives pages or marks
+    /// back.
     #[must_use]
     pub fn cache_for(&self, target: u64, charged: u64) -> Option<u64> {
         let counts = self.counts();
@@ -221,8 +224,8 @@ impl P2m {
         self.pod.is_active() && self.table.has_mark(mem, gfn, MARK).0
     }
 
-    /// Gives a marked guest frame a frame from the cache, or the block of 2 MiB around it, where that is marked as a whole, a
-    /// block.
+    /// Gives a marked guest frame a frame from the cache, or the block of 2 MiB around it, where that is marked as a
+    /// whole, a block.
     ///
     /// # Errors
     /// [`P2mError::OutOfTables`].
@@ -260,8 +263,8 @@ impl P2m {
         Ok(Populated::NoFrame)
     }
 
-    /// The next page that may be taken back if it is all zeroes, looking at no more than `budget` entries of tables, which it
-    /// counts down.
+    /// The next page that may be taken back if it is all zeroes, looking at no more than `budget` entries of tables,
+    /// which it counts down.
     pub fn sweep(&mut self, mem: &impl TableMem, budget: &mut u32) -> Swept {
         const ALL: u32 = 2;
         while self.pod.sweep.rounds < ALL {
@@ -287,8 +290,9 @@ impl P2m {
         Swept::Exhausted
     }
 
-    /// Puts a mark where a page of the domain's own is: what was there, and the flush that is owed before anybody may look
-    /// whether the page is still all zeroes. Then its frame goes to the cache, or [back](P2m::insert) to its place.
+    /// Puts a mark where a page of the domain's own is: what was there, and the flush that is owed before anybody may
+    /// look whether the page is still all zeroes. Then its frame goes to the cache, or [back](P2m::insert) to its
+    /// place.
     ///
     /// # Errors
     /// As for [`P2m::remove_page_if`].

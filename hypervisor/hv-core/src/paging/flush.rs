@@ -1,8 +1,8 @@
 //! What the TLBs still believe after a page table was changed.
 //!
-//! Changing an entry that was present yields a [`PendingFlush`]; whoever flushes turns it into a [`FlushDone`], and only
-//! with that do frames and tables that were mapped go back to the free list. A forgotten flush is therefore a compiler
-//! warning or a frame that never comes back, never a guest that writes to somebody else's memory.
+//! Changing an entry that was present yields a [`PendingFlush`]; whoever flushes turns it into a [`FlushDone`], and
+//! only with that do frames and tables that were mapped go back to the free list. A forgotten flush is therefore a
+//! compiler warning or a frame that never comes back, never a guest that writes to somebody else's memory.
 
 use crate::addr::Mfn;
 

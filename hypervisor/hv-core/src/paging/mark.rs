@@ -1,7 +1,7 @@
 //! Marks: what a stage 2 table remembers of pages of which nothing is mapped, in the place of their entries.
 //!
-//! The CPU takes a marked entry for an empty one, so that marking and clearing owe no flush. Mapping a marked page replaces
-//! its mark; a mark for a block is split into those of its parts where one of them becomes something else.
+//! The CPU takes a marked entry for an empty one, so that marking and clearing owe no flush. Mapping a marked page
+//! replaces its mark; a mark for a block is split into those of its parts where one of them becomes something else.
 
 use super::edit::{Edit, Incomplete};
 use super::stage2::{Stage2, marked};

@@ -1,9 +1,10 @@
 //! Page tables: one algorithm for every format.
 //!
-//! A [`Format`] says where the bits are ([`stage2`] for guests' stage 2, [`host`] for our own mappings); [`PageTable`] maps,
-//! clears, looks up and visits, with leaves of 4 KiB, 2 MiB and 1 GiB, the largest that fit. Tables that an edit
+//! A [`Format`] says where the bits are ([`stage2`] for guests' stage 2, [`host`] for our own mappings); [`PageTable`]
+//! maps, clears, looks up and visits, with leaves of 4 KiB, 2 MiB and 1 GiB, the largest that fit. Tables that an edit
 //! detaches are kept until the flush is done ([`PageTable::reclaim`]): a CPU may still be walking them.
-//! Entries for which nothing is present may carry a `mark`. Next: [`flush`] for what edits owe, [`crate::p2m`] for the main user.
+//! Entries for which nothing is present may carry a `mark`. Next: [`flush`] for what edits owe, [`crate::p2m`] for the
+//! main user.
 
 mod edit;
 pub mod flush;

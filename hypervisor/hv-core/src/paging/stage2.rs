@@ -1,13 +1,13 @@
 //! The bits of stage 2 tables, Intel's (EPT) and AMD's (NPT).
 //!
-//! Both have the frame, the size and the right to write in the same bits, and an entry that refers to a table is the same in
-//! both; a leaf always has the right to read (bit 0), which says in both that it is present. So [`Stage2`] serves both, and
-//! only who makes the attributes of a leaf has to know which it is: [`Stage2Format`].
-//! Bits 52 to 56 of a leaf are ignored by the CPU: four hold what the p2m wants to remember, one says that the block may
-//! be executed once it is split into small pages.
+//! Both have the frame, the size and the right to write in the same bits, and an entry that refers to a table is the
+//! same in both; a leaf always has the right to read (bit 0), which says in both that it is present. So [`Stage2`]
+//! serves both, and only who makes the attributes of a leaf has to know which it is: [`Stage2Format`].
+//! Bits 52 to 56 of a leaf are ignored by the CPU: four hold what the p2m wants to remember, one says that the block
+//! may be executed once it is split into small pages.
 //!
-//! Source: Intel SDM vol. 3C, "The Extended Page Table Mechanism (EPT)"; AMD APM vol. 2, "Nested Paging", "Long-Mode Page
-//! Translation".
+//! Source: Intel SDM vol. 3C, "The Extended Page Table Mechanism (EPT)"; AMD APM vol. 2, "Nested Paging",
+//! "Long-Mode Page Translation".
 
 use super::{Format, LARGE};
 use crate::addr::{Gfn, Mfn, PageOrder};
@@ -148,8 +148,8 @@ const fn npt_rights(access: Access) -> u64 {
     READ | EXECUTE | writes | no_execute
 }
 
-/// By the host's PAT as after reset: write-back, write-through, UC-, uncacheable. UC- becomes write-combining where the guest's
-/// own PAT says so; what it has no entry for is not cached.
+/// By the host's PAT as after reset: write-back, write-through, UC-, uncacheable. UC- becomes write-combining where the
+/// guest's own PAT says so; what it has no entry for is not cached.
 const fn npt_caching(memory_type: MemoryType) -> u64 {
     match memory_type {
         MemoryType::WriteBack => 0,

@@ -257,7 +257,8 @@ impl<F: Format> PageTable<F> {
         self.edit((mem, frames), F::number(first), count, Edit::Clear)
     }
 
-    /// Makes `page` the first of its leaf: leaves that reach over its start are split, down to the size that starts there.
+    /// Makes `page` the first of its leaf: leaves that reach over its start are split, down to the size that starts
+    /// there.
     ///
     /// # Errors
     /// [`Incomplete`], as for [`PageTable::map`]; what is mapped has not changed then, but a flush may be owed.

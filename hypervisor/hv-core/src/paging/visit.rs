@@ -19,8 +19,9 @@ pub enum Next<P, L> {
 }
 
 impl<F: Format> PageTable<F> {
-    /// Calls `see` for every leaf that maps one of the `count` pages from `first`, in ascending order and with the first
-    /// of those pages that it maps; stops where `see` breaks. Costs nothing for what is not mapped at a high level.
+    /// Calls `see` for every leaf that maps one of the `count` pages from `first`, in ascending order and with the
+    /// first of those pages that it maps; stops where `see` breaks. Costs nothing for what is not mapped at a high
+    /// level.
     pub fn visit<B>(
         &self,
         mem: &impl TableMem,
@@ -33,8 +34,8 @@ impl<F: Format> PageTable<F> {
         visit_table::<F, B>(mem, self.root(), LEVELS - 1, first..end, &mut see)
     }
 
-    /// The first page from `from` on that is mapped, with its leaf, looking at no more than `budget` entries, which it counts
-    /// down. It gets further wherever that is 4 or more: so long is the way down to a page.
+    /// The first page from `from` on that is mapped, with its leaf, looking at no more than `budget` entries, which it
+    /// counts down. It gets further wherever that is 4 or more: so long is the way down to a page.
     #[must_use]
     pub fn next(
         &self,

@@ -1,9 +1,9 @@
 //! A cap: the most CPU time that a domain gets, however idle the CPUs are.
 //!
-//! Time is cut into periods, and a domain has a budget of CPU time in each, for all its vCPUs together. A vCPU draws a part of
-//! it before it runs and gives back what it did not use, or what it used more, when it has lost the CPU; where nothing is
-//! left it is parked until the next period. What a period leaves is not saved; what it overran is taken off the next.
-//! The figures are those of Xen's credit2.
+//! Time is cut into periods, and a domain has a budget of CPU time in each, for all its vCPUs together. A vCPU draws a
+//! part of it before it runs and gives back what it did not use, or what it used more, when it has lost the CPU; where
+//! nothing is left it is parked until the next period. What a period leaves is not saved; what it overran is taken off
+//! the next. The figures are those of Xen's credit2.
 
 /// Length of a period in ns: short enough that a capped guest does not stutter.
 pub const PERIOD_NS: u64 = 10_000_000;

@@ -1,8 +1,9 @@
 //! Which vCPU runs next: the contract between the run loop of each physical CPU and a scheduling policy.
 //!
-//! A [`Policy`] keeps the vCPUs of one run queue, from which any number of physical CPUs pick. It has no clock and no lock;
-//! consequences (a running vCPU should make room) are return values. [`credit2`] is what runs, [`round_robin`] the oracle
-//! it is tested against: both must agree on *whether* there is somebody to run. [`cap`] limits domains, whatever the policy.
+//! A [`Policy`] keeps the vCPUs of one run queue, from which any number of physical CPUs pick. It has no clock and no
+//! lock; consequences (a running vCPU should make room) are return values. [`credit2`] is what runs, [`round_robin`]
+//! the oracle it is tested against: both must agree on *whether* there is somebody to run. [`cap`] limits domains,
+//! whatever the policy.
 
 pub mod cap;
 pub mod credit2;
@@ -10,7 +11,8 @@ pub mod round_robin;
 #[cfg(test)]
 mod tests;
 
-/// Rate limits that can be set, in µs, beside 0 for none (`public/sysctl.h, XEN_SYSCTL_SCHED_RATELIMIT_MIN` and `_MAX`).
+/// Rate limits that can be set, in µs, beside 0 for none (`public/sysctl.h, XEN_SYSCTL_SCHED_RATELIMIT_MIN` and
+/// `_MAX`).
 const RATE_LIMITS_US: core::ops::RangeInclusive<u32> = 100..=500_000;
 /// The rate limit where nobody set one, in µs: credit2's in Xen.
 pub const DEFAULT_RATE_LIMIT_US: u32 = 1000;
@@ -56,7 +58,8 @@ pub trait Policy {
     /// Gives a vCPU, in any state, another weight from now on.
     fn set_weight(&mut self, unit: Unit, weight: u16, now_ns: u64);
 
-    /// Has a vCPU keep the CPU for at least so many ns once it has it, unless it gives it up itself; 0 for no such time.
+    /// Has a vCPU keep the CPU for at least so many ns once it has it, unless it gives it up itself; 0 for no such
+    /// time.
     fn set_rate_limit(&mut self, ns: u64);
 
     /// Queues a blocked vCPU. Returns the running vCPU that should make room for it where no physical CPU idles.

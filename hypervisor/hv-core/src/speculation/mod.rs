@@ -331,8 +331,8 @@ fn default(facts: &CpuFacts, weaknesses: Weakness) -> Defences {
     wanted
 }
 
-/// What goes with IBRS. Without it a guest steers indirect branches anyway, and nothing that is paid at every VM exit would
-/// change that.
+/// What goes with IBRS. Without it a guest steers indirect branches anyway, and nothing that is paid at every VM exit
+/// would change that.
 fn branch_defences(facts: &CpuFacts, weaknesses: Weakness, wanted: &mut Defences) {
     let enhanced = facts.has_enhanced_ibrs();
     if weaknesses.contains(Weakness::RSB) {

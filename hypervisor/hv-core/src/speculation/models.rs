@@ -1,7 +1,7 @@
 //! CPUs by model, where IA32_ARCH_CAPABILITIES does not say it all.
 //!
-//! A weakness that a CPU announces the absence of (L1TF, MDS …) is there by default, and rows say which models never had
-//! it; one that newer CPUs announce the presence of (SRBDS, GDS, RFDS, ITS) is there only where a row says so.
+//! A weakness that a CPU announces the absence of (L1TF, MDS …) is there by default, and rows say which models never
+//! had it; one that newer CPUs announce the presence of (SRBDS, GDS, RFDS, ITS) is there only where a row says so.
 
 use super::Weakness;
 

@@ -1,8 +1,8 @@
 //! The records in which toolstacks keep a domain's vCPUs: a stream's form, and what a record must be to be loaded.
 //!
-//! Nothing here changes a vCPU: [`Records`] takes a stream apart, [`Stream`] puts one together, and the checks say whether
-//! values could be a vCPU's. Registers that entered unchecked would only kill the domain that gets them; the checks tell the
-//! toolstack before.
+//! Nothing here changes a vCPU: [`Records`] takes a stream apart, [`Stream`] puts one together, and the checks say
+//! whether values could be a vCPU's. Registers that entered unchecked would only kill the domain that gets them; the
+//! checks tell the toolstack before.
 //!
 //! Source: `public/hvm/save.h`, `public/arch-x86/hvm/save.h`.
 

@@ -1,9 +1,10 @@
 //! Events for a guest, and what becomes of one whose delivery a VM exit interrupted.
 //!
-//! The CPU gives such an event back instead of delivering it. Mostly it is simply injected again; but where the exit's cause
-//! makes us raise an exception, the two meet as they would in a CPU without us: some pairs make a double fault, a fault
-//! while a double fault is delivered is a triple fault, and the rest come one after the other.
-//! Intel SDM vol. 3C, "Information for VM Exits During Event Delivery"; vol. 3A, "Interrupt 8—Double Fault Exception (#DF)".
+//! The CPU gives such an event back instead of delivering it. Mostly it is simply injected again; but where the exit's
+//! cause makes us raise an exception, the two meet as they would in a CPU without us: some pairs make a double fault, a
+//! fault while a double fault is delivered is a triple fault, and the rest come one after the other.
+//! Intel SDM vol. 3C, "Information for VM Exits During Event Delivery"; vol. 3A,
+//! "Interrupt 8—Double Fault Exception (#DF)".
 
 use crate::x86::vector;
 

@@ -1,4 +1,5 @@
-//! VCPUOP_initialise of an HVM or PVH guest: the first state that a guest gives one of its vCPUs, as a record of registers.
+//! VCPUOP_initialise of an HVM or PVH guest: the first state that a guest gives one of its vCPUs, as a record of
+//! registers.
 //!
 //! What only the CPUID policy decides is checked with the record ([`super::context::check_cpu`]).
 //! Source: `public/hvm/hvm_vcpu.h`; Xen's `arch/x86/hvm/domain.c, arch_set_info_hvm_guest`.

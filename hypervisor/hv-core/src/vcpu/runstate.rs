@@ -1,7 +1,8 @@
 //! Where a vCPU's time went: running, runnable (stolen from it), blocked, offline.
 //!
-//! The guest registers an area of 48 bytes (44 of a 32-bit guest) that is rewritten at every change. It is per-CPU data and may
-//! straddle two pages, so the bytes are handed out in ordered pieces and the caller writes them where they belong.
+//! The guest registers an area of 48 bytes (44 of a 32-bit guest) that is rewritten at every change. It is per-CPU data
+//! and may straddle two pages, so the bytes are handed out in ordered pieces and the caller writes them where they
+//! belong.
 //! Source: `public/vcpu.h, struct vcpu_runstate_info`.
 
 use core::mem::offset_of;
@@ -83,8 +84,8 @@ impl Runstate {
     }
 
     /// Calls `write(gpa, bytes)` for each store that updates the guest's area, in the order to make them in. With
-    /// `has_update_flag` (`public/xen.h, VMASST_TYPE_runstate_update_flag`) readers on other CPUs see bit 63 of the entry time
-    /// while the rest changes.
+    /// `has_update_flag` (`public/xen.h, VMASST_TYPE_runstate_update_flag`) readers on other CPUs see bit 63 of the
+    /// entry time while the rest changes.
     pub fn write(
         &self,
         area: &RunstateArea,

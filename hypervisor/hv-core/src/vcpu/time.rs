@@ -1,7 +1,7 @@
 //! Guest time: TSC ticks to nanoseconds and back, and the two records by which a guest computes the time itself.
 //!
-//! The guest computes `system_time + ((ticks << shift) * mul >> 32)`; [`ClockScale`] computes exactly the same, so that a
-//! deadline in guest time becomes the first tick at which the guest's own clock has reached it.
+//! The guest computes `system_time + ((ticks << shift) * mul >> 32)`; [`ClockScale`] computes exactly the same, so that
+//! a deadline in guest time becomes the first tick at which the guest's own clock has reached it.
 //! Source: `public/xen.h, struct vcpu_time_info` and `struct shared_info`.
 
 use core::mem::offset_of;
@@ -73,7 +73,8 @@ impl ClockScale {
     #[must_use]
     pub fn ticks_to_ns(self, ticks: u64) -> u64 {
         let places = u32::from(self.shift.unsigned_abs());
-        // to shift left first is to shift less to the right later; what a shift to the right drops is dropped for guests too
+        // to shift left first is to shift less to the right later; what a shift to the right drops is dropped for
+        // guests too
         let (ticks, right) = if self.shift < 0 {
             (ticks.wrapping_shr(places), 32)
         } else {

@@ -1,8 +1,8 @@
 //! The 64 bytes a vCPU shares with us (`public/xen.h, struct vcpu_info`): upcall flag, selector of pending words, time.
 //!
-//! The first 32 vCPUs start with theirs in the shared info frame; the guest may move each once, to anywhere in its memory
-//! (`VCPUOP_register_vcpu_info`). The owner of the current place is `evtchn::EventChannels`. Of a 32-bit guest's only the
-//! selector is in another place.
+//! The first 32 vCPUs start with theirs in the shared info frame; the guest may move each once, to anywhere in its
+//! memory (`VCPUOP_register_vcpu_info`). The owner of the current place is `evtchn::EventChannels`. Of a 32-bit guest's
+//! only the selector is in another place.
 
 use core::mem::offset_of;
 

@@ -7,8 +7,8 @@ use super::ring::Ring;
 /// Bytes kept unless `conring_size` asks for more.
 const BYTES: usize = 64 << 10;
 
-/// Text of the hypervisor, and of guests that print to its log. A small ring serves until there is a heap, and permanently where
-/// nobody asks for a larger one.
+/// Text of the hypervisor, and of guests that print to its log. A small ring serves until there is a heap, and
+/// permanently where nobody asks for a larger one.
 pub(super) struct History {
     small: Ring<[u8; BYTES]>,
     large: Option<Ring<Vec<u8>>>,
@@ -54,8 +54,8 @@ impl History {
             None => (self.small.oldest_position(), self.small.end_position()),
         }
     }
-    /// The position that `index`, the low half of one, stands for; that of the oldest byte where it stands for none that is
-    /// kept.
+    /// The position that `index`, the low half of one, stands for; that of the oldest byte where it stands for none
+    /// that is kept.
     pub(super) fn position(&self, index: Option<u32>) -> u64 {
         let (oldest, end) = self.range();
         let Some(index) = index else { return oldest };

@@ -1,10 +1,11 @@
 //! Messages with a level and a time: `error!`, `warn!`, `info!` for what the hypervisor says by itself, and for what a
 //! domain causes, by its [`GuestLog`], `guest_log!` and `domain_log!`.
 //!
-//! A line is `[    0.123456] text`, the time in seconds since the hypervisor was entered (before the TSC's frequency is known,
-//! in ticks). `loglvl` and `guest_loglvl` say what is shown; messages above the first of an option's two levels pass a limit
-//! of [`BURST`] lines a second. What domains cause is bounded in bytes a second as well, for each and for all together,
-//! whatever its level ([`hv_core::log_budget`]); `cargo xtask ci` checks that code which guests drive uses nothing else.
+//! A line is `[    0.123456] text`, the time in seconds since the hypervisor was entered (before the TSC's frequency is
+//! known, in ticks). `loglvl` and `guest_loglvl` say what is shown; messages above the first of an option's two levels
+//! pass a limit of [`BURST`] lines a second. What domains cause is bounded in bytes a second as well, for each and for
+//! all together, whatever its level ([`hv_core::log_budget`]); `cargo xtask ci` checks that code which guests drive
+//! uses nothing else.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -134,7 +135,8 @@ impl GuestLog {
         self.say(shown, |voices| &mut voices.life, (level, text));
     }
 
-    /// Prints the registers of `vcpu`, which dies, by `loglvl` at level Info: all of `text`, or a line that says why not.
+    /// Prints the registers of `vcpu`, which dies, by `loglvl` at level Info: all of `text`, or a line that says why
+    /// not.
     pub fn dump(&self, vcpu: &dyn fmt::Display, text: &str) {
         if matches!(filter().host.shown(LogLevel::Info), Shown::Never) {
             return;
@@ -148,8 +150,8 @@ impl GuestLog {
         }
     }
 
-    /// Prints `line` where the limits of the voice allow; what they do not is counted, and the count told before the next
-    /// line that passes.
+    /// Prints `line` where the limits of the voice allow; what they do not is counted, and the count told before the
+    /// next line that passes.
     fn say(
         &self,
         shown: Shown,

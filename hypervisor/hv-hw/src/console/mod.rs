@@ -1,10 +1,10 @@
 //! The console: everything that is printed, and what is typed.
 //!
-//! Printing is asynchronous: at 115200 baud a byte takes 87 µs, so text goes to a ring, and the UART's interrupt (or any
-//! call here) moves it on 16 bytes at a time. With `sync_console`, and once the host is dying, each byte is waited for.
-//! All text is kept in a second ring for those who ask later. What guests cause to be printed never waits for room: it has a
-//! budget in bytes a second ([`hv_core::log_budget`]), and a line for which the ring has no room is left out. Next: [`log`]
-//! for the macros that everybody uses.
+//! Printing is asynchronous: at 115200 baud a byte takes 87 µs, so text goes to a ring, and the UART's interrupt (or
+//! any call here) moves it on 16 bytes at a time. With `sync_console`, and once the host is dying, each byte is waited
+//! for. All text is kept in a second ring for those who ask later. What guests cause to be printed never waits for
+//! room: it has a budget in bytes a second ([`hv_core::log_budget`]), and a line for which the ring has no room is left
+//! out. Next: [`log`] for the macros that everybody uses.
 
 mod history;
 pub mod log;
@@ -148,7 +148,8 @@ pub fn read(to: &mut [u8]) -> usize {
     count
 }
 
-/// Prints bytes as they are (dom0's console output), with `\n` sent as `\r\n`. They are not kept: dom0 keeps its own log.
+/// Prints bytes as they are (dom0's console output), with `\n` sent as `\r\n`. They are not kept: dom0 keeps its own
+/// log.
 pub fn write(bytes: &[u8]) {
     let mut console = console().lock();
     console.print(bytes);
@@ -222,8 +223,9 @@ pub(crate) enum Charge<'a> {
     Dump,
 }
 
-/// Prints a formatted text that a guest caused in one piece, or not at all: where there is no budget for it at `now_ns`, or
-/// no room in the ring. With `sync_console` the transmitter is waited for, as the user asked. Returns whether it was printed.
+/// Prints a formatted text that a guest caused in one piece, or not at all: where there is no budget for it at
+/// `now_ns`, or no room in the ring. With `sync_console` the transmitter is waited for, as the user asked. Returns
+/// whether it was printed.
 pub(crate) fn write_for_guest(text: fmt::Arguments<'_>, charge: Charge<'_>, now_ns: u64) -> bool {
     let mut size = Size(0);
     let _never_fails = fmt::write(&mut size, text);

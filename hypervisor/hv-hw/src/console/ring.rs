@@ -114,8 +114,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ring<B> {
     pub(super) fn end_position(&self) -> u64 {
         self.total
     }
-    /// Copies bytes from stream position `position` on, or from the oldest kept where that is gone. Returns the position
-    /// of the first byte copied and how many were.
+    /// Copies bytes from stream position `position` on, or from the oldest kept where that is gone. Returns the
+    /// position of the first byte copied and how many were.
     pub(super) fn copy_from(&self, position: u64, to: &mut [u8]) -> (u64, usize) {
         let oldest = self.oldest_position();
         let first = position.clamp(oldest, self.total);

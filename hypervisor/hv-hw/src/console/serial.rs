@@ -60,7 +60,8 @@ impl SerialPort {
             self.uart.disable_interrupts(IER::THR_EMPTY);
         }
     }
-    /// True while a cause of an interrupt is left. Reading it clears the cause "transmitter empty"; the others go with the data.
+    /// True while a cause of an interrupt is left. Reading it clears the cause "transmitter empty"; the others go with
+    /// the data.
     pub(super) fn has_cause(&mut self) -> bool {
         self.uart.isr().has_pending_interrupt()
     }

@@ -44,8 +44,8 @@ const NMI_STACK: u16 = 0;
 const DOUBLE_FAULT_STACK: u16 = 1;
 const MACHINE_CHECK_STACK: u16 = 2;
 
-/// Gives the CPU that boots its per-CPU block, descriptor tables and control registers. Interrupts are off from the first
-/// instruction of the image on; the proof of it starts here.
+/// Gives the CPU that boots its per-CPU block, descriptor tables and control registers. Interrupts are off from the
+/// first instruction of the image on; the proof of it starts here.
 ///
 /// # Panics
 /// When called a second time.
@@ -61,7 +61,8 @@ pub fn init_boot_cpu() -> IrqsOff {
     unsafe { IrqsOff::new() }
 }
 
-/// What CPUID says at boot. Each CPUID is an exit where the hypervisor itself runs in a guest: keep what is asked twice.
+/// What CPUID says at boot. Each CPUID is an exit where the hypervisor itself runs in a guest: keep what is asked
+/// twice.
 #[must_use]
 pub fn cpuid() -> raw_cpuid::CpuId<raw_cpuid::CpuIdReaderNative> {
     raw_cpuid::CpuId::new()
@@ -156,7 +157,8 @@ fn load(tables: &'static Tables, idt: &'static InterruptDescriptorTable) {
     idt.load();
 }
 
-/// Sets what the hypervisor relies on: writes to read-only pages fault, and the whole of the FPU state can be saved for guests.
+/// Sets what the hypervisor relies on: writes to read-only pages fault, and the whole of the FPU state can be saved for
+/// guests.
 fn init_control_registers() {
     let cr0 = (Cr0::read()
         | Cr0Flags::WRITE_PROTECT

@@ -1,4 +1,5 @@
-//! The boot CPU's stacks: one to run on, and one each for the exceptions that may strike while the running stack is unusable.
+//! The boot CPU's stacks: one to run on, and one each for the exceptions that may strike while the running stack is
+//! unusable.
 //!
 //! Below each stack lies a page that the final page tables leave out, so that an overflow faults at once.
 
@@ -12,8 +13,8 @@ const MAIN: usize = (64 << 10) / 8;
 /// Words of an exception's stack: 16 KiB.
 const EXCEPTION: usize = (16 << 10) / 8;
 
-/// Stacks with their guard pages, in ascending address. Only the CPU looks inside: atomics, since a static that changes must
-/// say so, and zero, so that they take no room in the file.
+/// Stacks with their guard pages, in ascending address. Only the CPU looks inside: atomics, since a static that changes
+/// must say so, and zero, so that they take no room in the file.
 #[repr(C, align(4096))]
 #[derive(Debug)]
 pub struct BootStacks {
@@ -75,8 +76,8 @@ impl BootStacks {
             machine_check: self.at(size_of::<Self>()),
         }
     }
-    /// The words of the running stack from linear address `rsp` up, all of them where `rsp` has run into the guard page; none
-    /// where it is elsewhere.
+    /// The words of the running stack from linear address `rsp` up, all of them where `rsp` has run into the guard
+    /// page; none where it is elsewhere.
     #[must_use]
     pub fn words_from(&self, rsp: u64) -> &[AtomicU64] {
         let main = self.at(offset_of!(Self, main));

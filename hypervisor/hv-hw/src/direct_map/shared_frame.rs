@@ -11,8 +11,8 @@ use hv_core::mem::SharedWords;
 use super::copy::copy;
 use super::{base, hva, is_frame_outside_rust};
 
-/// One frame that others change at the same time: a handle to copy and keep. It does not own the frame: whoever keeps one
-/// keeps the frame's use count, or the p2m in which it was found from changing.
+/// One frame that others change at the same time: a handle to copy and keep. It does not own the frame: whoever keeps
+/// one keeps the frame's use count, or the p2m in which it was found from changing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SharedFrame {
     /// Where the frame is mapped: that it is, outside Rust's objects, is what a handle proves.

@@ -32,8 +32,8 @@ pub struct IoApic {
 static IOAPICS: RankedLock<ArrayVec<IoApic, MAX_IOAPICS>, { rank::IRQ }> =
     RankedLock::new(ArrayVec::new_const());
 
-/// Takes the I/O APIC at `base` (MADT) into use, all its pins masked. Returns how many pins it has, or `None` where there are
-/// too many I/O APICs or no memory for the mapping.
+/// Takes the I/O APIC at `base` (MADT) into use, all its pins masked. Returns how many pins it has, or `None` where
+/// there are too many I/O APICs or no memory for the mapping.
 pub fn add(frames: &mut impl TableFrames, base: Hpa, id: u8, first_gsi: u32) -> Option<u32> {
     let registers = Registers::map(frames, base, PAGE_SIZE).ok()?;
     let mut ioapic = IoApic {

@@ -131,8 +131,9 @@ pub fn eoi() {
 
 /// Sends `vector` to the CPU with APIC id `apic_id`. Bounded: a CPU that never accepts loses it.
 ///
-/// What was stored before is visible to that CPU when the interrupt arrives: a WRMSR to a register of x2APIC mode may be done
-/// before the stores that precede it (Intel SDM vol. 3A, "x2APIC Register Address Space"; the fence is the one it names).
+/// What was stored before is visible to that CPU when the interrupt arrives: a WRMSR to a register of x2APIC mode may
+/// be done before the stores that precede it (Intel SDM vol. 3A, "x2APIC Register Address Space"; the fence is the one
+/// it names).
 pub(super) fn send_ipi(apic_id: u32, vector: u8) {
     match ACCESS.get() {
         Some(Access::Msrs) => {

@@ -1,7 +1,8 @@
 //! Interrupts of the real machine: controllers, vectors, the timer, and sleeping until one comes.
 //!
 //! Interrupts stay off while Rust runs. They arrive as VM exits, acknowledged by the CPU with their vector, in
-//! [`wait_for_interrupt`], or in [`poll_interrupt`] where a guest keeps them from making exits; all hand the vector to the same code of the core, which ends it with [`local::eoi`].
+//! [`wait_for_interrupt`], or in [`poll_interrupt`] where a guest keeps them from making exits; all hand the vector to
+//! the same code of the core, which ends it with [`local::eoi`].
 
 pub mod ioapic;
 pub mod local;
@@ -19,8 +20,8 @@ use crate::percpu::{self, IrqsOff, MAX_CPUS};
 /// APIC ids by CPU number.
 static APIC_IDS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 
-/// Silences the PICs and takes local APICs and the timer into use, on the CPU that boots. Needs the TSC's frequency. I/O APICs
-/// are added one by one, see [`ioapic::add`].
+/// Silences the PICs and takes local APICs and the timer into use, on the CPU that boots. Needs the TSC's frequency.
+/// I/O APICs are added one by one, see [`ioapic::add`].
 ///
 /// # Errors
 /// [`OutOfFrames`] where the local APIC cannot be mapped.
@@ -46,8 +47,8 @@ pub fn send_kick(cpu: u32) {
     }
 }
 
-/// Sleeps until an external interrupt arrives and returns its vector; `None` after a wake-up without one (NMI). The interrupt
-/// is in service: end it with [`local::eoi`].
+/// Sleeps until an external interrupt arrives and returns its vector; `None` after a wake-up without one (NMI). The
+/// interrupt is in service: end it with [`local::eoi`].
 #[cfg(target_os = "none")]
 pub fn wait_for_interrupt(_irqs_off: &mut IrqsOff) -> Option<u8> {
     // The stub turns interrupts off again before HLT's successor runs; after an NMI they are still on.

@@ -35,7 +35,8 @@ pub(super) fn enable() {
     let vector = u32::from(vectors::TIMER);
     if is_deadline() {
         local::write(Register::LvtTimer, LVT_TSC_DEADLINE | vector);
-        // In xAPIC mode the write above must be seen before the MSR is written (Intel SDM vol. 3A, "TSC-Deadline Mode").
+        // In xAPIC mode the write above must be seen before the MSR is written (Intel SDM vol. 3A,
+        // "TSC-Deadline Mode").
         core::sync::atomic::fence(Ordering::SeqCst);
     } else {
         local::write(Register::TimerDivide, DIVIDE_BY_16);
@@ -50,8 +51,8 @@ pub fn is_deadline() -> bool {
     COUNTS_PER_TICK.load(Ordering::Relaxed) == 0
 }
 
-/// Fires once when the TSC reaches `deadline_tsc`, at once where that has passed; replaces an earlier deadline. May fire early
-/// without TSC-deadline mode.
+/// Fires once when the TSC reaches `deadline_tsc`, at once where that has passed; replaces an earlier deadline. May
+/// fire early without TSC-deadline mode.
 #[inline]
 pub fn arm(deadline_tsc: u64) {
     let rate = COUNTS_PER_TICK.load(Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! Atomics as the core names them: the language's, or the model checker's (`--cfg shuttle`), which runs the CPUs of a test as
-//! tasks of one thread and changes between them at each of these accesses, and at each lock.
+//! Atomics as the core names them: the language's, or the model checker's (`--cfg shuttle`), which runs the CPUs of a
+//! test as tasks of one thread and changes between them at each of these accesses, and at each lock.
 //!
 //! Words of machine memory (frame records, pages that guests share) are the language's in both.
 

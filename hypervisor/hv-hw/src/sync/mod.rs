@@ -1,8 +1,8 @@
 //! Locks with ranks.
 //!
-//! A CPU takes locks in ascending [`rank`] only, which debug builds check at every acquisition; so no order of events can
-//! deadlock. Interrupts are off throughout the hypervisor, so a holder is never interrupted on its own CPU. A wait that
-//! lasts absurdly long panics with the lock's rank instead of hanging silently.
+//! A CPU takes locks in ascending [`rank`] only, which debug builds check at every acquisition; so no order of events
+//! can deadlock. Interrupts are off throughout the hypervisor, so a holder is never interrupted on its own CPU. A wait
+//! that lasts absurdly long panics with the lock's rank instead of hanging silently.
 
 pub mod atomic;
 mod mutex;
@@ -36,8 +36,8 @@ impl<T, const RANK: u8> RankedLock<T, RANK> {
         enter_rank(RANK, Same::Refused);
         self.take()
     }
-    /// Takes the lock while another of the same rank is held, where the caller has an order of its own among the locks of
-    /// that rank (two domains: ascending domid).
+    /// Takes the lock while another of the same rank is held, where the caller has an order of its own among the locks
+    /// of that rank (two domains: ascending domid).
     #[inline]
     pub fn lock_second(&self) -> RankedGuard<'_, T, RANK> {
         enter_rank(RANK, Same::Allowed);

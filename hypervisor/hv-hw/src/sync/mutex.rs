@@ -14,8 +14,8 @@ mod kind {
     /// Unlocks when dropped.
     pub(crate) type MutexGuard<'a, T> = TicketMutexGuard<'a, T, Watch>;
 
-    /// Spins politely, and panics after about a minute: a lock held that long is a bug, and silence would hide it. Turns that
-    /// are far apart belong to different waits, so that taking a free lock costs nothing for this.
+    /// Spins politely, and panics after about a minute: a lock held that long is a bug, and silence would hide it.
+    /// Turns that are far apart belong to different waits, so that taking a free lock costs nothing for this.
     #[derive(Debug)]
     pub(crate) struct Watch;
 

@@ -1,8 +1,8 @@
 //! How fast the TSC runs: measured against a clock of known frequency, and compared with what CPUID claims.
 //!
-//! A measurement is the count of ticks between two edges of the reference clock, so that its granularity costs nothing; the
-//! time of one read of the clock bounds the error. CPUID's figure is exact where it is true, and used when both agree; in
-//! emulators it is not true.
+//! A measurement is the count of ticks between two edges of the reference clock, so that its granularity costs nothing;
+//! the time of one read of the clock bounds the error. CPUID's figure is exact where it is true, and used when both
+//! agree; in emulators it is not true.
 
 use core::ops::RangeInclusive;
 
@@ -120,8 +120,8 @@ fn count_ticks(read: impl Fn() -> u32, mask: u32, hz: u64) -> Option<u64> {
     u64::try_from(u128::from(ticks) * u128::from(hz) / (u128::from(passed) * 1000)).ok()
 }
 
-/// TSC ticks a millisecond by the PIT's channel 2, which counts down once from a given value while its gate is open and then
-/// raises its output, readable in port 0x61 without touching the speaker.
+/// TSC ticks a millisecond by the PIT's channel 2, which counts down once from a given value while its gate is open and
+/// then raises its output, readable in port 0x61 without touching the speaker.
 fn pit_ticks() -> Option<u64> {
     const CHANNEL_2: u16 = 0x42;
     const COMMAND: u16 = 0x43;

@@ -28,8 +28,8 @@ struct Fields {
     status_b: u8,
 }
 
-/// Seconds since 1970, UTC assumed, and the TSC at that reading. `century` is the CMOS register of the century, where the
-/// FADT names one.
+/// Seconds since 1970, UTC assumed, and the TSC at that reading. `century` is the CMOS register of the century, where
+/// the FADT names one.
 #[must_use]
 pub fn read(century: Option<u8>) -> (u64, u64) {
     let mut fields = read_fields(century);

@@ -17,14 +17,15 @@ pub enum ApicAssist {
 /// page, are as they are to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ApicUpdate {
-    /// Interrupts have been requested, this vector the highest of them. With [`ApicAssist::Delivery`] only, as the next two.
+    /// Interrupts have been requested, this vector the highest of them. With [`ApicAssist::Delivery`] only, as the next
+    /// two.
     Requested(u8),
     /// The highest vectors requested and in service are others.
     Status(InterruptStatus),
     /// EOI of each vector whose bit is set exits, and of no other.
     EoiExits([u64; 4]),
-    /// Whether the APIC is in x2APIC mode, whose registers the hardware serves where it can. A new vCPU's is not: every access
-    /// to those registers exits then, as in other modes they do not exist.
+    /// Whether the APIC is in x2APIC mode, whose registers the hardware serves where it can. A new vCPU's is not: every
+    /// access to those registers exits then, as in other modes they do not exist.
     X2apic(bool),
 }
 

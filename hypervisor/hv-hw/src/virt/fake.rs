@@ -1,8 +1,8 @@
 //! The seam's test double: plays back scripted exits and remembers what it was told.
 //!
-//! A host interrupt that is pending (a vector that its CPU recorded and nobody took) takes the place of an exit where the guest comes to a boundary
-//! between two instructions at which it may be interrupted, and nowhere else. One that waits for more than
-//! [`FakeVcpu::patience`] entries ends the test: the host would hang.
+//! A host interrupt that is pending (a vector that its CPU recorded and nobody took) takes the place of an exit where
+//! the guest comes to a boundary between two instructions at which it may be interrupted, and nowhere else. One that
+//! waits for more than [`FakeVcpu::patience`] entries ends the test: the host would hang.
 
 extern crate alloc;
 
@@ -25,8 +25,8 @@ pub enum Course {
     /// Each instruction that exits has a boundary before it.
     #[default]
     Boundaries,
-    /// Each exit comes in the delivery of the event that was injected or, where none was, of this one, which the guest's own
-    /// course raised.
+    /// Each exit comes in the delivery of the event that was injected or, where none was, of this one, which the
+    /// guest's own course raised.
     InDelivery(Event),
     /// MOV SS comes before the instruction that exits.
     InShadow,

@@ -20,8 +20,8 @@ pub struct IoBitmap {
 }
 
 impl IoBitmap {
-    /// Takes frames, of [`Features::io_bitmap`](super::Features::io_bitmap), and fills them with `bits`, one a port, set where an
-    /// access exits.
+    /// Takes frames, of [`Features::io_bitmap`](super::Features::io_bitmap), and fills them with `bits`, one a port,
+    /// set where an access exits.
     #[must_use]
     pub fn new(frames: MfnRange, bits: &[u8; BYTES]) -> Self {
         let words = bits.as_chunks().0.iter().copied().map(u64::from_le_bytes);

@@ -1,7 +1,8 @@
 //! The seam between the core and a CPU vendor: what a virtual CPU can be asked to do.
 //!
-//! What is one vendor's lives below this line (`vtx`), and no vendor's word above it. A type that implements [`VcpuHw`] owns the guest's registers while the vCPU is not running: entering the guest is a
-//! function call that returns the reason for which it came back. `fake` plays back scripted exits for host tests.
+//! What is one vendor's lives below this line (`vtx`), and no vendor's word above it. A type that implements [`VcpuHw`]
+//! owns the guest's registers while the vCPU is not running: entering the guest is a function call that returns the
+//! reason for which it came back. `fake` plays back scripted exits for host tests.
 
 mod apic;
 mod backend;
@@ -36,10 +37,11 @@ pub use vtx::{ExtendedState, Refusal, defend, means_that_work};
 /// What the CPUs offer that this binary runs on.
 pub type HostProbe = vtx::VtxProbe;
 
-/// A virtual CPU as the hardware sees it, while it is loaded: of the others only [`load`](Self::load) may be called before.
+/// A virtual CPU as the hardware sees it, while it is loaded: of the others only [`load`](Self::load) may be called
+/// before.
 ///
-/// Registers are asked for, and set, by groups ([`SystemSet`]): an exit pays for those that it needs. The last calls have
-/// bodies here, in terms of the others.
+/// Registers are asked for, and set, by groups ([`SystemSet`]): an exit pays for those that it needs. The last calls
+/// have bodies here, in terms of the others.
 pub trait VcpuHw: 'static {
     /// Runs the guest until its next exit.
     fn enter(&mut self, irqs_off: &mut IrqsOff) -> VmExit;
@@ -51,10 +53,11 @@ pub trait VcpuHw: 'static {
     fn system(&self, wanted: SystemSet) -> SystemRegs;
     /// Sets the registers in `changed`, whose values have been checked.
     fn set_system(&mut self, regs: &SystemRegs, changed: SystemSet);
-    /// What a walk of the guest's page tables needs to know. Bits of CR0 and CR4 that no walk looks at may be the hypervisor's.
+    /// What a walk of the guest's page tables needs to know. Bits of CR0 and CR4 that no walk looks at may be the
+    /// hypervisor's.
     fn paging(&self) -> PagingMode;
-    /// Extended state as XSAVE writes it, in 4096 bytes: the legacy area, the header, and components at their places. Where
-    /// the CPU has no XSAVE, the legacy area only.
+    /// Extended state as XSAVE writes it, in 4096 bytes: the legacy area, the header, and components at their places.
+    /// Where the CPU has no XSAVE, the legacy area only.
     fn extended(&self) -> Vec<u8>;
     /// Sets it. What the CPU would not take is made into what it takes; another size is left alone.
     fn set_extended(&mut self, extended: &[u8]);
@@ -107,8 +110,9 @@ pub trait VcpuHw: 'static {
         // outside long mode the bit means nothing
         regs.segments[SEGMENT_CS].access & SEGMENT_LONG != 0 && regs.efer & EFER_LMA != 0
     }
-    /// True in 64-bit code of privilege level 0 as kernels have it, by one look. False in other code of that level, such as a
-    /// conforming segment's. Outside long mode it is false for whoever leaves the bit for 64-bit code 0, as they must.
+    /// True in 64-bit code of privilege level 0 as kernels have it, by one look. False in other code of that level,
+    /// such as a conforming segment's. Outside long mode it is false for whoever leaves the bit for 64-bit code 0, as
+    /// they must.
     #[inline(always)]
     fn is_64_bit_kernel(&self) -> bool {
         // a code segment that is not conforming has the level at which it runs
@@ -128,7 +132,8 @@ pub trait VcpuHw: 'static {
     fn nmi_open(&self) -> bool {
         self.system(SystemSet::BLOCKING).blocking.is_empty()
     }
-    /// Ends the interrupt shadow of the instruction that caused the exit, which is executed again: a part of it is done.
+    /// Ends the interrupt shadow of the instruction that caused the exit, which is executed again: a part of it is
+    /// done.
     fn run_again(&mut self) {
         let mut regs = self.system(SystemSet::BLOCKING);
         if regs.blocking.contains(Blocking::SHADOW) {

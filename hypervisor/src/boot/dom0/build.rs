@@ -1,5 +1,5 @@
-//! dom0 from its parts: kernel, initrd, start info and tables in the memory that `memory` planned, then the domain, made
-//! as every other is ([`crate::domain::create`]), and its vCPUs.
+//! dom0 from its parts: kernel, initrd, start info and tables in the memory that `memory` planned, then the domain,
+//! made as every other is ([`crate::domain::create`]), and its vCPUs.
 
 use alloc::string::String;
 use alloc::sync::Arc;

@@ -152,8 +152,8 @@ fn insert(p2m: &mut P2m, range: MfnRange, kind: P2mKind) {
     }
 }
 
-/// Sets frames aside for dom0's page tables: what splits all its `pages` pages of memory, and 2 MiB for devices and others'
-/// pages. Where little was left free, no more than half of it.
+/// Sets frames aside for dom0's page tables: what splits all its `pages` pages of memory, and 2 MiB for devices and
+/// others' pages. Where little was left free, no more than half of it.
 pub(super) fn set_tables_aside(domain: &Domain, pages: u64) {
     const MORE: u64 = (2 << 20) / PAGE_SIZE;
     let splitting = pages / PageOrder::SIZE_2M.frames() + pages / PageOrder::SIZE_1G.frames() + 1;

@@ -1,7 +1,7 @@
 //! dom0: the domain that owns the machine, from its kernel's file to its first instruction.
 //!
-//! Its memory is identity-mapped, so that devices reach it without an IOMMU. In order: the kernel is unpacked, memory is
-//! planned and taken, everything is put in its place, and the vCPUs are made.
+//! Its memory is identity-mapped, so that devices reach it without an IOMMU. In order: the kernel is unpacked, memory
+//! is planned and taken, everything is put in its place, and the vCPUs are made.
 
 mod build;
 mod kernel;

@@ -35,8 +35,8 @@ pub(crate) struct VcpuState {
 }
 
 impl VcpuState {
-    /// A vCPU that starts with these of the registers of [`SystemSet::CORE`](hv_hw::virt::SystemSet::CORE), all else as after
-    /// reset.
+    /// A vCPU that starts with these of the registers of [`SystemSet::CORE`](hv_hw::virt::SystemSet::CORE), all else as
+    /// after reset.
     #[must_use]
     pub(crate) fn starting(regs: GuestRegs, system: SystemRegs) -> Self {
         Self {
@@ -81,8 +81,8 @@ impl Vcpu {
         self.request(Requests::LOAD_STATE);
     }
 
-    /// Its registers, where its CPU has answered; else `None`, and it has been asked. The answer is of use while the vCPU
-    /// stands still.
+    /// Its registers, where its CPU has answered; else `None`, and it has been asked. The answer is of use while the
+    /// vCPU stands still.
     #[must_use]
     pub(crate) fn take_state(&self) -> Option<Box<VcpuState>> {
         let saved = self.state.lock().saved.take();

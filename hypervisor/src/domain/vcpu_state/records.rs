@@ -166,8 +166,8 @@ fn set_legacy_area(area: &mut [u8], legacy: &[u8; 512]) {
 }
 
 impl VcpuState {
-    /// The bytes of the record of extended state: the head, and the area as far as the domain's XCR0 can reach. `None` where
-    /// the domain has none.
+    /// The bytes of the record of extended state: the head, and the area as far as the domain's XCR0 can reach. `None`
+    /// where the domain has none.
     #[must_use]
     pub(crate) fn xsave_record(&self, cpuid: &CpuidPolicy) -> Option<Vec<u8>> {
         if cpuid.xcr0_allowed() == 0 {

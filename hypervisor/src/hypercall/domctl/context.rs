@@ -1,7 +1,7 @@
 //! Saving and loading what a domain's vCPUs hold, as a stream of records.
 //!
-//! Both work on a domain that stands still, and ask each vCPU's CPU for its state first: the hypercall is executed again
-//! until all have answered. Loading checks every record before the first vCPU is changed.
+//! Both work on a domain that stands still, and ask each vCPU's CPU for its state first: the hypercall is executed
+//! again until all have answered. Loading checks every record before the first vCPU is changed.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;

@@ -51,8 +51,8 @@ impl From<PauseError> for Stop {
     }
 }
 
-/// DOMCTL_createdomain: a domain without vCPUs and memory, paused. The number is given; 0 and what is no domain's number ask
-/// for any.
+/// DOMCTL_createdomain: a domain without vCPUs and memory, paused. The number is given; 0 and what is no domain's
+/// number ask for any.
 pub(super) fn create(op: &mut Domctl) -> Answer {
     let body: XenDomctlCreatedomain = op.body();
     let config = checked(&body)?;
@@ -194,8 +194,8 @@ pub(super) fn resume<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
     Ok(0)
 }
 
-/// DOMCTL_soft_reset: lets one that has shut down go on without all that its old kernel had set up. Executed again until
-/// its ports are closed.
+/// DOMCTL_soft_reset: lets one that has shut down go on without all that its old kernel had set up. Executed again
+/// until its ports are closed.
 ///
 /// # Errors
 /// EINVAL where it has not shut down or is not paused, ENOMEM; it is as it was then but for its ports.
@@ -229,8 +229,8 @@ const TSC_DEFAULT: u32 = 0;
 const TSC_EMULATED: u32 = 1;
 const TSC_NATIVE: u32 = 2;
 
-/// DOMCTL_settscinfo: how the guest's TSC counts. One that is never emulated counts as the host's does, whatever rate is
-/// asked for; one of another rate than the host's is emulated. Its value is a vCPU's, as with Xen.
+/// DOMCTL_settscinfo: how the guest's TSC counts. One that is never emulated counts as the host's does, whatever rate
+/// is asked for; one of another rate than the host's is emulated. Its value is a vCPU's, as with Xen.
 pub(super) fn set_tsc_info<H: VcpuHw>(call: &Call<'_, H>, op: &Domctl) -> Answer {
     let body: XenDomctlTscInfo = op.body();
     let domain = another(call, op)?;

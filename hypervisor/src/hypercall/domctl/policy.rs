@@ -33,8 +33,8 @@ pub(super) fn get<H: VcpuHw>(call: &mut Call<'_, H>, op: &mut Domctl) -> Answer 
 /// DOMCTL_set_cpu_policy: leaves and MSRs that take the place of those that the domain has, until it starts.
 ///
 /// # Errors
-/// EEXIST once it has started, E2BIG, EFAULT; ERANGE for what a policy has not, EINVAL for what is more than the domain may
-/// have: then the reply names it.
+/// EEXIST once it has started, E2BIG, EFAULT; ERANGE for what a policy has not, EINVAL for what is more than the domain
+/// may have: then the reply names it.
 pub(super) fn set<H: VcpuHw>(call: &mut Call<'_, H>, op: &mut Domctl) -> Answer {
     let mut body: XenDomctlCpuPolicy = op.body();
     let domain = lifecycle::another(call, op)?;

@@ -38,11 +38,12 @@ pub(super) fn get<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
     Ok(0)
 }
 
-/// DOMCTL_setvcpucontext: general-purpose registers, RIP, RSP and RFLAGS. The others stay, and have to be given as they are.
+/// DOMCTL_setvcpucontext: general-purpose registers, RIP, RSP and RFLAGS. The others stay, and have to be given as they
+/// are.
 ///
 /// # Errors
-/// EINVAL for a vCPU that there is not, and for RFLAGS that none has; EBUSY unless the domain stands still, EOPNOTSUPP for
-/// other registers that are to change, ENOMEM, EFAULT.
+/// EINVAL for a vCPU that there is not, and for RFLAGS that none has; EBUSY unless the domain stands still, EOPNOTSUPP
+/// for other registers that are to change, ENOMEM, EFAULT.
 pub(super) fn set<H: VcpuHw>(call: &mut Call<'_, H>, op: &Domctl) -> Answer {
     let body: XenDomctlVcpucontext = op.body();
     let domain = lifecycle::another(call, op)?;

@@ -1,5 +1,5 @@
-//! What a domain may reach of the machine: nothing, but for dom0, which has all of it. So a right is never given, and taking
-//! one away that nobody has is no work.
+//! What a domain may reach of the machine: nothing, but for dom0, which has all of it. So a right is never given, and
+//! taking one away that nobody has is no work.
 
 use guest_abi::domctl::{
     XenDomctlIomemPermission, XenDomctlIoportPermission, XenDomctlIrqPermission,

@@ -1,7 +1,8 @@
 //! `grant_table_op`. Source: `public/grant_table.h`; version 1 entries.
 //!
-//! Most operations take an array, in the second argument and its length in the third, and answer each element with a status of its own; long arrays are done in pieces, after
-//! each of which the guest comes again with the rest. How a page is mapped, copied and let go is in [`crate::domain::grants`].
+//! Most operations take an array, in the second argument and its length in the third, and answer each element with a
+//! status of its own; long arrays are done in pieces, after each of which the guest comes again with the rest. How a
+//! page is mapped, copied and let go is in [`crate::domain::grants`].
 
 mod array;
 mod copy;

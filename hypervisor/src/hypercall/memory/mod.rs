@@ -41,7 +41,8 @@ impl From<SpaceError> for Stop {
     }
 }
 
-/// XENMEM_increase_reservation: pages without a guest frame are of no use to a domain that has a p2m; XENMEM_get_vnumainfo.
+/// XENMEM_increase_reservation: pages without a guest frame are of no use to a domain that has a p2m;
+/// XENMEM_get_vnumainfo.
 pub(super) fn not_supported<H: VcpuHw>(_: &mut Call<'_, H>) -> Answer {
     Err(Errno::EOPNOTSUPP.into())
 }

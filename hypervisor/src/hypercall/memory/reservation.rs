@@ -40,8 +40,8 @@ pub(in crate::hypercall) fn populate<H: VcpuHw>(call: &mut Call<'_, H>) -> Answe
     })
 }
 
-/// Goes through the extents of a reservation, some of which may be served already, until `serve` fails on one. Returns how
-/// many are done.
+/// Goes through the extents of a reservation, some of which may be served already, until `serve` fails on one. Returns
+/// how many are done.
 #[inline]
 fn extents<H: VcpuHw>(
     call: &mut Call<'_, H>,

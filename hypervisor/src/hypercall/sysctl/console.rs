@@ -16,8 +16,8 @@ const MAX_BYTES: u32 = 64 << 10;
 /// The most keys that one call presses.
 const MAX_KEYS: u32 = 64;
 
-/// XEN_SYSCTL_readconsole: text from the oldest on, or with `incremental` from `index` on; `clear` forgets all text up to
-/// where the reading ended. Indices are the low halves of positions in the stream of all text.
+/// XEN_SYSCTL_readconsole: text from the oldest on, or with `incremental` from `index` on; `clear` forgets all text up
+/// to where the reading ended. Indices are the low halves of positions in the stream of all text.
 ///
 /// # Errors
 /// EFAULT.

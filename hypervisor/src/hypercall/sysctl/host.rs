@@ -1,6 +1,7 @@
 //! Memory, CPUs and their topology, for `xl info` and for everybody who places domains.
 //!
-//! Memory is one NUMA node, and every CPU is told as a core of its own in one socket, until more is known of the machine.
+//! Memory is one NUMA node, and every CPU is told as a core of its own in one socket, until more is known of the
+//! machine.
 
 use guest_abi::errno::Errno;
 use guest_abi::sysctl::{

@@ -1,9 +1,9 @@
 //! The machine's frames: the one frame table and the one allocator, and who takes from it.
 //!
-//! Frames that leave a domain are scrubbed here before anybody else sees them. Every frame of a domain is on its account
-//! from the moment that it is given until its last use has ended, which may be long after the domain lost it: so a
-//! domain whose [`charged`] is 0 has nothing left. What page tables need is set aside: [`pool`]. Next: `hv_core::frame` for
-//! the rules.
+//! Frames that leave a domain are scrubbed here before anybody else sees them. Every frame of a domain is on its
+//! account from the moment that it is given until its last use has ended, which may be long after the domain lost it:
+//! so a domain whose [`charged`] is 0 has nothing left. What page tables need is set aside: [`pool`]. Next:
+//! `hv_core::frame` for the rules.
 
 pub(crate) mod pool;
 
@@ -52,8 +52,8 @@ fn memory() -> &'static Memory {
     &machine().memory
 }
 
-/// The frames of one domain. The language's own atomics, which the model checker's are a hundred times as large as: what
-/// is done to one is done by one instruction.
+/// The frames of one domain. The language's own atomics, which the model checker's are a hundred times as large as:
+/// what is done to one is done by one instruction.
 struct Account {
     ram: core::sync::atomic::AtomicU32,
     special: core::sync::atomic::AtomicU32,
@@ -318,8 +318,8 @@ impl Drop for OwnBlock {
     }
 }
 
-/// A zeroed frame that belongs to a domain and that it shares with the hypervisor. Dropped, it is the domain's no longer,
-/// and goes back when nobody uses it.
+/// A zeroed frame that belongs to a domain and that it shares with the hypervisor. Dropped, it is the domain's no
+/// longer, and goes back when nobody uses it.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) struct SpecialFrame(Mfn);
 
@@ -365,8 +365,8 @@ pub(crate) fn give_back(freed: Freed) {
     zombies::let_go(domid);
 }
 
-/// Takes a page of a domain that it shared with the hypervisor away from it, once the hypervisor uses it no longer; it is
-/// freed when it is mapped nowhere.
+/// Takes a page of a domain that it shared with the hypervisor away from it, once the hypervisor uses it no longer; it
+/// is freed when it is mapped nowhere.
 pub(crate) fn free_special(mfn: Mfn) {
     // the hypervisor's own use of it was never a mapping
     let done = PendingFlush::none(mfn).completed();

@@ -1,14 +1,14 @@
 //! Frames for domains' page tables, set aside so that a machine without free memory ends no domain.
 //!
-//! A domain needs tables at moments when it asks for no memory: it gives a page out of a large leaf up, runs code in one, or,
-//! as the hardware domain, touches a device for the first time. A balloon driver or a CPU takes no refusal there. So each
-//! domain has a pool. Its toolstack sets the size before it claims memory (`public/domctl.h`,
-//! XEN_DOMCTL_set_paging_mempool_size), the boot sets dom0's: enough to split all of its memory to single pages, and some for
-//! what it maps beside. A pool is no list but a promise: as many free frames as it is larger than the domain has tables are
-//! nobody else's, and count as taken already, so that a toolstack that looks for free memory finds what it can give to
-//! another domain. Claims of others are kept beside pools, so a table from a pool heeds none. A domain that outgrows its pool
-//! by mapping others' pages all over its address space gets further tables as long as memory is free, up to its limit
-//! (`domain::space::set_max_pages`), and can be refused: it never takes from another's pool.
+//! A domain needs tables at moments when it asks for no memory: it gives a page out of a large leaf up, runs code in
+//! one, or, as the hardware domain, touches a device for the first time. A balloon driver or a CPU takes no refusal
+//! there. So each domain has a pool. Its toolstack sets the size before it claims memory (`public/domctl.h`,
+//! XEN_DOMCTL_set_paging_mempool_size), the boot sets dom0's: enough to split all of its memory to single pages, and
+//! some for what it maps beside. A pool is no list but a promise: as many free frames as it is larger than the domain
+//! has tables are nobody else's, and count as taken already, so that a toolstack that looks for free memory finds what
+//! it can give to another domain. Claims of others are kept beside pools, so a table from a pool heeds none. A domain
+//! that outgrows its pool by mapping others' pages all over its address space gets further tables as long as memory is
+//! free, up to its limit (`domain::space::set_max_pages`), and can be refused: it never takes from another's pool.
 
 use hv_hw::sync::atomic::{AtomicU64, Ordering};
 
@@ -72,8 +72,8 @@ impl TablePool {
         true
     }
 
-    /// A zeroed frame for a table. Beyond the pool's size it comes from what is nobody's, up to `max` tables in all; `None`
-    /// where there is none.
+    /// A zeroed frame for a table. Beyond the pool's size it comes from what is nobody's, up to `max` tables in all;
+    /// `None` where there is none.
     #[must_use]
     pub(crate) fn alloc(&self, max: u64) -> Option<Mfn> {
         let frames = {

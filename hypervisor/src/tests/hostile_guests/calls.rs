@@ -129,8 +129,8 @@ fn gfn(random: &mut Random) -> u64 {
     }
 }
 
-/// A call that is likely to be what it should be, of the guest `ids[me]`: its registers, and its arguments' bytes, which are
-/// to lie at `at`.
+/// A call that is likely to be what it should be, of the guest `ids[me]`: its registers, and its arguments' bytes,
+/// which are to lie at `at`.
 pub(crate) fn sound(
     random: &mut Random,
     ids: &[u64],

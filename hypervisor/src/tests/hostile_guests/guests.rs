@@ -99,8 +99,8 @@ struct Machine {
     ids: [u64; 2],
 }
 
-/// A life from `seed`: exits, hypercalls, those of them that succeeded, those that were executed again, those of 32-bit code
-/// that succeeded.
+/// A life from `seed`: exits, hypercalls, those of them that succeeded, those that were executed again, those of 32-bit
+/// code that succeeded.
 pub(crate) fn life(seed: u64) -> [u64; 5] {
     let before = memory::free_frames();
     let guests = [new_guest(), new_guest()];
@@ -184,7 +184,8 @@ impl Machine {
         hw.is_in_shadow = false;
         hw.interrupt_at = Some((hw.entries + 1 + random.below(3), vectors::KICK));
         let (rip, is_call) = (hw.system.rip, exit == VmExit::Hypercall);
-        // SCHEDOP_shutdown may be among the calls of a multicall; a delivery that faults again and again is a triple fault
+        // SCHEDOP_shutdown may be among the calls of a multicall; a delivery that faults again and again is a triple
+        // fault
         let may_end = (is_call
             && [__HYPERVISOR_multicall, __HYPERVISOR_sched_op].contains(&call.0))
             || matches!(hw.course, Course::InDelivery(_));

@@ -1,8 +1,9 @@
-//! Guests and tools that do anything at all, and what must hold whatever they do: no panic, no mapping of a frame without a
-//! use, no end of a domain that did nothing to end it, no host interrupt that waits, and everything back at their end.
+//! Guests and tools that do anything at all, and what must hold whatever they do: no panic, no mapping of a frame
+//! without a use, no end of a domain that did nothing to end it, no host interrupt that waits, and everything back at
+//! their end.
 //!
-//! A test runs for a moment; HOSTILE_SECONDS says for how long each goes on, HOSTILE_SEED where it begins. A failure names
-//! the seed of the life in which it came.
+//! A test runs for a moment; HOSTILE_SECONDS says for how long each goes on, HOSTILE_SEED where it begins. A failure
+//! names the seed of the life in which it came.
 #![expect(
     non_upper_case_globals,
     reason = "constants carry the names of Xen's headers"

@@ -157,8 +157,8 @@ fn user_mode_of_either_width_makes_no_hypercalls() {
 }
 
 proptest! {
-    /// No hypercall of 32-bit code touches more than it may, whatever its arguments: none panics, none does what the same
-    /// numbers do not do in 64-bit code.
+    /// No hypercall of 32-bit code touches more than it may, whatever its arguments: none panics, none does what the
+    /// same numbers do not do in 64-bit code.
     #[test]
     fn any_call_is_answered_alike(
         number in 0..50u64, op in 0..40u64, args in prop::collection::vec(0..0x8000u64, 4), seed in prop::collection::vec(any::<u32>(), 16),

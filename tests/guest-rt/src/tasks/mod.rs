@@ -1,8 +1,8 @@
-//! Hardware task switches: out of long mode into 32-bit protected mode, where one task starts another by a [`Way`] and what
-//! either saw is written down.
+//! Hardware task switches: out of long mode into 32-bit protected mode, where one task starts another by a [`Way`] and
+//! what either saw is written down.
 //!
-//! The first task (TSS at [`FIRST`]) does the way's one instruction; the second (TSS at [`SECOND`]) notes its registers and
-//! goes back. Tables are made anew for each run. An exception that has no task ends the run and is noted.
+//! The first task (TSS at [`FIRST`]) does the way's one instruction; the second (TSS at [`SECOND`]) notes its registers
+//! and goes back. Tables are made anew for each run. An exception that has no task ends the run and is noted.
 
 // UNSAFETY: leaves long mode and comes back, over tables that serve nothing else.
 #![expect(unsafe_code, reason = "sequences of exact instructions, page tables")]

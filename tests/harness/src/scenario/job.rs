@@ -235,8 +235,8 @@ fn judge_line(job: &Job, words: &[String], running: &mut Running) -> Verdict {
     }
 }
 
-/// Looks for the words on the VGA text screen, where the emulator shows it: QEMU with a BIOS. Returns the screen where they
-/// are not there.
+/// Looks for the words on the VGA text screen, where the emulator shows it: QEMU with a BIOS. Returns the screen where
+/// they are not there.
 fn missing_on_screen(job: &Job, words: &[String]) -> Result<Option<String>> {
     if job.machine.emulator == Emulator::Bochs || job.machine.uefi.is_some() {
         return Ok(None);

@@ -197,8 +197,8 @@ pub fn parse(text: &str) -> Result<Vec<Scenario>> {
 }
 
 impl Scenario {
-    /// Describes the run of a test kernel that has no entry of its own: on the default CPU, and on the oldest one, where
-    /// most optional features are missing.
+    /// Describes the run of a test kernel that has no entry of its own: on the default CPU, and on the oldest one,
+    /// where most optional features are missing.
     #[must_use]
     pub fn of_kernel(image: &str) -> Self {
         Self {

@@ -1,7 +1,7 @@
 //! Changes of the CPUID policy, in both of the format's syntaxes.
 //!
-//! By name, one string: `cpuid = "host,avx512f=0,family=6"`. By register, a list: `cpuid = ["1:ecx=xxxx…,edx=…", "7,0:ebx=…"]`
-//! with 32 characters a register, bit 31 first.
+//! By name, one string: `cpuid = "host,avx512f=0,family=6"`. By register, a list:
+//! `cpuid = ["1:ecx=xxxx…,edx=…", "7,0:ebx=…"]` with 32 characters a register, bit 31 first.
 
 use super::CpuidRule;
 use super::cpuid_names::FIELDS;

@@ -1,6 +1,7 @@
 //! Names of CPUID's bits and fields, as configurations spell them (`_` and `.` count as `-`).
 //!
-//! From the Intel SDM vol. 2A, "CPUID", and AMD's manual vol. 3, appendix E; spelling as Xen's `public/arch-x86/cpufeatureset.h`.
+//! From the Intel SDM vol. 2A, "CPUID", and AMD's manual vol. 3, appendix E; spelling as Xen's
+//! `public/arch-x86/cpufeatureset.h`.
 
 /// Name, leaf, subleaf, register, first bit, number of bits.
 pub(super) type Field = (&'static str, u32, Option<u32>, usize, u32, u32);

@@ -1,9 +1,9 @@
 //! Disk specifications (xl-disk-configuration(5)): `TARGET,FORMAT,VDEV,ACCESS`, `KEY=VALUE,…`, or both mixed.
 //!
-//! `target=` takes the rest of the string, commas included. Old prefixes stand before the target and in place of the format,
-//! so that what follows the target is the virtual device: `raw:` and the like name the format, `nbd:` and the like a
-//! script, and `phy:`, `file:`, `tap:`, `aio:`, also one behind the other, say nothing any more. As in Xen's xlu_disk,
-//! what is given twice must be the same.
+//! `target=` takes the rest of the string, commas included. Old prefixes stand before the target and in place of the
+//! format, so that what follows the target is the virtual device: `raw:` and the like name the format, `nbd:` and the
+//! like a script, and `phy:`, `file:`, `tap:`, `aio:`, also one behind the other, say nothing any more. As in Xen's
+//! xlu_disk, what is given twice must be the same.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

@@ -1,7 +1,7 @@
 //! Settings by key: which one counts, as what type, and which nobody asked for.
 //!
-//! What is wrong is noted and reading goes on, so that one run tells everything: [`Settings::keep`] takes a mistake's place
-//! and gives nothing in its stead, and [`Settings::finish`] gives all of them.
+//! What is wrong is noted and reading goes on, so that one run tells everything: [`Settings::keep`] takes a mistake's
+//! place and gives nothing in its stead, and [`Settings::finish`] gives all of them.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,8 +3,8 @@
 //! The format is a list of `KEY = VALUE`; the words that stand after the file's name on `xl create`'s command line are
 //! appended to its text, so that the last one wins. Every message says where in that text its reason is.
 //!
-//! Next: [`types`] for the values, `domain` for which key gives which, `unserved` for what no key gives, `syntax` for the
-//! grammar, `host` for what the host's own file says.
+//! Next: [`types`] for the values, `domain` for which key gives which, `unserved` for what no key gives, `syntax` for
+//! the grammar, `host` for what the host's own file says.
 
 mod cpu_list;
 mod cpuid;
@@ -61,8 +61,8 @@ pub struct Rejected {
     pub warnings: Vec<Message>,
 }
 
-/// Reads a configuration: `name` is the file's, for messages; `extra` are the words of the command line; `host` gives what
-/// the configuration does not say.
+/// Reads a configuration: `name` is the file's, for messages; `extra` are the words of the command line; `host` gives
+/// what the configuration does not say.
 ///
 /// # Errors
 /// All that is wrong, each with its place.

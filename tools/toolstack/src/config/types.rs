@@ -246,7 +246,8 @@ pub struct CpuidRule {
     pub subleaf: Option<u32>,
     /// 0 to 3: EAX, EBX, ECX, EDX of the answer.
     pub register: usize,
-    /// 32 characters, bit 31 first: `1` `0` force, `x` takes the default, `k` the host's value kept over migration, `s` like `k` now.
+    /// 32 characters, bit 31 first: `1` `0` force, `x` takes the default, `k` the host's value kept over migration, `s`
+    /// like `k` now.
     pub bits: String,
 }
 

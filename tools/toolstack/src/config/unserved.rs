@@ -1,8 +1,8 @@
 //! What a PVH domain cannot have here: keys of xl.cfg(5) that are refused, and keys that change nothing.
 //!
 //! What the guest could not do without is refused: a device that holds its data, a right, a feature that it may find
-//! missing late. A guest that starts without it in the same way (a screen, a tablet) is started, and a warning names it, as
-//! Xen does with what a kind of guest has no use for.
+//! missing late. A guest that starts without it in the same way (a screen, a tablet) is started, and a warning names
+//! it, as Xen does with what a kind of guest has no use for.
 
 use std::ops::Range;
 

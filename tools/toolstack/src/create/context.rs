@@ -64,8 +64,8 @@ pub(crate) fn load(
     Ok(hyper.set_hvm_context(domid, &records)?)
 }
 
-/// A CPU record at a PVH entry. FS and GS, of which the ABI says nothing, are flat as in dom0: Linux of 32 bits since 5.13 reads
-/// its stack's canary through FS before it has loaded it.
+/// A CPU record at a PVH entry. FS and GS, of which the ABI says nothing, are flat as in dom0: Linux of 32 bits since
+/// 5.13 reads its stack's canary through FS before it has loaded it.
 fn cpu(entry: u64, start_info: u64) -> HvmHwCpu {
     let mut cpu = HvmHwCpu {
         rip: entry,

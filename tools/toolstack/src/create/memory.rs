@@ -50,13 +50,14 @@ pub(crate) fn reserve(
     }
 }
 
-/// Bytes set aside for a domain's page tables, beyond what is needed by default: a quarter of a per cent, and 1 MiB a vCPU.
+/// Bytes set aside for a domain's page tables, beyond what is needed by default: a quarter of a per cent, and 1 MiB a
+/// vCPU.
 fn table_bytes(config: &DomainConfig) -> u64 {
     (config.max_memory_kib / 512 + u64::from(config.max_vcpus) * 1024).div_ceil(1024) << 20
 }
 
-/// How many pages have to be free for a domain: its own, those set aside for its tables, and what the hypervisor keeps of
-/// it (1 MiB, and 128 KiB a vCPU, are more than enough).
+/// How many pages have to be free for a domain: its own, those set aside for its tables, and what the hypervisor keeps
+/// of it (1 MiB, and 128 KiB a vCPU, are more than enough).
 pub(crate) fn needed(config: &DomainConfig, pages: u64) -> u64 {
     const KEPT: u64 = (1 << 20) / PAGE;
     const KEPT_PER_VCPU: u64 = (128 << 10) / PAGE;

@@ -8,8 +8,8 @@
 //! - hypervisor/src/hypercall/domctl/mod.rs:serve, hypervisor/src/hypercall/domctl/lifecycle.rs:create
 //! - hypervisor/src/domain/create.rs:domain
 //!
-//! What a step made is undone in reverse when a later one fails, and the error names the step. [`Timings`] says how long
-//! each took.
+//! What a step made is undone in reverse when a later one fails, and the error names the step. [`Timings`] says how
+//! long each took.
 
 mod context;
 mod memory;

@@ -39,8 +39,8 @@ impl Toolstack {
         Ok(found)
     }
 
-    /// A domain's devices, by what was kept of them and by dom0's backends: one of these may be gone. What the guest says
-    /// of itself does not count.
+    /// A domain's devices, by what was kept of them and by dom0's backends: one of these may be gone. What the guest
+    /// says of itself does not count.
     pub(crate) fn device_ids(&self, domid: u16, kind: Kind) -> Result<Vec<Device>> {
         let kept = format!("{}/device/{}", libxl_path(domid), kind.name());
         let back = format!("{}/backend/{}/{domid}", path(crate::DOM0), kind.name());

@@ -1,7 +1,7 @@
 //! Loop devices: a file as a block device.
 //!
-//! LOOP_CONFIGURE (Linux 5.8) sets one up in one call; another process may take the same free device at the same moment,
-//! then the next one is tried. Clearing one that is still open makes the kernel clear it at its last close.
+//! LOOP_CONFIGURE (Linux 5.8) sets one up in one call; another process may take the same free device at the same
+//! moment, then the next one is tried. Clearing one that is still open makes the kernel clear it at its last close.
 //!
 //! Source: Linux, `include/uapi/linux/loop.h`.
 //!

@@ -6,9 +6,9 @@
 //! let go, and removing both directories.
 //!
 //! Whom to trust: a guest owns the frontend's directory and a driver domain the backend's, and either may write what it
-//! likes there. What we must know again later (who serves a device, its address, its target) is kept in libxl's directory,
-//! which only we write; of theirs we read states and numbers, and touch them outside our transactions, which they could
-//! make fail for ever.
+//! likes there. What we must know again later (who serves a device, its address, its target) is kept in libxl's
+//! directory, which only we write; of theirs we read states and numbers, and touch them outside our transactions, which
+//! they could make fail for ever.
 //!
 //! Source: `public/io/xenbus.h`, `public/io/blkif.h`, `public/io/netif.h`.
 
@@ -253,8 +253,8 @@ impl Toolstack {
     /// Takes a device away; its guest is asked first, unless it is forced at once.
     ///
     /// # Errors
-    /// xenstore's; [`Error::Timeout`] where the guest does not let go and is not forced, and all stays as it was, or where
-    /// the backend does not.
+    /// xenstore's; [`Error::Timeout`] where the guest does not let go and is not forced, and all stays as it was, or
+    /// where the backend does not.
     pub fn detach(&self, device: &Device, force: Force) -> Result<()> {
         let (front, back) = (device.frontend_path(), device.backend_path());
         let state = format!("{back}/state");
@@ -335,7 +335,8 @@ impl Toolstack {
         }
     }
 
-    /// Removes a device's directories. libxl's is the last: while it is there, the device is found and can be taken away.
+    /// Removes a device's directories. libxl's is the last: while it is there, the device is found and can be taken
+    /// away.
     fn forget_device(&self, device: &Device) -> Result<()> {
         self.store.rm_if_exists(&device.frontend_path())?;
         self.store.rm_if_exists(&device.backend_path())?;

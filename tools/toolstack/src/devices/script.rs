@@ -41,8 +41,8 @@ impl Toolstack {
     /// Runs a device's script and waits for it, as long as libxl would.
     ///
     /// # Errors
-    /// Where it cannot be run, or says that it failed: with the last line it wrote. [`Error::Timeout`] where it does not
-    /// end; it is killed then, with all that it started.
+    /// Where it cannot be run, or says that it failed: with the last line it wrote. [`Error::Timeout`] where it does
+    /// not end; it is killed then, with all that it started.
     pub(super) fn run_script(&self, device: &Device, script: &str, moment: Moment) -> Result<()> {
         let node = format!("{}/gatewaydev", device.backend_path());
         let netdev = self.store.read_string_opt(&node)?.unwrap_or_default();
@@ -84,8 +84,8 @@ fn command_name(script: &str) -> &str {
     script.split_whitespace().next().unwrap_or(script)
 }
 
-/// The script's command line and environment, and what messages call it; `netdev` is the interface that a card's packets
-/// are to be routed through.
+/// The script's command line and environment, and what messages call it; `netdev` is the interface that a card's
+/// packets are to be routed through.
 fn command(device: &Device, script: &str, moment: Moment, netdev: &str) -> (Command, String) {
     let word = match (device.kind, moment) {
         (Kind::Vbd, Moment::Attach) => "add",

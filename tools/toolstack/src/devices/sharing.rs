@@ -36,8 +36,8 @@ impl Mode {
 
 /// Checks that `domid` may have `disk`, whose target is at `path`.
 ///
-/// A domain that has it but is gone (whoever destroyed it was not left the time to tidy up) is no obstacle: what is left of
-/// it is taken away.
+/// A domain that has it but is gone (whoever destroyed it was not left the time to tidy up) is no obstacle: what is
+/// left of it is taken away.
 pub(super) fn check(
     ts: &Toolstack,
     held: &Lock,

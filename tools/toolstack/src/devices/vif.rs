@@ -1,7 +1,7 @@
 //! Network cards: netback makes an interface in dom0, which joins a bridge.
 //!
-//! netback connects only after `hotplug-status` says `connected`, so that no packet goes nowhere; it is written when the
-//! interface is up and in its bridge.
+//! netback connects only after `hotplug-status` says `connected`, so that no packet goes nowhere; it is written when
+//! the interface is up and in its bridge.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -38,8 +38,8 @@ impl Toolstack {
     /// Attaches a network card to a domain as its card `devid`.
     ///
     /// # Errors
-    /// [`Error::Refused`] where its bridge is not there, [`Error::Timeout`] where netback does not answer; otherwise the
-    /// kernel's or xenstore's.
+    /// [`Error::Refused`] where its bridge is not there, [`Error::Timeout`] where netback does not answer; otherwise
+    /// the kernel's or xenstore's.
     pub fn attach_vif(&self, domid: u16, devid: u32, vif: &VifConfig) -> Result<Device> {
         let backend = self.backend_domain(vif.backend.as_deref())?;
         let device = Device {

@@ -1,5 +1,5 @@
-//! Memory for a new domain out of dom0's, as xl takes it: dom0's balloon is asked for what is missing, and waited for as
-//! long as it gives some.
+//! Memory for a new domain out of dom0's, as xl takes it: dom0's balloon is asked for what is missing, and waited for
+//! as long as it gives some.
 //!
 //! Source: xl.conf(5), `autoballoon`; `libxl.h, LIBXL_MIN_DOM0_MEM`.
 
@@ -49,8 +49,8 @@ impl Autoballoon {
 }
 
 impl Toolstack {
-    /// Waits until `pages` are free that nobody has claimed, out of dom0's memory where need be and allowed; `tell` hears
-    /// how far it is. Does nothing where it is not allowed: who needs the memory will say what is missing.
+    /// Waits until `pages` are free that nobody has claimed, out of dom0's memory where need be and allowed; `tell`
+    /// hears how far it is. Does nothing where it is not allowed: who needs the memory will say what is missing.
     ///
     /// # Errors
     /// [`Error::NotEnoughMemory`] where dom0 does not give as much; or the hypervisor's, xenstore's.

@@ -1,7 +1,7 @@
 //! The end of a domain: its devices are let go, its memory freed, its traces removed.
 //!
-//! Everything is found by the domain's id, in xenstore and at the hypervisor, so that a domain half made or half destroyed
-//! by somebody else is destroyed as well. A part that fails is reported, but the rest goes on.
+//! Everything is found by the domain's id, in xenstore and at the hypervisor, so that a domain half made or half
+//! destroyed by somebody else is destroyed as well. A part that fails is reported, but the rest goes on.
 
 use guest_abi::Errno;
 use uuid::Uuid;
@@ -60,8 +60,8 @@ impl Toolstack {
         first.map_or(Ok(()), Err)
     }
 
-    /// Removes what is left of a domain that the hypervisor does not know any more. While the lock is held, nobody is given
-    /// its id.
+    /// Removes what is left of a domain that the hypervisor does not know any more. While the lock is held, nobody is
+    /// given its id.
     ///
     /// # Errors
     /// The first part that failed.

@@ -1,7 +1,7 @@
 //! A domain's memory as a file that `crash` and `gdb` scripts for Xen read.
 //!
-//! An ELF file with Xen's sections: notes that describe it, the vCPUs' registers, the pages that are there one behind the
-//! other, and their frame numbers. Pages that are zero become holes of the file.
+//! An ELF file with Xen's sections: notes that describe it, the vCPUs' registers, the pages that are there one behind
+//! the other, and their frame numbers. Pages that are zero become holes of the file.
 //!
 //! Source: Xen, `docs/misc/dump-core-format.txt`.
 
@@ -41,8 +41,9 @@ const ET_CORE: u16 = 4;
 const EM_X86_64: u16 = 62;
 
 impl Toolstack {
-    /// Writes a domain's memory to a file; returns how many pages it has. The domain should not run meanwhile. What it has
-    /// yet to touch of memory that is populated on demand is populated by that, as zeroes, since to map is to touch.
+    /// Writes a domain's memory to a file; returns how many pages it has. The domain should not run meanwhile. What it
+    /// has yet to touch of memory that is populated on demand is populated by that, as zeroes, since to map is to
+    /// touch.
     ///
     /// # Errors
     /// [`Error::Refused`] where that would end the domain; the file system's, or the hypervisor's.

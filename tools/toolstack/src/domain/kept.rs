@@ -50,8 +50,8 @@ impl Toolstack {
         }
     }
 
-    /// Takes a device out of its domain's kept configuration, if it is gone: one that stays attached comes back with the
-    /// next reboot as well.
+    /// Takes a device out of its domain's kept configuration, if it is gone: one that stays attached comes back with
+    /// the next reboot as well.
     ///
     /// # Errors
     /// xenstore's, the file system's.
@@ -97,7 +97,8 @@ pub(crate) fn remove_if_there(path: &Path) -> Result<()> {
     }
 }
 
-/// Takes a card out of those of a configuration: by its address, or by its place where the configuration has none for it.
+/// Takes a card out of those of a configuration: by its address, or by its place where the configuration has none for
+/// it.
 fn leave_out(vifs: &mut Vec<VifConfig>, card: &DeviceInfo) {
     let has_its_address = |vif: &VifConfig| vif.mac.map(String::from) == card.mac;
     let place = usize::try_from(card.device.devid).unwrap_or(usize::MAX);

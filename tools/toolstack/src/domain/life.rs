@@ -88,8 +88,8 @@ impl Toolstack {
     /// Asks a guest to end, and waits until it heard.
     ///
     /// # Errors
-    /// [`Error::Refused`] where the guest cannot be asked, [`Error::Timeout`] where it did not hear in time (the request
-    /// is then taken back).
+    /// [`Error::Refused`] where the guest cannot be asked, [`Error::Timeout`] where it did not hear in time (the
+    /// request is then taken back).
     pub fn ask(&self, domid: u16, what: Shutdown, timeout: Duration) -> Result<()> {
         if domid == DOM0 {
             return Err(Error::Refused(

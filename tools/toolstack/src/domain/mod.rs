@@ -1,7 +1,8 @@
 //! Domains that are there: finding them, describing them, doing things to them.
 //!
 //! The hypervisor knows ids, states and sizes; names are xenstore's. `life` is for a domain's life (pause, shutdown …),
-//! `destroy` for its end, `resources` for its memory and vCPUs, `balloon` for dom0's, `kept` for the configuration it was made from.
+//! `destroy` for its end, `resources` for its memory and vCPUs, `balloon` for dom0's, `kept` for the configuration it
+//! was made from.
 
 mod balloon;
 mod destroy;

@@ -100,7 +100,8 @@ impl Hyper {
             .map_err(|errno| HypercallError::new("memory_op get_pod_target", domain(domid), errno))
     }
 
-    /// Backs extents of `1 << order` pages that start at `gfns`, now or when they are touched; returns how many extents were backed, from the front.
+    /// Backs extents of `1 << order` pages that start at `gfns`, now or when they are touched; returns how many extents
+    /// were backed, from the front.
     ///
     /// # Errors
     /// The hypervisor's, where not even one was.

@@ -43,7 +43,8 @@ pub trait Hypervisor: fmt::Debug {
         writable: bool,
     ) -> Result<MappedPages, xendev::Error>;
 
-    /// Maps those of another domain's guest frames that are there, for reading; tells which are. Others must not be touched.
+    /// Maps those of another domain's guest frames that are there, for reading; tells which are. Others must not be
+    /// touched.
     ///
     /// # Errors
     /// Where the call itself fails.
@@ -201,7 +202,8 @@ impl Hyper {
         self.0.map_foreign(domid, gfns, writable)
     }
 
-    /// Maps those of another domain's guest frames that are there, for reading; tells which are. Others must not be touched.
+    /// Maps those of another domain's guest frames that are there, for reading; tells which are. Others must not be
+    /// touched.
     ///
     /// # Errors
     /// Where the call itself fails.

@@ -1,8 +1,8 @@
 //! The ACPI tables of a guest: as few as Linux takes.
 //!
 //! RSDP, XSDT, FADT, MADT and an empty DSDT. The FADT says "hardware-reduced", so that Linux looks for no PM timer, PIC
-//! or SCI, and has revision 5, because from 6.3 on disabled processors no longer count as possible ones. Power-off needs
-//! no table: the last vCPU halts.
+//! or SCI, and has revision 5, because from 6.3 on disabled processors no longer count as possible ones. Power-off
+//! needs no table: the last vCPU halts.
 //!
 //! Source: "Advanced Configuration and Power Interface Specification" 5.0.
 

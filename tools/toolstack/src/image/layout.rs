@@ -1,8 +1,8 @@
 //! Where everything lies in a guest's memory: libxl's places, so that its tools find what they expect.
 //!
-//! RAM from 0 up to 0xFC000000 at most and on from 4 GiB; ACPI tables at 0xFC000000, whose root pointer lies below 1 MiB
-//! too; the pages shared with xenstored and xenconsoled right below 0xFF000000. The kernel lies where it says; behind it start info (which must be below 1 GiB)
-//! and the initrd (below 4 GiB).
+//! RAM from 0 up to 0xFC000000 at most and on from 4 GiB; ACPI tables at 0xFC000000, whose root pointer lies below 1
+//! MiB too; the pages shared with xenstored and xenconsoled right below 0xFF000000. The kernel lies where it says;
+//! behind it start info (which must be below 1 GiB) and the initrd (below 4 GiB).
 
 use std::ops::Range;
 
@@ -15,8 +15,8 @@ use super::ImageError;
 pub const PAGE: u64 = 4096;
 /// First byte of the ACPI tables, and the end of low RAM at most.
 pub const ACPI_START: u64 = 0xFC00_0000;
-/// Where a kernel that nobody tells of the ACPI tables looks for their root pointer: the end of what is a BIOS elsewhere.
-/// libxl puts it here for Linux before 5.0.
+/// Where a kernel that nobody tells of the ACPI tables looks for their root pointer: the end of what is a BIOS
+/// elsewhere. libxl puts it here for Linux before 5.0.
 pub const BIOS_RSDP: u64 = BIOS_END - 64;
 /// The end of a BIOS.
 pub const BIOS_END: u64 = 1 << 20;

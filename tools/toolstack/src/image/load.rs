@@ -1,8 +1,8 @@
 //! Writing an image into a domain's memory.
 //!
-//! A page that is mapped costs dom0 two hypercalls (Linux puts foreign frames into its own address space one by one), so
-//! pages that would be zero are not mapped: fresh memory is zero already, and a fifth of a kernel is. What remains is
-//! mapped in large batches and copied once, straight from the unpacked file.
+//! A page that is mapped costs dom0 two hypercalls (Linux puts foreign frames into its own address space one by one),
+//! so pages that would be zero are not mapped: fresh memory is zero already, and a fifth of a kernel is. What remains
+//! is mapped in large batches and copied once, straight from the unpacked file.
 
 use xendev::PAGE_SIZE;
 

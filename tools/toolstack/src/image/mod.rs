@@ -1,7 +1,8 @@
 //! From files to what a guest finds in its memory.
 //!
 //! [`kernel`] reads and unpacks the files, [`layout`] decides where everything goes, [`acpi`] makes the tables, and
-//! [`Image`] is the result: pieces with their addresses, an entry point, a memory map. [`load`] writes it into a domain.
+//! [`Image`] is the result: pieces with their addresses, an entry point, a memory map. [`load`] writes it into a
+//! domain.
 
 pub mod acpi;
 pub mod kernel;

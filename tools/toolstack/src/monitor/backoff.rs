@@ -1,4 +1,5 @@
-//! When a domain that ended is started again, and when no more: one that crashes as it starts must not keep dom0 building.
+//! When a domain that ended is started again, and when no more: one that crashes as it starts must not keep dom0
+//! building.
 
 use std::time::Duration;
 
@@ -59,8 +60,8 @@ mod tests {
     }
 
     proptest! {
-        /// However long a domain's lives are, starts cost dom0 little: in any hour at most one a minute on the whole, but
-        /// for the quick ones at the start of a row.
+        /// However long a domain's lives are, starts cost dom0 little: in any hour at most one a minute on the whole,
+        /// but for the quick ones at the start of a row.
         #[test]
         fn an_hour_sees_few_starts(lives in prop::collection::vec(0_u64..120, 1..4000)) {
             let (mut now, mut short_lives, mut starts) = (0, 0, 0_u64);

@@ -1,10 +1,11 @@
 //! The monitor: one small process a host, which waits for the ends of domains and does what their configurations say.
 //!
-//! `xl create` marks its domain ([`Toolstack::follow`]) and starts the monitor, a hidden mode of its own program, where the
-//! host has none ([`is_there`], [`spawn`]). It ends when no marked domain is left. It knows of an end from xenstored, which
-//! fires `@releaseDomain` for each; which domain it was the hypervisor says. A restarted domain is built from the
-//! configuration that was kept, so that it has the same disks, UUID and addresses. Nothing is lost with the process: marks
-//! are xenstore's, restarts under way are in a file, and the next `xl create` or `xl monitor` goes on with both.
+//! `xl create` marks its domain ([`Toolstack::follow`]) and starts the monitor, a hidden mode of its own program, where
+//! the host has none ([`is_there`], [`spawn`]). It ends when no marked domain is left. It knows of an end from
+//! xenstored, which fires `@releaseDomain` for each; which domain it was the hypervisor says. A restarted domain is
+//! built from the configuration that was kept, so that it has the same disks, UUID and addresses. Nothing is lost with
+//! the process: marks are xenstore's, restarts under way are in a file, and the next `xl create` or `xl monitor` goes
+//! on with both.
 
 mod act;
 mod backoff;
@@ -45,8 +46,8 @@ pub enum Ended {
     Preserved,
 }
 
-/// Is the host's monitor until no marked domain is left, over connections that `open` makes; at once where another is. A
-/// xenstored that is started anew meanwhile is followed again.
+/// Is the host's monitor until no marked domain is left, over connections that `open` makes; at once where another is.
+/// A xenstored that is started anew meanwhile is followed again.
 ///
 /// # Errors
 /// The hypervisor or xenstored cannot be reached; no xenstored came back within a minute.

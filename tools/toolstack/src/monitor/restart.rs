@@ -221,8 +221,8 @@ impl Toolstack {
         self.paths.userdata.join(format!("{RECORD}{uuid}.json"))
     }
 
-    /// Destroys a domain so that another can take its place. Where it is gone in the end, a part that failed is told, and
-    /// does not keep its successor away.
+    /// Destroys a domain so that another can take its place. Where it is gone in the end, a part that failed is told,
+    /// and does not keep its successor away.
     fn clear_away(&self, held: &Lock, domid: u16, note: &mut dyn FnMut(&str)) -> Result<()> {
         let error = match self.destroy(domid) {
             Err(error) if !error.is_lost_store() => error,

@@ -1,4 +1,5 @@
-//! Doubles for tests: a hypervisor with domains, memory and ports, and a xenstore with a tree, watches and transactions.
+//! Doubles for tests: a hypervisor with domains, memory and ports, and a xenstore with a tree, watches and
+//! transactions.
 //!
 //! Both count their requests and can refuse one of them, so that a test can fail a creation at every step.
 

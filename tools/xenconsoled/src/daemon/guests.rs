@@ -89,16 +89,16 @@ impl Daemon {
         if let (Some(attached), Some(wanted)) = (&mut guest.attached, wanted)
             && attached.what.ring_frame == wanted.ring_frame
         {
-            // after a soft reset it is the same ring, of which the terminal and what it shows stay; the port may even have
-            // the number that it had, and can be bound only while nobody has it
+            // after a soft reset it is the same ring, of which the terminal and what it shows stay; the port may even
+            // have the number that it had, and can be bound only while nobody has it
             if let Ok(port) = self.evtchn.bind_interdomain(domid, wanted.port) {
                 let old = std::mem::replace(&mut attached.port, port);
                 attached.what = wanted;
                 attached.console.event();
                 // the far end has gone, and the port with it
                 let _ = self.evtchn.unbind(old);
-                // our own write comes back as an event: only where it says something new, or a guest that makes its port
-                // bindable again and again would have us write for ever
+                // our own write comes back as an event: only where it says something new, or a guest that makes its
+                // port bindable again and again would have us write for ever
                 let (path, tty) = (format!("{base}/tty"), attached.console.tty());
                 if store.read_string_opt(&path)?.as_deref() != Some(tty) {
                     store.write(&path, tty)?;

@@ -179,7 +179,8 @@ impl Daemon {
         }
     }
 
-    /// Opens all logs anew: they may have been renamed, and so may the guests. One that cannot be opened stays as it is.
+    /// Opens all logs anew: they may have been renamed, and so may the guests. One that cannot be opened stays as it
+    /// is.
     fn reopen_logs(&mut self, store: Option<&Store>) {
         if let Some(hypervisor) = &mut self.hypervisor
             && let Err(error) = hypervisor.reopen()

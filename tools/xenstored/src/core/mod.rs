@@ -1,8 +1,9 @@
 //! The store without its wires: connections, what they may ask, what they are told.
 //!
-//! A request goes in by [`Core::handle`]; replies and events come out in each connection's [`Outbox`]; what must outlive
-//! the daemon comes out as [`Record`]s. Mapping a guest's ring is left to a [`Machine`]. The requests themselves are in
-//! [`crate::request`], the daemon's own commands in [`crate::control`], a restart in [`crate::restore`].
+//! A request goes in by [`Core::handle`]; replies and events come out in each connection's [`Outbox`]; what must
+//! outlive the daemon comes out as [`Record`]s. Mapping a guest's ring is left to a [`Machine`]. The requests
+//! themselves are in [`crate::request`], the daemon's own commands in [`crate::control`], a restart in
+//! [`crate::restore`].
 
 mod domains;
 mod events;
@@ -239,7 +240,8 @@ impl Core {
         Ok(())
     }
 
-    /// Has transactions pay for what they alone keep, now that the tree has changed; who would keep too much, keeps less.
+    /// Has transactions pay for what they alone keep, now that the tree has changed; who would keep too much, keeps
+    /// less.
     pub(crate) fn settle(&mut self) {
         let shed = self.tree.take_shed();
         if shed.is_empty() {

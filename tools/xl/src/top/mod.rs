@@ -87,7 +87,8 @@ impl State {
     }
 }
 
-/// What a card's interface in dom0 counts: as in xentop, sent and received are dom0's, the other way round in the guest.
+/// What a card's interface in dom0 counts: as in xentop, sent and received are dom0's, the other way round in the
+/// guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Network {
     /// Received.

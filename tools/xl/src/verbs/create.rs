@@ -132,7 +132,8 @@ impl Create {
         let held = context.lock()?;
         let signals = Signals::hold()?;
         let progress = progress(self.quiet, &config.name);
-        // It starts when the monitor knows of it, and where the console is wanted with its first line, when that is there.
+        // It starts when the monitor knows of it, and where the console is wanted with its first line, when that is
+        // there.
         let options = Options { paused: true };
         let mut tell =
             |step: &str| progress.set_message(format!("creating {}: {step}", config.name));

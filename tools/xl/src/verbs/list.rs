@@ -158,7 +158,8 @@ pub fn mib(pages: u64) -> u64 {
     pages >> 8
 }
 
-/// Gives nanoseconds as seconds with one decimal, right-aligned in `width`, rounded as C's `%.1f` of a `float` nearly is.
+/// Gives nanoseconds as seconds with one decimal, right-aligned in `width`, rounded as C's `%.1f` of a `float` nearly
+/// is.
 pub fn tenths(ns: u64, width: usize) -> String {
     #[expect(
         clippy::cast_precision_loss,

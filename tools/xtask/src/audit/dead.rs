@@ -1,7 +1,7 @@
-//! Each `pub` has a user: its name occurs in code that is neither a test nor its definition, a re-export or the head of its
-//! own `impl`; a function without `self` is not used by `x.name`. rustc finds what is dead within a crate; this, by names
-//! alone, what only other crates could use and none does. What has the name of something alive escapes it. `guest-abi` is
-//! not looked at: it says what Xen's headers say.
+//! Each `pub` has a user: its name occurs in code that is neither a test nor its definition, a re-export or the head of
+//! its own `impl`; a function without `self` is not used by `x.name`. rustc finds what is dead within a crate; this, by
+//! names alone, what only other crates could use and none does. What has the name of something alive escapes it.
+//! `guest-abi` is not looked at: it says what Xen's headers say.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;

@@ -1,5 +1,5 @@
-//! Each dependency is used: one of a crate is named in its sources, one of the workspace by a member; and all of them come
-//! from the public registry.
+//! Each dependency is used: one of a crate is named in its sources, one of the workspace by a member; and all of them
+//! come from the public registry.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,10 +1,12 @@
-//! What is documented in the hypervisor, and how much: each file and each type says what it is; a doc comment of a few words
-//! on a field, a variant or a function says what its name says already, and is not there.
+//! What is documented in the hypervisor, and how much: each file and each type says what it is; a doc comment of a few
+//! words on a field, a variant or a function says what its name says already, and is not there.
 
 use super::source::Source;
 
 /// Where the rule holds.
 const WHERE: &str = "hypervisor/";
+/// Columns of a comment, at most; rows of tables and of route cards are as long as they have to be.
+const WIDTH: usize = 120;
 /// The most words that say nothing.
 const EMPTY: usize = 3;
 /// What has to say what it is, or is allowed to in few words.
@@ -20,10 +22,29 @@ const TYPES: [&str; 7] = [
 
 /// Finds files and public types without a description, and descriptions of other things that say nothing.
 pub(super) fn breaches(sources: &[Source]) -> Vec<String> {
-    sources
+    let described = sources
         .iter()
         .filter(|source| source.path.starts_with(WHERE) && source.in_use().next().is_some())
-        .flat_map(breaches_in)
+        .flat_map(breaches_in);
+    described.chain(sources.iter().flat_map(too_wide)).collect()
+}
+
+fn too_wide(source: &Source) -> Vec<String> {
+    let is_row = |line: &str| {
+        ["//! |", "/// |", "//! - "]
+            .iter()
+            .any(|row| line.starts_with(row))
+    };
+    (1..)
+        .zip(source.text.lines())
+        .filter(|(_, text)| text.trim_start().starts_with("//") && !is_row(text.trim_start()))
+        .filter(|(_, text)| text.chars().count() > WIDTH)
+        .map(|(line, _)| {
+            format!(
+                "{}:{line}: a comment of more than {WIDTH} columns",
+                source.path
+            )
+        })
         .collect()
 }
 
@@ -127,6 +148,18 @@ mod tests {
                 .iter()
                 .zip(begins)
                 .all(|(found, begin)| found.starts_with(begin)),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn wide_comments_are_found_and_rows_of_tables_are_not() {
+        let wide = "x".repeat(WIDTH);
+        let text =
+            format!("//! {wide}\n//! | {wide} |\n//! - {wide}\nconst A: &str = \"{wide}\";\n");
+        let found = found(&text);
+        assert!(
+            found.len() == 1 && found[0].starts_with("hypervisor/src/a.rs:1: a comment"),
             "{found:?}"
         );
     }

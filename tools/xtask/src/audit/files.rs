@@ -1,5 +1,5 @@
-//! What a tool writes down of guests is for its owner alone to read: files are made by the crate `private-file`, and the few
-//! that others may read are named here.
+//! What a tool writes down of guests is for its owner alone to read: files are made by the crate `private-file`, and
+//! the few that others may read are named here.
 
 use super::source::Source;
 

@@ -1,5 +1,5 @@
-//! The hypervisor's core is in layers that only look down: nothing in `hypervisor/src` names a layer above its own, in code
-//! or in a link of a comment.
+//! The hypervisor's core is in layers that only look down: nothing in `hypervisor/src` names a layer above its own, in
+//! code or in a link of a comment.
 
 use super::source::Source;
 

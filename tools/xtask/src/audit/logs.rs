@@ -1,5 +1,5 @@
-//! Code that guests drive logs through the domain, whose lines are bounded: the macros for the hypervisor's own lines are
-//! for boot, and for files or lines that say why no guest reaches them, or why one that does can do so only once.
+//! Code that guests drive logs through the domain, whose lines are bounded: the macros for the hypervisor's own lines
+//! are for boot, and for files or lines that say why no guest reaches them, or why one that does can do so only once.
 
 use super::source::Source;
 
@@ -39,7 +39,8 @@ fn breaches_in(source: &Source) -> Vec<String> {
         .collect()
 }
 
-/// Says whether the token at `i` begins a line of the hypervisor's own: a macro, its function, or a macro under another name.
+/// Says whether the token at `i` begins a line of the hypervisor's own: a macro, its function, or a macro under another
+/// name.
 fn is_host_line(source: &Source, i: usize) -> bool {
     let next = source.at(i + 1);
     let is_renamed = next == "as" && is_import_of_macros(source, i);

@@ -1,6 +1,6 @@
 //! Each option of the hypervisor has an effect: the field that it sets is read outside `hv-core/src/options`, and so is
-//! what it is handed on in, through a variable with a name of [`HOLDERS`]. Copying a field into one of the same name is no
-//! reading.
+//! what it is handed on in, through a variable with a name of [`HOLDERS`]. Copying a field into one of the same name is
+//! no reading.
 
 use super::source::Source;
 

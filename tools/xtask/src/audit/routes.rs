@@ -1,8 +1,9 @@
-//! What documents and headers name is there: the files and functions of route cards, and those that the Markdown files name.
+//! What documents and headers name is there: the files and functions of route cards, and those that the Markdown files
+//! name.
 //!
-//! A place is `path/file.rs`, a directory `path/`, or `path/file.rs:name` for a function, type or test in that file; from
-//! the top of the repository; in a document also from its own directory or one above that, in a route card from one of
-//! [`BASES`]. A route card says for each Rust file which function the way leads through.
+//! A place is `path/file.rs`, a directory `path/`, or `path/file.rs:name` for a function, type or test in that file;
+//! from the top of the repository; in a document also from its own directory or one above that, in a route card from
+//! one of [`BASES`]. A route card says for each Rust file which function the way leads through.
 
 use std::fs;
 use std::path::{Path, PathBuf};

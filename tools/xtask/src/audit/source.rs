@@ -194,8 +194,8 @@ fn is_test_attribute(tokens: &[TokenTree]) -> bool {
     hash.as_char() == '#' && (is_test || is_host)
 }
 
-/// How many tokens the item at the start of `tokens` has, its attributes included, and its name where it is a module in a
-/// file of its own.
+/// How many tokens the item at the start of `tokens` has, its attributes included, and its name where it is a module in
+/// a file of its own.
 fn item_after_attributes(tokens: &[TokenTree]) -> (usize, Option<String>) {
     let mut words = Vec::new();
     for (i, token) in tokens.iter().enumerate() {

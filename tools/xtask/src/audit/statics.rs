@@ -1,5 +1,5 @@
-//! Nothing in the core is there once for the program: what there is once is there once a machine (`once_a_machine!`), so that
-//! tests have several machines in one process.
+//! Nothing in the core is there once for the program: what there is once is there once a machine (`once_a_machine!`),
+//! so that tests have several machines in one process.
 
 use super::source::Source;
 

@@ -1,5 +1,5 @@
-//! No file names the machine that it was written on: directories of people, or other registries than the public one. And
-//! the hypervisor uses the field's words: those of our own that were replaced by them do not come back.
+//! No file names the machine that it was written on: directories of people, or other registries than the public one.
+//! And the hypervisor uses the field's words: those of our own that were replaced by them do not come back.
 
 use std::fs;
 use std::path::Path;

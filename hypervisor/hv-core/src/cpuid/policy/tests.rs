@@ -201,8 +201,8 @@ fn too_much_and_unknown_leaves_are_named() {
 }
 
 proptest! {
-    /// Whatever a toolstack writes, no feature appears that the domain may not have, and what it may set in XCR0 agrees with
-    /// what it sees.
+    /// Whatever a toolstack writes, no feature appears that the domain may not have, and what it may set in XCR0 agrees
+    /// with what it sees.
     #[test]
     fn no_policy_adds_a_feature(changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<[u32; 4]>()), 0..40)) {
         let most = policy();

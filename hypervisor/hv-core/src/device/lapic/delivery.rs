@@ -2,8 +2,8 @@
 //!
 //! Without virtual-interrupt delivery the core asks [`Lapic::deliverable`] before each entry, injects what it gets and
 //! calls [`Lapic::acknowledge`]; where something waits for a lower TPR, [`Lapic::tpr_threshold`] makes the CPU exit in
-//! time. With it, the CPU does all this, and [`Lapic::sync`] only says which requests are new and when the set of vectors
-//! whose EOI must exit has changed.
+//! time. With it, the CPU does all this, and [`Lapic::sync`] only says which requests are new and when the set of
+//! vectors whose EOI must exit has changed.
 //! Intel SDM vol. 3A, "Interrupt, Task, and Processor Priority"; vol. 3C, "Virtual-Interrupt Delivery".
 
 use super::regs::Reg;
@@ -58,8 +58,8 @@ impl<F: SharedWords> Lapic<F> {
     /// Moves what others have posted into the IRR, and tells what has been accepted since the last call. To be called
     /// with each entry; costs three loads where there is nothing.
     ///
-    /// While the APIC is software-disabled, edges are lost as in hardware; a level, whose source holds its line, waits in
-    /// the IRR.
+    /// While the APIC is software-disabled, edges are lost as in hardware; a level, whose source holds its line, waits
+    /// in the IRR.
     #[inline]
     pub fn sync<G: SharedWords>(&mut self, posted: &PostedInterrupts<G>) -> Synced {
         if self.is_in_sync(posted) {
@@ -100,8 +100,8 @@ impl<F: SharedWords> Lapic<F> {
         }
     }
 
-    /// As [`sync`](Self::sync), but leaves what it would tell for the next call: decides whether a halted vCPU wakes, by the
-    /// vector that it would take with IF set.
+    /// As [`sync`](Self::sync), but leaves what it would tell for the next call: decides whether a halted vCPU wakes,
+    /// by the vector that it would take with IF set.
     pub fn wakes_for<G: SharedWords>(&mut self, posted: &PostedInterrupts<G>) -> Option<u8> {
         if posted.is_waiting() {
             self.collect(posted);
@@ -120,8 +120,8 @@ impl<F: SharedWords> Lapic<F> {
         (vector >> 4 > self.processor_priority() >> 4 && self.is_enabled()).then_some(vector)
     }
 
-    /// Moves `vector`, which [`deliverable`](Self::deliverable) gave, from requested to in service. To be called when the
-    /// injection is certain.
+    /// Moves `vector`, which [`deliverable`](Self::deliverable) gave, from requested to in service. To be called when
+    /// the injection is certain.
     pub fn acknowledge(&mut self, vector: u8) {
         let (word, bit) = position(vector);
         self.page.fetch_and_u32(Reg::Irr(word).offset(), !bit);
@@ -159,8 +159,8 @@ impl<F: SharedWords> Lapic<F> {
         }
     }
 
-    /// The threshold of the task priority: nonzero where a pending interrupt waits for nothing but a lower TPR, and then the
-    /// class below which the guest's TPR must fall. Never above the current class, as VM entry demands.
+    /// The threshold of the task priority: nonzero where a pending interrupt waits for nothing but a lower TPR, and
+    /// then the class below which the guest's TPR must fall. Never above the current class, as VM entry demands.
     pub fn tpr_threshold(&mut self) -> u8 {
         if self.irr_words == 0 {
             return 0;
@@ -188,7 +188,8 @@ impl<F: SharedWords> Lapic<F> {
         }
     }
 
-    /// Computes the status from the page: what it must be where the CPU has not kept it so far (a first entry, restored state).
+    /// Computes the status from the page: what it must be where the CPU has not kept it so far (a first entry, restored
+    /// state).
     pub fn interrupt_status(&self) -> InterruptStatus {
         InterruptStatus {
             requested: self.highest(Reg::Irr, ALL_WORDS).unwrap_or(0),

@@ -1,7 +1,7 @@
 //! A write to the interrupt command register becomes a message to other APICs.
 //!
-//! x2APIC mode has it as one register of 64 bits, with the destination in the upper half; xAPIC mode as two of 32 bits, of which
-//! a write to the lower sends.
+//! x2APIC mode has it as one register of 64 bits, with the destination in the upper half; xAPIC mode as two of 32 bits,
+//! of which a write to the lower sends.
 //! Intel SDM vol. 3A, "Interrupt Command Register (ICR)", "ICR Operation in x2APIC Mode".
 
 use super::delivery::halves;

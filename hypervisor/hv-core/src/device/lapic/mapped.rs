@@ -1,7 +1,8 @@
 //! The registers of xAPIC mode: 32 bits at every 16th byte of a page of memory.
 //!
-//! Nothing here faults: what cannot be written is ignored, and an access to a register that is not there is noted as an error.
-//! As in Xen, a part of a register's 32 bits can be accessed too; what reaches beyond them reads as 0 and is not written.
+//! Nothing here faults: what cannot be written is ignored, and an access to a register that is not there is noted as an
+//! error. As in Xen, a part of a register's 32 bits can be accessed too; what reaches beyond them reads as 0 and is not
+//! written.
 //! Intel SDM vol. 3A, "Local APIC Register Map", "Error Handling"; Xen's `vlapic_mmio_read`, `vlapic_mmio_write`.
 
 use super::regs::{self, Reg, esr};

@@ -1,15 +1,15 @@
 //! A vCPU's local APIC, in xAPIC or x2APIC mode, over its virtual-APIC page.
 //!
 //! The registers live in a shared frame at the offsets of the xAPIC layout, because the CPU's APIC virtualisation reads
-//! and writes that very page: the same code serves with it ([`Delivery::ByCpu`]) and without ([`Delivery::BySoftware`]).
-//! Only the vCPU's own thread of control calls this; others put interrupts into its
+//! and writes that very page: the same code serves with it ([`Delivery::ByCpu`]) and without
+//! ([`Delivery::BySoftware`]). Only the vCPU's own thread of control calls this; others put interrupts into its
 //! [`PostedInterrupts`](super::posted::PostedInterrupts), and reach it by its [`ApicAddress`].
 //!
-//! It starts in xAPIC mode, as all do; the CPU serves registers of x2APIC mode only, which kernels go over to early. What both
-//! have in common is in terms of x2APIC mode.
+//! It starts in xAPIC mode, as all do; the CPU serves registers of x2APIC mode only, which kernels go over to early.
+//! What both have in common is in terms of x2APIC mode.
 //!
-//! Not supported: relocation of the APIC, which Xen refuses as well; CMCI; a change of the id, which is the CPU model's to
-//! allow.
+//! Not supported: relocation of the APIC, which Xen refuses as well; CMCI; a change of the id, which is the CPU model's
+//! to allow.
 //! Intel SDM vol. 3A, "Advanced Programmable Interrupt Controller (APIC)", "Extended XAPIC (x2APIC)".
 //!
 //! | file | what |
@@ -121,8 +121,8 @@ pub enum LapicEffect {
     SoftwareDisabled,
     /// The APIC is reached by another [`Lapic::address`].
     Readdressed,
-    /// The APIC is in another mode, and reached by another address. Unless that is x2APIC mode, its registers are as after
-    /// INIT, and so are the timer, the guest interrupt status and the EOI-exit bitmaps to be.
+    /// The APIC is in another mode, and reached by another address. Unless that is x2APIC mode, its registers are as
+    /// after INIT, and so are the timer, the guest interrupt status and the EOI-exit bitmaps to be.
     Mode(Mode),
 }
 

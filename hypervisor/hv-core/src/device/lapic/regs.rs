@@ -144,8 +144,8 @@ impl Reg {
         }
     }
 
-    /// The bits that a write of x2APIC mode may set without #GP. For EOI and ESR only 0 may be written; registers that are read-only
-    /// refuse that too, later.
+    /// The bits that a write of x2APIC mode may set without #GP. For EOI and ESR only 0 may be written; registers that
+    /// are read-only refuse that too, later.
     pub(super) const fn writable(self) -> u64 {
         match self {
             Self::Tpr | Self::SelfIpi => 0xFF,

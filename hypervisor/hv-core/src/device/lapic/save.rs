@@ -1,7 +1,8 @@
 //! The local APIC's state as records: what a toolstack saves of it and loads again.
 //!
-//! The page has the xAPIC layout in both. It differs in one place: the record keeps the upper half of the interrupt command
-//! in the register of its own that xAPIC mode has, in x2APIC mode too. The current count is told, and counted on from when it is loaded.
+//! The page has the xAPIC layout in both. It differs in one place: the record keeps the upper half of the interrupt
+//! command in the register of its own that xAPIC mode has, in x2APIC mode too. The current count is told, and counted
+//! on from when it is loaded.
 //! Source: `public/arch-x86/hvm/save.h, hvm_hw_lapic`, `hvm_hw_lapic_regs`.
 
 use guest_abi::hvm::save::{HVM_LAPIC_REGS_BYTES, HvmHwLapic};
@@ -56,9 +57,9 @@ impl<F: SharedWords> Lapic<F> {
         (state, page)
     }
 
-    /// Takes up a saved state at guest TSC `now_tsc`, its mode included; id and version stay. With [`super::Delivery::ByCpu`],
-    /// [`interrupt_status`](Self::interrupt_status) and the EOI-exit bitmaps are to be set after, and in any
-    /// case the timer to what [`on_timer`](Self::on_timer) gives, and others are to be told of the
+    /// Takes up a saved state at guest TSC `now_tsc`, its mode included; id and version stay. With
+    /// [`super::Delivery::ByCpu`], [`interrupt_status`](Self::interrupt_status) and the EOI-exit bitmaps are to be set
+    /// after, and in any case the timer to what [`on_timer`](Self::on_timer) gives, and others are to be told of the
     /// [address](Self::address).
     ///
     /// # Errors

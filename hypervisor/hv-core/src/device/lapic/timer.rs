@@ -192,8 +192,8 @@ impl Timer {
 }
 
 impl<F: SharedWords> Lapic<F> {
-    /// Raises the timer's interrupt where it is due at `now_tsc`, and returns the TSC value to be called at next, if any.
-    /// Calling it too early or too often does no harm.
+    /// Raises the timer's interrupt where it is due at `now_tsc`, and returns the TSC value to be called at next, if
+    /// any. Calling it too early or too often does no harm.
     pub fn on_timer(&mut self, now_tsc: u64) -> Option<u64> {
         let mode = self.timer_mode();
         let entry = self.get(Reg::LvtTimer);

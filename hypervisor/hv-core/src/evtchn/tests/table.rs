@@ -276,7 +276,8 @@ fn a_virq_reaches_the_vcpu_it_is_bound_on_and_a_domains_virq_where_its_port_was_
     assert_eq!(channels.raise_virq(1, Virq::TIMER), Notify::NOTHING);
 }
 
-/// Between opening a port and failing to tell of it, another vCPU may close it, and open it for itself, through a reset too.
+/// Between opening a port and failing to tell of it, another vCPU may close it, and open it for itself, through a reset
+/// too.
 #[test]
 fn what_was_closed_and_opened_again_is_not_taken_back() {
     let mut channels = Channels::new(domid(1), TestFrame::new(), 1, 100);

@@ -1,8 +1,8 @@
 //! XZ: LZMA2 behind, in a kernel, the filter that makes x86 code pack better.
 //!
 //! What a kernel's build writes and its own unpacker reads is supported: one stream, CRC-32 or no checksum.
-//! The decoder is our own because it is most of the boot. For the kernel of Debian 12, 63 MiB, built for the hypervisor's
-//! target and profile (instructions by cachegrind):
+//! The decoder is our own because it is most of the boot. For the kernel of Debian 12, 63 MiB, built for the
+//! hypervisor's target and profile (instructions by cachegrind):
 //!
 //! | | instructions | heap |
 //! |---|---|---|

@@ -7,9 +7,10 @@ const RATE_OF_ONE: u64 = 1 << 24;
 
 /// A virtual time, or a stretch of it.
 ///
-/// 64 bits do not overflow: the mean is put back to 0 once it is [`FAR`] (which weight 1 takes 34 s to, and the usual weight
-/// two hours), no vCPU that can run is taken for more than `FAR` ahead of it, and none for more than `FAR` behind it
-/// when it is put back; one step is `FAR` at most. So all are within 4 · `FAR`, and a difference of two within 8.
+/// 64 bits do not overflow: the mean is put back to 0 once it is [`FAR`] (which weight 1 takes 34 s to, and the usual
+/// weight two hours), no vCPU that can run is taken for more than `FAR` ahead of it, and none for more than `FAR`
+/// behind it when it is put back; one step is `FAR` at most. So all are within 4 · `FAR`, and a difference of two
+/// within 8.
 pub(super) type Vtime = i64;
 
 /// Further apart than that are no two vCPUs that can run: [`MAX_LAG_NS`] at weight 1 is not a thousandth of it.

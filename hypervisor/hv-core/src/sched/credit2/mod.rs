@@ -1,13 +1,13 @@
-//! Shares by weight, in virtual time: it passes for a vCPU while that runs, the faster the lighter it is, and whoever is
-//! furthest behind runs next.
+//! Shares by weight, in virtual time: it passes for a vCPU while that runs, the faster the lighter it is, and whoever
+//! is furthest behind runs next.
 //!
 //! The name, the weights and the rate limit are those of Xen's second credit scheduler, whose tools find here what they
-//! know; a credit is a lag behind the others. There is no refill, and no debt: how far a vCPU is behind the weighted mean of
-//! those that can run is bounded, so that sleep saves up little, as is how far it is ahead when it joins them. That mean is
-//! not pulled back by those who join behind it, or many sleepers that wake one after another would each join further back,
-//! and whoever ran before would wait for all of that. One that runs alone is the mean; where several CPUs give a vCPU more
-//! than its weight would, the others that have not used theirs follow it by that bound, and it owes no more than they have
-//! saved.
+//! know; a credit is a lag behind the others. There is no refill, and no debt: how far a vCPU is behind the weighted
+//! mean of those that can run is bounded, so that sleep saves up little, as is how far it is ahead when it joins them.
+//! That mean is not pulled back by those who join behind it, or many sleepers that wake one after another would each
+//! join further back, and whoever ran before would wait for all of that. One that runs alone is the mean; where several
+//! CPUs give a vCPU more than its weight would, the others that have not used theirs follow it by that bound, and it
+//! owes no more than they have saved.
 //!
 //! Each operation is O(log n) in the queued vCPUs, and linear in the CPUs that pick here.
 
@@ -126,8 +126,8 @@ impl Credit2 {
         }
     }
 
-    /// Forgets by how much more than [`entity::MAX_LAG_NS`] running vCPUs are behind the mean: all the time they cannot get more than
-    /// the CPU that they have. To bound those ahead instead would lose the order between them.
+    /// Forgets by how much more than [`entity::MAX_LAG_NS`] running vCPUs are behind the mean: all the time they cannot
+    /// get more than the CPU that they have. To bound those ahead instead would lose the order between them.
     fn catch_up(&mut self) {
         if self.running.len() < 2 && self.queue.first().is_none() {
             // nobody to be behind of
@@ -200,8 +200,9 @@ impl Credit2 {
         }
     }
 
-    /// How long a vCPU runs until it is [`GRAIN_NS`] ahead of the next in line. `None` where it is the only one that can run:
-    /// of the turns on several CPUs one at most has no end, so that it is known whom to tell when another vCPU wakes.
+    /// How long a vCPU runs until it is [`GRAIN_NS`] ahead of the next in line. `None` where it is the only one that
+    /// can run: of the turns on several CPUs one at most has no end, so that it is known whom to tell when another vCPU
+    /// wakes.
     fn timeslice(&self, entity: &Entity) -> Option<u64> {
         let slice = match self.queue.first() {
             Some(((next, _), _)) => entity.ns_until(next).saturating_add(GRAIN_NS),

@@ -12,8 +12,8 @@ use super::MS;
 use super::simulator::Simulator;
 
 const US: u64 = 1000;
-/// How far a vCPU may be from its ideal, however long that is: its lag at the beginning and at the end, and a turn; for each
-/// further CPU the lag of somebody to whom that gave more than his share.
+/// How far a vCPU may be from its ideal, however long that is: its lag at the beginning and at the end, and a turn; for
+/// each further CPU the lag of somebody to whom that gave more than his share.
 const fn max_error_ns(cpus: u64) -> u64 {
     (2 + cpus) * 10 * MS
 }
@@ -102,8 +102,9 @@ proptest! {
         }
     }
 
-    /// Whoever waits is ahead of the mean by so much of its own CPU time at most, each of the others as much behind it, and
-    /// each goes on for a grain: nobody waits for longer than that takes, however many wake meanwhile, and in what order.
+    /// Whoever waits is ahead of the mean by so much of its own CPU time at most, each of the others as much behind it,
+    /// and each goes on for a grain: nobody waits for longer than that takes, however many wake meanwhile, and in what
+    /// order.
     #[test]
     fn a_wait_is_no_longer_than_what_all_may_be_ahead_and_behind(
         weights in prop_oneof![

@@ -1,8 +1,10 @@
-//! Hardware task switches, which the CPU does not carry out for a guest: what CALL, JMP, IRET or an event does by a task gate or a TSS.
+//! Hardware task switches, which the CPU does not carry out for a guest: what CALL, JMP, IRET or an event does by a
+//! task gate or a TSS.
 //!
-//! 32-bit kernels have their double fault delivered so. Source: Intel SDM vol. 3A, "Task Switching", "Exception Conditions
-//! Checked During a Task Switch"; vol. 3C, "Treatment of Task Switches": the CPU has checked the gate, and privileges.
-//! Accessed and dirty bits of the guest's page tables are not set; nor are NMIs blocked in a task that one has entered.
+//! 32-bit kernels have their double fault delivered so. Source: Intel SDM vol. 3A, "Task Switching",
+//! "Exception Conditions Checked During a Task Switch"; vol. 3C, "Treatment of Task Switches": the CPU has checked the
+//! gate, and privileges. Accessed and dirty bits of the guest's page tables are not set; nor are NMIs blocked in a task
+//! that one has entered.
 
 mod segment;
 #[cfg(test)]
@@ -322,8 +324,8 @@ fn begin(
     Ok(())
 }
 
-/// Has CS and SS hold what a VM entry takes where they could not be loaded: the exception that says so is delivered first, and
-/// loads others.
+/// Has CS and SS hold what a VM entry takes where they could not be loaded: the exception that says so is delivered
+/// first, and loads others.
 fn fill_gaps(regs: &mut TaskRegs) {
     let code = regs.segments[CS];
     if code.is_unusable() {

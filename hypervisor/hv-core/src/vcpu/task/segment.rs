@@ -36,7 +36,8 @@ impl Segment {
         }
     }
 
-    /// CS of a task whose code segment could not be loaded: nothing can be executed, and its privilege is the selector's.
+    /// CS of a task whose code segment could not be loaded: nothing can be executed, and its privilege is the
+    /// selector's.
     pub(super) const fn no_code(selector: u16) -> Self {
         let kind = PRESENT | CODE_OR_DATA | CODE | WRITABLE | ACCESSED | BIG;
         Self {

@@ -1,4 +1,5 @@
-//! Every VMX control that the SDM defines, one row a bit: used, or why not. What [`super::caps`] asks for is what is said here.
+//! Every VMX control that the SDM defines, one row a bit: used, or why not. What [`super::caps`] asks for is what is
+//! said here.
 //!
 //! Source: Intel SDM vol. 3C, "VM-Execution Control Fields", "VM-Exit Control Fields", "VM-Entry Control Fields".
 

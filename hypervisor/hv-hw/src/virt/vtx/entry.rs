@@ -122,8 +122,8 @@ static DATA_SELECTOR: u16 = crate::cpu::DATA_SELECTOR;
 
 /// As [`enter`], with the guest's IA32_SPEC_CTRL, and L1D and buffers overwritten, as `guard` says.
 ///
-/// The flags carry two answers over the loads of the guest's registers, none of which is free for them: ZF is clear where
-/// VERW is due, which changes ZF alone, and CF says whether the VMCS was launched.
+/// The flags carry two answers over the loads of the guest's registers, none of which is free for them: ZF is clear
+/// where VERW is due, which changes ZF alone, and CF says whether the VMCS was launched.
 ///
 /// # Safety
 /// As [`enter`], with `HostRip` at [`guarded_landing`], and `guard` valid.
@@ -286,7 +286,8 @@ unsafe extern "sysv64" fn guarded_exit_landing() {
         "8:",
         "add rsp, 8",
         "6:",
-        // the branch history: as many taken branches as it holds (Intel, "Branch History Injection", the software sequence)
+        // the branch history: as many taken branches as it holds (Intel, "Branch History Injection", the software
+        // sequence)
         "mov r10d, 5",
         "mov ecx, 5",
         "test r9d, {history_short} | {history_long}",

@@ -1,8 +1,8 @@
 //! What VM entry and exit do against leaks by speculation: the decision ([`Plan`]) as `entry` carries it out.
 //!
 //! A CPU on which there is nothing to do enters by [`super::entry::enter`] and pays nothing. On the others
-//! [`super::entry::enter_guarded`] reads a [`Guard`]: what is to be done, and the two values of IA32_SPEC_CTRL. The guest's
-//! accesses to that MSR exit, so its value is always known here and the MSR need not be read.
+//! [`super::entry::enter_guarded`] reads a [`Guard`]: what is to be done, and the two values of IA32_SPEC_CTRL. The
+//! guest's accesses to that MSR exit, so its value is always known here and the MSR need not be read.
 // UNSAFETY: writes MSRs that steer prediction and caches.
 #![expect(unsafe_code, reason = "WRMSR of speculation controls")]
 
@@ -55,7 +55,8 @@ impl Guard {
     /// Keeps what the CPU has learnt of branches in one domain from another's.
     pub(super) fn forget_branches(&self) {
         if self.has(Defences::IBPB_DOMAIN) {
-            // SAFETY: the plan has IBPB only where the CPU took it in `means_that_work`; it changes nothing that a program sees.
+            // SAFETY: the plan has IBPB only where the CPU took it in `means_that_work`; it changes nothing that a
+            // program sees.
             unsafe { wrmsr(IA32_PRED_CMD, IBPB) };
         }
     }

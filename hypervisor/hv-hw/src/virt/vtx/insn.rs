@@ -61,8 +61,8 @@ pub(super) unsafe fn vmptrld(vmcs: Hpa) -> Result<(), VmFailed> {
 
 /// Reads a field of the current VMCS, which the CPU must have: else the value is anything.
 ///
-/// To the compiler the VMCS is memory, which whatever changes it claims to write ([`vmwrite`], [`vmptrld`], the entry): so it
-/// may leave out a read that nobody uses, and join two with nothing between them.
+/// To the compiler the VMCS is memory, which whatever changes it claims to write ([`vmwrite`], [`vmptrld`], the entry):
+/// so it may leave out a read that nobody uses, and join two with nothing between them.
 ///
 /// # Safety
 /// A VMCS is current on this CPU.

@@ -139,8 +139,8 @@ pub(super) fn answer(reason: u32) -> Answer {
         .map_or(Never("no CPU has it yet"), |row| row.answer)
 }
 
-/// The number of the reason in the exit-reason field, which may also say that a bus lock came with it; a failed VM entry
-/// keeps its mark.
+/// The number of the reason in the exit-reason field, which may also say that a bus lock came with it; a failed VM
+/// entry keeps its mark.
 pub(super) fn number(field: u32) -> u32 {
     field & (BASIC | ENTRY_FAILED)
 }

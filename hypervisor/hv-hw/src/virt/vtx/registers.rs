@@ -166,8 +166,8 @@ impl VtxVcpu {
         self.switched.write(regs, changed);
     }
 
-    /// Control registers and EFER. What the TLB has is stale after a write of CR0, CR3 or CR4: the CPU would have dropped it, had
-    /// it carried out the write.
+    /// Control registers and EFER. What the TLB has is stale after a write of CR0, CR3 or CR4: the CPU would have
+    /// dropped it, had it carried out the write.
     fn write_control(&mut self, regs: &SystemRegs, changed: SystemSet) {
         const TRANSLATING: SystemSet = SystemSet::CR0.union(SystemSet::CR3).union(SystemSet::CR4);
         let vmcs = self.current();

@@ -20,8 +20,8 @@ use super::vmcs::CurrentVmcs;
 use super::vpid::Vpid;
 use crate::irq::vectors;
 
-/// #DB and #AC, which a guest could make deliver each other without end inside the CPU (the run loop ends what goes on outside),
-/// and #MC, which is the host's.
+/// #DB and #AC, which a guest could make deliver each other without end inside the CPU (the run loop ends what
+/// goes on outside), and #MC, which is the host's.
 const EXCEPTIONS: u64 = (1 << 1) | (1 << 17) | (1 << 18);
 const EPT_WRITE_BACK: u64 = 6;
 const EPT_FOUR_LEVELS: u64 = 3 << 3;
@@ -94,7 +94,8 @@ impl Setup {
         setup
     }
 
-    /// Takes these up, for [`write_rights`]; true where the MSRs are others than before, and none of the local APIC's among them.
+    /// Takes these up, for [`write_rights`]; true where the MSRs are others than before, and none of the local APIC's
+    /// among them.
     pub(super) fn set_rights(&mut self, rights: &Rights<'_>) -> bool {
         self.io_bitmap = rights.io_bitmap;
         self.cr4_owned = rights.cr4_owned;
@@ -121,8 +122,8 @@ impl Setup {
         }
     }
 
-    /// Lets the guest reach those registers of the local APIC's x2APIC mode that the CPU serves, or none: an access that exits
-    /// neither nor is virtualised is to the host's own.
+    /// Lets the guest reach those registers of the local APIC's x2APIC mode that the CPU serves, or none: an access
+    /// that exits neither nor is virtualised is to the host's own.
     pub(super) fn show_x2apic(&mut self, is_on: bool) {
         let apic = self.caps.apic_virtualization();
         for msr in X2APIC_MSRS {

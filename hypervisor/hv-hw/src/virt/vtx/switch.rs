@@ -68,7 +68,8 @@ impl Switched {
         state
     }
 
-    /// An all-zero XSAVE header means "everything in its initial state"; FXSAVE has no such header, and MXCSR is never 0.
+    /// An all-zero XSAVE header means "everything in its initial state"; FXSAVE has no such header, and MXCSR is never
+    /// 0.
     fn reset_area(&self) {
         let area = direct_map::hva(self.area.base());
         // SAFETY: the frame is ours; FCW is at offset 0 of the legacy region.
@@ -128,8 +129,8 @@ impl Switched {
         regs.xcr0 = self.xcr0;
     }
 
-    /// Puts the registers in `changed` into the CPU in place of what the guest has there. What the CPU would fault on is made
-    /// into what it takes, whoever was to check it.
+    /// Puts the registers in `changed` into the CPU in place of what the guest has there. What the CPU would fault on
+    /// is made into what it takes, whoever was to check it.
     pub(super) fn write(&mut self, regs: &SystemRegs, changed: SystemSet) {
         const LOW_HALF: u64 = 0xFFFF_FFFF;
         if changed.contains(SystemSet::SYSCALL) {
@@ -181,8 +182,8 @@ impl Switched {
         }
     }
 
-    /// Intel SDM vol. 1, "Operation of XRSTOR": reserved bits of MXCSR and of the header fault, as do components that XCR0
-    /// has not.
+    /// Intel SDM vol. 1, "Operation of XRSTOR": reserved bits of MXCSR and of the header fault, as do components that
+    /// XCR0 has not.
     fn make_loadable(&self, image: &mut [u8]) {
         const MXCSR: usize = 24;
         const MXCSR_DEFINED: u32 = 0xFFFF;

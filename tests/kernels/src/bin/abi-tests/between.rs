@@ -1,5 +1,5 @@
-//! What a toolstack's domain shares with one that it made: its grant table, granted pages, event channels, parameters, and
-//! memory set aside.
+//! What a toolstack's domain shares with one that it made: its grant table, granted pages, event channels, parameters,
+//! and memory set aside.
 
 use guest_abi::Errno;
 use guest_abi::event_channel::{

@@ -77,7 +77,8 @@ const SPEAKING: [u8; 64] = {
     }
     code
 };
-/// Shuts down for a soft reset; let go on, it writes [`MAGIC`] at the start of the data page and shuts down for a reboot.
+/// Shuts down for a soft reset; let go on, it writes [`MAGIC`] at the start of the data page and shuts down for a
+/// reboot.
 const RESETTING: [u8; 64] = [
     0xB8, 0x1D, 0x00, 0x00, 0x00, // mov eax, sched_op
     0xBB, 0x02, 0x00, 0x00, 0x00, // mov ebx, SCHEDOP_shutdown

@@ -112,8 +112,8 @@ fn single_step() -> Verdict {
     Ok(())
 }
 
-/// A guest does not empty everybody's caches: the hypervisor answers, which takes longer than an instruction of an emulator's.
-/// On a chip either takes long, and the test says nothing.
+/// A guest does not empty everybody's caches: the hypervisor answers, which takes longer than an instruction of an
+/// emulator's. On a chip either takes long, and the test says nothing.
 fn cache_flushes() -> Verdict {
     need_hypervisor()?;
     const FEWEST_OF_AN_EXIT: u64 = 50;

@@ -1,5 +1,5 @@
-//! What ends the domain. Each runs only when named exactly (`test=NAME`); the verdict is in the host's log and in that the
-//! text after it never comes.
+//! What ends the domain. Each runs only when named exactly (`test=NAME`); the verdict is in the host's log and in that
+//! the text after it never comes.
 
 use guest_abi::sched::{
     SCHEDOP_shutdown, SHUTDOWN_crash, SHUTDOWN_poweroff, SHUTDOWN_reboot, SchedShutdown,

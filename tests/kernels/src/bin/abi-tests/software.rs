@@ -1,5 +1,5 @@
-//! Software interrupts: each is a trap of its own kind, also where its delivery was cut short because the handler's stack lies
-//! on memory that comes when it is touched.
+//! Software interrupts: each is a trap of its own kind, also where its delivery was cut short because the handler's
+//! stack lies on memory that comes when it is touched.
 
 use guest_rt::probe::{self, Software};
 use guest_rt::{Test, Verdict, check_eq, skip};

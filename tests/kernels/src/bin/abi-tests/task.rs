@@ -1,5 +1,5 @@
-//! Hardware task switches, which the CPU leaves to the hypervisor: all ways into a task and back, without paging, with that of
-//! 32 bits, and with PAE.
+//! Hardware task switches, which the CPU leaves to the hypervisor: all ways into a task and back, without paging, with
+//! that of 32 bits, and with PAE.
 
 use guest_rt::tasks::{self, Expected, FIRST, FIRST_GPRS, Flaw, Paging, Record, SECOND, Way};
 use guest_rt::{Test, Verdict, check, check_eq};

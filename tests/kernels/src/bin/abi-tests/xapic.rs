@@ -1,5 +1,5 @@
-//! The local APIC in xAPIC mode, in which every vCPU starts: registers in memory, interrupts by them, and the ways between
-//! the modes. A test leaves the APIC in x2APIC mode, as the others want it.
+//! The local APIC in xAPIC mode, in which every vCPU starts: registers in memory, interrupts by them, and the ways
+//! between the modes. A test leaves the APIC in x2APIC mode, as the others want it.
 
 use core::cmp::Ordering::{Equal, Greater, Less};
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};

@@ -1,8 +1,8 @@
 //! What operations cost, from guest instruction to guest instruction, in TSC ticks (Bochs: instructions).
 //!
-//! A line an operation, `--- cost NAME: MIN MEDIAN P90 MAX`, and a verdict: Failure where the median is over the budget.
-//! Names and method are those of the figures that Xen was measured with: a pair of RDTSC around the instruction, which
-//! itself costs what `cost_empty` says.
+//! A line an operation, `--- cost NAME: MIN MEDIAN P90 MAX`, and a verdict: Failure where the median is over the
+//! budget. Names and method are those of the figures that Xen was measured with: a pair of RDTSC around the
+//! instruction, which itself costs what `cost_empty` says.
 #![no_std]
 #![no_main]
 #![expect(

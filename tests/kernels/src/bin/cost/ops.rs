@@ -37,8 +37,8 @@ macro_rules! row {
 
 pub(crate) use row;
 
-/// Only printed. The other budgets keep what has been reached on a CPU with APIC virtualisation, a few instructions of which
-/// the compiler may use; README has the goals.
+/// Only printed. The other budgets keep what has been reached on a CPU with APIC virtualisation, a few instructions of
+/// which the compiler may use; README has the goals.
 pub(crate) const NO_BUDGET: Option<u64> = None;
 
 pub(crate) static TESTS: &[Test] = &[

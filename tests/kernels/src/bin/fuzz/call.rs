@@ -72,8 +72,8 @@ fn narrow_argument(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(value as u32 | NO_RAM)
 }
 
-/// True where it can be made by 32-bit code. What points to frames or to more memory is left to 64-bit code, in whose layouts
-/// the arena is filled: halves of it could lead to this kernel.
+/// True where it can be made by 32-bit code. What points to frames or to more memory is left to 64-bit code, in whose
+/// layouts the arena is filled: halves of it could lead to this kernel.
 fn can_be_narrow(call: &Call) -> bool {
     let op = call.args[0] & 0xFFFF_FFFF;
     match call.number {

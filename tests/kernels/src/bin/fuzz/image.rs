@@ -17,8 +17,8 @@ use guest_abi::xen::{
 };
 use guest_rt::{entry, insn, memory::PAGE_SIZE};
 
-/// Longer lists are not read to their end: a hypervisor stops at the first frame that it cannot serve, and so many that it
-/// can, there are not.
+/// Longer lists are not read to their end: a hypervisor stops at the first frame that it cannot serve, and so many that
+/// it can, there are not.
 const LIST_MAX: u64 = 1 << 16;
 
 /// The fuzzer asks for fewer at a time.

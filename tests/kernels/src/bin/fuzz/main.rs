@@ -1,10 +1,11 @@
-//! Random hypercalls of 64-bit and 32-bit code, from a seed: whatever a guest asks for, the host must survive and its answers must make sense.
+//! Random hypercalls of 64-bit and 32-bit code, from a seed: whatever a guest asks for, the host must survive and its
+//! answers must make sense.
 //!
 //! `seed=` and `calls=` on the command line (defaults 1 and 1000000). The same seed makes the same calls; `trace=N`
 //! prints those from the Nth on, each before it is made. What would end
 //! the domain is left out ([`call`]), and so is what would give the kernel's own frames
-//! away or have them written to ([`image`]); most frame numbers come from a range that it can spare. Success is: the last call was made, every answer was in range, and the host still
-//! answers as at the start.
+//! away or have them written to ([`image`]); most frame numbers come from a range that it can spare. Success is: the
+//! last call was made, every answer was in range, and the host still answers as at the start.
 #![no_std]
 #![no_main]
 #![expect(

@@ -1,4 +1,5 @@
-//! Writes xl's shell completions and man pages: `xl-docs DIRECTORY` makes `man8/`, `bash/`, `zsh/` and `fish/` below it.
+//! Writes xl's shell completions and man pages: `xl-docs DIRECTORY` makes `man8/`, `bash/`, `zsh/` and `fish/` below
+//! it.
 
 mod completions;
 

@@ -301,7 +301,8 @@ fn a_loaded_state_is_the_saved_one_in_xapic_mode_too() {
     assert_eq!((other.mode(), other.save(0)), (Mode::X2apic, (state, page)));
 }
 
-/// The writable registers of xAPIC mode that only keep what is written, with the bits that they keep and those always set.
+/// The writable registers of xAPIC mode that only keep what is written, with the bits that they keep and those always
+/// set.
 const PLAIN: [(u16, u32, u32); 11] = [
     (OF_TPR, 0xFF, 0),
     (OF_LDR, 0xFF00_0000, 0),

@@ -134,7 +134,8 @@ impl Model {
         }
     }
 
-    /// Decodes to `out[at..end]`, for which everything before `at` is the dictionary; `None` where the data are corrupt.
+    /// Decodes to `out[at..end]`, for which everything before `at` is the dictionary; `None` where the data are
+    /// corrupt.
     #[inline(never)]
     pub(super) fn decode(
         &mut self,

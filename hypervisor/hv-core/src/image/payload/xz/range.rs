@@ -91,8 +91,8 @@ impl<'a> RangeDecoder<'a> {
         }
     }
 
-    /// `BITS` decisions, the highest bit first, each by the probability that belongs to the bits before it. `SIZE` is at
-    /// least `1 << BITS`; that bit is set in the result.
+    /// `BITS` decisions, the highest bit first, each by the probability that belongs to the bits before it. `SIZE` is
+    /// at least `1 << BITS`; that bit is set in the result.
     #[inline(always)]
     pub(super) fn tree<const BITS: u32, const SIZE: usize>(
         &mut self,

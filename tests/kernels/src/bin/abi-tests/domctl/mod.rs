@@ -1,5 +1,5 @@
-//! The toolstack's calls about one domain, made by a test in dom0's place: a domain is made for each, looked at from all
-//! sides, and destroyed.
+//! The toolstack's calls about one domain, made by a test in dom0's place: a domain is made for each, looked at from
+//! all sides, and destroyed.
 //!
 //! Here is what the tests share, and which calls are refused; by topic: [`policy`], [`context`], [`vcpus`].
 
