@@ -51,6 +51,16 @@ disk_is $xvdb 4 || fail "after the refusal: $(xl block-list web | tail -n 1)"
 on_guest web 60 'STILL 40' "mount /dev/xvdb /mnt && echo STIL\"\"L \$(cat /mnt/round); umount /mnt" ||
     fail "the disk does not work after the refusal: $(tail -n 2 /tmp/web.console)"
 xl block-detach web xvdb || fail "block-detach afterwards ended with $?"
+# A file is a disk by `phy:` too: by a loop device, which goes with it.
+loops=$(losetup -a | wc -l)
+xl block-attach web "phy:/tmp/second.img,xvdb,w" || fail "phy: of a file: block-attach ended with $?"
+await 10 disk_is $xvdb 4 || fail "phy: of a file: not connected: $(xl block-list web | tail -n 1)"
+losetup -a | grep -q /tmp/second.img || fail "phy: of a file: no loop device has it: $(losetup -a)"
+on_guest web 60 'ROUND 40' "mount /dev/xvdb /mnt && echo ROUN\"\"D \$(cat /mnt/round); umount /mnt" ||
+    fail "phy: of a file: the guest reads $(tail -n 2 /tmp/web.console)"
+xl block-detach web xvdb || fail "phy: of a file: block-detach ended with $?"
+await 10 disk_is $xvdb '' || fail "phy: of a file: stays: $(xl block-list web | tail -n 1)"
+[ "$(losetup -a | wc -l)" = "$loops" ] || fail "phy: of a file: a loop device stays: $(losetup -a)"
 # Xen's scripts. They ask for a primary address, a word that busybox's ip has not.
 mkdir -p /sbin
 cat >/sbin/ip <<'EOF'
