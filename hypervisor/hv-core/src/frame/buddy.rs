@@ -3,9 +3,11 @@
 //! Two halves of a block are buddies: when both are free they become one again, so free memory is in the largest blocks
 //! there are. Only the last few single frames are left alone for a while, since single frames come and go: a balloon's
 //! frame is split off a large block once, and not each time. Lists are linked through the frames' records by frame
-//! number. Frames below 4 GiB have lists of their own and are handed out last, because some of dom0's devices can reach
-//! no others.
+//! number. Frames below 4 GiB have lists of their own and are handed out late, because some of dom0's devices can reach
+//! no others; later still those that dom0 had, because it can have no others back.
 
+use alloc::vec::Vec;
+use core::cmp::Reverse;
 use core::sync::atomic::Ordering;
 
 use super::owner::OwnedFrames;
@@ -20,11 +22,18 @@ const NONE: u32 = u32::MAX;
 /// Single frames that are not joined with their buddies yet.
 const SINGLES: usize = 16;
 
+/// Bits of a zone's number, for frames below 4 GiB and for those that are handed out last.
+const LOW: usize = 1;
+const LAST: usize = 2;
+const ZONES: usize = 4;
+
 /// The free lists.
 pub struct Buddy<'t, 'm> {
     table: &'t FrameTable<'m>,
-    low: Zone,
-    high: Zone,
+    /// In the order in which they are asked for frames.
+    zones: [Zone; ZONES],
+    /// Frames that are handed out last. No free block has some of them and others too.
+    last: Vec<MfnRange>,
     /// The single frames that were freed last, from `oldest` on; those that were taken again count for nothing.
     singles: [Option<Mfn>; SINGLES],
     oldest: usize,
@@ -51,8 +60,8 @@ impl<'t, 'm> Buddy<'t, 'm> {
     pub fn new(table: &'t FrameTable<'m>) -> Self {
         Self {
             table,
-            low: Zone::EMPTY,
-            high: Zone::EMPTY,
+            zones: [Zone::EMPTY; ZONES],
+            last: Vec::new(),
             singles: [None; SINGLES],
             oldest: 0,
         }
@@ -78,6 +87,13 @@ impl<'t, 'm> Buddy<'t, 'm> {
             self.insert(start, order);
         }
         Ok(())
+    }
+
+    /// Has these frames, none of which may be free now, handed out only where no others are left.
+    pub fn hand_out_last(&mut self, mut ranges: Vec<MfnRange>) {
+        // most frames are found in the first
+        ranges.sort_unstable_by_key(|range| Reverse(range.len()));
+        self.last = ranges;
     }
 
     /// A block of `order`, from above 4 GiB where there is one; `None` where no block is that large.
@@ -157,25 +173,22 @@ impl<'t, 'm> Buddy<'t, 'm> {
     /// How many frames are free.
     #[must_use]
     pub fn free_frames(&self) -> u64 {
-        self.low.free_frames + self.high.free_frames
+        self.zones.iter().map(|zone| zone.free_frames).sum()
     }
 
     /// How many frames below 4 GiB are free.
     #[must_use]
     pub fn free_frames_below_4g(&self) -> u64 {
-        self.low.free_frames
+        self.zones[LOW].free_frames + self.zones[LAST | LOW].free_frames
     }
 
     /// The smallest block that holds one of `order`. A single frame that was just freed comes last: whoever gave it up
     /// may want the very same one again.
     fn smallest(&self, order: PageOrder) -> Option<(Mfn, PageOrder)> {
-        let in_both = |order| {
-            let high = self.high.smallest(order);
-            high.or_else(|| self.low.smallest(order))
-        };
-        let found = in_both(order)?;
+        let in_any = |order| self.zones.iter().find_map(|zone| zone.smallest(order));
+        let found = in_any(order)?;
         if found.1 == PageOrder::SIZE_4K && self.singles.contains(&Some(found.0)) {
-            let larger = PageOrder::new(1).and_then(in_both);
+            let larger = PageOrder::new(1).and_then(in_any);
             return larger.or(Some(found));
         }
         Some(found)
@@ -232,11 +245,12 @@ impl<'t, 'm> Buddy<'t, 'm> {
         OwnedFrames::new(range)
     }
 
-    /// Makes a block free, joined with its buddy as long as that is free too.
+    /// Makes a block free, joined with its buddy as long as that is free too, and of the same zone.
     fn insert(&mut self, mut start: Mfn, mut order: PageOrder) {
+        let zone = self.zone_of(start);
         while let Some(larger) = PageOrder::new(order.get() + 1) {
             let buddy = Mfn::new(start.as_u64() ^ order.frames());
-            if !self.is_free_block(buddy, order) {
+            if !self.is_free_block(buddy, order) || self.zone_of(buddy) != zone {
                 break;
             }
             self.remove(buddy, order);
@@ -255,7 +269,8 @@ impl<'t, 'm> Buddy<'t, 'm> {
 
     fn push(&mut self, start: Mfn, order: PageOrder) {
         let table = self.table;
-        let zone = self.zone(start);
+        let zone = self.zone_of(start);
+        let zone = &mut self.zones[zone];
         let number = number(start);
         let next = core::mem::replace(&mut zone.heads[usize::from(order.get())], number);
         zone.free_frames += order.frames();
@@ -271,7 +286,8 @@ impl<'t, 'm> Buddy<'t, 'm> {
 
     fn remove(&mut self, start: Mfn, order: PageOrder) {
         let table = self.table;
-        let zone = self.zone(start);
+        let zone = self.zone_of(start);
+        let zone = &mut self.zones[zone];
         let info = table.known(start);
         let next = info.next.load(Ordering::Relaxed);
         let prev = info.prev.load(Ordering::Relaxed);
@@ -289,12 +305,9 @@ impl<'t, 'm> Buddy<'t, 'm> {
         info.clear();
     }
 
-    fn zone(&mut self, mfn: Mfn) -> &mut Zone {
-        if mfn < LOW_END {
-            &mut self.low
-        } else {
-            &mut self.high
-        }
+    fn zone_of(&self, mfn: Mfn) -> usize {
+        let is_last = self.last.iter().any(|range| range.contains(mfn));
+        LAST * usize::from(is_last) + LOW * usize::from(mfn < LOW_END)
     }
 }
 

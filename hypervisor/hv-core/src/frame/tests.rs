@@ -52,15 +52,15 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// True where the model has an aligned free block of `order` that ends at or below `end`.
-fn has_block(free: &BTreeSet<u64>, order: PageOrder, end: u64) -> bool {
+/// True where the model has an aligned free block of `order`.
+fn has_block(free: &BTreeSet<u64>, order: PageOrder) -> bool {
     let frames = order.frames();
     let starts = ram().into_iter().flat_map(|part| {
         let first = part.start.as_u64().next_multiple_of(frames);
-        (first..part.end.as_u64().min(end)).step_by(usize::try_from(frames).unwrap())
+        (first..part.end.as_u64()).step_by(usize::try_from(frames).unwrap())
     });
     starts
-        .filter(|start| start + frames <= end && free.contains(start))
+        .filter(|start| free.contains(start))
         .any(|start| (start..start + frames).all(|mfn| free.contains(&mfn)))
 }
 
@@ -72,12 +72,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn the_allocator_hands_out_free_frames_and_finds_every_block(
-        ops in prop::collection::vec(op(), 1..60)
+        ops in prop::collection::vec(op(), 1..60),
+        last in 0..=RAM.len(),
     ) {
         let ram = ram();
         let records = records(&ram);
         let table = FrameTable::new(&records, &ram).unwrap();
         let mut buddy = Buddy::new(&table);
+        let last: Vec<_> = ram.get(last).copied().into_iter().collect();
+        buddy.hand_out_last(last.clone());
         let mut free = BTreeSet::new();
         for &part in &ram {
             prop_assert_eq!(buddy.add_free(part), Ok(()));
@@ -92,7 +95,7 @@ proptest! {
                     free.extend(frames_of(&owned));
                     buddy.free(owned);
                 }
-                op => held.extend(ask(&mut buddy, &mut free, &op)?),
+                op => held.extend(ask(&mut buddy, &mut free, &op, &last)?),
             }
             prop_assert_eq!(buddy.free_frames(), free.len() as u64);
         }
@@ -111,11 +114,19 @@ fn ask(
     buddy: &mut Buddy<'_, '_>,
     free: &mut BTreeSet<u64>,
     op: &Op,
+    last: &[MfnRange],
 ) -> Result<Option<OwnedFrames>, TestCaseError> {
+    let is_last = |mfn: u64| last.iter().any(|range| range.contains(Mfn::new(mfn)));
     let (got, count, alignment, exists) = match *op {
         Op::Alloc(raw) => {
-            let (order, exists) = (order(raw), has_block(free, order(raw), u64::MAX));
-            (buddy.alloc(order), order.frames(), order.frames(), exists)
+            let (order, exists) = (order(raw), has_block(free, order(raw)));
+            let others = free.iter().copied().filter(|mfn| !is_last(*mfn)).collect();
+            let got = buddy.alloc(order);
+            if let Some(got) = &got {
+                let has_other = has_block(&others, order);
+                prop_assert_eq!(is_last(got.start().as_u64()), !has_other);
+            }
+            (got, order.frames(), order.frames(), exists)
         }
         Op::AllocExact(start, count) => {
             let wanted = range(start, start + count);

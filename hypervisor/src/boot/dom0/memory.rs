@@ -94,6 +94,8 @@ pub(super) fn take(
         });
         memory::table().give(frames.never_used(), DomId::DOM0, Role::Ram);
     }
+    // what its balloon gives up it can have back only while nobody else has it
+    free.hand_out_last(layout.ranges.clone());
 }
 
 /// Copies the initrd where dom0 gets it, unless it is there.
