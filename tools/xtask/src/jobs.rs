@@ -246,7 +246,7 @@ fn entry(scenario: &Scenario, artefacts: &Artefacts, work: &Path) -> Result<Entr
     if !artefacts.bochs_is_mended {
         options = join(&options, "apicv=off");
     }
-    if scenario.tools != Toolstack::None {
+    if scenario.tools != Toolstack::None && !scenario.dom0_default_memory {
         options = join(&options, image::WITH_GUESTS);
     }
     options = join(&options, &scenario.options);

@@ -60,6 +60,9 @@ pub struct Scenario {
     /// Options of the hypervisor.
     #[serde(default)]
     pub options: String,
+    /// dom0 gets the memory that it gets where nobody says how much: no dom0_mem= is added where there are guests.
+    #[serde(default)]
+    pub dom0_default_memory: bool,
     /// Words appended to dom0's command line.
     #[serde(default)]
     pub append: String,
@@ -219,6 +222,7 @@ impl Scenario {
             options: String::new(),
             append: String::new(),
             pad_command_line_to: 0,
+            dom0_default_memory: false,
             memory: default_memory(),
             disk: false,
             network: false,

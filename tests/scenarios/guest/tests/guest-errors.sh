@@ -43,6 +43,20 @@ refused 3 "a missing bridge" nobridge
 tiny_guest bad idle </dev/null
 sed -i 's/^memory = .*/memory = 100000/' /tmp/bad.cfg
 refused 3 "too much memory" memory free
+# Where dom0_mem= says what dom0 has, none of it is taken for a guest, unless xl.conf says so.
+had=$(dom0_memory)
+tiny_guest bad idle </dev/null
+sed -i "s/^memory = .*/memory = $(($(xl info | awk '$1 == "free_memory" { print $3 }') + 64))/" /tmp/bad.cfg
+refused 3 "more than is free" 'make dom0 smaller: `xl mem-set 0'
+tail -n 1 /tmp/out | grep -q 'MiB' || fail "more than is free: $(tail -n 1 /tmp/out)"
+mkdir -p /etc/xen
+echo 'autoballoon = "on"' >/etc/xen/xl.conf
+create bad
+rm /etc/xen/xl.conf
+destroy bad
+dom0_has "$had" && fail "dom0 gave nothing"
+xl mem-set 0 "${had}k" || fail "xl mem-set 0 ended with $?"
+await 30 dom0_has "$had" || fail "dom0 had $had KiB, and gets only $(dom0_memory) back"
 tiny_guest good idle </dev/null
 create good
 cp /tmp/good.cfg /tmp/bad.cfg

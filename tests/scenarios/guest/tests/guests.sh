@@ -52,6 +52,20 @@ state() {
     xl list "$1" 2>/dev/null | awk 'NR == 2 { print $5 }'
 }
 
+# memory NAME: its MiB in xl list.
+memory() {
+    xl list "$1" | awk 'NR == 2 { print $3 }'
+}
+
+# What dom0's balloon driver counts, in KiB: xl's MiB are rounded.
+dom0_memory() {
+    cat /sys/devices/system/xen_memory/xen_memory0/info/current_kb
+}
+
+dom0_has() {
+    [ "$(dom0_memory)" = "$1" ]
+}
+
 has_state() {
     state "$1" | grep -q "$2"
 }
