@@ -224,7 +224,7 @@ fn weights_are_shares_within_a_thousandth() {
 
 /// An hour of the least weights, in which virtual time is put back to 0 a hundred times.
 #[test]
-fn shares_and_waits_hold_while_virtual_time_starts_anew() {
+fn shares_and_waits_hold_while_virtual_time_starts_over() {
     let weights = [1, 2, 3];
     let mut sim = Simulator::new(1, &weights);
     for _ in 0..40 {
