@@ -29,13 +29,16 @@ use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{GuestRegs, SystemRegs, VmExit};
 use hv_hw::{hosted::Clock, time};
 
-/// How often a guest was entered, by domid.
-static ENTRIES: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
+hv_hw::once_a_machine! {
+    /// How often a guest was entered, by domid.
+    fn all_entries() -> [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
+}
+
 /// Entries until the emulated slice of a guest that never stops is over.
 const SLICE: u64 = 50;
 
 fn entries(domain: &Domain) -> u64 {
-    ENTRIES[usize::from(domain.id.get()) % 8].load(Ordering::Relaxed)
+    all_entries()[usize::from(domain.id.get()) % 8].load(Ordering::Relaxed)
 }
 
 /// What an entry of such a guest takes, where the test has the clock.
@@ -43,7 +46,7 @@ const ENTRY_NS: u64 = 20_000;
 
 fn looping<const SLOT: usize>(_: u64) -> VmExit {
     Clock::advance(time::ns_to_ticks(ENTRY_NS));
-    if ENTRIES[SLOT].fetch_add(1, Ordering::Relaxed) % SLICE == SLICE - 1 {
+    if all_entries()[SLOT].fetch_add(1, Ordering::Relaxed) % SLICE == SLICE - 1 {
         cpus::end_slice(0);
     }
     VmExit::TprBelowThreshold
