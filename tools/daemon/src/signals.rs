@@ -83,38 +83,39 @@ mod tests {
     fn a_signal_is_seen_once_and_ends_nobody() {
         let mut signals = Signals::take_over().unwrap();
         assert_eq!(signals.asked(), Asked::default());
-        let mut until = |signal, wanted| {
-            for _ in 0..3 {
-                kill_process(getpid(), signal).unwrap();
-            }
-            let mut all = Asked::default();
-            while all != wanted {
-                let asked = signals.asked();
-                all.reopen |= asked.reopen;
-                all.report |= asked.report;
-            }
-        };
         let (reopen, report) = (true, true);
-        until(
-            Signal::HUP,
-            Asked {
-                reopen,
-                report: false,
-            },
-        );
-        until(
-            Signal::USR1,
-            Asked {
-                report,
-                reopen: false,
-            },
-        );
-        until(
-            Signal::USR2,
-            Asked {
-                report,
-                reopen: false,
-            },
-        );
+        for (signal, wanted) in [
+            (
+                Signal::HUP,
+                Asked {
+                    reopen,
+                    report: false,
+                },
+            ),
+            (
+                Signal::USR1,
+                Asked {
+                    reopen: false,
+                    report,
+                },
+            ),
+            (
+                Signal::USR2,
+                Asked {
+                    reopen: false,
+                    report,
+                },
+            ),
+        ] {
+            // one of each: whichever thread the system has take it, nothing of it comes later
+            kill_process(getpid(), signal).unwrap();
+            let mut asked = Asked::default();
+            while asked == Asked::default() {
+                std::thread::yield_now();
+                asked = signals.asked();
+            }
+            assert_eq!(asked, wanted);
+            assert_eq!(signals.asked(), Asked::default());
+        }
     }
 }
