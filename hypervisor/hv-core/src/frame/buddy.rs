@@ -84,7 +84,7 @@ impl<'t, 'm> Buddy<'t, 'm> {
             if self.free_block_at(start).is_some() || !self.table.known(start).is_unused() {
                 return Err(AddFreeError::InUse);
             }
-            self.insert(start, order);
+            self.insert(start, order, self.zone_of(start));
         }
         Ok(())
     }
@@ -116,10 +116,10 @@ impl<'t, 'm> Buddy<'t, 'm> {
             return None;
         }
         loop {
-            let end = start + order.frames();
-            self.remove(start, order);
-            self.push_all(MfnRange::new(start, range.start));
-            self.push_all(MfnRange::new(range.end, end));
+            let (end, zone) = (start + order.frames(), self.zone_of(start));
+            self.remove(start, order, zone);
+            self.push_all(MfnRange::new(start, range.start), zone);
+            self.push_all(MfnRange::new(range.end, end), zone);
             if end >= range.end {
                 return Some(OwnedFrames::new(range));
             }
@@ -133,7 +133,7 @@ impl<'t, 'm> Buddy<'t, 'm> {
             return self.free_single(range.start);
         }
         for (start, order) in blocks(frames.range()) {
-            self.insert(start, order);
+            self.insert(start, order, self.zone_of(start));
         }
     }
 
@@ -196,7 +196,7 @@ impl<'t, 'm> Buddy<'t, 'm> {
 
     /// Frees a single frame, and joins the one with its buddy that was freed some time before.
     fn free_single(&mut self, frame: Mfn) {
-        self.push(frame, PageOrder::SIZE_4K);
+        self.push(frame, PageOrder::SIZE_4K, self.zone_of(frame));
         if self.singles.contains(&Some(frame)) {
             return;
         }
@@ -218,8 +218,9 @@ impl<'t, 'm> Buddy<'t, 'm> {
     /// Joins a frame with its buddies, where it is a free block of its own.
     fn join(&mut self, frame: Mfn) {
         if self.is_free_block(frame, PageOrder::SIZE_4K) {
-            self.remove(frame, PageOrder::SIZE_4K);
-            self.insert(frame, PageOrder::SIZE_4K);
+            let zone = self.zone_of(frame);
+            self.remove(frame, PageOrder::SIZE_4K, zone);
+            self.insert(frame, PageOrder::SIZE_4K, zone);
         }
     }
 
@@ -239,37 +240,36 @@ impl<'t, 'm> Buddy<'t, 'm> {
 
     /// Takes the first `order` of a free block and leaves the rest free.
     fn take(&mut self, block: Mfn, found: PageOrder, order: PageOrder) -> OwnedFrames {
-        self.remove(block, found);
+        let zone = self.zone_of(block);
+        self.remove(block, found, zone);
         let range = MfnRange::new(block, block + order.frames());
-        self.push_all(MfnRange::new(range.end, block + found.frames()));
+        self.push_all(MfnRange::new(range.end, block + found.frames()), zone);
         OwnedFrames::new(range)
     }
 
-    /// Makes a block free, joined with its buddy as long as that is free too, and of the same zone.
-    fn insert(&mut self, mut start: Mfn, mut order: PageOrder) {
-        let zone = self.zone_of(start);
+    /// Makes a block of `zone` free, joined with its buddy as long as that is free too, and of the same zone.
+    fn insert(&mut self, mut start: Mfn, mut order: PageOrder, zone: usize) {
         while let Some(larger) = PageOrder::new(order.get() + 1) {
             let buddy = Mfn::new(start.as_u64() ^ order.frames());
             if !self.is_free_block(buddy, order) || self.zone_of(buddy) != zone {
                 break;
             }
-            self.remove(buddy, order);
+            self.remove(buddy, order, zone);
             start = start.min(buddy);
             order = larger;
         }
-        self.push(start, order);
+        self.push(start, order, zone);
     }
 
-    /// Makes what is left of a block that was free free again: nothing of it has a free buddy.
-    fn push_all(&mut self, range: MfnRange) {
+    /// Makes what is left of a block of `zone` that was free free again: nothing of it has a free buddy.
+    fn push_all(&mut self, range: MfnRange, zone: usize) {
         for (start, order) in blocks(range) {
-            self.push(start, order);
+            self.push(start, order, zone);
         }
     }
 
-    fn push(&mut self, start: Mfn, order: PageOrder) {
+    fn push(&mut self, start: Mfn, order: PageOrder, zone: usize) {
         let table = self.table;
-        let zone = self.zone_of(start);
         let zone = &mut self.zones[zone];
         let number = number(start);
         let next = core::mem::replace(&mut zone.heads[usize::from(order.get())], number);
@@ -284,9 +284,8 @@ impl<'t, 'm> Buddy<'t, 'm> {
         }
     }
 
-    fn remove(&mut self, start: Mfn, order: PageOrder) {
+    fn remove(&mut self, start: Mfn, order: PageOrder, zone: usize) {
         let table = self.table;
-        let zone = self.zone_of(start);
         let zone = &mut self.zones[zone];
         let info = table.known(start);
         let next = info.next.load(Ordering::Relaxed);
