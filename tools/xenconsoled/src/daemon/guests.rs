@@ -2,12 +2,24 @@
 
 use std::time::{Duration, Instant};
 
+use xendev::evtchn::{Evtchn, Port};
 use xenstore::{Ops, Store, WatchEvent};
 
 use super::{Attached, CONSOLE_GRANT, Daemon, Error, GUEST, INTRODUCED, RELEASED, Wanted};
 use crate::backlog::DEFAULT_LIMIT;
 use crate::console::{Console, Page};
 use crate::terminal::Terminal;
+
+impl Attached {
+    /// Binds the port again after a soft reset: it is the same ring, of which the terminal and what it shows stay. The
+    /// port may even have the number that it had, and can be bound only while nobody has it. Returns the old end's.
+    fn rebind(&mut self, evtchn: &Evtchn, domid: u16, wanted: Wanted) -> Option<Port> {
+        let port = evtchn.bind_interdomain(domid, wanted.port).ok()?;
+        self.what = wanted;
+        self.console.event();
+        Some(std::mem::replace(&mut self.port, port))
+    }
+}
 
 impl Daemon {
     /// Takes all events of the store's watches.
@@ -89,19 +101,14 @@ impl Daemon {
         if let (Some(attached), Some(wanted)) = (&mut guest.attached, wanted)
             && attached.what.ring_frame == wanted.ring_frame
         {
-            // after a soft reset it is the same ring, of which the terminal and what it shows stay; the port may even
-            // have the number that it had, and can be bound only while nobody has it
-            if let Ok(port) = self.evtchn.bind_interdomain(domid, wanted.port) {
-                let old = std::mem::replace(&mut attached.port, port);
-                attached.what = wanted;
-                attached.console.event();
+            if let Some(old) = attached.rebind(&self.evtchn, domid, wanted) {
                 // the far end has gone, and the port with it
                 let _ = self.evtchn.unbind(old);
                 // our own write comes back as an event: only where it says something new, or a guest that makes its
                 // port bindable again and again would have us write for ever
-                let (path, tty) = (format!("{base}/tty"), attached.console.tty());
-                if store.read_string_opt(&path)?.as_deref() != Some(tty) {
-                    store.write(&path, tty)?;
+                let tty = attached.console.tty();
+                if read("tty")?.as_deref() != Some(tty) {
+                    store.write(&format!("{base}/tty"), tty)?;
                 }
             }
             if attached.what == wanted {
