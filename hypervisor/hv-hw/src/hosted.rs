@@ -14,8 +14,6 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{OnceLock, PoisonError};
 
-use hv_core::addr::MfnRange;
-
 use crate::direct_map;
 use crate::percpu::PerCpu;
 
@@ -115,14 +113,8 @@ impl Board {
             .find_map(|part| part.downcast_ref())
             .expect("a board has few parts")
     }
-    /// Lends the board's memory to the next one, zeroed, `frames` being all that was used of it. No thread of the board
-    /// goes on.
-    pub fn retire(&self, frames: MfnRange) {
-        let mut mfn = frames.start;
-        while mfn < frames.end {
-            direct_map::zero_frame(mfn);
-            mfn = mfn + 1;
-        }
+    /// Lends the board's memory, which is zero again, to the next one. No thread of the board goes on.
+    pub fn retire(&self) {
         retired().push(self.memory);
     }
     /// Where host physical address 0 is.

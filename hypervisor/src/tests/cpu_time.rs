@@ -3,14 +3,13 @@
 use hv_hw::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-use crate::domain::destroy::{self, Progress};
 use crate::domain::vcpu_frames::VcpuFrames;
 use crate::domain::vcpu_state::VcpuState;
 use crate::domain::{Domain, Policies, registry};
 use crate::machine::cpus;
 use crate::main_loop::CpuMain;
 use crate::pcpu::{Pcpu, hand_off};
-use crate::tests::common::{domain, fake, guest_config, prepare};
+use crate::tests::common::{destroy_whole, domain, fake, guest_config, prepare};
 use guest_abi::hvm::save::HvmHwLapic;
 use hv_core::options::Scheduler;
 use hv_hw::irq::vectors;
@@ -150,19 +149,6 @@ fn run_for(main: &mut CpuMain<FakeVcpu>, ns: u64) {
     }
 }
 
-fn destroy(domain: &Arc<Domain>, main: &mut CpuMain<FakeVcpu>) {
-    let mut hw = FakeVcpu::default();
-    loop {
-        match destroy::step(domain, &mut hw) {
-            Progress::Done => return,
-            Progress::More => {}
-            Progress::WaitForCpus => {
-                let _ = main.step();
-            }
-        }
-    }
-}
-
 /// What share of a second, in percent, the other guest has of the CPU once this happened to one with so many vCPUs that
 /// tick, and how many switches that took.
 fn left_to_the_other(vcpus: u16, happens: impl Fn(&Domain)) -> (u64, u64) {
@@ -179,8 +165,8 @@ fn left_to_the_other(vcpus: u16, happens: impl Fn(&Domain)) -> (u64, u64) {
     run_for(&mut main, 1000 * MS);
     let ran_ns = record().ran_ns[0].load(Ordering::Relaxed) - before;
     let loads = record().loads.load(Ordering::Relaxed) - loads;
-    destroy(&victim, &mut main);
-    destroy(&other, &mut main);
+    destroy_whole(&victim, &mut main);
+    destroy_whole(&other, &mut main);
     (ran_ns / (10 * MS), loads)
 }
 
@@ -243,8 +229,8 @@ fn busy_vcpus_have_the_whole_cap_of_their_domain() {
         let before = record().ran_ns[1].load(Ordering::Relaxed);
         run_for(&mut main, 100 * MS);
         assert!(record().ran_ns[1].load(Ordering::Relaxed) - before >= 90 * MS);
-        destroy(&capped, &mut main);
-        destroy(&other, &mut main);
+        destroy_whole(&capped, &mut main);
+        destroy_whole(&other, &mut main);
     }
 }
 
@@ -266,6 +252,6 @@ fn kick_of_one_looks_at_few_others() {
         let looks = main.looks - before;
         assert!((1..=2).contains(&looks), "vCPU {vcpu}: {looks}");
     }
-    destroy(&halted, &mut main);
-    destroy(&other, &mut main);
+    destroy_whole(&halted, &mut main);
+    destroy_whole(&other, &mut main);
 }

@@ -5,7 +5,6 @@ use hv_hw::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use crate::domain::create::DomainConfig;
-use crate::domain::destroy::{self, Progress};
 use crate::domain::lifecycle::PauseError;
 use crate::domain::vcpu_frames::VcpuFrames;
 use crate::domain::vcpu_state::VcpuState;
@@ -16,7 +15,7 @@ use crate::machine::{cpus, memory};
 use crate::main_loop::{CpuMain, Step};
 use crate::pcpu::hand_off;
 use crate::runner::make;
-use crate::tests::common::{domain, fake, guest_config, known_guest, pcpu, prepare};
+use crate::tests::common::{destroy_whole, domain, fake, guest_config, known_guest, pcpu, prepare};
 use guest_abi::grant_table::GTF_permit_access;
 use hv_core::addr::{Gfn, PageOrder};
 use hv_core::evtchn::{State, Virq};
@@ -92,21 +91,9 @@ fn start(domain: &Arc<Domain>) {
     hand_off::spawn(domain, 0).unwrap();
 }
 
-/// Destroys it; the CPU has its turn where that is asked for.
+/// Destroys it, and gives it up.
 fn destroy(domain: Arc<Domain>, main: &mut CpuMain<FakeVcpu>) {
-    let mut hw = FakeVcpu::default();
-    for _ in 0..10_000 {
-        match destroy::step(&domain, &mut hw) {
-            Progress::Done => {
-                return;
-            }
-            Progress::More => {}
-            Progress::WaitForCpus => {
-                let _ = main.step();
-            }
-        }
-    }
-    panic!("destruction does not end");
+    destroy_whole(&domain, main);
 }
 
 /// True once where the CPU was to look at zombies.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 #[cfg(shuttle)]
 use super::common::RAM;
-use super::common::{domain, fake, guest_config, known_guest, pcpu, prepare};
+use super::common::{destroy_whole, domain, fake, guest_config, known_guest, pcpu, prepare};
 use crate::domain::destroy::{self, Progress};
 use crate::domain::vcpu::Requests;
 use crate::domain::vcpu_frames::VcpuFrames;
@@ -66,7 +66,8 @@ impl<T: Send + Sync + 'static> Race<T> {
                 other.join().unwrap();
             }
             check(Arc::into_inner(shared).expect("the other CPUs are done"));
-            board.retire(RAM);
+            memory::zero(RAM);
+            board.retire();
         };
         let mut config = shuttle::Config::new();
         // a machine is built on it
@@ -100,21 +101,6 @@ impl<T: Send + Sync + 'static> Race<T> {
             check(shared);
         }
     }
-}
-
-/// Destroys a domain whose vCPUs, if it has any, are CPU 0's.
-fn destroy_whole(domain: &Arc<Domain>, main: &mut CpuMain<FakeVcpu>) {
-    let mut hw = FakeVcpu::default();
-    for _ in 0..10_000 {
-        match destroy::step(domain, &mut hw) {
-            Progress::Done => return,
-            Progress::More => {}
-            Progress::WaitForCpus => {
-                let _ = main.step();
-            }
-        }
-    }
-    panic!("destruction does not end");
 }
 
 fn new_main() -> CpuMain<FakeVcpu> {

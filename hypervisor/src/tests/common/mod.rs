@@ -8,10 +8,12 @@
 use std::sync::{Arc, Once};
 
 use crate::domain::create::{self, DomainConfig, DomainResources};
+use crate::domain::destroy::{self, Progress};
 use crate::domain::vcpu_frames::VcpuFrames;
 use crate::domain::{Domain, Policies, registry};
 use crate::machine::host::{self, Host};
 use crate::machine::memory::{self, Tables};
+use crate::main_loop::CpuMain;
 use crate::pcpu::Pcpu;
 use crate::pcpu::hand_off::HandOff;
 use crate::runner::{Activity, Runner, make};
@@ -177,4 +179,19 @@ pub(crate) fn vcpu_of(domain: Arc<Domain>) -> (Runner<FakeVcpu>, Pcpu) {
     let mut runner = make::runner(hand_off, &mut pcpu, fake);
     runner.activity = Activity::Ready;
     (runner, pcpu)
+}
+
+/// Destroys a domain whose vCPUs, if it has any, are those of `main`'s CPU, which has its turn where that is asked for.
+pub(crate) fn destroy_whole(domain: &Arc<Domain>, main: &mut CpuMain<FakeVcpu>) {
+    let mut hw = FakeVcpu::default();
+    for _ in 0..10_000 {
+        match destroy::step(domain, &mut hw) {
+            Progress::Done => return,
+            Progress::More => {}
+            Progress::WaitForCpus => {
+                let _ = main.step();
+            }
+        }
+    }
+    panic!("destruction does not end");
 }
