@@ -3,7 +3,7 @@
 //! Decided once, by [`Plan::decide`], from what the CPU says of itself ([`CpuFacts`]) and a table of those that say
 //! nothing (`models`). What a guest could read is the hypervisor's and other guests' memory; what it does inside of
 //! itself is its own affair, for which it has IA32_SPEC_CTRL and the command MSRs. Carried out by
-//! `hv-hw/src/virt/vtx/guard.rs`.
+//! `hv-hw/src/virt/guard.rs`.
 //!
 //! | weakness | a guest … | defence |
 //! |---|---|---|

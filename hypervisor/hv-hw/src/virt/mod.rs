@@ -6,8 +6,12 @@
 
 mod apic;
 mod backend;
+mod debug_regs;
 mod exit;
+mod extended;
 pub mod fake;
+mod guard;
+mod guest_msrs;
 mod io_bitmap;
 mod regs;
 mod vtx;
@@ -27,12 +31,14 @@ pub use backend::{
     Backend, EnableFailed, Features, Rights, Stage2Root, Switches, TscView, VcpuConfig,
 };
 pub use exit::{ControlRegister, IoExit, Stage2Access, Stage2Fault, StringIo, TaskSwitch, VmExit};
+pub use extended::ExtendedState;
+pub use guard::{defend, means_that_work};
 pub use io_bitmap::IoBitmap;
 pub use regs::{
     Blocking, DescriptorTable, GuestRegs, SEGMENT_CS, SEGMENT_LDTR, SEGMENT_LONG, SEGMENT_SS,
     SEGMENT_TR, SEGMENT_UNUSABLE, Segment, SystemRegs, SystemSet, merge_dr6, reset_extended,
 };
-pub use vtx::{ExtendedState, Refusal, defend, means_that_work};
+pub use vtx::Refusal;
 
 /// What the CPUs offer that this binary runs on.
 pub type HostProbe = vtx::VtxProbe;

@@ -226,6 +226,12 @@ impl SystemRegs {
 /// What DR6 has always set; RTM, bit 16, is inverted.
 pub(super) const DR6_FIXED: u64 = 0xFFFF_0FF0;
 
+/// The address with bits 63:48 as bit 47 has it.
+pub(super) fn canonical(address: u64) -> u64 {
+    const UNUSED: u32 = 16;
+    ((address << UNUSED).cast_signed() >> UNUSED).cast_unsigned()
+}
+
 /// DR6 after a debug exception for `reasons`: B0 to B3 are replaced, BD, BS and BT accumulate.
 #[must_use]
 pub const fn merge_dr6(dr6: u64, reasons: u64) -> u64 {

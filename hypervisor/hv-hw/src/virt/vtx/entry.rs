@@ -15,7 +15,7 @@ use core::mem::offset_of;
 use hv_core::speculation::Defences;
 
 use super::super::GuestRegs;
-use super::guard::{FLUSH_L1D, Guard};
+use super::super::guard::{FLUSH_L1D, Guard};
 
 /// Enters the guest of the current VMCS with `regs` and returns, after its VM exit, 0 with `regs` updated; 1 where the
 /// VM entry instruction failed.

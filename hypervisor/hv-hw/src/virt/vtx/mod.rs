@@ -12,7 +12,6 @@
 //! | `setup` | a new VMCS |
 //! | `entry` | into the guest and back |
 //! | `exit` | VMCS → `VmExit` |
-//! | `guard` | what entry and exit do against speculation |
 //! | `inject` | `Event` ↔ VMCS |
 //! | `apic` | the local APIC's part in the VMCS |
 //! | `registers` | the guest's registers in the VMCS |
@@ -30,7 +29,6 @@ mod dump;
 mod entry;
 mod exit;
 mod fields;
-mod guard;
 mod host;
 mod inject;
 mod insn;
@@ -45,6 +43,4 @@ mod vmcs;
 mod vpid;
 
 pub use caps::Refusal;
-pub use guard::{defend, means_that_work};
 pub(super) use probe::VtxProbe;
-pub use switch::ExtendedState;

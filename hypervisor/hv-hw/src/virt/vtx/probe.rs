@@ -6,11 +6,10 @@ use hv_core::addr::{Mfn, PageOrder};
 use hv_core::paging::stage2::Stage2Format;
 use hv_core::speculation::Plan;
 
-use super::super::{Backend, EnableFailed, Features, Switches, VcpuConfig};
+use super::super::{Backend, EnableFailed, ExtendedState, Features, Switches, VcpuConfig};
 use super::caps::{Caps, Refusal};
 use super::host;
 use super::setup::Setup;
-use super::switch::ExtendedState;
 use super::vcpu::VtxVcpu;
 use crate::cpu::{self, msr::rdmsr_safe};
 use crate::percpu::IrqsOff;

@@ -8,14 +8,15 @@ use hv_core::device::lapic::InterruptStatus;
 use hv_core::msr::Passthrough;
 use hv_core::speculation::Plan;
 
-use super::super::{IoBitmap, Rights, SEGMENT_UNUSABLE, Stage2Root, TscView, VcpuConfig};
+use super::super::{
+    ExtendedState, IoBitmap, Rights, SEGMENT_UNUSABLE, Stage2Root, TscView, VcpuConfig,
+};
 use super::apic;
 use super::caps::Caps;
 use super::fields::{Field, Pin, Primary, Secondary};
 use super::msr_bitmap::{MsrAccess, MsrBitmap};
 use super::probe::Vtx;
 use super::registers::{CR0_OWNED, CR4_REQUIRED};
-use super::switch::ExtendedState;
 use super::vmcs::CurrentVmcs;
 use super::vpid::Vpid;
 use crate::irq::vectors;

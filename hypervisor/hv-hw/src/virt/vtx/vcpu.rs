@@ -8,15 +8,15 @@ use core::fmt;
 use hv_core::addr::Hpa;
 use hv_core::walk::PagingMode;
 
+use super::super::guard::Guard;
 use super::super::{
     ApicAssist, ApicUpdate, Event, GuestRegs, Rights, Stage2Root, SystemRegs, SystemSet, VcpuHw,
-    VmExit, Waits,
+    VmExit, Waits, debug_regs, extended,
 };
 use super::fields::{Field, Primary};
-use super::guard::Guard;
 use super::registers::{self, BLOCKED_BY_NMI};
 use super::setup::{self, Setup};
-use super::switch::{self, Switched};
+use super::switch::Switched;
 use super::vmcs::CurrentVmcs;
 use super::{apic, dump, entry, exit, host, inject, insn, reasons};
 use crate::percpu::IrqsOff;
@@ -131,7 +131,7 @@ impl VtxVcpu {
     #[cold]
     fn take_debug_exception(&mut self, qualification: u64) {
         const GENERAL_DETECT: u64 = 1 << 13;
-        switch::merge_dr6(qualification);
+        debug_regs::merge_dr6(qualification);
         let vmcs = self.current();
         vmcs.write(
             Field::GuestDr7,
@@ -224,11 +224,11 @@ impl VcpuHw for VtxVcpu {
     }
 
     fn extended(&self) -> Vec<u8> {
-        self.switched.extended()
+        self.switched.extended.read()
     }
 
     fn set_extended(&mut self, extended: &[u8]) {
-        self.switched.set_extended(extended);
+        self.switched.extended.write(extended);
     }
 
     #[inline(always)]
@@ -308,7 +308,7 @@ impl VcpuHw for VtxVcpu {
             self.forget_vpid();
             self.is_new = false;
         }
-        switch::enable_xsave(&self.config.extended);
+        extended::enable_xsave(&self.config.extended);
         host::write_state(self.current(), self.is_guarded);
         self.switched.load();
     }

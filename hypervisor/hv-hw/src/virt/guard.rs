@@ -1,8 +1,9 @@
-//! What VM entry and exit do against leaks by speculation: the decision ([`Plan`]) as `entry` carries it out.
+//! What VM entry and exit do against leaks by speculation: the decision ([`Plan`]) as each vendor's `entry` carries
+//! it out.
 //!
-//! A CPU on which there is nothing to do enters by [`super::entry::enter`] and pays nothing. On the others
-//! [`super::entry::enter_guarded`] reads a [`Guard`]: what is to be done, and the two values of IA32_SPEC_CTRL. The
-//! guest's accesses to that MSR exit, so its value is always known here and the MSR need not be read.
+//! A CPU on which there is nothing to do pays nothing. On the others the assembly of VM entry and exit reads a
+//! [`Guard`]: what is to be done, and the two values of IA32_SPEC_CTRL. The guest's accesses to that MSR exit, so its
+//! value is always known here and the MSR need not be read.
 // UNSAFETY: writes MSRs that steer prediction and caches.
 #![expect(unsafe_code, reason = "WRMSR of speculation controls")]
 
