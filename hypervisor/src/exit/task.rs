@@ -23,8 +23,7 @@ pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, exit: TaskSwitch) -> Nex
         return raise(runner, Event::PROTECTION);
     }
     let event = runner.interrupted.take();
-    let before = gather(runner, &system, goes_on(runner, system.rip, exit, event));
-    let mut regs = before;
+    let mut regs = gather(runner, &system, goes_on(runner, system.rip, exit, event));
     let mut memory = Linear {
         runner,
         mode: runner.hw.paging(),
@@ -33,16 +32,15 @@ pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, exit: TaskSwitch) -> Nex
         (TaskSource::Gate(_), Some(Event::Exception { error, .. })) => TaskSource::Gate(error),
         (source, _) => source,
     };
-    let outcome = task::switch(&mut regs, &mut memory, exit.selector, source);
-    let is_in_new_task = regs != before;
-    if is_in_new_task {
-        enter(runner, system, &regs);
-    } else {
-        runner.interrupted = event;
-    }
-    match outcome {
-        Ok(()) => Next::Resume,
-        Err(fault) => fail(runner, fault),
+    match task::switch(&mut regs, &mut memory, exit.selector, source) {
+        Ok(begun) => {
+            enter(runner, system, &regs);
+            begun.map_or(Next::Resume, |fault| fail(runner, fault))
+        }
+        Err(fault) => {
+            runner.interrupted = event;
+            fail(runner, fault)
+        }
     }
 }
 

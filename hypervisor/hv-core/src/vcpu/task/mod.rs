@@ -157,15 +157,16 @@ impl Layout {
 
 /// Carries out the switch to the task whose TSS has `selector`. `regs.eip` is where the old task goes on.
 ///
+/// Where the new task has begun, what comes back is the exception that it begins with, if any.
+///
 /// # Errors
-/// [`TaskFault`]. Where the old task is still the current one (TR unchanged), nothing of `regs` has changed; else the
-/// exception is the new task's.
+/// [`TaskFault`] of the old task, which goes on: nothing of `regs` has changed.
 pub fn switch(
     regs: &mut TaskRegs,
     mem: &mut impl TaskMemory,
     selector: u16,
     source: TaskSource,
-) -> Result<(), TaskFault> {
+) -> Result<Option<TaskFault>, TaskFault> {
     let descriptor = new_task(regs, mem, selector, source)?;
     let new = Layout::of(descriptor.is_32_bit_tss());
     let old = Layout::of(regs.segments[TR].is_32_bit_tss());
@@ -194,7 +195,7 @@ pub fn switch(
     regs.segments[TR] = descriptor.tss(selector);
     let begun = begin(regs, mem, source, (new, &to));
     fill_gaps(regs);
-    begun
+    Ok(begun.err())
 }
 
 /// The descriptor of the new task, checked.

@@ -149,16 +149,16 @@ fn running(gprs: [u32; 8], eip: u32, is_user: bool) -> TaskRegs {
     }
 }
 
-fn exception(vector: u8, error: u16) -> Result<(), TaskFault> {
+fn exception(vector: u8, error: u16) -> TaskFault {
     let error = u32::from(error);
-    Err(TaskFault::Exception { vector, error })
+    TaskFault::Exception { vector, error }
 }
 
 #[test]
 fn new_task_begins_where_its_tss_says() {
     let mut mem = memory();
     let mut regs = running([9; 8], 0x100, true);
-    assert_eq!(switch(&mut regs, &mut mem, NEW, TaskSource::Jump), Ok(()));
+    assert_eq!(switch(&mut regs, &mut mem, NEW, TaskSource::Jump), Ok(None));
     assert_eq!((regs.eip, regs.eflags), (0x1234, 0x202));
     assert_eq!(regs.gprs, [1, 2, 3, 4, 0x7000, 6, 7, 8]);
     assert_eq!(regs.segments[CS], flat(CODE0, 0xC09B));
@@ -183,7 +183,7 @@ fn paging_moves_to_the_new_tasks_tables() {
     mem.put(0x301C, &0x9000_u32.to_le_bytes());
     let mut regs = running([0; 8], 0, false);
     regs.cr0 |= CR0_PG;
-    assert_eq!(switch(&mut regs, &mut mem, NEW, TaskSource::Call), Ok(()));
+    assert_eq!(switch(&mut regs, &mut mem, NEW, TaskSource::Call), Ok(None));
     assert_eq!(regs.cr3, 0x9000);
 }
 
@@ -192,7 +192,7 @@ fn events_error_code_is_on_the_new_tasks_stack() {
     let mut mem = memory();
     let mut regs = running([0; 8], 0, true);
     let gate = TaskSource::Gate(Some(0xABCD));
-    assert_eq!(switch(&mut regs, &mut mem, NEW, gate), Ok(()));
+    assert_eq!(switch(&mut regs, &mut mem, NEW, gate), Ok(None));
     assert_eq!(regs.gprs[RSP], 0x6FFC);
     assert_eq!(mem.word(0x6FFC), 0xABCD);
     assert_eq!(regs.eflags & EFLAGS_NT, EFLAGS_NT);
@@ -203,10 +203,13 @@ fn events_error_code_is_on_the_new_tasks_stack() {
 fn task_of_16_bits_has_half_of_everything() {
     let mut mem = memory();
     let mut regs = running([0x1_0002; 8], 0x5_6789, false);
-    assert_eq!(switch(&mut regs, &mut mem, NEW16, TaskSource::Call), Ok(()));
+    assert_eq!(
+        switch(&mut regs, &mut mem, NEW16, TaskSource::Call),
+        Ok(None)
+    );
     assert_eq!((regs.eip, regs.gprs[0]), (0x1234, 0xFFFF_0001));
     assert_eq!(regs.segments[4], Segment::unusable(0));
-    assert_eq!(switch(&mut regs, &mut mem, OLD, TaskSource::Iret), Ok(()));
+    assert_eq!(switch(&mut regs, &mut mem, OLD, TaskSource::Iret), Ok(None));
     assert_eq!((regs.eip, regs.gprs[0]), (0x5_6789, 0x1_0002));
 }
 
@@ -216,7 +219,7 @@ fn task_may_ask_for_a_trap_at_its_begin() {
     mem.put(0x3064, &[1]);
     let mut regs = running([0; 8], 0, false);
     let begun = switch(&mut regs, &mut mem, NEW, TaskSource::Jump);
-    assert_eq!((begun, regs.eip), (Err(TaskFault::Trap), 0x1234));
+    assert_eq!((begun, regs.eip), (Ok(Some(TaskFault::Trap)), 0x1234));
 }
 
 #[test]
@@ -225,7 +228,7 @@ fn virtual_8086_task_has_segments_of_paragraphs() {
     mem.put(0x3024, &0x2_0202_u32.to_le_bytes());
     mem.put(0x304C, &0xF000_u32.to_le_bytes());
     let mut regs = running([0; 8], 0, false);
-    assert_eq!(switch(&mut regs, &mut mem, NEW, TaskSource::Jump), Ok(()));
+    assert_eq!(switch(&mut regs, &mut mem, NEW, TaskSource::Jump), Ok(None));
     assert_eq!(regs.segments[CS], Segment::virtual_8086(0xF000));
     assert_eq!(regs.segments[CS].base, 0xF_0000);
 }
@@ -235,7 +238,7 @@ fn virtual_8086_task_has_segments_of_paragraphs() {
 fn selector_that_names_no_task_faults_in_the_old_one() {
     type Change = fn(&mut Flat, &mut TaskRegs);
     let nothing: Change = |_, _| {};
-    let cases: [(u16, TaskSource, Change, Result<(), TaskFault>); 10] = [
+    let cases: [(u16, TaskSource, Change, TaskFault); 10] = [
         (0, TaskSource::Jump, nothing, exception(13, 0)),
         (0, TaskSource::Iret, nothing, exception(10, 0)),
         (NEW | 4, TaskSource::Call, nothing, exception(13, NEW | 4)),
@@ -263,10 +266,10 @@ fn selector_that_names_no_task_faults_in_the_old_one() {
             NEW,
             TaskSource::Jump,
             |mem, _| mem.missing = Some(3),
-            Err(TaskFault::Page {
+            TaskFault::Page {
                 address: Gva::new(0x3000),
                 error: 0,
-            }),
+            },
         ),
     ];
     for (selector, source, change, expected) in cases {
@@ -274,7 +277,7 @@ fn selector_that_names_no_task_faults_in_the_old_one() {
         let mut regs = running([5; 8], 0x100, false);
         change(&mut mem, &mut regs);
         let (bytes, before) = (mem.bytes.clone(), regs);
-        assert_eq!(switch(&mut regs, &mut mem, selector, source), expected);
+        assert_eq!(switch(&mut regs, &mut mem, selector, source), Err(expected));
         assert_eq!(regs, before, "{selector:#x} {source:?}");
         assert_eq!(mem.bytes, bytes, "{selector:#x} {source:?}");
     }
@@ -284,26 +287,26 @@ fn selector_that_names_no_task_faults_in_the_old_one() {
 #[test]
 fn segment_that_does_not_fit_faults_in_the_new_task() {
     let cases = [
-        (0x4C, 0, exception(10, 0)),
-        (0x4C, DATA0, exception(10, DATA0)),
-        (0x4C, CODE0 | 3, exception(10, CODE0)),
-        (0x50, 0, exception(10, 0)),
-        (0x50, CODE0, exception(10, CODE0)),
-        (0x50, DATA3, exception(10, DATA3 & !3)),
-        (0x54, 0x78, exception(10, 0x78)),
-        (0x54, OLD, exception(10, OLD)),
-        (0x54, 0x14, exception(10, 0x14)),
-        (0x54, LOCAL_DATA, Ok(())),
-        (0x54, 0, Ok(())),
-        (0x60, LOCAL_DATA, exception(10, LOCAL_DATA)),
-        (0x60, DATA0, exception(10, DATA0)),
+        (0x4C, 0, Some(exception(10, 0))),
+        (0x4C, DATA0, Some(exception(10, DATA0))),
+        (0x4C, CODE0 | 3, Some(exception(10, CODE0))),
+        (0x50, 0, Some(exception(10, 0))),
+        (0x50, CODE0, Some(exception(10, CODE0))),
+        (0x50, DATA3, Some(exception(10, DATA3 & !3))),
+        (0x54, 0x78, Some(exception(10, 0x78))),
+        (0x54, OLD, Some(exception(10, OLD))),
+        (0x54, 0x14, Some(exception(10, 0x14))),
+        (0x54, LOCAL_DATA, None),
+        (0x54, 0, None),
+        (0x60, LOCAL_DATA, Some(exception(10, LOCAL_DATA))),
+        (0x60, DATA0, Some(exception(10, DATA0))),
     ];
     for (at, selector, expected) in cases {
         let mut mem = memory();
         mem.put(0x3000 + at, &u32::from(selector).to_le_bytes());
         let mut regs = running([5; 8], 0x100, false);
         let begun = switch(&mut regs, &mut mem, NEW, TaskSource::Jump);
-        assert_eq!(begun, expected, "{selector:#x} at {at:#x}");
+        assert_eq!(begun, Ok(expected), "{selector:#x} at {at:#x}");
         assert_eq!((regs.eip, regs.segments[TR].selector), (0x1234, NEW));
         assert!(can_enter(&regs), "{selector:#x} at {at:#x}");
     }
@@ -316,7 +319,7 @@ fn virtual_8086_task_without_its_ldt_can_be_entered() {
     mem.put(0x3060, &u32::from(DATA0).to_le_bytes());
     let mut regs = running([5; 8], 0x100, false);
     let begun = switch(&mut regs, &mut mem, NEW, TaskSource::Jump);
-    assert_eq!(begun, exception(10, DATA0));
+    assert_eq!(begun, Ok(Some(exception(10, DATA0))));
     assert!(can_enter(&regs));
 }
 
@@ -348,9 +351,9 @@ proptest! {
         let before = regs;
         let source = if is_call { TaskSource::Call } else { TaskSource::Gate(error) };
         let to = if is_wide { NEW } else { NEW16 };
-        prop_assert_eq!(switch(&mut regs, &mut mem, to, source), Ok(()));
+        prop_assert_eq!(switch(&mut regs, &mut mem, to, source), Ok(None));
         prop_assert_eq!(mem.descriptor(OLD) & BUSY, BUSY);
-        prop_assert_eq!(switch(&mut regs, &mut mem, OLD, TaskSource::Iret), Ok(()));
+        prop_assert_eq!(switch(&mut regs, &mut mem, OLD, TaskSource::Iret), Ok(None));
         let expected = TaskRegs { cr0: before.cr0 | CR0_TS, dr7: before.dr7 & !DR7_LOCAL, ..before };
         prop_assert_eq!(regs, expected);
         prop_assert_eq!(mem.descriptor(to) & BUSY, 0);
