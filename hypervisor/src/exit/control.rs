@@ -1,11 +1,15 @@
 //! Writes of control registers that touch what the hypervisor owns, and XSETBV.
 
+use hv_core::emulate::{ControlAccess, ControlInsn, after_clts, after_lmsw};
+use hv_core::x86::gpr::RSP;
 use hv_core::x86::{
     CR0_CD, CR0_ET, CR0_NW, CR0_PE, CR0_PG, CR4_LA57, CR4_PAE, CR4_PCIDE, EFER_LMA, EFER_LME,
 };
 use hv_hw::virt::{ControlRegister, Event, SystemRegs, SystemSet, VcpuHw};
 
 use crate::exit::{Next, Runner, done};
+use crate::pcpu::Pcpu;
+use crate::runner::instruction::gone;
 use crate::runner::{pdptes, raise};
 
 const CR0_DEFINED: u64 = 0xE005_003F;
@@ -14,9 +18,14 @@ const CR3_PCID: u64 = 0xFFF;
 /// Carries out the write, or raises #GP as the CPU would have.
 pub(super) fn write<H: VcpuHw>(
     runner: &mut Runner<H>,
+    pcpu: &mut Pcpu,
     register: ControlRegister,
-    value: u64,
+    value: Option<u64>,
 ) -> Next {
+    let known = value.filter(|_| runner.hw.knows_length());
+    let Some(value) = known.or_else(|| decoded_value(runner, register)) else {
+        return gone(runner, pcpu);
+    };
     let is_valid = match register {
         ControlRegister::Cr0 => is_cr0_valid(runner, value),
         ControlRegister::Cr4 => is_cr4_valid(runner, value),
@@ -41,6 +50,35 @@ pub(super) fn write<H: VcpuHw>(
     done(runner)
 }
 
+/// What the guest wants in the register, by the instruction; `None` where that is gone.
+#[cold]
+fn decoded_value<H: VcpuHw>(runner: &mut Runner<H>, register: ControlRegister) -> Option<u64> {
+    let insn = runner.decode(ControlInsn::decode)?;
+    // what the guest sees, of which it changes a part
+    let cr0 = runner.hw.system(SystemSet::CR0).cr0;
+    let (written, value) = match insn.access {
+        ControlAccess::Write { register, value } => (register, value),
+        ControlAccess::ClearTaskSwitched => (0, after_clts(cr0)),
+        ControlAccess::LoadStatus(word) => (0, after_lmsw(cr0, u64::from(word))),
+        ControlAccess::LoadStatusFrom(operand) => {
+            let mut word = [0; 2];
+            runner.copy_bytes_in(operand, &mut word).ok()?;
+            (0, after_lmsw(cr0, u64::from(u16::from_le_bytes(word))))
+        }
+        ControlAccess::Read { .. } => return None,
+    };
+    (written == number(register) && runner.has_length(insn.len)).then_some(value)
+}
+
+const fn number(register: ControlRegister) -> u8 {
+    match register {
+        ControlRegister::Cr0 => 0,
+        ControlRegister::Cr3 => 3,
+        ControlRegister::Cr4 => 4,
+        ControlRegister::Cr8 => 8,
+    }
+}
+
 fn set<H: VcpuHw>(runner: &mut Runner<H>, register: ControlRegister, value: u64) {
     let mut regs = SystemRegs::default();
     let changed = match register {
@@ -62,12 +100,36 @@ fn set<H: VcpuHw>(runner: &mut Runner<H>, register: ControlRegister, value: u64)
     runner.hw.set_system(&regs, changed);
 }
 
-pub(super) fn read_cr8<H: VcpuHw>(runner: &mut Runner<H>, destination: u8) -> Next {
+pub(super) fn read_cr8<H: VcpuHw>(
+    runner: &mut Runner<H>,
+    pcpu: &mut Pcpu,
+    destination: Option<u8>,
+) -> Next {
+    let known = destination.filter(|_| runner.hw.knows_length());
+    let Some(destination) = known.or_else(|| decoded_destination(runner)) else {
+        return gone(runner, pcpu);
+    };
     let value = u64::from(runner.lapic.cr8());
-    if let Some(register) = runner.hw.regs().gpr.get_mut(usize::from(destination)) {
+    if usize::from(destination) == RSP {
+        let regs = SystemRegs {
+            rsp: value,
+            ..SystemRegs::default()
+        };
+        runner.hw.set_system(&regs, SystemSet::RSP);
+    } else if let Some(register) = runner.hw.regs().gpr.get_mut(usize::from(destination)) {
         *register = value;
     }
     done(runner)
+}
+
+/// The register that takes CR8, by the instruction; `None` where that is gone.
+#[cold]
+fn decoded_destination<H: VcpuHw>(runner: &mut Runner<H>) -> Option<u8> {
+    let insn = runner.decode(ControlInsn::decode)?;
+    let ControlAccess::Read { register: 8, to } = insn.access else {
+        return None;
+    };
+    runner.has_length(insn.len).then_some(to)
 }
 
 /// XSETBV: only XCR0 exists.

@@ -1,12 +1,13 @@
 //! Port accesses that exit: few of dom0's, all of a guest's.
 
-use hv_core::addr::PAGE_BYTES;
+use hv_core::addr::{Gva, PAGE_BYTES};
 use hv_core::device::pci::{Bdf, ConfigSpace, PciEffect};
 use hv_core::device::ports::{self, PortOwner};
+use hv_core::emulate::StringIoInsn;
 use hv_core::walk::{self, Access};
 use hv_core::x86::RFLAGS_DF;
 use hv_hw::console::log::GuestLog;
-use hv_hw::virt::{Event, IoExit, StringIo, VcpuHw};
+use hv_hw::virt::{Event, IoExit, VcpuHw};
 use hv_hw::{pci, port};
 
 use crate::domain::Domain;
@@ -14,14 +15,15 @@ use crate::domain::devices::Devices;
 use crate::exit::done;
 use crate::guest_mem::DomainMemory;
 use crate::pcpu::Pcpu;
+use crate::runner::instruction::gone;
 use crate::runner::{Next, Runner, raise, restart};
 use crate::{console, power};
 
 const DEBUG_CONSOLE: u16 = 0xE9;
 
 pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, access: IoExit) -> Next {
-    if let Some(string) = access.string {
-        return string_io((runner, pcpu), access, string);
+    if access.is_string {
+        return string_io(runner, pcpu, access);
     }
     if access.is_in {
         let value = read(&runner.domain, access.port, access.size);
@@ -122,13 +124,8 @@ fn settle((devices, log): (&mut Devices, &GuestLog), effect: PciEffect) {
     }
 }
 
-/// INS and OUTS: only to the debug console, which old kernels print on with REP OUTSB, a page at most at a time. A
-/// process that was given the port reads what it may read.
-fn string_io<H: VcpuHw>(
-    (runner, pcpu): (&mut Runner<H>, &mut Pcpu),
-    access: IoExit,
-    string: StringIo,
-) -> Next {
+/// INS and OUTS: only to the debug console, which old kernels print on with REP OUTSB, a page at most at a time.
+fn string_io<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, access: IoExit) -> Next {
     let is_served = access.port == DEBUG_CONSOLE
         && access.size == 1
         && !access.is_in
@@ -136,55 +133,53 @@ fn string_io<H: VcpuHw>(
     if !is_served {
         return raise(runner, Event::PROTECTION);
     }
-    let wanted = if string.is_rep {
-        runner.hw.regs().rcx()
-    } else {
-        1
+    let insn = runner
+        .decode(StringIoInsn::decode)
+        .filter(|insn| (insn.is_in, insn.size) == (access.is_in, access.size))
+        .filter(|insn| runner.has_length(insn.len));
+    let Some(insn) = insn else {
+        return gone(runner, pcpu);
     };
-    let count = usize::try_from(wanted)
-        .unwrap_or(usize::MAX)
-        .min(PAGE_BYTES);
-    let access = match runner.hw.cpl() {
-        3 => Access::UserRead,
-        _ => Access::Read,
-    };
-    let mut text = [0; 128];
-    let mut copied = 0;
-    while copied < count {
-        let part = (count - copied).min(text.len());
-        let from = hv_core::addr::Gva::new(string.linear.as_u64().wrapping_add(copied as u64));
-        let mode = runner.hw.paging();
-        let is_copied = {
-            let memory = DomainMemory::lock(&runner.domain, &runner.tlb);
-            walk::copy_in(&memory, &mode, from, access, &mut text[..part]).is_ok()
-        };
-        if !is_copied {
-            break;
-        }
-        console::guest_debug(&runner.domain, &text[..part]);
-        copied += part;
-    }
-    advance((runner, pcpu), string, copied as u64, wanted)
-}
-
-/// Moves the registers on; the instruction goes on where it has not finished.
-fn advance<H: VcpuHw>(
-    (runner, pcpu): (&mut Runner<H>, &mut Pcpu),
-    string: StringIo,
-    copied: u64,
-    wanted: u64,
-) -> Next {
-    let regs = runner.hw.regs();
-    regs.set_rsi(regs.rsi().wrapping_add(copied));
-    if string.is_rep {
-        regs.set_rcx(wanted.wrapping_sub(copied));
-    }
-    if copied == 0 && wanted != 0 {
+    let mut gprs = runner.gprs();
+    let wanted = insn.wanted(&gprs);
+    let count = wanted.min(insn.in_one_piece(&gprs));
+    let count = usize::try_from(count).unwrap_or(usize::MAX).min(PAGE_BYTES);
+    let printed = print(runner, insn.gva, count);
+    insn.advance(&mut gprs, printed);
+    runner.hw.regs().gpr = gprs.0;
+    if printed == 0 && wanted != 0 {
         return raise(runner, Event::PROTECTION);
     }
-    if copied < wanted {
+    if printed < wanted {
         restart(runner, pcpu)
     } else {
         done(runner)
     }
+}
+
+/// Prints up to `count` bytes from `from` on, as many as can be read: a process that was given the port reads what it
+/// may read. Tells how many.
+fn print<H: VcpuHw>(runner: &mut Runner<H>, from: Gva, count: usize) -> u64 {
+    let access = match runner.hw.cpl() {
+        3 => Access::UserRead,
+        _ => Access::Read,
+    };
+    let mode = runner.hw.paging();
+    let mut text = [0; 128];
+    let mut printed = 0;
+    while printed < count {
+        let part = text.len().min(count - printed);
+        let part = &mut text[..part];
+        let from = Gva::new(from.as_u64().wrapping_add(printed as u64));
+        let is_copied = {
+            let memory = DomainMemory::lock(&runner.domain, &runner.tlb);
+            walk::copy_in(&memory, &mode, from, access, part).is_ok()
+        };
+        if !is_copied {
+            break;
+        }
+        console::guest_debug(&runner.domain, part);
+        printed += part.len();
+    }
+    printed as u64
 }

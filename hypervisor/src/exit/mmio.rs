@@ -3,7 +3,7 @@
 //! instruction that is not emulated, gets #GP, as with Xen: what a guest executes is no reason for its end.
 
 use hv_core::addr::{Gpa, Gva};
-use hv_core::emulate::{CpuView, Gprs, MmioInsn, SegmentBases};
+use hv_core::emulate::MmioInsn;
 use hv_core::walk::{self, Access};
 use hv_core::x86::gpr::RSP;
 use hv_hw::guest_log;
@@ -29,7 +29,7 @@ pub(super) fn handle<H: VcpuHw>(
     } else {
         0
     };
-    let mut gprs = registers(runner);
+    let mut gprs = runner.gprs();
     let mut rflags = runner.hw.rflags();
     if let Some(value) = instruction.finish(read, &mut gprs, &mut rflags) {
         write(runner, pcpu, (fault.gpa, instruction.size), value);
@@ -58,7 +58,7 @@ fn instruction_of<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> Opti
     if runner.interrupted.is_some() || fault.access.intersects(NOT_AN_OPERANDS) {
         return None;
     }
-    let instruction = decode(runner)?;
+    let instruction = runner.decode(MmioInsn::decode)?;
     // another address is another operand's, or another vCPU has changed the code since
     is_operand(runner, instruction.gva, fault).then_some(instruction)
 }
@@ -93,27 +93,6 @@ fn refuse<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> Next {
         fault.gpa
     );
     raise(runner, Event::PROTECTION)
-}
-
-fn registers<H: VcpuHw>(runner: &mut Runner<H>) -> Gprs {
-    let rsp = runner.hw.system(SystemSet::RSP).rsp;
-    let mut gprs = runner.hw.regs().gpr;
-    gprs[RSP] = rsp;
-    Gprs(gprs)
-}
-
-/// Fetches the instruction and decodes it; `None` where that fails.
-fn decode<H: VcpuHw>(runner: &mut Runner<H>) -> Option<MmioInsn> {
-    let fetched = runner.fetch();
-    let system = runner.hw.system(SystemSet::SEGMENTS.union(SystemSet::RIP));
-    let bases = core::array::from_fn(|index| system.segments[index].base);
-    let view = CpuView {
-        code_size: fetched.code_size,
-        rip: system.rip,
-        gprs: registers(runner),
-        bases: SegmentBases(bases),
-    };
-    MmioInsn::decode(fetched.bytes(), &view).ok()
 }
 
 fn read<H: VcpuHw>(runner: &mut Runner<H>, gpa: Gpa, size: u8) -> u64 {

@@ -10,12 +10,14 @@ mod stage2;
 mod task;
 mod tsc;
 
+use hv_core::emulate::ExitingInsn;
 use hv_hw::domain_log;
-use hv_hw::virt::{Event, VcpuHw, VmExit, Waits};
+use hv_hw::virt::{Event, IoExit, VcpuHw, VmExit, Waits};
 
 use crate::domain::ShutdownReason;
 use crate::pcpu::{Pcpu, irq};
 use crate::runner::crash::{die, triple_fault};
+use crate::runner::instruction::gone;
 use crate::runner::{Activity, Next, Runner, raise};
 use crate::{hypercall, power};
 use hv_core::x86::RFLAGS_IF;
@@ -27,10 +29,16 @@ pub(crate) fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: V
     match exit {
         VmExit::Hypercall => {
             runner.vcpu.counts.count(&VmExit::Hypercall);
+            if !runner.finds(ExitingInsn::Hypercall) {
+                return gone(runner, pcpu);
+            }
             hypercall::handle(runner, pcpu)
         }
         VmExit::Cpuid => {
             runner.vcpu.counts.count(&VmExit::Cpuid);
+            if !runner.finds(ExitingInsn::Cpuid) {
+                return gone(runner, pcpu);
+            }
             cpuid::handle(runner)
         }
         other => handle_other(runner, pcpu, other),
@@ -46,6 +54,11 @@ fn handle_other<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: VmExit
         // it is delivered again, and may be interrupted again
         pcpu.patience.end();
     }
+    if let Some(insn) = stepped_over(&exit)
+        && !runner.finds(insn)
+    {
+        return gone(runner, pcpu);
+    }
     match exit {
         VmExit::Hypercall | VmExit::Cpuid => unreachable!("handled in the run loop"),
         VmExit::ExternalInterrupt(vector) => {
@@ -60,12 +73,12 @@ fn handle_other<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: VmExit
         VmExit::Stage2Fault(fault) => stage2::handle(runner, pcpu, fault),
         VmExit::Eoi(vector) => apic::eoi_exit(runner, vector),
         VmExit::ApicWrite(offset) => apic::write_exit(runner, pcpu, offset),
-        VmExit::ControlWrite { register, value } => control::write(runner, register, value),
-        VmExit::Cr8Read { destination } => control::read_cr8(runner, destination),
+        VmExit::ControlWrite { register, value } => control::write(runner, pcpu, register, value),
+        VmExit::Cr8Read { destination } => control::read_cr8(runner, pcpu, destination),
         VmExit::Xsetbv => control::xsetbv(runner),
         VmExit::InterruptWindow | VmExit::NmiWindow => close_windows(runner),
         VmExit::Exception { vector, error, .. } => exception(runner, vector, error),
-        VmExit::TaskSwitch(switch) => task::handle(runner, switch),
+        VmExit::TaskSwitch(switch) => task::handle(runner, pcpu, switch),
         VmExit::CacheFlush => cache_flush(runner),
         VmExit::Undefined(_) => raise(runner, Event::UNDEFINED),
         VmExit::PauseLoop => pause_loop(runner),
@@ -80,6 +93,28 @@ fn handle_other<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: VmExit
             reason,
             qualification,
         } => broken(runner, reason, qualification),
+    }
+}
+
+/// The instruction that brought the exit about and is stepped over once that is served. Not those of whose operands a
+/// CPU may not say enough: whoever serves them decodes them.
+const fn stepped_over(exit: &VmExit) -> Option<ExitingInsn> {
+    match *exit {
+        VmExit::Hlt => Some(ExitingInsn::Hlt),
+        VmExit::ReadTsc { with_aux: false } => Some(ExitingInsn::Rdtsc),
+        VmExit::ReadTsc { with_aux: true } => Some(ExitingInsn::Rdtscp),
+        VmExit::Rdmsr => Some(ExitingInsn::Rdmsr),
+        VmExit::Wrmsr => Some(ExitingInsn::Wrmsr),
+        VmExit::Xsetbv => Some(ExitingInsn::Xsetbv),
+        VmExit::CacheFlush => Some(ExitingInsn::CacheFlush),
+        VmExit::PauseLoop => Some(ExitingInsn::Pause),
+        VmExit::Io(IoExit {
+            port,
+            size,
+            is_in,
+            is_string: false,
+        }) => Some(ExitingInsn::Port { port, size, is_in }),
+        _ => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! A hardware task switch, which the CPU leaves to us; the rules are `hv_core::vcpu::task`'s.
 
 use hv_core::addr::Gva;
+use hv_core::emulate::ExitingInsn;
 use hv_core::vcpu::task::{self, TaskFault, TaskMemory, TaskRegs, TaskSource};
 use hv_core::walk::{self, Access, PagingMode, WalkFault};
 use hv_core::x86::gpr::RSP;
@@ -13,17 +14,25 @@ use hv_hw::virt::{
 
 use crate::exit::{Next, Runner};
 use crate::guest_mem::DomainMemory;
+use crate::pcpu::Pcpu;
+use crate::runner::instruction::gone;
 use crate::runner::{pdptes, raise};
 
 /// Carries it out. An event by whose gate it came has then been delivered.
-pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, exit: TaskSwitch) -> Next {
+pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: TaskSwitch) -> Next {
     let system = runner.hw.system(SystemSet::CORE);
     if system.efer & EFER_LMA != 0 {
         // the CPU raises this itself: there are no tasks in long mode
         return raise(runner, Event::PROTECTION);
     }
-    let event = runner.interrupted.take();
-    let mut regs = gather(runner, &system, goes_on(runner, system.rip, exit, event));
+    let event = runner.interrupted;
+    let Some(length) = length(runner, exit, event) else {
+        return gone(runner, pcpu);
+    };
+    runner.interrupted = None;
+    // where the old task goes on
+    let next = low(system.rip).wrapping_add(u32::from(length));
+    let mut regs = gather(runner, &system, next);
     let mut memory = Linear {
         runner,
         mode: runner.hw.paging(),
@@ -44,17 +53,18 @@ pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, exit: TaskSwitch) -> Nex
     }
 }
 
-/// Where the old task goes on: after the instruction that brought the switch about, or where the event came.
-fn goes_on<H: VcpuHw>(runner: &Runner<H>, rip: u64, exit: TaskSwitch, event: Option<Event>) -> u32 {
-    let length = match (exit.source, event) {
-        (TaskSource::Gate(_), Some(Event::Software { length, .. })) => length,
-        (TaskSource::Gate(_), _) => 0,
-        _ => match exit.length {
-            Some(length) => length,
-            None => runner.decoded_length().unwrap_or(0),
-        },
-    };
-    low(rip).wrapping_add(u32::from(length))
+/// Bytes of the instruction that brought the switch about, which the old task goes on after; 0 for an event that came
+/// between two. `None` where the CPU does not say, and it is gone.
+fn length<H: VcpuHw>(runner: &Runner<H>, exit: TaskSwitch, event: Option<Event>) -> Option<u8> {
+    match (exit.source, event) {
+        (TaskSource::Gate(_), Some(Event::Software { length, .. })) => Some(length),
+        (TaskSource::Gate(_), Some(_)) => Some(0),
+        (TaskSource::Gate(_), None) if exit.length.is_some() => Some(0),
+        // INT n is no event for a CPU that executes it again where its delivery is cut short
+        (source, _) => exit
+            .length
+            .or_else(|| runner.length_of(ExitingInsn::TaskSwitch(source))),
+    }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "32-bit code")]

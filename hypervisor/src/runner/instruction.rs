@@ -1,12 +1,14 @@
 //! The instruction that a vCPU executes: stepped over, or fetched and decoded for what the CPU does not say of it.
 
-use hv_core::addr::Gva;
-use hv_core::emulate::{self, CodeSize};
+use hv_core::addr::{Gva, PAGE_BYTES};
+use hv_core::emulate::{CodeSize, CpuView, DecodeError, ExitingInsn, Gprs, SegmentBases};
 use hv_core::walk::{self, Access};
+use hv_core::x86::gpr::RSP;
 use hv_hw::virt::{Event, SEGMENT_CS, SystemSet, VcpuHw};
 
-use super::Runner;
+use super::{Next, Runner, raise, retry};
 use crate::guest_mem::DomainMemory;
+use crate::pcpu::Pcpu;
 
 /// Longest instruction, in bytes.
 const MAX_LENGTH: usize = 15;
@@ -14,65 +16,136 @@ const MAX_LENGTH: usize = 15;
 const CS_BIG: u32 = 1 << 14;
 
 /// An instruction's bytes.
-pub(crate) struct Fetched {
+struct Fetched {
     bytes: [u8; MAX_LENGTH],
     length: usize,
-    /// How they are to be read.
-    pub(crate) code_size: CodeSize,
 }
 
 impl Fetched {
     /// As many as are mapped, which may be none.
-    pub(crate) fn bytes(&self) -> &[u8] {
+    fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or_default()
     }
 }
 
 impl<H: VcpuHw> Runner<H> {
-    /// Steps over the instruction that exited.
+    /// Steps over the instruction that exited, which has been [found](Self::finds).
     #[inline(always)]
     pub(crate) fn skip(&mut self) {
-        match self.hw.instruction_length() {
-            Some(length) => self.hw.skip(length),
-            None => self.skip_decoded(),
-        }
-    }
-
-    /// The same, where the CPU does not say how long it is. One that is not there any more, as another vCPU has changed
-    /// the code, gets #GP.
-    #[cold]
-    #[inline(never)]
-    fn skip_decoded(&mut self) {
-        match self.decoded_length() {
-            Some(length) => self.hw.skip(u64::from(length)),
-            None => self.raised = Some(Event::PROTECTION),
-        }
-    }
-
-    /// The length of the instruction at RIP, as the decoder has it.
-    pub(crate) fn decoded_length(&self) -> Option<u8> {
-        let fetched = self.fetch();
-        emulate::length(fetched.bytes(), fetched.code_size)
-    }
-
-    /// Copies as much of the instruction at RIP as is mapped: it may end right before a page that is not.
-    pub(crate) fn fetch(&self) -> Fetched {
-        let regs = self.hw.system(SystemSet::CODE.union(SystemSet::RIP));
-        let code = regs.segments[SEGMENT_CS];
-        let (code_size, base) = if self.hw.is_64_bit() {
-            (CodeSize::Bits64, 0)
-        } else if code.access & CS_BIG != 0 {
-            (CodeSize::Bits32, code.base)
-        } else {
-            (CodeSize::Bits16, code.base)
+        let length = match self.hw.instruction_length() {
+            Some(length) => length,
+            None => self.take_decoded_length(),
         };
-        let mut bytes = [0; MAX_LENGTH];
-        let length = self.fetch_from(Gva::new(base.wrapping_add(regs.rip)), &mut bytes);
-        Fetched {
-            bytes,
-            length,
-            code_size,
+        self.hw.skip(length);
+    }
+
+    #[inline]
+    fn take_decoded_length(&mut self) -> u64 {
+        let length = u64::from(core::mem::take(&mut self.decoded_length));
+        debug_assert_ne!(
+            length, 0,
+            "an instruction is found before it is stepped over"
+        );
+        length
+    }
+
+    /// True where the instruction that exited, which is as `insn` says, can be stepped over: its length is known. To be
+    /// asked before anything of it is done: where the CPU does not say how long it is, memory may have another by now,
+    /// and what the exit asks for is [gone].
+    #[inline(always)]
+    pub(crate) fn finds(&mut self, insn: ExitingInsn) -> bool {
+        self.hw.knows_length() || self.looks_up(insn)
+    }
+
+    #[inline(never)]
+    fn looks_up(&mut self, insn: ExitingInsn) -> bool {
+        self.length_of(insn)
+            .is_some_and(|length| self.has_length(length))
+    }
+
+    /// The length of the instruction at RIP, where that is as `insn` says.
+    #[inline]
+    pub(crate) fn length_of(&self, insn: ExitingInsn) -> Option<u8> {
+        let (code_size, at) = self.code();
+        let plain = self
+            .first_bytes(at)
+            .and_then(|bytes| insn.plain_length(bytes));
+        plain.or_else(|| insn.length(self.fetch(at).bytes(), code_size))
+    }
+
+    /// Notes that the instruction which exited was found, with `length`: false where the CPU says another.
+    pub(crate) fn has_length(&mut self, length: u8) -> bool {
+        if let Some(known) = self.hw.instruction_length() {
+            return known == u64::from(length);
         }
+        self.decoded_length = length;
+        self.gone_from = None;
+        true
+    }
+
+    /// Decodes the instruction at RIP; `None` for one that `decode` does not know.
+    pub(crate) fn decode<T>(
+        &self,
+        decode: fn(&[u8], &CpuView) -> Result<T, DecodeError>,
+    ) -> Option<T> {
+        let (code_size, at) = self.code();
+        let system = self.hw.system(SystemSet::SEGMENTS.union(SystemSet::RIP));
+        let view = CpuView {
+            code_size,
+            rip: system.rip,
+            gprs: self.gprs(),
+            bases: SegmentBases(core::array::from_fn(|index| system.segments[index].base)),
+        };
+        decode(self.fetch(at).bytes(), &view).ok()
+    }
+
+    /// The general-purpose registers, RSP among them.
+    pub(crate) fn gprs(&self) -> Gprs {
+        let mut gprs = self.hw.read_regs().gpr;
+        gprs[RSP] = self.hw.system(SystemSet::RSP).rsp;
+        Gprs(gprs)
+    }
+
+    /// The linear address of the instruction at RIP, and how its bytes are to be read.
+    #[inline]
+    fn code(&self) -> (CodeSize, Gva) {
+        const LOW: u64 = u32::MAX as u64;
+        let regs = self.hw.system(SystemSet::CODE.union(SystemSet::RIP));
+        if self.hw.is_64_bit() {
+            return (CodeSize::Bits64, Gva::new(regs.rip));
+        }
+        let code = regs.segments[SEGMENT_CS];
+        let code_size = if code.access & CS_BIG != 0 {
+            CodeSize::Bits32
+        } else {
+            CodeSize::Bits16
+        };
+        let linear = code.base.wrapping_add(regs.rip) & LOW;
+        (code_size, Gva::new(linear))
+    }
+
+    /// Three bytes at `at` or more, the first lowest, where they are in one page.
+    #[inline]
+    fn first_bytes(&self, at: Gva) -> Option<u64> {
+        const LAST_WORD: usize = PAGE_BYTES / 8 - 1;
+        let mode = self.hw.paging();
+        let memory = DomainMemory::lock(&self.domain, &self.tlb);
+        let known = memory.known_frame(&mode, at, Access::Read);
+        let frame = known.or_else(|| memory.walk_to(&mode, at, Access::Read).ok())?;
+        let (index, offset) = (at.page_offset() / 8, at.page_offset() % 8);
+        let first = frame.word(index).load() >> (8 * offset);
+        match offset {
+            0..=5 => Some(first),
+            _ if index == LAST_WORD => None,
+            _ => Some(first | frame.word(index + 1).load() << (64 - 8 * offset)),
+        }
+    }
+
+    /// Copies as much of the instruction at `at` as is mapped: it may end right before a page that is not.
+    fn fetch(&self, at: Gva) -> Fetched {
+        let mut bytes = [0; MAX_LENGTH];
+        let length = self.fetch_from(at, &mut bytes);
+        Fetched { bytes, length }
     }
 
     fn fetch_from(&self, start: Gva, to: &mut [u8]) -> usize {
@@ -81,7 +154,7 @@ impl<H: VcpuHw> Runner<H> {
         if walk::copy_in(&memory, &mode, start, Access::Read, to).is_ok() {
             return to.len();
         }
-        let in_page = (4096 - start.page_offset()).min(to.len());
+        let in_page = (PAGE_BYTES - start.page_offset()).min(to.len());
         let part = to.get_mut(..in_page).expect("no longer than the buffer");
         if walk::copy_in(&memory, &mode, start, Access::Read, part).is_ok() {
             in_page
@@ -89,4 +162,22 @@ impl<H: VcpuHw> Runner<H> {
             0
         }
     }
+}
+
+/// The instruction that exited is not in memory any more, or has become another: another vCPU has changed the code, or
+/// where it is mapped. Nothing of it is done, and the guest executes what is there now. Where that comes to the same
+/// again, it gets #GP, as with Xen.
+#[cold]
+#[inline(never)]
+pub(crate) fn gone<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Next {
+    let rip = runner.hw.rip();
+    if runner.gone_from == Some(rip) {
+        runner.gone_from = None;
+        return raise(runner, Event::PROTECTION);
+    }
+    runner.gone_from = Some(rip);
+    // the CPU may have fetched it by a translation of before, and would again
+    let regs = runner.hw.system(SystemSet::CR3);
+    runner.hw.set_system(&regs, SystemSet::CR3);
+    retry(pcpu)
 }

@@ -62,6 +62,8 @@ pub(crate) fn runner<H: VcpuHw>(
         raised: None,
         interrupted: None,
         nmi_pending: false,
+        decoded_length: 0,
+        gone_from: None,
         is_quiet: false,
         singleshot,
         apic_timer,

@@ -6,7 +6,7 @@ pub(crate) mod apic;
 pub(crate) mod apic_timer;
 pub(crate) mod crash;
 pub(crate) mod inject;
-mod instruction;
+pub(crate) mod instruction;
 pub(crate) mod make;
 mod memory;
 pub(crate) mod pdptes;
@@ -67,6 +67,10 @@ pub(crate) struct Runner<H> {
     pub raised: Option<Event>,
     /// The event in whose delivery its last exit came.
     pub interrupted: Option<Event>,
+    /// Bytes of the instruction that exited, where they were decoded and it has not been stepped over; else 0.
+    pub decoded_length: u8,
+    /// Where the instruction that exited last was not found any more.
+    pub gone_from: Option<u64>,
     /// An NMI waits for its window.
     pub nmi_pending: bool,
     /// Nothing waited to be delivered at the last look, so that no window is asked for.

@@ -10,7 +10,7 @@ use hv_core::addr::{Gpa, Gva};
 use hv_core::mem::GuestMem;
 use hv_hw::virt::fake::FakeVcpu;
 use hv_hw::virt::{
-    Event, IoExit, SEGMENT_CS, SEGMENT_SS, Stage2Access, Stage2Fault, StringIo, VcpuHw, VmExit,
+    Event, IoExit, SEGMENT_CS, SEGMENT_SS, Stage2Access, Stage2Fault, VcpuHw, VmExit,
 };
 
 /// Where a guest of these tests has nothing.
@@ -175,21 +175,6 @@ fn access_without_a_linear_address_is_told_by_the_physical_one() {
     }
 }
 
-/// As on a CPU that does not say how long an instruction is that exits.
-#[test]
-fn instruction_of_unknown_length_is_decoded_to_step_over_it() {
-    // cs cpuid; what is none
-    for (code, rip, raised) in [
-        (&[0x2E, 0x0F, 0xA2][..], RIP + 3, None),
-        (&[0x0F, 0x04], RIP, Some(Event::PROTECTION)),
-    ] {
-        let (mut runner, mut pcpu) = guest(code);
-        runner.hw.instruction_length = None;
-        let _ = exit::handle(&mut runner, &mut pcpu, VmExit::Cpuid);
-        assert_eq!((runner.hw.rip(), runner.raised), (rip, raised), "{code:x?}");
-    }
-}
-
 /// A guest that fills what it has not goes on, one repetition an exit.
 #[test]
 fn repeated_store_to_nowhere_is_executed_again_until_it_is_done() {
@@ -213,8 +198,10 @@ fn repeated_store_to_nowhere_is_executed_again_until_it_is_done() {
 #[test]
 fn process_prints_its_own_pages_only() {
     const PAGES: [(u64, u64); 2] = [(4, 3), (5, 7)];
+    const OUTSB: u64 = 0x5100;
     let mut machine = guest(&[]);
     let (runner, _) = &mut machine;
+    write(runner, OUTSB, &[0x6E]);
     // tables of 32-bit paging in frames 1 and 2
     write(runner, 0x1000, &0x2007_u32.to_le_bytes());
     for (frame, rights) in PAGES {
@@ -231,11 +218,11 @@ fn process_prints_its_own_pages_only() {
             port: 0xE9,
             size: 1,
             is_in: false,
-            string: Some(StringIo {
-                linear: Gva::new(frame << 12),
-                is_rep: false,
-            }),
+            is_string: true,
         };
+        runner.hw.instruction_length = Some(1);
+        runner.hw.system.rip = OUTSB;
+        runner.hw.registers.set_rsi(frame << 12);
         let _ = exit::handle(runner, pcpu, VmExit::Io(output));
         assert_eq!(runner.raised.is_none(), may, "CPL {cpl}, frame {frame}");
     }

@@ -53,7 +53,7 @@ fn top_entry_with_a_reserved_bit_keeps_paging_off() {
     runner.hw.system.cr4 = PAE;
     let write = VmExit::ControlWrite {
         register: ControlRegister::Cr0,
-        value: PAGING,
+        value: Some(PAGING),
     };
     ram[0].store_u64(8, 0x1000 | 3);
     let _ = exit::handle(&mut runner, &mut pcpu, write);

@@ -120,7 +120,7 @@ fn long_mode_keeps_pae() {
     runner.hw.system.cr4 = PAE;
     let write = VmExit::ControlWrite {
         register: hv_hw::virt::ControlRegister::Cr4,
-        value: 0,
+        value: Some(0),
     };
     let _ = exit::handle(&mut runner, &mut pcpu, write);
     assert_eq!(runner.raised, Some(Event::PROTECTION));

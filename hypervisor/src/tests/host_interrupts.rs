@@ -11,16 +11,16 @@ use crate::guest_mem::DomainMemory;
 use crate::main_loop::{CpuMain, Step, run_loop};
 use crate::pcpu::{Pcpu, hand_off};
 use crate::runner::Runner;
-use crate::tests::common::{fake, give_ram, known_guest, one_vcpu, pcpu, prepare};
+use crate::tests::common::{code, fake, give_ram, known_guest, one_vcpu, pcpu, prepare};
 use guest_abi::xen::{__HYPERVISOR_console_io, __HYPERVISOR_multicall, CONSOLEIO_write};
-use hv_core::addr::{Gpa, Gva};
+use hv_core::addr::Gpa;
 use hv_core::mem::GuestMem;
 use hv_core::options::Scheduler;
 use hv_hw::irq::vectors;
 use hv_hw::virt::fake::{Course, FakeVcpu};
 use hv_hw::virt::{
     ControlRegister, Event, GuestRegs, IoExit, SEGMENT_CS, SoftwareEvent, Stage2Access,
-    Stage2Fault, StringIo, SystemRegs, TaskSource, TaskSwitch, VmExit,
+    Stage2Fault, SystemRegs, TaskSource, TaskSwitch, VmExit,
 };
 
 /// Exits in a row that a scenario has, more than any host interrupt may wait for.
@@ -30,7 +30,8 @@ const AT: u64 = 20;
 /// Entries that an interrupt waits for where each entry to come is known to have no boundary: that one, and the next.
 const SOON: u64 = 2;
 const FRAMES: u64 = 8;
-const ZERO_FRAME: u64 = 5;
+/// What all memory leads to where that is one frame.
+const ONLY_FRAME: u64 = 5;
 
 const ALIGNMENT: Event = Event::Exception {
     vector: 17,
@@ -78,16 +79,16 @@ reasons! {
     VmExit::Xsetbv => [VmExit::Xsetbv],
     VmExit::CacheFlush => [VmExit::CacheFlush],
     VmExit::Io(_) => [
-        VmExit::Io(IoExit { port: 0xE9, size: 1, is_in: false, string: None }),
-        VmExit::Io(IoExit { port: 0x60, size: 4, is_in: true, string: None }),
+        VmExit::Io(IoExit { port: 0xE9, size: 1, is_in: false, is_string: false }),
+        VmExit::Io(IoExit { port: 0x60, size: 4, is_in: true, is_string: false }),
         VmExit::Io(PRINTS),
     ],
     VmExit::ControlWrite { .. } => [
-        VmExit::ControlWrite { register: ControlRegister::Cr0, value: 0x11 },
-        VmExit::ControlWrite { register: ControlRegister::Cr4, value: 0x20 },
-        VmExit::ControlWrite { register: ControlRegister::Cr8, value: 99 },
+        VmExit::ControlWrite { register: ControlRegister::Cr0, value: Some(0x11) },
+        VmExit::ControlWrite { register: ControlRegister::Cr4, value: Some(0x20) },
+        VmExit::ControlWrite { register: ControlRegister::Cr8, value: None },
     ],
-    VmExit::Cr8Read { .. } => [VmExit::Cr8Read { destination: 0 }],
+    VmExit::Cr8Read { .. } => [VmExit::Cr8Read { destination: Some(0) }, VmExit::Cr8Read { destination: None }],
     VmExit::Stage2Fault(_) => [
         VmExit::Stage2Fault(fault(Stage2Access::READ)),
         VmExit::Stage2Fault(fault(Stage2Access::WRITE)),
@@ -105,7 +106,7 @@ reasons! {
     VmExit::HostReset => [],
     VmExit::TaskSwitch(_) => [
         VmExit::TaskSwitch(TaskSwitch { selector: 0x30, source: TaskSource::Gate(None), length: Some(2) }),
-        VmExit::TaskSwitch(TaskSwitch { selector: 0x30, source: TaskSource::Jump, length: Some(7) }),
+        VmExit::TaskSwitch(TaskSwitch { selector: 0x30, source: TaskSource::Jump, length: None }),
     ],
     VmExit::Undefined(_) => [VmExit::Undefined(36)],
     VmExit::TripleFault => [VmExit::TripleFault],
@@ -117,10 +118,7 @@ const PRINTS: IoExit = IoExit {
     port: 0xE9,
     size: 1,
     is_in: false,
-    string: Some(StringIo {
-        linear: Gva::new(ZERO_FRAME << 12),
-        is_rep: true,
-    }),
+    is_string: true,
 };
 
 /// An access to where a guest has nothing.
@@ -180,6 +178,16 @@ impl Machine {
         machine
     }
 
+    /// Has the instruction behind `exit` in one of the guest's frames, again and again.
+    fn fill_with_code(&mut self, frame: u64, exit: &VmExit) {
+        let code = code::of(exit, true).unwrap_or_default();
+        let (runner, _) = self.part();
+        let mut memory = DomainMemory::lock(&runner.domain, &runner.tlb);
+        memory
+            .write(Gpa::new(frame << 12), &code.repeat(EXITS))
+            .unwrap();
+    }
+
     fn part(&mut self) -> (&mut Runner<FakeVcpu>, &mut Pcpu) {
         self.main.part(&self.guest, 0).unwrap()
     }
@@ -202,7 +210,7 @@ impl Machine {
         panic!("the guest does not end");
     }
 
-    /// 64-bit code, all of whose memory is one frame of zeroes.
+    /// 64-bit code, all of whose memory is one frame, of zeroes.
     fn alias_all_memory(&mut self) {
         const TABLES: [u64; 4] = [1, 2, 3, 4];
         let (runner, _) = self.part();
@@ -227,6 +235,15 @@ fn host_gets_its_interrupt_whatever_exit_comes_and_wherever_it_finds_the_guest()
     for exit in reasons() {
         for course in courses() {
             let _ = Machine::new(exit, course).run();
+            // and on a CPU that does not say how long its instruction is, which is there or is not
+            for has_code in [true, false] {
+                let mut machine = Machine::new(exit, course);
+                machine.part().0.hw.instruction_length = None;
+                if has_code {
+                    machine.fill_with_code(0, &exit);
+                }
+                let _ = machine.run();
+            }
         }
     }
 }
@@ -273,6 +290,8 @@ fn violations_in_deliveries_let_the_host_in() {
 fn string_output_in_a_shadow_lets_the_host_in() {
     prepare();
     let mut machine = Machine::new(VmExit::Io(PRINTS), Course::InShadow);
+    machine.alias_all_memory();
+    machine.fill_with_code(ONLY_FRAME, &VmExit::Io(PRINTS));
     let hw = &mut machine.part().0.hw;
     hw.registers.set_rcx(u64::MAX);
     hw.patience = SOON;

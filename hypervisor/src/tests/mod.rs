@@ -12,6 +12,7 @@ mod exits;
 mod heap;
 mod host_interrupts;
 mod hostile_guests;
+mod instructions;
 mod log;
 mod memory;
 mod on_demand;

@@ -19,20 +19,37 @@ pub(super) fn decode(bytes: &[u8], cpu: &CpuView) -> Result<MmioInsn, DecodeErro
     decoded(&insn, cpu).ok_or(DecodeError::Unsupported)
 }
 
-pub(super) fn length(bytes: &[u8], code_size: CodeSize) -> Option<u8> {
-    let insn = instruction(bytes, code_size, 0).ok()?;
-    u8::try_from(insn.len()).ok()
+pub(super) fn instruction(
+    bytes: &[u8],
+    code_size: CodeSize,
+    rip: u64,
+) -> Result<Instruction, DecodeError> {
+    instruction_with(DecoderOptions::NONE, bytes, code_size, rip)
 }
 
-fn instruction(bytes: &[u8], code_size: CodeSize, rip: u64) -> Result<Instruction, DecodeError> {
+/// As AMD's CPUs read the bytes.
+pub(super) fn instruction_of_amd(
+    bytes: &[u8],
+    code_size: CodeSize,
+    rip: u64,
+) -> Result<Instruction, DecodeError> {
+    instruction_with(DecoderOptions::AMD, bytes, code_size, rip)
+}
+
+fn instruction_with(
+    options: u32,
+    bytes: &[u8],
+    code_size: CodeSize,
+    rip: u64,
+) -> Result<Instruction, DecodeError> {
     let bytes = bytes.get(..MAX_BYTES).unwrap_or(bytes);
     let bits = match code_size {
         CodeSize::Bits16 => 16,
         CodeSize::Bits32 => 32,
         CodeSize::Bits64 => 64,
     };
-    let mut decoder = Decoder::try_with_ip(bits, bytes, rip, DecoderOptions::NONE)
-        .map_err(|_| DecodeError::Unsupported)?;
+    let mut decoder =
+        Decoder::try_with_ip(bits, bytes, rip, options).map_err(|_| DecodeError::Unsupported)?;
     let insn = decoder.decode();
     match decoder.last_error() {
         DecoderError::None => Ok(insn),
@@ -189,17 +206,22 @@ fn string_step(insn: &Instruction) -> Option<(u32, StringStep)> {
         Mnemonic::Lodsb | Mnemonic::Lodsw | Mnemonic::Lodsd | Mnemonic::Lodsq => (1, RSI),
         _ => return None,
     };
-    let width = match insn.op_kind(memory) {
-        OpKind::MemoryESDI | OpKind::MemorySegSI => 2,
-        OpKind::MemoryESEDI | OpKind::MemorySegESI => 4,
-        _ => 8,
-    };
+    let width = address_bytes(insn.op_kind(memory));
     let is_rep = insn.has_rep_prefix() || insn.has_repne_prefix();
     let step = StringStep {
         pointer: Register::low(pointer, width),
         count: is_rep.then_some(Register::low(RCX, width)),
     };
     Some((memory, step))
+}
+
+/// Bytes of the registers that address a string instruction's operand.
+pub(super) fn address_bytes(operand: OpKind) -> u8 {
+    match operand {
+        OpKind::MemoryESDI | OpKind::MemorySegSI => 2,
+        OpKind::MemoryESEDI | OpKind::MemorySegESI => 4,
+        _ => 8,
+    }
 }
 
 /// The value of a register or of an immediate, of `size` bytes.
@@ -213,7 +235,7 @@ fn value(insn: &Instruction, operand: u32, size: u8, cpu: &CpuView) -> Option<u6
 }
 
 /// The linear address of the operand in memory.
-fn address(insn: &Instruction, memory: u32, cpu: &CpuView) -> Option<Gva> {
+pub(super) fn address(insn: &Instruction, memory: u32, cpu: &CpuView) -> Option<Gva> {
     let in_64_bit = cpu.code_size == CodeSize::Bits64;
     let linear = insn.virtual_address(memory, 0, |named, _, _| {
         if named.is_segment_register() {
@@ -237,7 +259,7 @@ fn segment_base(segment: iced_x86::Register, cpu: &CpuView) -> Option<u64> {
 }
 
 /// A general register by its name; `None` for all others.
-fn register(named: iced_x86::Register) -> Option<Register> {
+pub(super) fn register(named: iced_x86::Register) -> Option<Register> {
     if !named.is_gpr() {
         return None;
     }

@@ -1,24 +1,33 @@
-//! Decodes the instruction behind an MMIO exit and applies what was read: pure, and never panics on any bytes.
+//! Decodes the instruction that exited: pure, and never panics on any bytes.
 //!
-//! An access has three steps, so that the device sits between them: [`MmioInsn::decode`], then the caller reads the
-//! device where [`MmioInsn::reads`], then [`MmioInsn::finish`] updates registers and flags and says what to write.
-//! Known: MOV, MOVZX, MOVSX(D), XCHG, XADD, CMPXCHG, arithmetic (AND OR XOR ADD ADC SUB SBB TEST CMP, INC DEC NOT NEG,
-//! BT BTS BTR BTC), and STOS and LODS, a repetition at a time. String instructions with two operands in memory, shifts,
-//! SSE and the rest are refused, as is an operand that crosses the end of its page.
+//! `exiting` finds the length of one that is stepped over, `control` and `string_io` the operands of those of which a
+//! CPU says no more than that they exited.
+//!
+//! The rest is about MMIO. An access has three steps, so that the device sits between them: [`MmioInsn::decode`], then
+//! the caller reads the device where [`MmioInsn::reads`], then [`MmioInsn::finish`] updates registers and flags and
+//! says what to write. Known: MOV, MOVZX, MOVSX(D), XCHG, XADD, CMPXCHG, arithmetic (AND OR XOR ADD ADC SUB SBB TEST
+//! CMP, INC DEC NOT NEG, BT BTS BTR BTC), and STOS and LODS, a repetition at a time. String instructions with two
+//! operands in memory, shifts, SSE and the rest are refused, as is an operand that crosses the end of its page.
 //!
 //! Decoding is iced-x86's; without VEX, EVEX and XOP it adds 100 KiB to the image. It builds 100 KiB of tables on the
 //! heap when it is first used: call [`prepare`] at boot, so that no exit allocates.
 
 mod alu;
+mod control;
 mod decode;
+mod exiting;
 mod register;
+mod string_io;
 #[cfg(test)]
 mod tests;
 
 use crate::addr::{Gva, PAGE_BYTES};
 use alu::{Alu, AluOp};
+pub use control::{ControlAccess, ControlInsn, after_clts, after_lmsw};
+pub use exiting::ExitingInsn;
 pub use register::{Gprs, SegmentBases};
 use register::{Register, truncate};
+pub use string_io::StringIoInsn;
 
 /// How the bytes are to be read: the default operand and address size of the code segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,12 +101,6 @@ enum Operation {
 /// Builds the decoder's tables. Without it the first [`MmioInsn::decode`] does.
 pub fn prepare() {
     decode::prepare();
-}
-
-/// How many bytes the instruction at `bytes[0]` has, whatever it does; `None` for what is none, or is cut short.
-#[must_use]
-pub fn length(bytes: &[u8], code_size: CodeSize) -> Option<u8> {
-    decode::length(bytes, code_size)
 }
 
 impl MmioInsn {

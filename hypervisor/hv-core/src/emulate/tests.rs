@@ -32,25 +32,6 @@ fn run(bytes: &[u8], device: u64, rflags: u64) -> (Gprs, u64, Option<u64>) {
 }
 
 #[test]
-fn length_is_that_of_the_whole_instruction() {
-    for (bytes, code_size, expected) in [
-        (&[0x0F, 0xA2][..], CodeSize::Bits64, Some(2)),
-        // cpuid and vmmcall behind prefixes
-        (&[0x2E, 0x48, 0x0F, 0xA2, 0x90], CodeSize::Bits64, Some(4)),
-        (&[0x66, 0x0F, 0x01, 0xD9], CodeSize::Bits16, Some(4)),
-        // in 32-bit code 48H is an instruction
-        (&[0x48, 0x0F, 0xA2], CodeSize::Bits32, Some(1)),
-        (&[0xE6, 0x80], CodeSize::Bits16, Some(2)),
-        (&[0x0F], CodeSize::Bits64, None),
-        (&[0x0F, 0xFF], CodeSize::Bits64, None),
-        (&[], CodeSize::Bits32, None),
-        (&[0x66; 15], CodeSize::Bits64, None),
-    ] {
-        assert_eq!(length(bytes, code_size), expected, "{bytes:x?}");
-    }
-}
-
-#[test]
 fn the_stores_that_linux_uses_on_its_io_apic() {
     let cpu = cpu();
     // mov %eax,0x10(%rbx)

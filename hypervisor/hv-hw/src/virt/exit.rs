@@ -43,12 +43,13 @@ pub enum VmExit {
     /// MOV to a control register, CLTS or LMSW, that touches what the hypervisor owns.
     ControlWrite {
         register: ControlRegister,
-        /// The value that the guest wants in it.
-        value: u64,
+        /// The value that the guest wants in it, where the CPU says so; else the instruction has to be decoded.
+        value: Option<u64>,
     },
-    /// MOV from CR8 where the hardware does not serve it: the register that takes it.
+    /// MOV from CR8 where the hardware does not serve it.
     Cr8Read {
-        destination: u8,
+        /// The register that takes it, where the CPU says so; else the instruction has to be decoded.
+        destination: Option<u8>,
     },
     /// An access that the second-stage tables do not allow.
     Stage2Fault(Stage2Fault),
@@ -108,16 +109,8 @@ pub struct IoExit {
     pub size: u8,
     /// IN rather than OUT.
     pub is_in: bool,
-    pub string: Option<StringIo>,
-}
-
-/// INS or OUTS.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct StringIo {
-    /// Linear address of the operand.
-    pub linear: Gva,
-    /// It has a REP prefix.
-    pub is_rep: bool,
+    /// INS or OUTS, whose operand in memory has to be decoded.
+    pub is_string: bool,
 }
 
 /// An access that the second-stage tables do not allow.

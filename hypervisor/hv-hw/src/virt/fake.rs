@@ -223,6 +223,9 @@ impl VcpuHw for FakeVcpu {
     fn instruction_length(&self) -> Option<u64> {
         self.instruction_length
     }
+    fn knows_length(&self) -> bool {
+        self.instruction_length.is_some()
+    }
     fn skip(&mut self, length: u64) {
         self.system.rip += length;
         self.is_in_shadow = false;

@@ -30,7 +30,7 @@ pub use apic::{ApicAssist, ApicUpdate, Waits};
 pub use backend::{
     Backend, EnableFailed, Features, Rights, Stage2Root, Switches, TscView, VcpuConfig,
 };
-pub use exit::{ControlRegister, IoExit, Stage2Access, Stage2Fault, StringIo, TaskSwitch, VmExit};
+pub use exit::{ControlRegister, IoExit, Stage2Access, Stage2Fault, TaskSwitch, VmExit};
 pub use extended::ExtendedState;
 pub use guard::{defend, means_that_work};
 pub use io_bitmap::IoBitmap;
@@ -69,6 +69,8 @@ pub trait VcpuHw: 'static {
     fn set_extended(&mut self, extended: &[u8]);
     /// Bytes of the instruction that caused the exit, where the CPU says so; else it has to be decoded.
     fn instruction_length(&self) -> Option<u64>;
+    /// True where [`instruction_length`](Self::instruction_length) has an answer, without the cost of one.
+    fn knows_length(&self) -> bool;
     /// Steps over an instruction of `length` bytes and ends its interrupt shadow.
     fn skip(&mut self, length: u64);
     /// Has the next entry deliver `event`, if any, and an exit follow when something of `waits` comes about.

@@ -5,6 +5,8 @@
     reason = "every test file uses a part of it"
 )]
 
+pub(crate) mod code;
+
 use std::sync::{Arc, Once};
 
 use crate::domain::create::{self, DomainConfig, DomainResources};

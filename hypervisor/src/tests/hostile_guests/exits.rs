@@ -3,7 +3,7 @@
 use hv_core::addr::{Gpa, Gva};
 use hv_hw::virt::fake::{Course, FakeVcpu};
 use hv_hw::virt::{
-    ControlRegister, Event, IoExit, SoftwareEvent, Stage2Access, Stage2Fault, StringIo, TaskSource,
+    ControlRegister, Event, IoExit, SoftwareEvent, Stage2Access, Stage2Fault, TaskSource,
     TaskSwitch, VcpuHw, VmExit,
 };
 
@@ -150,13 +150,14 @@ pub(crate) fn any(random: &mut Random, ids: &[u64], hw: &mut FakeVcpu) -> VmExit
                 ControlRegister::Cr4,
                 ControlRegister::Cr8,
             ]),
-            value: match random.below(4) {
-                0 => random.of(&CONTROL_VALUES),
-                _ => random.value(ids),
+            value: match random.below(6) {
+                0 | 1 => None,
+                2 => Some(random.of(&CONTROL_VALUES)),
+                _ => Some(random.value(ids)),
             },
         },
         17 => VmExit::Cr8Read {
-            destination: random.below(16) as u8,
+            destination: random.one_in(2).then(|| random.below(16) as u8),
         },
         18 => {
             hw.regs().set_rcx(random.below(3));
@@ -176,7 +177,7 @@ pub(crate) fn any(random: &mut Random, ids: &[u64], hw: &mut FakeVcpu) -> VmExit
                 TaskSource::Jump,
                 TaskSource::Gate(None),
             ]),
-            length: Some(random.below(16) as u8),
+            length: random.one_in(2).then(|| random.below(16) as u8),
         }),
         _ => random.of(&[
             VmExit::CacheFlush,
@@ -210,11 +211,8 @@ fn msr(random: &mut Random, ids: &[u64], hw: &mut FakeVcpu) -> VmExit {
 }
 
 fn port(random: &mut Random, ids: &[u64], hw: &mut FakeVcpu) -> VmExit {
-    let string = random.one_in(3).then(|| StringIo {
-        linear: Gva::new(random.value(ids)),
-        is_rep: random.one_in(2),
-    });
-    if string.is_some() {
+    let is_string = random.one_in(3);
+    if is_string {
         // more than it may have is left to the test of host interrupts
         hw.regs().set_rcx(random.value(ids) & 0xF_FFFF);
     }
@@ -222,7 +220,7 @@ fn port(random: &mut Random, ids: &[u64], hw: &mut FakeVcpu) -> VmExit {
         port: random.of(&PORTS),
         size: random.of(&[1, 2, 4]),
         is_in: random.one_in(2),
-        string,
+        is_string,
     })
 }
 

@@ -8,7 +8,7 @@ use crate::domain::{Domain, Policies, ShutdownReason, grants, registry, space};
 use crate::guest_mem::DomainMemory;
 use crate::machine::memory;
 use crate::main_loop::CpuMain;
-use crate::runner::Activity;
+use crate::runner::{Activity, Runner};
 use guest_abi::sched::SCHEDOP_shutdown;
 use guest_abi::xen::{__HYPERVISOR_multicall, __HYPERVISOR_sched_op};
 use hv_core::addr::{Gfn, Gpa, PageOrder};
@@ -25,7 +25,7 @@ use super::{calls, exits, oracle};
 use crate::main_loop::run_loop;
 use crate::pcpu::hand_off;
 use crate::tests::common;
-use crate::tests::common::{fake, guest_config, known_guest, pcpu};
+use crate::tests::common::{LENGTH, code, fake, guest_config, known_guest, pcpu};
 
 /// Exits in a life.
 const EXITS: u64 = 400;
@@ -87,6 +87,16 @@ fn map_shared(guest: &Domain) {
     let gfn = Gfn::new(SHARED_INFO);
     let _ = space::vacate(&mut hw, guest, gfn);
     space::map_special(&mut hw, guest, guest.shared_info.mfn(), gfn).unwrap();
+}
+
+/// Puts the instruction that exits where it is executed, or another.
+fn write_code(random: &mut Random, runner: &Runner<FakeVcpu>, exit: &VmExit, is_16_bit: bool) {
+    let mut bytes = random.bytes(&[0; 2], 16);
+    if !random.one_in(8) {
+        bytes = code::of(exit, is_16_bit).unwrap_or(bytes);
+    }
+    let mut memory = DomainMemory::lock(&runner.domain, &runner.tlb);
+    let _ = memory.write(Gpa::new(runner.hw.rip()), &bytes);
 }
 
 /// Two guests and what runs them.
@@ -180,6 +190,7 @@ impl Machine {
         if call == (__HYPERVISOR_sched_op, u64::from(SCHEDOP_shutdown)) {
             return Some([0; 5]);
         }
+        hw.instruction_length = random.one_in(2).then_some(LENGTH);
         hw.course = exits::course(random);
         hw.is_in_shadow = false;
         hw.interrupt_at = Some((hw.entries + 1 + random.below(3), vectors::KICK));
@@ -189,6 +200,7 @@ impl Machine {
         let may_end = (is_call
             && [__HYPERVISOR_multicall, __HYPERVISOR_sched_op].contains(&call.0))
             || matches!(hw.course, Course::InDelivery(_));
+        write_code(random, runner, &exit, is_narrow);
         let mut turns = 0;
         loop {
             runner.hw.exits.push_back(exit);

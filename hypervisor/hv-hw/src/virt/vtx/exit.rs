@@ -3,11 +3,11 @@
 //! Source: Intel SDM vol. 3D, "VMX Basic Exit Reasons"; vol. 3C, "Basic VM-Exit Information".
 
 use hv_core::addr::{Gpa, Gva};
+use hv_core::emulate::{after_clts, after_lmsw};
 use hv_core::x86::gpr::RSP;
 
 use super::super::{
-    ControlRegister, GuestRegs, IoExit, Stage2Access, Stage2Fault, StringIo, TaskSource,
-    TaskSwitch, VmExit,
+    ControlRegister, GuestRegs, IoExit, Stage2Access, Stage2Fault, TaskSource, TaskSwitch, VmExit,
 };
 use super::fields::Field;
 use super::reasons::{self, Answer};
@@ -150,15 +150,11 @@ pub(super) fn is_int1(vmcs: CurrentVmcs) -> bool {
 
 fn io(vmcs: CurrentVmcs) -> VmExit {
     let qualification = vmcs.read(Field::Qualification);
-    let is_string = qualification & (1 << 4) != 0;
     VmExit::Io(IoExit {
         port: u16::try_from((qualification >> 16) & 0xFFFF).expect("masked to 16 bits"),
         size: low_byte(qualification & 7) + 1,
         is_in: qualification & (1 << 3) != 0,
-        string: is_string.then(|| StringIo {
-            linear: Gva::new(vmcs.read(Field::GuestLinearAddress)),
-            is_rep: qualification & (1 << 5) != 0,
-        }),
+        is_string: qualification & (1 << 4) != 0,
     })
 }
 
@@ -223,18 +219,21 @@ fn control_access(vmcs: CurrentVmcs, regs: &GuestRegs) -> VmExit {
                 RSP => vmcs.read(Field::GuestRsp),
                 _ => regs.gpr.get(operand).copied().unwrap_or(0),
             };
-            VmExit::ControlWrite { register, value }
+            VmExit::ControlWrite {
+                register,
+                value: Some(value),
+            }
         }
         1 if register == ControlRegister::Cr8 => VmExit::Cr8Read {
-            destination: low_byte((qualification >> 8) & 0xF),
+            destination: Some(low_byte((qualification >> 8) & 0xF)),
         },
         2 => VmExit::ControlWrite {
             register,
-            value: after_clts(cr0()),
+            value: Some(after_clts(cr0())),
         },
         3 => VmExit::ControlWrite {
             register,
-            value: after_lmsw(cr0(), qualification >> 16),
+            value: Some(after_lmsw(cr0(), qualification >> 16)),
         },
         _ => VmExit::Broken {
             reason: reasons::CONTROL_REGISTER,
@@ -246,17 +245,6 @@ fn control_access(vmcs: CurrentVmcs, regs: &GuestRegs) -> VmExit {
 /// A control register as the guest sees it: the bits that it does not own as it wrote them.
 pub(super) const fn seen(shadow: u64, real: u64, owned: u64) -> u64 {
     (shadow & owned) | (real & !owned)
-}
-
-/// CR0 after CLTS.
-const fn after_clts(cr0: u64) -> u64 {
-    const TASK_SWITCHED: u64 = 1 << 3;
-    cr0 & !TASK_SWITCHED
-}
-
-/// CR0 after LMSW, which loads bits 3:0, but cannot clear PE.
-const fn after_lmsw(cr0: u64, source: u64) -> u64 {
-    (cr0 & !0xE) | (source & 0xF)
 }
 
 fn low_byte(value: u64) -> u8 {

@@ -237,6 +237,11 @@ impl VcpuHw for VtxVcpu {
     }
 
     #[inline(always)]
+    fn knows_length(&self) -> bool {
+        true
+    }
+
+    #[inline(always)]
     fn skip(&mut self, length: u64) {
         registers::step(self.current(), length);
     }
