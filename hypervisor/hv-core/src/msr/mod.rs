@@ -149,6 +149,9 @@ pub struct Passthrough {
     pub write: bool,
 }
 
+/// As many of them as there can be.
+pub type PassthroughList = ArrayVec<Passthrough, MAX_PASSTHROUGH>;
+
 /// A domain's MSRs.
 #[derive(Clone, Debug)]
 pub struct MsrPolicy {
@@ -161,7 +164,7 @@ pub struct MsrPolicy {
     physical_bits: u8,
     has_xss: bool,
     has_x2apic: bool,
-    passthrough: ArrayVec<Passthrough, MAX_PASSTHROUGH>,
+    passthrough: PassthroughList,
 }
 
 impl MsrPolicy {
@@ -271,7 +274,7 @@ impl MsrPolicy {
 
     /// The MSRs for the bitmap; all others exit.
     #[must_use]
-    pub fn passthrough(&self) -> &[Passthrough] {
+    pub fn passthrough(&self) -> &PassthroughList {
         &self.passthrough
     }
 
@@ -318,7 +321,7 @@ const APIC_BASE_EN: u64 = 1 << 11;
 const MAX_PASSTHROUGH: usize = 14;
 
 /// Registers that only the guest's own execution looks at: the vCPU's fields or switched with it.
-fn passthrough(cpuid: &CpuidPolicy) -> ArrayVec<Passthrough, MAX_PASSTHROUGH> {
+fn passthrough(cpuid: &CpuidPolicy) -> PassthroughList {
     let both = |msr| Passthrough {
         msr,
         read: true,
@@ -329,7 +332,7 @@ fn passthrough(cpuid: &CpuidPolicy) -> ArrayVec<Passthrough, MAX_PASSTHROUGH> {
         read: false,
         write: true,
     };
-    let mut list: ArrayVec<_, MAX_PASSTHROUGH> = [
+    let mut list: PassthroughList = [
         number::IA32_SYSENTER_CS,
         number::IA32_SYSENTER_ESP,
         number::IA32_SYSENTER_EIP,

@@ -4,7 +4,7 @@ use core::fmt;
 
 use hv_core::addr::{Hpa, Mfn, MfnRange, PageOrder};
 use hv_core::device::lapic::Delivery;
-use hv_core::msr::Passthrough;
+use hv_core::msr::PassthroughList;
 use hv_core::paging::stage2::Stage2Format;
 
 use super::{IoBitmap, VcpuHw};
@@ -104,7 +104,7 @@ pub struct VcpuConfig<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Rights<'a> {
     pub io_bitmap: IoBitmap,
-    pub passthrough: &'a [Passthrough],
+    pub passthrough: &'a PassthroughList,
     /// Bits of CR4 that it is not offered, so that setting one exits.
     pub cr4_owned: u64,
     pub tsc: TscView,

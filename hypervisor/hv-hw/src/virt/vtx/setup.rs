@@ -1,11 +1,10 @@
 //! A new VMCS: controls from the capabilities, and the parts of guest state that never change.
 
-use alloc::vec::Vec;
 use core::ops::Range;
 
 use hv_core::addr::{Hpa, Mfn};
 use hv_core::device::lapic::InterruptStatus;
-use hv_core::msr::Passthrough;
+use hv_core::msr::PassthroughList;
 use hv_core::speculation::Plan;
 
 use super::super::{
@@ -56,7 +55,7 @@ pub(super) struct Setup {
     pub(super) io_bitmap: IoBitmap,
     pub(super) msr_bitmap: MsrBitmap,
     /// What `msr_bitmap` lets through.
-    passthrough: Vec<Passthrough>,
+    passthrough: PassthroughList,
     /// `None` where the CPU has no such tags, or none was left: VM entry and exit drop the TLB then.
     pub(super) vpid: Option<Vpid>,
     pub(super) stage2: Stage2Root,
@@ -87,7 +86,7 @@ impl Setup {
             msr_bitmap: MsrBitmap::new(config.msr_bitmap.start),
             vpid,
             stage2: config.stage2,
-            passthrough: Vec::new(),
+            passthrough: PassthroughList::new(),
             tsc: config.rights.tsc,
             cr4_owned: 0,
         };
@@ -101,7 +100,7 @@ impl Setup {
         self.io_bitmap = rights.io_bitmap;
         self.cr4_owned = rights.cr4_owned;
         self.tsc = rights.tsc;
-        let is_other = self.passthrough != rights.passthrough;
+        let is_other = self.passthrough != *rights.passthrough;
         if is_other {
             self.allow(rights.passthrough);
         }
@@ -109,8 +108,8 @@ impl Setup {
     }
 
     /// Lets the guest reach these MSRs itself, and no others.
-    fn allow(&mut self, passthrough: &[Passthrough]) {
-        self.passthrough = passthrough.to_vec();
+    fn allow(&mut self, passthrough: &PassthroughList) {
+        self.passthrough.clone_from(passthrough);
         self.msr_bitmap = MsrBitmap::new(self.msr_bitmap.frame());
         let mut allow = |msr, access, is_allowed: bool| {
             if is_allowed {
