@@ -12,7 +12,7 @@ use hv_hw::sync::atomic::{AtomicBool, AtomicU16, AtomicU32};
 use arrayvec::ArrayString;
 use guest_abi::errno::Errno;
 use hv_core::addr::{Gfn, PAGE_BYTES, PageOrder};
-use hv_core::cpuid::apic_id;
+use hv_core::cpuid::{Vendor, apic_id};
 use hv_core::device::ports::{BITMAP_BYTES, PortMap};
 use hv_core::device::posted::{DESCRIPTOR_BYTES, PostedInterrupts};
 use hv_core::domid::DomId;
@@ -133,11 +133,12 @@ pub(crate) fn p2m_config() -> P2mConfig {
 }
 
 /// CPUs with the page-size-change erratum (CVE-2018-12207) may hang on an executable large page that is split:
-/// IA32_ARCH_CAPABILITIES.IF_PSCHANGE_MC_NO says that this one does not.
+/// IA32_ARCH_CAPABILITIES.IF_PSCHANGE_MC_NO says that this one does not. None of AMD's does.
 fn large_pages_may_be_executed() -> bool {
     const IF_PSCHANGE_MC_NO: u64 = 1 << 6;
     let host = host();
-    let is_immune = host.msrs.arch_capabilities & IF_PSCHANGE_MC_NO != 0;
+    let is_immune =
+        host.cpuid.vendor() == Vendor::Amd || host.msrs.arch_capabilities & IF_PSCHANGE_MC_NO != 0;
     host.options.features.exec_sp.unwrap_or(is_immune)
 }
 

@@ -1,5 +1,7 @@
-//! Shapes the native leaves of one domain from the host's: each function below is one leaf or one group of them.
+//! Shapes the native leaves of one domain from the host's: each function below is one leaf or one group of them. Leaves
+//! that only one vendor's CPUs have are in amd.rs, or empty here for the other.
 
+use super::amd;
 use super::features::{
     Features, LEAF7_1_EAX_AVX, LEAF7_1_EAX_AVX512, LEAF7_1_EAX_FAST_STRINGS, LEAF7_1_EAX_PLAIN,
     LEAF7_1_EDX_AVX, LEAF7_1_EDX_PLAIN, LEAF7_2_EDX_PLAIN, LEAF7_2_EDX_SPECULATION, extended1_edx,
@@ -7,19 +9,29 @@ use super::features::{
 };
 use super::policy::{FEATURE_WORDS, Wanted};
 use super::xsave::{self, Xsave};
-use super::{CpuidOptions, CpuidRegs, HostCpuid, Provides, features};
+use super::{
+    CpuidOptions, CpuidRegs, EXTENDED, EXTENDED_LEAVES, HostCpuid, Provides, Vendor, features,
+};
 
-/// The highest basic leaf, whatever the host's is: 0x16 spares Linux its calibration loop over the PIT's ports (100000
-/// exits), and what lies above describes things that guests do not get.
+/// The highest basic leaf of all: 0x16 spares Linux its calibration loop over the PIT's ports (100000 exits), and what
+/// lies above describes things that guests do not get.
 pub(super) const LAST_BASIC: u32 = 0x16;
-/// The highest extended leaf.
-pub(super) const LAST_EXTENDED: u32 = 0x8000_0008;
-const EXTENDED: u32 = 0x8000_0000;
+/// The highest extended leaf of an Intel CPU.
+const LAST_EXTENDED_INTEL: u32 = 0x8000_0008;
+
+/// The highest basic leaf, whatever the host's is. AMD's CPUs have no frequencies in leaf 0x16, and no software looks
+/// for them there: it ends with the last that means the same for both.
+fn last_basic(vendor: Vendor) -> u32 {
+    match vendor {
+        Vendor::Intel => LAST_BASIC,
+        Vendor::Amd => 0xd,
+    }
+}
 
 /// Leaf 6, EAX: the APIC timer runs in every sleep state.
 const ARAT: u32 = 1 << 2;
 /// Leaf 0x80000007, EDX.
-const INVARIANT_TSC: u32 = 1 << 8;
+pub(super) const INVARIANT_TSC: u32 = 1 << 8;
 /// Leaf 0x80000008, EBX.
 const WBNOINVD: u32 = 1 << 9;
 /// Bits of a linear address: LA57 is hidden.
@@ -34,6 +46,9 @@ pub(super) fn features(
     wanted: &[u32; FEATURE_WORDS],
 ) -> (Features, Xsave) {
     let mut f = allowed(host, wanted);
+    if host.vendor() == Vendor::Amd {
+        amd::add_features(&mut f, host, options, wanted);
+    }
     if !options.provides.contains(Provides::RDTSCP) {
         f.leaf7[0].ecx &= !leaf7_ecx::RDPID;
         f.extended1.edx &= !extended1_edx::RDTSCP;
@@ -114,7 +129,7 @@ fn allowed(host: &HostCpuid, wanted: &[u32; FEATURE_WORDS]) -> Features {
     f.leaf7[2].edx = leaf7_2.edx & (LEAF7_2_EDX_SPECULATION | LEAF7_2_EDX_PLAIN) & w7_2d;
     let extended1 = host.get(EXTENDED + 1, 0);
     f.extended1.eax = extended1.eax;
-    f.extended1.ecx = extended1.ecx & features::EXTENDED1_ECX & we1c;
+    f.extended1.ecx = extended1.ecx & features::extended1_ecx::ALLOWED & we1c;
     f.extended1.edx = extended1.edx & extended1_edx::ALLOWED & we1d;
     f
 }
@@ -143,12 +158,15 @@ pub(super) fn basic(
 ) -> [CpuidRegs; LAST_BASIC as usize + 1] {
     let mut leaves = [CpuidRegs::default(); LAST_BASIC as usize + 1];
     leaves[0] = CpuidRegs {
-        eax: LAST_BASIC,
+        eax: last_basic(host.vendor()),
         ..host.get(0, 0)
     };
     leaves[1] = leaf1(options.vcpus, f.leaf1);
-    leaves[2] = host.get(2, 0);
     leaves[6].eax = ARAT;
+    if host.vendor() == Vendor::Amd {
+        return leaves;
+    }
+    leaves[2] = host.get(2, 0);
     let mhz = options.tsc.guest_khz / 1000;
     leaves[0x16] = CpuidRegs {
         eax: mhz,
@@ -170,22 +188,27 @@ fn leaf1(vcpus: u32, mut regs: CpuidRegs) -> CpuidRegs {
 }
 
 /// How many APIC ids the package reserves: a power of two.
-fn id_span(vcpus: u32) -> u32 {
+pub(super) fn id_span(vcpus: u32) -> u32 {
     vcpus.saturating_mul(2).min(1 << 16).next_power_of_two()
 }
 
-/// Leaf 4: the host's caches; the first two levels private to a core, the third shared by the package.
-pub(super) fn caches(host: &HostCpuid, vcpus: u32) -> [CpuidRegs; 8] {
+/// The host's caches, which Intel's CPUs have in leaf 4 and AMD's in leaf 0x8000001D; the first two levels private to a
+/// core, the third shared by the package.
+pub(super) fn caches(host: &HostCpuid, vcpus: u32, f: &Features) -> [CpuidRegs; 8] {
     let mut leaves = [CpuidRegs::default(); 8];
     let span = id_span(vcpus);
+    let (source, cores) = match host.vendor() {
+        Vendor::Intel => (4, (span / 2).min(64)),
+        Vendor::Amd if f.has_topology_extensions() => (amd::CACHES, 1),
+        Vendor::Amd => return leaves,
+    };
     for (n, leaf) in (0u32..).zip(&mut leaves) {
-        let cache = host.get(4, n);
+        let cache = host.get(source, n);
         if cache.eax & 0x1f == 0 {
             break;
         }
         let is_shared = (cache.eax >> 5) & 7 >= 3;
         let sharing = if is_shared { span.min(4096) } else { 2 };
-        let cores = (span / 2).min(64);
         *leaf = CpuidRegs {
             eax: cache.eax & 0x3fff | (sharing - 1) << 14 | (cores - 1) << 26,
             ..cache
@@ -213,15 +236,15 @@ pub(super) fn topology(vcpus: u32) -> [CpuidRegs; 2] {
     ]
 }
 
-/// Leaves 0x80000000 to 0x80000008.
+/// Leaves 0x80000000 and above.
 pub(super) fn extended(
     host: &HostCpuid,
     options: &CpuidOptions,
     f: &Features,
     wanted: &Wanted,
-) -> [CpuidRegs; (LAST_EXTENDED - EXTENDED) as usize + 1] {
-    let mut leaves = [CpuidRegs::default(); (LAST_EXTENDED - EXTENDED) as usize + 1];
-    leaves[0].eax = LAST_EXTENDED;
+) -> [CpuidRegs; EXTENDED_LEAVES] {
+    let mut leaves = [CpuidRegs::default(); EXTENDED_LEAVES];
+    leaves[0].eax = LAST_EXTENDED_INTEL;
     leaves[1] = f.extended1;
     for (n, leaf) in (0..).zip(&mut leaves).skip(2).take(3) {
         *leaf = host.get(EXTENDED + n, 0); // the brand string
@@ -235,6 +258,9 @@ pub(super) fn extended(
     let narrowest = options.stage2_bits.min(wanted.physical_bits);
     let physical = (sizes.eax & 0xff).min(u32::from(narrowest));
     leaves[8].eax = physical | LINEAR_BITS << 8;
-    leaves[8].ebx = sizes.ebx & WBNOINVD & w8b;
+    leaves[8].ebx = sizes.ebx & WBNOINVD & w8b | f.extended8_ebx;
+    if host.vendor() == Vendor::Amd {
+        amd::add_leaves(&mut leaves, host, options, f);
+    }
     leaves
 }

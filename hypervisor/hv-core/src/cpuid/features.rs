@@ -205,15 +205,69 @@ pub(super) const XSAVE_EXTENSIONS: u32 = bits(&[0, 1, 2]);
 /// Leaf 0xD, subleaf 1, EAX.
 pub(super) const XSAVES: u32 = 1 << 3;
 
-/// Leaf 0x80000001, ECX: LAHF, LZCNT, PREFETCHW.
-pub(super) const EXTENDED1_ECX: u32 = bits(&[0, 5, 8]);
+/// Leaf 0x80000001, ECX.
+pub(super) mod extended1_ecx {
+    use super::bits;
+
+    /// Source: AMD APM vol. 3, "CPUID Fn8000_0001_ECX Feature Identifiers".
+    pub(in super::super) const CMP_LEGACY: u32 = 1 << 1;
+    pub(in super::super) const XOP: u32 = 1 << 11;
+    pub(in super::super) const FMA4: u32 = 1 << 16;
+    pub(in super::super) const TOPOEXT: u32 = 1 << 22;
+    /// What the host may pass on, whoever made it: LAHF, LZCNT, PREFETCHW.
+    pub(in super::super) const ALLOWED: u32 = bits(&[0, 5, 8]);
+    /// What only AMD's CPUs have of it: SSE4A, MISALIGNSSE and TBM too. Not on it: SVM, SKINIT, EXTAPIC, CR8_LEGACY,
+    /// OSVW, IBS, LWP, WDT, NODEID_MSR, the performance counters, DBEXT (its MSRs are not switched), MONITORX.
+    pub(in super::super) const ALLOWED_AMD: u32 = XOP | FMA4 | TOPOEXT | bits(&[6, 7, 21]);
+}
 /// Leaf 0x80000001, EDX.
 pub(super) mod extended1_edx {
     pub(in super::super) const NX: u32 = 1 << 20;
     pub(in super::super) const RDTSCP: u32 = 1 << 27;
+    pub(in super::super) const FFXSR: u32 = 1 << 25;
     /// SYSCALL, NX, 1 GiB pages, RDTSCP, long mode.
     pub(in super::super) const ALLOWED: u32 = 1 << 11 | NX | 1 << 26 | RDTSCP | 1 << 29;
+    /// What only AMD's CPUs have of it: MMXEXT, FFXSR, 3DNow! and its extension.
+    pub(in super::super) const ALLOWED_AMD: u32 = 1 << 22 | FFXSR | 1 << 30 | 1 << 31;
+    /// What AMD's CPUs repeat here of leaf 1: all that it had when the two were made.
+    pub(in super::super) const OF_LEAF1: u32 = 0x0183_f3ff;
 }
+
+/// Leaf 0x80000008, EBX: AMD's.
+///
+/// Source: AMD APM vol. 3, "CPUID Fn8000_0008_EBX"; "Speculative Store Bypass Disable"; "Indirect Branch Control
+/// Extension".
+pub(super) mod extended8_ebx {
+    use super::bits;
+
+    pub(in super::super) const IBPB: u32 = 1 << 12;
+    pub(in super::super) const IBRS: u32 = 1 << 14;
+    pub(in super::super) const STIBP: u32 = 1 << 15;
+    pub(in super::super) const NO_LMSL: u32 = 1 << 20;
+    pub(in super::super) const SSBD: u32 = 1 << 24;
+    pub(in super::super) const PSFD: u32 = 1 << 28;
+    pub(in super::super) const IBPB_RET: u32 = 1 << 30;
+    /// Bits of IA32_SPEC_CTRL, and how they are best used: IBRS_ALWAYS, STIBP_ALWAYS, IBRS_FAST, IBRS_SAME_MODE.
+    pub(in super::super) const SPEC_CTRL: u32 =
+        IBRS | STIBP | SSBD | PSFD | bits(&[16, 17, 18, 19]);
+    /// CLZERO and RSTR_FP_ERR_PTRS; SSB_NO and BTC_NO, statements about the CPU. Not on it: IRPERF, INVLPGB, RDPRU,
+    /// MBA, MCOMMIT, PPIN, VIRT_SSBD (its MSR is not switched), CPPC.
+    pub(in super::super) const ALLOWED: u32 = SPEC_CTRL | IBPB | IBPB_RET | bits(&[0, 2, 26, 29]);
+}
+
+/// Leaf 0x80000021, EAX: AMD's.
+pub(super) mod extended21_eax {
+    use super::bits;
+
+    pub(in super::super) const SBPB: u32 = 1 << 27;
+    pub(in super::super) const IBPB_BRTYPE: u32 = 1 << 28;
+    /// LFENCE_DISPATCH, VERW_CLEAR, null selector clears base; SRSO_NO and SRSO_US_NO. Not on it: AUTO_IBRS, which
+    /// would be a bit of EFER to switch, and SRSO_MSR_FIX, whose MSR is the hypervisor's.
+    pub(in super::super) const ALLOWED: u32 = SBPB | IBPB_BRTYPE | bits(&[2, 5, 6, 29, 30]);
+}
+
+/// Leaf 0x80000021, ECX: AMD's TSA_SQ_NO and TSA_L1_NO, statements about the CPU.
+pub(super) const EXTENDED21_ECX: u32 = bits(&[1, 2]);
 
 /// The feature words that depend on one another.
 #[derive(Clone, Copy, Default, Debug)]
@@ -221,6 +275,9 @@ pub(super) struct Features {
     pub(super) leaf1: CpuidRegs,
     pub(super) leaf7: [CpuidRegs; 3],
     pub(super) extended1: CpuidRegs,
+    /// AMD's features in leaves 0x80000008 (EBX) and 0x80000021 (EAX).
+    pub(super) extended8_ebx: u32,
+    pub(super) extended21_eax: u32,
 }
 
 impl Features {
@@ -232,6 +289,7 @@ impl Features {
         self.leaf7[0].ecx &= !leaf7_ecx::AVX;
         self.leaf7[1].eax &= !LEAF7_1_EAX_AVX;
         self.leaf7[1].edx &= !LEAF7_1_EDX_AVX;
+        self.extended1.ecx &= !(extended1_ecx::XOP | extended1_ecx::FMA4);
     }
     /// Takes away whatever needs 512-bit registers.
     pub(super) fn drop_avx512(&mut self) {
@@ -244,5 +302,19 @@ impl Features {
     pub(super) fn drop_speculation_control(&mut self) {
         self.leaf7[0].edx &= !leaf7_edx::SPECULATION;
         self.leaf7[2].edx &= !LEAF7_2_EDX_SPECULATION;
+        self.extended8_ebx &= !extended8_ebx::SPEC_CTRL;
+    }
+    /// Takes away AMD's IBPB, and what there is besides only with it.
+    pub(super) fn drop_ibpb(&mut self) {
+        self.extended8_ebx &= !(extended8_ebx::IBPB | extended8_ebx::IBPB_RET);
+        self.extended21_eax &= !(extended21_eax::SBPB | extended21_eax::IBPB_BRTYPE);
+    }
+    /// Takes away AMD's leaves 0x8000001D and 0x8000001E.
+    pub(super) fn drop_topology_extensions(&mut self) {
+        self.extended1.ecx &= !extended1_ecx::TOPOEXT;
+    }
+    /// True where the guest has AMD's leaves 0x8000001D and 0x8000001E.
+    pub(super) fn has_topology_extensions(&self) -> bool {
+        self.extended1.ecx & extended1_ecx::TOPOEXT != 0
     }
 }

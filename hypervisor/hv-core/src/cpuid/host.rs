@@ -4,12 +4,10 @@ use alloc::vec::Vec;
 
 use raw_cpuid::{CpuIdReader, CpuIdResult};
 
-use super::{CpuidLeaf, CpuidRegs};
+use super::{CpuidLeaf, CpuidRegs, LAST_EXTENDED, Vendor, amd};
 
 /// Basic leaves beyond this are not of interest: nothing above is ever shown.
 const LAST_BASIC: u32 = 0x1f;
-/// The same for the extended leaves.
-const LAST_EXTENDED: u32 = 0x8000_0008;
 /// Bound on the subleaves of a leaf whose number the host states itself.
 const MAX_SUBLEAVES: u32 = 64;
 
@@ -51,9 +49,21 @@ impl HostCpuid {
         }
         let last_extended = take(0x8000_0000, 0).eax.min(LAST_EXTENDED);
         for leaf in 0x8000_0001..=last_extended {
-            take(leaf, 0);
+            let mut regs = take(leaf, 0);
+            for subleaf in 1..8 {
+                if leaf != amd::CACHES || regs.eax & 0x1f == 0 {
+                    break;
+                }
+                regs = take(leaf, subleaf);
+            }
         }
         Self { leaves }
+    }
+
+    /// Whose CPU it is.
+    #[must_use]
+    pub fn vendor(&self) -> Vendor {
+        Vendor::of(self.get(0, 0))
     }
 
     /// Takes leaves that were recorded before.

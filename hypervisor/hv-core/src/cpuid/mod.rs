@@ -5,29 +5,44 @@
 //! the highest one's data, which no software can use and which would leak what was hidden.
 //!
 //! [`CpuidPolicy::query`] runs in the VM exit of every CPUID: look-ups in fixed arrays and a few patched bits. The rest
-//! runs once a domain. Continue with build.rs (how each native leaf is shaped), xen.rs (leaves 0x40000000 …), xsave.rs
-//! (XCR0 and the sizes of leaf 0xD).
+//! runs once a domain. Continue with build.rs (how each native leaf is shaped), amd.rs (leaves that only AMD's CPUs
+//! have), xen.rs (leaves 0x40000000 …), xsave.rs (XCR0 and the sizes of leaf 0xD).
+//!
+//! The vendor that guests see is the host's: kernels choose by it the instruction of a hypercall.
 
+mod amd;
 mod build;
 mod features;
 mod host;
 mod policy;
 #[cfg(test)]
 pub(crate) mod tests;
+mod vendor;
 mod xen;
 mod xsave;
 
 use bitflags::bitflags;
 
 use crate::x86::{CR4_OSXSAVE, CR4_PKE};
-use build::{LAST_BASIC, LAST_EXTENDED};
-use features::{Features, extended1_edx, leaf1_ecx, leaf1_edx, leaf7_ebx, leaf7_ecx, leaf7_edx};
+#[cfg(test)]
+pub(crate) use amd::tests::zen_3 as amd_host;
+use build::LAST_BASIC;
+use features::{
+    Features, extended1_edx, extended8_ebx, leaf1_ecx, leaf1_edx, leaf7_ebx, leaf7_ecx, leaf7_edx,
+};
 pub use host::HostCpuid;
 use policy::Wanted;
 pub use policy::{FEATURE_WORDS, LeafRefused, MAX_POLICY_LEAVES, PolicyLeaves};
+pub use vendor::{Vendor, VendorName};
 use xen::XenLeaves;
 pub use xen::{HYPERCALL_PAGE_MSR, XEN_VERSION};
 use xsave::Xsave;
+
+/// The first extended leaf.
+const EXTENDED: u32 = 0x8000_0000;
+/// The highest that any domain has.
+const LAST_EXTENDED: u32 = 0x8000_0021;
+const EXTENDED_LEAVES: usize = (LAST_EXTENDED - EXTENDED) as usize + 1;
 
 /// The registers that CPUID returns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -68,6 +83,8 @@ bitflags! {
         const XSAVES = 1 << 2;
         /// IA32_SPEC_CTRL is switched with the vCPU; IA32_PRED_CMD and IA32_FLUSH_CMD may be written by it.
         const SPEC_CTRL = 1 << 3;
+        /// IA32_PRED_CMD may be written by it, be there IA32_SPEC_CTRL or not: an AMD CPU may have the one alone.
+        const IBPB = 1 << 8;
         /// APIC accesses are virtualised by the CPU (APIC-register virtualisation): Xen leaf 4, bit 0.
         const APIC_ACCESS_VIRT = 1 << 4;
         /// x2APIC MSRs are virtualised by the CPU: Xen leaf 4, bit 1.
@@ -139,8 +156,10 @@ pub const fn apic_id(vcpu_id: u32) -> u32 {
 #[derive(Clone, Debug)]
 pub struct CpuidPolicy {
     basic: [CpuidRegs; LAST_BASIC as usize + 1],
-    extended: [CpuidRegs; (LAST_EXTENDED - 0x8000_0000) as usize + 1],
+    extended: [CpuidRegs; EXTENDED_LEAVES],
+    /// Leaf 4, or AMD's 0x8000001D.
     caches: [CpuidRegs; 8],
+    vendor: Vendor,
     features: Features,
     topology: [CpuidRegs; 2],
     xsave: Xsave,
@@ -163,7 +182,8 @@ impl CpuidPolicy {
         let mut policy = Self {
             basic: build::basic(host, options, &features),
             extended,
-            caches: build::caches(host, options.vcpus),
+            caches: build::caches(host, options.vcpus, &features),
+            vendor: host.vendor(),
             features,
             topology: build::topology(options.vcpus),
             xsave,
@@ -188,13 +208,13 @@ impl CpuidPolicy {
     pub fn query(&self, leaf: u32, subleaf: u32, vcpu: &VcpuView) -> CpuidRegs {
         match leaf {
             1 => self.leaf1(vcpu),
-            4 => at(&self.caches, subleaf),
+            4 if self.vendor == Vendor::Intel => at(&self.caches, subleaf),
             7 => self.leaf7(subleaf, vcpu),
             0xb => self.leaf_b(subleaf, vcpu),
             0xd => self.xsave.leaf(subleaf, vcpu.xcr0, vcpu.xss),
             0..=LAST_BASIC => at(&self.basic, leaf),
             xen::BASE..=xen::LAST => self.xen.leaf(leaf, subleaf, vcpu),
-            0x8000_0000..=LAST_EXTENDED => at(&self.extended, leaf & 0xff),
+            EXTENDED..=LAST_EXTENDED => self.extended_leaf(leaf, subleaf, vcpu),
             _ => CpuidRegs::default(),
         }
     }
@@ -244,7 +264,19 @@ impl CpuidPolicy {
     #[must_use]
     pub fn efer_allowed(&self) -> u64 {
         let nx = self.features.extended1.edx & extended1_edx::NX != 0;
-        1 << 0 | 1 << 8 | u64::from(nx) << 11
+        let ffxsr = self.features.extended1.edx & extended1_edx::FFXSR != 0;
+        1 << 0 | 1 << 8 | u64::from(nx) << 11 | u64::from(ffxsr) << 14
+    }
+
+    /// Whose leaves and MSRs the domain has.
+    #[must_use]
+    pub fn vendor(&self) -> Vendor {
+        self.vendor
+    }
+    /// True where the TSC counts at one rate, whatever the CPU does.
+    #[must_use]
+    pub fn has_invariant_tsc(&self) -> bool {
+        self.extended[7].edx & build::INVARIANT_TSC != 0
     }
 
     /// Family, model and stepping, as leaf 1 has them in EAX.
@@ -287,12 +319,14 @@ impl CpuidPolicy {
     #[must_use]
     pub fn has_pred_cmd(&self) -> bool {
         self.features.leaf7[0].edx & leaf7_edx::IBRS != 0
+            || self.features.extended8_ebx & extended8_ebx::IBPB != 0
     }
     /// The bits of IA32_SPEC_CTRL that the guest may set; 0 where the MSR does not exist.
     #[must_use]
     pub fn spec_ctrl_allowed(&self) -> u64 {
         let edx = self.features.leaf7[0].edx;
         let more = self.features.leaf7[2].edx;
+        let amd = self.features.extended8_ebx;
         let mut allowed = 0;
         let mut add = |word: u32, bit: u32, bits: u64| {
             if word & bit != 0 {
@@ -307,6 +341,10 @@ impl CpuidPolicy {
         add(more, 1 << 2, 0b11 << 5); // RRSBA_DIS_U and _S
         add(more, 1 << 3, 1 << 8); // DDPD_U
         add(more, 1 << 4, 1 << 10); // BHI_DIS_S
+        add(amd, extended8_ebx::IBRS, 1 << 0);
+        add(amd, extended8_ebx::STIBP, 1 << 1);
+        add(amd, extended8_ebx::SSBD, 1 << 2);
+        add(amd, extended8_ebx::PSFD, 1 << 7);
         allowed
     }
 
@@ -327,6 +365,15 @@ impl CpuidPolicy {
             regs.ecx |= leaf7_ecx::OSPKE;
         }
         regs
+    }
+
+    #[inline]
+    fn extended_leaf(&self, leaf: u32, subleaf: u32, vcpu: &VcpuView) -> CpuidRegs {
+        match leaf {
+            amd::CACHES if self.vendor == Vendor::Amd => at(&self.caches, subleaf),
+            amd::TOPOLOGY if self.features.has_topology_extensions() => amd::topology(vcpu),
+            _ => at(&self.extended, leaf & 0xff),
+        }
     }
 
     #[inline]

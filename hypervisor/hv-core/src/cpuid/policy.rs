@@ -10,8 +10,12 @@
 
 use arrayvec::ArrayVec;
 
-use super::build::{LAST_BASIC, LAST_EXTENDED};
-use super::{CpuidLeaf, CpuidOptions, CpuidPolicy, CpuidRegs, HostCpuid, VcpuView};
+use super::amd;
+use super::build::LAST_BASIC;
+use super::{
+    CpuidLeaf, CpuidOptions, CpuidPolicy, CpuidRegs, EXTENDED, HostCpuid, LAST_EXTENDED, VcpuView,
+    Vendor, VendorName,
+};
 
 /// How many feature words there are in release 4.17.
 pub const FEATURE_WORDS: usize = 18;
@@ -21,8 +25,7 @@ pub const MAX_POLICY_LEAVES: usize = 120;
 /// The last basic leaf of the form.
 const LAST_FORMAL_BASIC: u32 = 0xd;
 /// The last extended leaf of the form.
-const LAST_FORMAL_EXTENDED: u32 = 0x8000_0021;
-const EXTENDED: u32 = 0x8000_0000;
+const LAST_FORMAL_EXTENDED: u32 = LAST_EXTENDED;
 /// Where the hypervisors' own leaves could be limited, for Xen and for Hyper-V.
 const HYPERVISORS: [u32; 2] = [0x4000_0000, 0x4000_0100];
 const CACHE_SUBLEAVES: u32 = 6;
@@ -40,8 +43,13 @@ pub type PolicyLeaves = ArrayVec<CpuidLeaf, MAX_POLICY_LEAVES>;
 pub enum LeafRefused {
     /// The form has no such leaf.
     Unknown { leaf: u32, subleaf: u32 },
-    /// It says what a domain cannot have here: more leaves than there are, or another vendor.
+    /// It says what a domain cannot have here: more leaves than there are.
     TooMuch { leaf: u32, subleaf: u32 },
+    /// It is of another vendor's CPU: another instruction calls the hypervisor there, and other registers exist.
+    OtherVendor {
+        theirs: VendorName,
+        ours: VendorName,
+    },
 }
 
 /// What a domain is to have, at most.
@@ -277,9 +285,11 @@ fn audit(most: &[CpuidLeaf], get: impl Fn(u32, u32) -> CpuidRegs) -> Result<(), 
         let found = most.iter().find(|l| l.leaf == leaf && l.subleaf == subleaf);
         let bound = found.map_or(CpuidRegs::default(), |l| l.regs);
         let wanted = get(leaf, subleaf);
-        let vendor = |r: CpuidRegs| (r.ebx, r.ecx, r.edx);
-        let is_other_vendor = leaf == 0 && vendor(wanted) != vendor(bound);
-        if wanted.eax > bound.eax || is_other_vendor {
+        let [theirs, ours] = [wanted, bound].map(VendorName::of);
+        if leaf == 0 && theirs != ours {
+            return Err(LeafRefused::OtherVendor { theirs, ours });
+        }
+        if wanted.eax > bound.eax {
             return Err(LeafRefused::TooMuch { leaf, subleaf });
         }
     }
@@ -288,13 +298,10 @@ fn audit(most: &[CpuidLeaf], get: impl Fn(u32, u32) -> CpuidRegs) -> Result<(), 
 
 /// Takes the leaves away that are after the last ones of `wanted`.
 pub(super) fn cut(policy: &mut CpuidPolicy, wanted: &Wanted) {
-    let last = wanted.last_basic.min(LAST_BASIC);
+    let last = wanted.last_basic.min(policy.basic[0].eax);
     policy.basic[0].eax = last;
     for (_, leaf) in (0..).zip(&mut policy.basic).filter(|(n, _)| *n > last) {
         *leaf = CpuidRegs::default();
-    }
-    if last < 4 {
-        policy.caches = Default::default();
     }
     let last_feature = if last < 7 {
         None
@@ -310,8 +317,9 @@ pub(super) fn cut(policy: &mut CpuidPolicy, wanted: &Wanted) {
     if last < 0xb {
         policy.topology = Default::default();
     }
-    let last_extended = wanted.last_extended.min(LAST_EXTENDED);
+    let last_extended = wanted.last_extended.min(policy.extended[0].eax);
     policy.extended[0].eax = last_extended;
+    cut_caches(policy, last, last_extended);
     for (_, leaf) in (EXTENDED..)
         .zip(&mut policy.extended)
         .filter(|(n, _)| *n > last_extended)
@@ -323,9 +331,26 @@ pub(super) fn cut(policy: &mut CpuidPolicy, wanted: &Wanted) {
     }
 }
 
+fn cut_caches(policy: &mut CpuidPolicy, last_basic: u32, last_extended: u32) {
+    let has_caches = match policy.vendor {
+        Vendor::Intel => last_basic >= 4,
+        Vendor::Amd => last_extended >= amd::CACHES,
+    };
+    if !has_caches {
+        policy.caches = Default::default();
+    }
+    if last_extended < amd::TOPOLOGY {
+        policy.features.drop_topology_extensions();
+        policy.extended[1].ecx = policy.features.extended1.ecx;
+    }
+}
+
 fn identify(policy: &mut CpuidPolicy, signature: u32, brand: [CpuidRegs; 3]) {
     policy.basic[1].eax = signature;
     policy.features.leaf1.eax = signature;
+    if policy.vendor == Vendor::Amd {
+        policy.extended[1].eax = signature;
+    }
     for (leaf, text) in policy.extended.iter_mut().skip(2).zip(brand) {
         *leaf = text;
     }

@@ -5,6 +5,7 @@ use guest_abi::domctl::{XenCpuidLeaf, XenDomctlCpuPolicy, XenMsrEntry};
 use guest_abi::errno::Errno;
 use hv_core::addr::Gva;
 use hv_core::cpuid::{CpuidLeaf, CpuidRegs, LeafRefused, MAX_POLICY_LEAVES};
+use hv_hw::domain_log;
 use hv_hw::virt::VcpuHw;
 
 use crate::domain::Policies;
@@ -52,6 +53,15 @@ pub(super) fn set<H: VcpuHw>(call: &mut Call<'_, H>, op: &mut Domctl) -> Answer 
             let (errno, leaf, subleaf) = match refused {
                 LeafRefused::Unknown { leaf, subleaf } => (Errno::ERANGE, leaf, subleaf),
                 LeafRefused::TooMuch { leaf, subleaf } => (Errno::EINVAL, leaf, subleaf),
+                LeafRefused::OtherVendor { theirs, ours } => {
+                    domain_log!(
+                        domain.log,
+                        Warning,
+                        "{}: cannot run here: it is of a CPU that says {theirs}, and this one says {ours}",
+                        domain.id
+                    );
+                    (Errno::EINVAL, 0, NONE)
+                }
             };
             (body.err_leaf, body.err_subleaf) = (leaf, subleaf);
             op.reply(&body);
