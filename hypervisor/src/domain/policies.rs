@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 
 use hv_core::cpuid::{CpuidOptions, CpuidPolicy, TscInfo};
 use hv_core::domid::DomId;
-use hv_core::msr::{HostMsrs, MsrPolicy};
+use hv_core::msr::MsrPolicy;
 use hv_core::vcpu::time::{ClockScale, GuestTsc};
 
 use crate::machine::host;
@@ -25,7 +25,11 @@ impl Policies {
     #[must_use]
     pub(crate) fn of_host(id: DomId, vcpus: u16) -> Arc<Self> {
         let cpuid = CpuidPolicy::build(&host::host().cpuid, &Self::options(id, vcpus));
-        let msrs = MsrPolicy::build(&cpuid, &host::host().msrs);
+        let host_msrs = host::host().msrs;
+        let msrs = match id {
+            DomId::DOM0 => MsrPolicy::build(&cpuid, &host_msrs),
+            _ => MsrPolicy::build(&cpuid, &host_msrs.for_guest()),
+        };
         let tsc = GuestTsc::native(host::host().tsc_khz);
         Arc::new(Self { cpuid, msrs, tsc })
     }
@@ -48,15 +52,13 @@ impl Policies {
         Arc::new(Self { cpuid, msrs, tsc })
     }
 
-    /// The same TSC with this CPUID, and of IA32_ARCH_CAPABILITIES no more than `arch_capabilities`.
+    /// The policies of a guest with the same TSC and this CPUID, and of IA32_ARCH_CAPABILITIES no more than
+    /// `arch_capabilities`.
     #[must_use]
     pub(crate) fn within(&self, cpuid: CpuidPolicy, arch_capabilities: u64) -> Arc<Self> {
-        let host = &host::host().msrs;
-        let mine = HostMsrs {
-            arch_capabilities: host.arch_capabilities & arch_capabilities,
-            ..*host
-        };
-        let msrs = MsrPolicy::build(&cpuid, &mine);
+        let mut host_msrs = host::host().msrs.for_guest();
+        host_msrs.arch_capabilities &= arch_capabilities;
+        let msrs = MsrPolicy::build(&cpuid, &host_msrs);
         let tsc = self.tsc;
         Arc::new(Self { cpuid, msrs, tsc })
     }

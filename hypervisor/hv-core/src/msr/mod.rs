@@ -4,8 +4,10 @@
 //! stage 2) and the refused. The others are *backed*: [`MsrPolicy::read`] and [`MsrPolicy::write`] name who holds the
 //! value (a register of the vCPU, the local APIC, the timer) and the core applies it, after the checks were made here.
 //! Those that a guest may use without an exit are in [`MsrPolicy::passthrough`]; they fault here, because they never
-//! come here.
+//! come here. What only AMD's CPUs have is in amd.rs; what only Intel's have faults on the others.
 
+mod amd;
+mod host;
 mod mtrr;
 pub mod number;
 #[cfg(test)]
@@ -14,21 +16,11 @@ mod tests;
 use arrayvec::ArrayVec;
 use guest_abi::hvm::save::HvmHwMtrr;
 
-use crate::cpuid::{CpuidPolicy, HYPERCALL_PAGE_MSR};
+use crate::cpuid::{CpuidPolicy, HYPERCALL_PAGE_MSR, Vendor};
 use crate::x86::{CR0_PG, EFER_LMA, EFER_LME};
+use amd::AmdMsrs;
+pub use host::HostMsrs;
 use mtrr::Mtrrs;
-
-/// Values of the host's own MSRs that guests see, as read or changed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct HostMsrs {
-    /// IA32_PLATFORM_ID (0x17); 0 where reading it faults.
-    pub platform_id: u64,
-    /// IA32_BIOS_SIGN_ID (0x8B), the microcode's revision in the upper half.
-    pub microcode_revision: u64,
-    pub misc_enable: u64,
-    /// IA32_ARCH_CAPABILITIES (0x10A); 0 where CPUID does not have it.
-    pub arch_capabilities: u64,
-}
 
 /// Who holds the value of an MSR.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -164,6 +156,8 @@ pub struct MsrPolicy {
     physical_bits: u8,
     has_xss: bool,
     has_x2apic: bool,
+    /// MSRs that only AMD's CPUs have, where the host is one.
+    amd: Option<AmdMsrs>,
     passthrough: PassthroughList,
 }
 
@@ -183,6 +177,8 @@ impl MsrPolicy {
             physical_bits: cpuid.physical_bits(),
             has_xss: cpuid.has_xss(),
             has_x2apic: cpuid.has_x2apic(),
+            amd: (cpuid.vendor() == Vendor::Amd)
+                .then(|| AmdMsrs::new(host, cpuid.has_invariant_tsc())),
             passthrough: passthrough(cpuid),
         }
     }
@@ -194,21 +190,23 @@ impl MsrPolicy {
         use MsrRead::{Backed, Value};
         match msr {
             number::IA32_TIME_STAMP_COUNTER => Backed(BackedMsr::Tsc),
-            number::IA32_PLATFORM_ID => Value(self.platform_id),
+            number::IA32_PLATFORM_ID if self.is_intel() => Value(self.platform_id),
             number::IA32_APIC_BASE => Backed(BackedMsr::ApicBase),
-            number::IA32_FEATURE_CONTROL => Value(1), // locked, nothing enabled
+            number::IA32_FEATURE_CONTROL if self.is_intel() => Value(1), // locked, nothing enabled
             number::IA32_SPEC_CTRL if self.spec_ctrl_allowed != 0 => Backed(BackedMsr::SpecCtrl),
             number::IA32_BIOS_SIGN_ID => Value(self.microcode_revision),
             number::IA32_ARCH_CAPABILITIES => self.arch_capabilities.map_or(MsrRead::Fault, Value),
-            number::IA32_MISC_ENABLE => Value(self.misc_enable),
+            number::IA32_MISC_ENABLE if self.is_intel() => Value(self.misc_enable),
             number::MSR_PLATFORM_INFO => Value(PLATFORM_INFO),
             number::MSR_MISC_FEATURES_ENABLES => Value(state.misc_features()),
-            // No machine-check banks; no performance or thermal interface.
-            number::IA32_MCG_CAP
-            | number::IA32_MCG_STATUS
-            | number::IA32_PERF_STATUS
-            | number::IA32_PERF_CTL
-            | number::IA32_THERM_STATUS => Value(0),
+            // no machine-check banks
+            number::IA32_MCG_CAP | number::IA32_MCG_STATUS => Value(0),
+            // no performance or thermal interface
+            number::IA32_PERF_STATUS | number::IA32_PERF_CTL | number::IA32_THERM_STATUS
+                if self.is_intel() =>
+            {
+                Value(0)
+            }
             number::IA32_DEBUGCTL => Backed(BackedMsr::DebugCtl),
             number::IA32_PAT => Backed(BackedMsr::Pat),
             number::IA32_TSC_DEADLINE => Backed(BackedMsr::TscDeadline),
@@ -216,8 +214,17 @@ impl MsrPolicy {
             number::IA32_XSS if self.has_xss => Value(0),
             number::IA32_EFER => Backed(BackedMsr::Efer),
             HYPERCALL_PAGE_MSR => Value(0),
-            _ => state.mtrrs.read(msr).map_or(MsrRead::Fault, Value),
+            _ => self.read_other(msr, state).map_or(MsrRead::Fault, Value),
         }
+    }
+
+    fn read_other(&self, msr: u32, state: &MsrState) -> Option<u64> {
+        let of_amd = || self.amd.as_ref()?.read(msr);
+        state.mtrrs.read(msr).or_else(of_amd)
+    }
+
+    fn is_intel(&self) -> bool {
+        self.amd.is_none()
     }
 
     /// Checks WRMSR of `value` to `msr`, and performs it where the value lives here.
@@ -239,7 +246,7 @@ impl MsrPolicy {
                 backed_if(BackedMsr::SpecCtrl, value, valid)
             }
             // Linux writes 0 here before it asks for the revision, and clears bits of the other on some models.
-            number::IA32_BIOS_SIGN_ID | number::IA32_MISC_ENABLE => MsrWrite::Done,
+            number::IA32_BIOS_SIGN_ID | number::IA32_MISC_ENABLE => done_if(self.is_intel()),
             number::MSR_MISC_FEATURES_ENABLES => done_if(state.set_misc_features(value)),
             number::IA32_MCG_STATUS => done_if(value == 0),
             number::IA32_DEBUGCTL => backed_if(BackedMsr::DebugCtl, value, value & !BTF == 0),
@@ -249,8 +256,14 @@ impl MsrPolicy {
             number::IA32_XSS if self.has_xss => done_if(value == 0),
             number::IA32_EFER => self.write_efer(value, context),
             HYPERCALL_PAGE_MSR => backed_if(BackedMsr::HypercallPage, value, value & 0xfff == 0),
-            _ => done_if(state.mtrrs.write(msr, value, self.physical_bits).is_some()),
+            _ => done_if(self.write_other(msr, value, state)),
         }
+    }
+
+    /// True where the value was taken, or is ignored.
+    fn write_other(&self, msr: u32, value: u64, state: &mut MsrState) -> bool {
+        let is_mtrr = state.mtrrs.write(msr, value, self.physical_bits).is_some();
+        is_mtrr || self.amd.as_ref().is_some_and(|amd| amd.ignores_write(msr))
     }
 
     /// The bits of IA32_SPEC_CTRL that the guest may set; 0 where the MSR does not exist.

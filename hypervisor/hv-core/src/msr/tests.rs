@@ -19,6 +19,7 @@ fn policy_with(provides: Provides) -> MsrPolicy {
         microcode_revision: 0x0200_0064_0000_0000,
         misc_enable: 0x85_0089,
         arch_capabilities: u64::MAX,
+        ..HostMsrs::default()
     };
     MsrPolicy::build(&cpuid, &host)
 }

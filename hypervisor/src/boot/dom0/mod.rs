@@ -11,6 +11,8 @@ mod parts;
 use alloc::sync::Arc;
 
 use hv_core::cpuid::HostCpuid;
+use hv_core::msr::HostMsrs;
+use hv_hw::cpu::msr::rdmsr_safe;
 use hv_hw::percpu::IrqsOff;
 use hv_hw::virt::{Backend, defend};
 use hv_hw::{console, time};
@@ -44,7 +46,7 @@ pub(super) fn build_and_run(machine: Machine, irqs_off: IrqsOff) -> ! {
 fn record_host(machine: &Machine, irqs_off: &IrqsOff) -> impl Backend + use<> {
     let tsc_khz = u32::try_from(time::tsc_khz()).unwrap_or(u32::MAX);
     let cpuid = HostCpuid::read(parts::host_cpuid);
-    let msrs = parts::host_msrs();
+    let msrs = HostMsrs::read(cpuid.vendor(), rdmsr_safe);
     let speculation = parts::speculation(&cpuid, &msrs, &machine.options);
     defend(&speculation, irqs_off);
     let extended = parts::extended_state(&cpuid, &speculation);

@@ -30,17 +30,6 @@ pub(super) fn host_cpuid(leaf: u32, subleaf: u32) -> CpuidRegs {
     CpuidRegs { eax, ebx, ecx, edx }
 }
 
-/// MSRs of the host that guests see.
-pub(super) fn host_msrs() -> HostMsrs {
-    let read = |msr| rdmsr_safe(msr).unwrap_or(0);
-    HostMsrs {
-        platform_id: read(0x17),
-        microcode_revision: read(0x8B),
-        misc_enable: read(0x1A0),
-        arch_capabilities: read(0x10A),
-    }
-}
-
 /// Decides what is done against leaks by speculation, and says so.
 pub(super) fn speculation(cpuid: &HostCpuid, msrs: &HostMsrs, options: &Options) -> Plan {
     const MCU_OPT_CTRL: u32 = 0x123;
@@ -91,6 +80,7 @@ pub(super) fn provides(
     provides.set(Provides::INVPCID, features.invpcid);
     provides.set(Provides::XSAVES, features.xsaves);
     provides.set(Provides::SPEC_CTRL, extended.has_spec_ctrl);
+    provides.set(Provides::IBPB, extended.has_spec_ctrl);
     let delivers = features.delivery == Delivery::ByCpu;
     provides.set(Provides::APIC_ACCESS_VIRT, delivers);
     provides.set(Provides::X2APIC_VIRT, delivers);
