@@ -52,6 +52,8 @@ pub const RFLAGS_NT: u64 = 1 << 14;
 pub const RFLAGS_VM: u64 = 1 << 17;
 /// DR6 after reset.
 pub const DR6_RESET: u64 = 0xFFFF_0FF0;
+/// DR6.BS: a single step.
+pub const DR6_BS: u64 = 1 << 14;
 /// DR6.BT: a task switch came upon a TSS that asks for a trap.
 pub const DR6_BT: u64 = 1 << 15;
 /// DR7 after reset: the one bit that is always set.

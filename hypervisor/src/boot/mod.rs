@@ -147,12 +147,12 @@ fn enable_guests(options: &Options, irqs_off: &IrqsOff) -> HostProbe {
     let probe =
         HostProbe::read(&switches).unwrap_or_else(|refusal| fatal(format_args!("{refusal}")));
     info!("{probe}");
-    let region = memory::alloc_own().unwrap_or_else(|| {
+    let frames = memory::alloc_own_block(probe.own_frames()).unwrap_or_else(|| {
         fatal(format_args!(
             "no memory is left for the CPU's own; {MORE_MEMORY}"
         ))
     });
-    if let Err(failed) = probe.enable(region, irqs_off) {
+    if let Err(failed) = probe.enable(frames, irqs_off) {
         fatal(format_args!("{failed}"));
     }
     probe

@@ -6,8 +6,10 @@ use hv_core::addr::{Hpa, Mfn, MfnRange, PageOrder};
 use hv_core::device::lapic::Delivery;
 use hv_core::msr::PassthroughList;
 use hv_core::paging::stage2::Stage2Format;
+use hv_core::speculation::Plan;
 
-use super::{IoBitmap, VcpuHw};
+use super::{ExtendedState, IoBitmap, VcpuHw};
+use crate::percpu::IrqsOff;
 
 /// A CPU vendor's side, once this CPU runs guests.
 pub trait Backend: 'static {
@@ -15,6 +17,23 @@ pub trait Backend: 'static {
     type Vcpu: VcpuHw;
     /// Makes a vCPU with all registers zero: [`VcpuHw::set_system`] follows, once it is loaded.
     fn vcpu(&self, config: VcpuConfig<'_>) -> Self::Vcpu;
+}
+
+/// What a CPU vendor's side offers on this CPU.
+pub(super) trait VendorProbe: Copy + fmt::Display {
+    /// Why this CPU cannot run guests.
+    type Refusal;
+    type Backend: Backend;
+    /// Reads what this CPU offers, less what `switches` switches off.
+    fn read(switches: &Switches) -> Result<Self, Self::Refusal>;
+    /// Says what guests may have of it.
+    fn features(&self) -> Features;
+    /// Frames that each CPU needs for itself.
+    fn own_frames(&self) -> PageOrder;
+    /// Has guests run on this CPU from now on, by frames that belong to it from here on.
+    fn enable(&self, frames: MfnRange, irqs_off: &IrqsOff) -> Result<(), EnableFailed>;
+    /// Makes vCPUs by what was decided on extended state and against leaks by speculation.
+    fn backend(self, extended: ExtendedState, speculation: Plan) -> Self::Backend;
 }
 
 /// Optional features of a CPU that may be used; each can be switched off.

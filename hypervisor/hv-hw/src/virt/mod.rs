@@ -1,12 +1,13 @@
 //! The seam between the core and a CPU vendor: what a virtual CPU can be asked to do.
 //!
-//! What is one vendor's lives below this line (`vtx`), and no vendor's word above it. A type that implements [`VcpuHw`]
-//! owns the guest's registers while the vCPU is not running: entering the guest is a function call that returns the
-//! reason for which it came back. `fake` plays back scripted exits for host tests.
+//! What is one vendor's lives below this line (`vtx`, `svm`), and no vendor's word above it; `vendors` chooses. A type
+//! that implements [`VcpuHw`] owns the guest's registers while the vCPU is not running: entering the guest is a
+//! function call that returns the reason for which it came back. `fake` plays back scripted exits for host tests.
 
 mod apic;
 mod backend;
 mod debug_regs;
+mod dump;
 mod exit;
 mod extended;
 pub mod fake;
@@ -14,6 +15,8 @@ mod guard;
 mod guest_msrs;
 mod io_bitmap;
 mod regs;
+mod svm;
+mod vendors;
 mod vtx;
 
 use alloc::vec::Vec;
@@ -38,10 +41,7 @@ pub use regs::{
     Blocking, DescriptorTable, GuestRegs, SEGMENT_CS, SEGMENT_LDTR, SEGMENT_LONG, SEGMENT_SS,
     SEGMENT_TR, SEGMENT_UNUSABLE, Segment, SystemRegs, SystemSet, merge_dr6, reset_extended,
 };
-pub use vtx::Refusal;
-
-/// What the CPUs offer that this binary runs on.
-pub type HostProbe = vtx::VtxProbe;
+pub use vendors::{HostProbe, Refusal, WithBackend};
 
 /// A virtual CPU as the hardware sees it, while it is loaded: of the others only [`load`](Self::load) may be called
 /// before.

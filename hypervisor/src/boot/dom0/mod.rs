@@ -12,9 +12,11 @@ use alloc::sync::Arc;
 
 use hv_core::cpuid::HostCpuid;
 use hv_core::msr::HostMsrs;
+use hv_core::options::Scheduler;
+use hv_core::speculation::Plan;
 use hv_hw::cpu::msr::rdmsr_safe;
 use hv_hw::percpu::IrqsOff;
-use hv_hw::virt::{Backend, defend};
+use hv_hw::virt::{Backend, ExtendedState, WithBackend, defend};
 use hv_hw::{console, time};
 
 use crate::boot::{Machine, milestone};
@@ -27,7 +29,7 @@ use crate::runner::make;
 
 /// Makes dom0 and runs it.
 pub(super) fn build_and_run(machine: Machine, irqs_off: IrqsOff) -> ! {
-    let backend = record_host(&machine, &irqs_off);
+    let (extended, speculation) = record_host(&machine, &irqs_off);
     hv_core::emulate::prepare();
     let domain = build::dom0(&machine);
     hand_over(&machine, &domain);
@@ -35,15 +37,27 @@ pub(super) fn build_and_run(machine: Machine, irqs_off: IrqsOff) -> ! {
     create::prepare();
     milestone("dom0 entered");
     cpus::set_rate_limit(machine.options.sched_ratelimit_us);
-    main_loop::run(
-        Pcpu::new(irqs_off),
-        machine.options.sched,
-        make::by(backend),
-    )
+    let run = Run {
+        irqs_off,
+        scheduler: machine.options.sched,
+    };
+    machine.probe.run(extended, speculation, run)
 }
 
-/// Records what the layers below need to know of the machine; returns what makes its vCPUs.
-fn record_host(machine: &Machine, irqs_off: &IrqsOff) -> impl Backend + use<> {
+/// Runs vCPUs on this CPU, for ever.
+struct Run {
+    irqs_off: IrqsOff,
+    scheduler: Scheduler,
+}
+
+impl WithBackend for Run {
+    fn run<B: Backend>(self, backend: B) -> ! {
+        main_loop::run(Pcpu::new(self.irqs_off), self.scheduler, make::by(backend))
+    }
+}
+
+/// Records what the layers below need to know of the machine; returns by what its vCPUs are made.
+fn record_host(machine: &Machine, irqs_off: &IrqsOff) -> (ExtendedState, Plan) {
     let tsc_khz = u32::try_from(time::tsc_khz()).unwrap_or(u32::MAX);
     let cpuid = HostCpuid::read(parts::host_cpuid);
     let msrs = HostMsrs::read(cpuid.vendor(), rdmsr_safe);
@@ -63,7 +77,7 @@ fn record_host(machine: &Machine, irqs_off: &IrqsOff) -> impl Backend + use<> {
         command_line: machine.command_line.clone(),
         options: machine.options.clone(),
     });
-    machine.probe.backend(extended, speculation)
+    (extended, speculation)
 }
 
 /// Gives dom0 what the hypervisor used until now.

@@ -42,5 +42,5 @@ mod vcpu;
 mod vmcs;
 mod vpid;
 
-pub use caps::Refusal;
+pub(super) use caps::Refusal;
 pub(super) use probe::VtxProbe;

@@ -2,10 +2,11 @@
 
 use core::fmt;
 
-use hv_core::addr::{Mfn, PageOrder};
+use hv_core::addr::{MfnRange, PageOrder};
 use hv_core::paging::stage2::Stage2Format;
 use hv_core::speculation::Plan;
 
+use super::super::backend::VendorProbe;
 use super::super::{Backend, EnableFailed, ExtendedState, Features, Switches, VcpuConfig};
 use super::caps::{Caps, Refusal};
 use super::host;
@@ -25,12 +26,11 @@ pub struct VtxProbe {
     caps: Caps,
 }
 
-impl VtxProbe {
-    /// Reads what this CPU offers, less what `switches` switches off.
-    ///
-    /// # Errors
-    /// [`Refusal`] where something is missing that Hematite needs.
-    pub fn read(switches: &Switches) -> Result<Self, Refusal> {
+impl VendorProbe for VtxProbe {
+    type Refusal = Refusal;
+    type Backend = Vtx;
+
+    fn read(switches: &Switches) -> Result<Self, Refusal> {
         let has_vmx = cpu::cpuid()
             .get_feature_info()
             .is_some_and(|features| features.has_vmx());
@@ -39,9 +39,7 @@ impl VtxProbe {
         Ok(Self { caps })
     }
 
-    /// Says what guests may have of it.
-    #[must_use]
-    pub fn features(&self) -> Features {
+    fn features(&self) -> Features {
         Features {
             stage2: Stage2Format::Ept,
             stage2_2m: self.caps.ept_2m,
@@ -56,21 +54,19 @@ impl VtxProbe {
         }
     }
 
-    /// Has guests run on this CPU from now on. `region` is a frame that belongs to the CPU from here on.
-    ///
-    /// # Errors
-    /// [`EnableFailed`] where the CPU refuses.
-    pub fn enable(&self, region: Mfn, irqs_off: &IrqsOff) -> Result<(), EnableFailed> {
-        host::enable(&self.caps, region, irqs_off).map_err(|_| {
+    fn own_frames(&self) -> PageOrder {
+        PageOrder::SIZE_4K
+    }
+
+    fn enable(&self, frames: MfnRange, irqs_off: &IrqsOff) -> Result<(), EnableFailed> {
+        host::enable(&self.caps, frames.start, irqs_off).map_err(|_| {
             EnableFailed(
                 "the CPU refused VMXON though its capabilities allow it; another hypervisor or the firmware may hold VT-x",
             )
         })
     }
 
-    /// Makes vCPUs by what was decided on extended state and against leaks by speculation.
-    #[must_use]
-    pub fn backend(self, extended: ExtendedState, speculation: Plan) -> Vtx {
+    fn backend(self, extended: ExtendedState, speculation: Plan) -> Vtx {
         Vtx {
             caps: self.caps,
             extended,
@@ -87,7 +83,7 @@ impl fmt::Display for VtxProbe {
 
 /// VT-x as the side of a CPU vendor.
 #[derive(Clone, Copy, Debug)]
-pub struct Vtx {
+pub(crate) struct Vtx {
     pub(super) caps: Caps,
     pub(super) extended: ExtendedState,
     pub(super) speculation: Plan,

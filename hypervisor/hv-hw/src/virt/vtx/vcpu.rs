@@ -24,7 +24,7 @@ use crate::percpu::IrqsOff;
 /// A vCPU on VT-x. Its VMCS is current on the CPU between [`VcpuHw::load`] and [`VcpuHw::unload`], and only then may
 /// the other methods be called.
 #[derive(Debug)]
-pub struct VtxVcpu {
+pub(crate) struct VtxVcpu {
     regs: GuestRegs,
     /// 1 once launched since the last VMCLEAR: VMRESUME instead of VMLAUNCH.
     launched: u64,
