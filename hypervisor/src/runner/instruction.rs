@@ -54,26 +54,25 @@ impl<H: VcpuHw> Runner<H> {
     /// and what the exit asks for is [gone].
     #[inline(always)]
     pub(crate) fn finds(&mut self, insn: ExitingInsn) -> bool {
-        self.hw.knows_length() || self.looks_up(insn)
+        if self.hw.knows_length() {
+            return true;
+        }
+        // whoever asks knows which instruction: of the comparisons little is left here
+        let plain = insn.plain_length(self.first_bytes());
+        let length = plain.or_else(|| self.length_of(insn));
+        length.is_some_and(|length| self.has_length(length))
     }
 
+    /// The length of the instruction at RIP, where that is as `insn` says, by the decoder.
+    #[cold]
     #[inline(never)]
-    fn looks_up(&mut self, insn: ExitingInsn) -> bool {
-        self.length_of(insn)
-            .is_some_and(|length| self.has_length(length))
-    }
-
-    /// The length of the instruction at RIP, where that is as `insn` says.
-    #[inline]
     pub(crate) fn length_of(&self, insn: ExitingInsn) -> Option<u8> {
         let (code_size, at) = self.code();
-        let plain = self
-            .first_bytes(at)
-            .and_then(|bytes| insn.plain_length(bytes));
-        plain.or_else(|| insn.length(self.fetch(at).bytes(), code_size))
+        insn.length(self.fetch(at).bytes(), code_size)
     }
 
     /// Notes that the instruction which exited was found, with `length`: false where the CPU says another.
+    #[inline]
     pub(crate) fn has_length(&mut self, length: u8) -> bool {
         if let Some(known) = self.hw.instruction_length() {
             return known == u64::from(length);
@@ -124,20 +123,23 @@ impl<H: VcpuHw> Runner<H> {
         (code_size, Gva::new(linear))
     }
 
-    /// Three bytes at `at` or more, the first lowest, where they are in one page.
-    #[inline]
-    fn first_bytes(&self, at: Gva) -> Option<u64> {
+    /// The first three bytes of the instruction at RIP or more, the first lowest; zeroes where they are not in one page
+    /// that is mapped.
+    #[inline(never)]
+    fn first_bytes(&self) -> u64 {
         const LAST_WORD: usize = PAGE_BYTES / 8 - 1;
+        let (_, at) = self.code();
         let mode = self.hw.paging();
         let memory = DomainMemory::lock(&self.domain, &self.tlb);
         let known = memory.known_frame(&mode, at, Access::Read);
-        let frame = known.or_else(|| memory.walk_to(&mode, at, Access::Read).ok())?;
+        let found = known.or_else(|| memory.walk_to(&mode, at, Access::Read).ok());
+        let Some(frame) = found else { return 0 };
         let (index, offset) = (at.page_offset() / 8, at.page_offset() % 8);
         let first = frame.word(index).load() >> (8 * offset);
         match offset {
-            0..=5 => Some(first),
-            _ if index == LAST_WORD => None,
-            _ => Some(first | frame.word(index + 1).load() << (64 - 8 * offset)),
+            0..=5 => first,
+            _ if index == LAST_WORD => 0,
+            _ => first | frame.word(index + 1).load() << (64 - 8 * offset),
         }
     }
 
