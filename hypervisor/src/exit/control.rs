@@ -53,7 +53,9 @@ pub(super) fn write<H: VcpuHw>(
 /// What the guest wants in the register, by the instruction; `None` where that is gone.
 #[cold]
 fn decoded_value<H: VcpuHw>(runner: &mut Runner<H>, register: ControlRegister) -> Option<u64> {
-    let insn = runner.decode(ControlInsn::decode)?;
+    let (code_size, bytes) = runner.first_bytes();
+    let insn = ControlInsn::plain_write(bytes, code_size, &runner.gprs())
+        .or_else(|| runner.decode(ControlInsn::decode))?;
     // what the guest sees, of which it changes a part
     let cr0 = runner.hw.system(SystemSet::CR0).cr0;
     let (written, value) = match insn.access {

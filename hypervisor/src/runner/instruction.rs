@@ -58,7 +58,7 @@ impl<H: VcpuHw> Runner<H> {
             return true;
         }
         // whoever asks knows which instruction: of the comparisons little is left here
-        let plain = insn.plain_length(self.first_bytes());
+        let plain = insn.plain_length(self.first_bytes().1);
         let length = plain.or_else(|| self.length_of(insn));
         length.is_some_and(|length| self.has_length(length))
     }
@@ -124,11 +124,16 @@ impl<H: VcpuHw> Runner<H> {
     }
 
     /// The first three bytes of the instruction at RIP or more, the first lowest; zeroes where they are not in one page
-    /// that is mapped.
+    /// that is mapped. With how they are to be read.
     #[inline(never)]
-    fn first_bytes(&self) -> u64 {
+    pub(crate) fn first_bytes(&self) -> (CodeSize, u64) {
+        let (code_size, at) = self.code();
+        (code_size, self.first_bytes_at(at))
+    }
+
+    #[inline(always)]
+    fn first_bytes_at(&self, at: Gva) -> u64 {
         const LAST_WORD: usize = PAGE_BYTES / 8 - 1;
-        let (_, at) = self.code();
         let mode = self.hw.paging();
         let memory = DomainMemory::lock(&self.domain, &self.tlb);
         let known = memory.known_frame(&mode, at, Access::Read);

@@ -4,7 +4,7 @@ use crate::exit;
 use crate::guest_mem::DomainMemory;
 use crate::pcpu::Pcpu;
 use crate::runner::Runner;
-use crate::tests::common::{domain, give_ram, guest_config, vcpu_of};
+use crate::tests::common::{code, domain, give_ram, guest_config, vcpu_of};
 use hv_core::addr::Gpa;
 use hv_core::mem::GuestMem;
 use hv_hw::virt::fake::FakeVcpu;
@@ -124,6 +124,23 @@ fn old_task_goes_on_behind_the_instruction_that_left_it() {
         switch(&mut runner, &mut pcpu, OLD, TaskSource::Iret);
         assert_eq!(runner.hw.rip(), left_at, "{source:?} {event:?}");
         assert_eq!(runner.raised, None);
+    }
+}
+
+/// A CPU that neither says how long the instruction was nor that INT n is under way.
+#[test]
+fn old_task_goes_on_behind_the_instruction_that_is_found() {
+    for source in [TaskSource::Call, TaskSource::Jump, TaskSource::Gate(None)] {
+        let (mut runner, mut pcpu) = guest();
+        let exit = VmExit::TaskSwitch(TaskSwitch {
+            selector: NEW,
+            source,
+            length: None,
+        });
+        write(&runner, RIP, &code::of(&exit, false).unwrap());
+        let _ = exit::handle(&mut runner, &mut pcpu, exit);
+        assert_eq!((runner.raised, runner.hw.rip()), (None, NEW_RIP));
+        assert_eq!(word(&runner, OLD_TSS + 0x20), RIP + 2, "{source:?}");
     }
 }
 

@@ -6,7 +6,8 @@
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use super::decode::{address, instruction_of_amd, register};
-use super::{CpuView, DecodeError, truncate};
+use super::register::Register;
+use super::{CodeSize, CpuView, DecodeError, Gprs, truncate};
 use crate::addr::Gva;
 use crate::x86::CR0_TS;
 
@@ -33,7 +34,29 @@ pub enum ControlAccess {
     LoadStatusFrom(Gva),
 }
 
+/// Bytes of what [`ControlInsn::plain_write`] knows.
+const PLAIN_BYTES: u8 = 3;
+
 impl ControlInsn {
+    /// MOV to a control register where the low 3 bytes of `bytes`, the first lowest, are its encoding without prefixes,
+    /// as kernels have it most: a few comparisons. `None` for every other instruction.
+    #[must_use]
+    pub fn plain_write(bytes: u64, code_size: CodeSize, gprs: &Gprs) -> Option<Self> {
+        let [0x0F, 0x22, modrm @ 0xC0..=0xFF, ..] = bytes.to_le_bytes() else {
+            return None;
+        };
+        let register = (modrm >> 3) & 7;
+        let size = match code_size {
+            CodeSize::Bits64 => 8,
+            CodeSize::Bits16 | CodeSize::Bits32 => 4,
+        };
+        let value = gprs.get(Register::low(modrm & 7, size));
+        matches!(register, 0 | 3 | 4).then_some(Self {
+            len: PLAIN_BYTES,
+            access: ControlAccess::Write { register, value },
+        })
+    }
+
     /// Decodes the instruction that starts at `bytes[0]`; up to 15 bytes are looked at.
     ///
     /// # Errors

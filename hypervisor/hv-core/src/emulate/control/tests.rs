@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::super::{CodeSize, Gprs, SegmentBases};
+use super::super::SegmentBases;
 use super::*;
 
 const SIZES: [CodeSize; 3] = [CodeSize::Bits16, CodeSize::Bits32, CodeSize::Bits64];
@@ -126,6 +126,25 @@ proptest! {
             ControlAccess::Read { register, to: general }
         });
         prop_assert_eq!(access(&bytes, mode), expected, "{:x?}", bytes);
+    }
+
+    /// The few comparisons say what the decoder says, or nothing.
+    #[test]
+    fn comparisons_agree_with_the_decoder(
+        head in proptest::option::of(Just([0x0F, 0x22])), bytes in any::<[u8; 8]>(), mode in select(&SIZES[..]),
+    ) {
+        let mut bytes = bytes;
+        if let Some(head) = head {
+            bytes[..2].copy_from_slice(&head);
+        }
+        let cpu = cpu(mode);
+        let plain = ControlInsn::plain_write(u64::from_le_bytes(bytes), mode, &cpu.gprs);
+        if head.is_some() && bytes[2] >= 0xC0 && matches!((bytes[2] >> 3) & 7, 0 | 3 | 4) {
+            prop_assert!(plain.is_some(), "{:x?}", bytes);
+        }
+        if let Some(plain) = plain {
+            prop_assert_eq!(ControlInsn::decode(&bytes, &cpu), Ok(plain), "{:x?}", bytes);
+        }
     }
 
     #[test]
