@@ -50,7 +50,7 @@ fn read(domain: &Domain, port: u16, size: u8) -> u32 {
         PortOwner::PciConfig => {
             let mut devices = domain.devices.lock();
             devices.pci.as_mut().map_or(ports::all_ones(size), |pci| {
-                pci.read_port(port, size, &mut Machine)
+                pci.read_port(port, size, &mut HostConfigSpace)
             })
         }
         PortOwner::Pm1Control | PortOwner::Reset | PortOwner::Hardware if domain.is_hardware => {
@@ -74,9 +74,9 @@ fn write(domain: &Domain, port: u16, size: u8, value: u32) {
 }
 
 /// The machine's own configuration space.
-struct Machine;
+struct HostConfigSpace;
 
-impl ConfigSpace for Machine {
+impl ConfigSpace for HostConfigSpace {
     fn read(&mut self, function: Bdf, offset: u8, size: u8) -> u32 {
         pci::read(function.0, offset, size)
     }
@@ -90,14 +90,14 @@ fn configure(domain: &Domain, port: u16, size: u8, value: u32) {
     let Some(pci) = devices.pci.as_mut() else {
         return;
     };
-    let effect = pci.write_port(port, size, value, &mut Machine);
+    let effect = pci.write_port(port, size, value, &mut HostConfigSpace);
     settle((&mut devices, &domain.log), effect);
 }
 
 /// Answers a load from configuration space in memory.
 pub(super) fn read_config(devices: &mut Devices, (function, offset): (Bdf, u16), size: u8) -> u32 {
     devices.pci.as_mut().map_or(u32::MAX, |pci| {
-        pci.read_memory(function, offset, size, &mut Machine)
+        pci.read_memory(function, offset, size, &mut HostConfigSpace)
     })
 }
 
@@ -109,7 +109,7 @@ pub(super) fn write_config(
     value: u32,
 ) {
     if let Some(pci) = devices.pci.as_mut() {
-        let effect = pci.write_memory((function, offset, size), value, &mut Machine);
+        let effect = pci.write_memory((function, offset, size), value, &mut HostConfigSpace);
         settle((devices, log), effect);
     }
 }
@@ -118,7 +118,7 @@ fn settle((devices, log): (&mut Devices, &GuestLog), effect: PciEffect) {
     match effect {
         PciEffect::None => {}
         PciEffect::MsiRouted(function, message) => {
-            crate::domain::msi::route((devices, log), function, message, &mut Machine);
+            crate::domain::msi::route((devices, log), function, message, &mut HostConfigSpace);
         }
         PciEffect::MsiOff(function) => crate::domain::msi::release(devices, function),
     }
