@@ -46,4 +46,4 @@ mod runner;
 #[cfg(test)]
 mod tests;
 
-pub use boot::{BootInfo, Machine, start};
+pub use boot::{BootInfo, BootedMachine, start};

@@ -39,7 +39,7 @@ pub struct BootInfo {
 
 /// The machine, up and running on one CPU: what dom0 is made from.
 #[derive(Debug)]
-pub struct Machine {
+pub struct BootedMachine {
     /// The hypervisor's command line, as given.
     pub command_line: String,
     pub options: Options,
@@ -86,7 +86,7 @@ pub fn start(boot: BootInfo) -> ! {
         .unwrap_or_else(|problem| fatal(format_args!("{problem}")));
     let probe = enable_guests(&options, &irqs_off);
 
-    let machine = Machine {
+    let machine = BootedMachine {
         command_line: loaded.command_line,
         options,
         memory: loaded.memory,
@@ -161,7 +161,7 @@ fn enable_guests(options: &Options, irqs_off: &IrqsOff) -> HostProbe {
 /// The remedy where memory is short.
 const MORE_MEMORY: &str = "give the machine more memory";
 
-fn summarise(machine: &Machine) {
+fn summarise(machine: &BootedMachine) {
     let (used, all) = hv_hw::heap::usage();
     info!(
         "up after {} ms: 1 of {} CPUs, TSC {} MHz, {} MiB RAM ({} MiB free), heap {} of {} KiB used, {} modules",

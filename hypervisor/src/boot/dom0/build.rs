@@ -28,7 +28,7 @@ use hv_hw::{info, warn};
 use crate::boot::dom0::memory as placed;
 use crate::boot::dom0::memory::out_of_memory;
 use crate::boot::dom0::{kernel, parts};
-use crate::boot::{Machine, fatal};
+use crate::boot::{BootedMachine, fatal};
 use crate::domain::Domain;
 use crate::domain::create::{self, DomainConfig, DomainResources};
 use crate::domain::devices::{Devices, VirtualIoApic};
@@ -38,7 +38,7 @@ use crate::pcpu::hand_off;
 use crate::runner::reset;
 
 /// Makes dom0, its vCPUs on their way to the CPU that runs them, or ends the boot with a line that says why not.
-pub(super) fn dom0(machine: &Machine) -> Arc<Domain> {
+pub(super) fn dom0(machine: &BootedMachine) -> Arc<Domain> {
     let (file, initrd) = modules(machine);
     let loaded = kernel::load(machine, &file)
         .unwrap_or_else(|problem| fatal(format_args!("dom0's kernel cannot be loaded: {problem}")));
@@ -89,7 +89,7 @@ fn start(domain: &Arc<Domain>, entry_point: Gpa, start_info: Gpa) -> Result<(), 
     Ok(())
 }
 
-fn modules(machine: &Machine) -> (Module, Option<Module>) {
+fn modules(machine: &BootedMachine) -> (Module, Option<Module>) {
     let mut modules = machine.modules.iter().cloned();
     let Some(kernel) = modules.next() else {
         fatal(format_args!(
@@ -119,7 +119,7 @@ fn return_module(module: &Module) {
 }
 
 /// One CPU runs guests, so one vCPU unless asked for more.
-fn vcpu_count(machine: &Machine) -> u32 {
+fn vcpu_count(machine: &BootedMachine) -> u32 {
     machine
         .options
         .dom0_max_vcpus
@@ -129,7 +129,7 @@ fn vcpu_count(machine: &Machine) -> u32 {
 
 /// Writes ACPI tables and start info; returns where the latter is.
 fn write_boot_data(
-    machine: &Machine,
+    machine: &BootedMachine,
     layout: &Dom0Layout,
     e820: &E820Map,
     file: &Module,
@@ -165,7 +165,7 @@ fn put(at: Gpa, bytes: &[u8]) {
 }
 
 /// The kernel's own words, then ours: without an IOMMU, DMA to pages of other domains has to be bounced.
-fn command_line(machine: &Machine, file: &Module) -> String {
+fn command_line(machine: &BootedMachine, file: &Module) -> String {
     let mut line = file.command_line.clone();
     let mut add = |word: &str| {
         if !line.is_empty() {

@@ -14,7 +14,7 @@ use hv_core::image::payload::Payload;
 use hv_hw::{direct_map, heap, info};
 
 use crate::boot::dom0::memory::taken;
-use crate::boot::{Machine, milestone};
+use crate::boot::{BootedMachine, milestone};
 use crate::machine::memory;
 
 /// A kernel in its place.
@@ -31,7 +31,7 @@ pub(super) struct Loaded {
 ///
 /// # Errors
 /// What is wrong with the file, or with the place that it needs.
-pub(super) fn load(machine: &Machine, module: &Module) -> Result<Loaded, String> {
+pub(super) fn load(machine: &BootedMachine, module: &Module) -> Result<Loaded, String> {
     let [_, own] = machine.hypervisor;
     heap::add_temporary(machine.temporary_heap, own);
     let loaded = load_from(machine, module);
@@ -47,7 +47,7 @@ pub(super) fn load(machine: &Machine, module: &Module) -> Result<Loaded, String>
 const NO_32_BIT_DOM0: &str =
     "it is a 32-bit Linux, which runs as a guest only; dom0 needs a 64-bit one";
 
-fn load_from(machine: &Machine, module: &Module) -> Result<Loaded, String> {
+fn load_from(machine: &BootedMachine, module: &Module) -> Result<Loaded, String> {
     let file = read(module)?;
     let opened = KernelFile::open(&file).map_err(|error| error.to_string())?;
     if matches!(opened, KernelFile::BzImage(image) if image.is_32_bit) {
@@ -94,7 +94,7 @@ fn too_large() -> String {
 }
 
 /// Copies the segments to where they belong.
-fn place(machine: &Machine, file: &[u8]) -> Result<Loaded, String> {
+fn place(machine: &BootedMachine, file: &[u8]) -> Result<Loaded, String> {
     let kernel = Kernel::parse(file).map_err(|error| error.to_string())?;
     let reserved = taken(machine, &machine.low_ram);
     let kernel =

@@ -15,13 +15,13 @@ use hv_hw::direct_map::{self, DirectTables};
 use hv_hw::info;
 
 use crate::boot::dom0::kernel::Loaded;
-use crate::boot::{Machine, fatal};
+use crate::boot::{BootedMachine, fatal};
 use crate::domain::{Domain, create, space};
 use crate::machine::memory::{self, Tables};
 
 /// Decides where dom0's memory lies.
 pub(super) fn plan(
-    machine: &Machine,
+    machine: &BootedMachine,
     loaded: &Loaded,
     initrd: Option<&Module>,
     vcpus: u32,
@@ -42,7 +42,7 @@ pub(super) fn plan(
 }
 
 /// RAM that is neither free nor in `available`.
-pub(super) fn taken(machine: &Machine, available: &[MfnRange]) -> Vec<MfnRange> {
+pub(super) fn taken(machine: &BootedMachine, available: &[MfnRange]) -> Vec<MfnRange> {
     let mut open: Vec<MfnRange> = available.to_vec();
     let mut from = Mfn::new(0);
     while let Some(run) = memory::free().lock().next_free_run(from) {
@@ -68,7 +68,7 @@ pub(super) fn taken(machine: &Machine, available: &[MfnRange]) -> Vec<MfnRange> 
 
 /// Takes all of dom0's frames and gives them to it. No domain has had them, so none is scrubbed.
 pub(super) fn take(
-    machine: &Machine,
+    machine: &BootedMachine,
     layout: &Dom0Layout,
     loaded: Loaded,
     initrd: Option<&Module>,

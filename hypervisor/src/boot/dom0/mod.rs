@@ -19,7 +19,7 @@ use hv_hw::percpu::IrqsOff;
 use hv_hw::virt::{Backend, ExtendedState, WithBackend, defend};
 use hv_hw::{console, time};
 
-use crate::boot::{Machine, milestone};
+use crate::boot::{BootedMachine, milestone};
 use crate::domain::{Domain, create, interrupts, registry, wallclock};
 use crate::machine::cpus;
 use crate::machine::host::{self, Host};
@@ -28,7 +28,7 @@ use crate::pcpu::Pcpu;
 use crate::runner::make;
 
 /// Makes dom0 and runs it.
-pub(super) fn build_and_run(machine: Machine, irqs_off: IrqsOff) -> ! {
+pub(super) fn build_and_run(machine: BootedMachine, irqs_off: IrqsOff) -> ! {
     let (extended, speculation) = record_host(&machine, &irqs_off);
     hv_core::emulate::prepare();
     let domain = build::dom0(&machine);
@@ -57,7 +57,7 @@ impl WithBackend for Run {
 }
 
 /// Records what the layers below need to know of the machine; returns by what its vCPUs are made.
-fn record_host(machine: &Machine, irqs_off: &IrqsOff) -> (ExtendedState, Plan) {
+fn record_host(machine: &BootedMachine, irqs_off: &IrqsOff) -> (ExtendedState, Plan) {
     let tsc_khz = u32::try_from(time::tsc_khz()).unwrap_or(u32::MAX);
     let cpuid = HostCpuid::read(parts::host_cpuid);
     let msrs = HostMsrs::read(cpuid.vendor(), rdmsr_safe);
@@ -81,7 +81,7 @@ fn record_host(machine: &Machine, irqs_off: &IrqsOff) -> (ExtendedState, Plan) {
 }
 
 /// Gives dom0 what the hypervisor used until now.
-fn hand_over(machine: &Machine, domain: &Arc<Domain>) {
+fn hand_over(machine: &BootedMachine, domain: &Arc<Domain>) {
     let seconds_at = host::ns_at(machine.wall_clock_tsc);
     let _ = wallclock::set(machine.wall_clock_s, 0, seconds_at);
     registry::add(domain.clone());

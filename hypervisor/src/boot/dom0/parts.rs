@@ -18,7 +18,7 @@ use hv_hw::irq::{ioapic, local};
 use hv_hw::virt::{ExtendedState, Features, means_that_work};
 use hv_hw::{direct_map, info, port, warn};
 
-use crate::boot::Machine;
+use crate::boot::BootedMachine;
 use crate::machine::host::PowerOff;
 
 /// x87, SSE, AVX, the three of AVX-512, and protection keys: less than a frame in all.
@@ -97,7 +97,7 @@ pub(super) fn provides(
 }
 
 /// Devices that the hypervisor keeps to itself.
-pub(super) fn kept(machine: &Machine) -> Vec<MfnRange> {
+pub(super) fn kept(machine: &BootedMachine) -> Vec<MfnRange> {
     let page = |address: Hpa| {
         let mfn = Mfn::containing(address);
         MfnRange::new(mfn, mfn + 1)
@@ -126,7 +126,7 @@ pub(super) fn level_irqs() -> u16 {
 }
 
 /// Ports of the machine that dom0 does not have to itself.
-pub(super) fn ports(machine: &Machine) -> MachinePorts {
+pub(super) fn ports(machine: &BootedMachine) -> MachinePorts {
     let fadt = machine.acpi.fadt.as_ref();
     let first = |block: Option<Block>| block.and_then(Block::ports).map(|(port, _)| port);
     let uart = console_port(machine);
@@ -141,7 +141,7 @@ pub(super) fn ports(machine: &Machine) -> MachinePorts {
     }
 }
 
-fn console_port(machine: &Machine) -> Option<u16> {
+fn console_port(machine: &BootedMachine) -> Option<u16> {
     let options = &machine.options;
     if !hv_hw::console::has_serial() {
         None
@@ -153,7 +153,7 @@ fn console_port(machine: &Machine) -> Option<u16> {
 }
 
 /// The bytes of the DSDT.
-fn dsdt(machine: &Machine) -> Option<Vec<u8>> {
+fn dsdt(machine: &BootedMachine) -> Option<Vec<u8>> {
     const MOST_BYTES: u32 = 4 << 20;
     let at = machine.acpi.fadt.as_ref()?.dsdt;
     let mut header = [0; 8];
@@ -166,7 +166,7 @@ fn dsdt(machine: &Machine) -> Option<Vec<u8>> {
 }
 
 /// How the machine is switched off.
-pub(super) fn power_off(machine: &Machine) -> Option<PowerOff> {
+pub(super) fn power_off(machine: &BootedMachine) -> Option<PowerOff> {
     let ports = ports(machine);
     let control = [ports.pm1a_control?, ports.pm1b_control.unwrap_or(0)];
     let sleep_types = sleep::soft_off(&dsdt(machine)?)?;
