@@ -26,7 +26,7 @@ use hv_hw::virt::VcpuHw;
 use crate::domain::Domain;
 use crate::domain::destroy;
 use crate::machine::{cpus, host};
-use crate::main_loop::run_loop::Stop;
+use crate::main_loop::run_loop::Descheduled;
 use crate::pcpu::hand_off::HandOff;
 use crate::pcpu::{Pcpu, irq};
 use crate::power;
@@ -402,7 +402,7 @@ impl<H: VcpuHw> CpuMain<H> {
     }
 
     /// Books how a vCPU left the guest.
-    fn after_run(&mut self, slot: usize, stop: Stop) {
+    fn after_run(&mut self, slot: usize, why: Descheduled) {
         let Some(Some(at)) = self.slots.get(slot) else {
             return;
         };
@@ -411,7 +411,7 @@ impl<H: VcpuHw> CpuMain<H> {
             self.drop_slot(slot);
         } else if !runner.can_run() {
             self.put_aside(slot);
-        } else if stop == Stop::Yield {
+        } else if why == Descheduled::Yield {
             self.take_off(slot, |policy, unit, now| policy.yield_now(unit, now));
         }
     }

@@ -20,7 +20,7 @@ use crate::runner::{Activity, Next, Runner, apic, apic_timer, crash, inject};
 
 /// Why the loop left a vCPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Stop {
+pub(crate) enum Descheduled {
     Waiting,
     /// Its domain has [`PauseReasons`](crate::domain::lifecycle::PauseReasons).
     Paused,
@@ -35,7 +35,7 @@ pub(crate) enum Stop {
 /// What others want of it they leave where it is looked for, and then kick it: between two exits one flag tells that
 /// nobody did. The host's interrupts come as exits, and where the guest keeps them from that, before an entry: see
 /// `poll`.
-pub(crate) fn run<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Stop {
+pub(crate) fn run<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Descheduled {
     apic_timer::begin_period(runner, pcpu);
     loop {
         if pcpu.patience.is_over() {
@@ -43,7 +43,7 @@ pub(crate) fn run<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Stop {
         }
         // before the kick is taken: whoever waits has yet to hear of it
         if runner.activity != Activity::Ready {
-            return Stop::Waiting;
+            return Descheduled::Waiting;
         }
         if pcpu.take_wake()
             && let Some(stop) = look_up(runner, pcpu)
@@ -57,8 +57,8 @@ pub(crate) fn run<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Stop {
         let exit = runner.hw.enter(&mut pcpu.irqs_off);
         match exit::handle(runner, pcpu, exit) {
             Next::Resume => {}
-            Next::Yield => return Stop::Yield,
-            Next::Look => return Stop::Look,
+            Next::Yield => return Descheduled::Yield,
+            Next::Look => return Descheduled::Look,
         }
     }
 }
@@ -66,20 +66,20 @@ pub(crate) fn run<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Stop {
 /// Somebody wanted this CPU: looks at all that may have been left for the vCPU, and whether others were meant as well.
 #[cold]
 #[inline(never)]
-fn look_up<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Option<Stop> {
+fn look_up<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu) -> Option<Descheduled> {
     runner.vcpu.take_kick();
     // after the kick: who asks from now on kicks again
     if runner.domain.is_stopped() {
-        return Some(Stop::Paused);
+        return Some(Descheduled::Paused);
     }
     if runner.vcpu.has_requests() {
         answer_requests(runner, pcpu);
     }
     if runner.activity != Activity::Ready {
-        return Some(Stop::Waiting);
+        return Some(Descheduled::Waiting);
     }
     if pcpu.has_business() {
-        return Some(Stop::Look);
+        return Some(Descheduled::Look);
     }
     apic_timer::begin_period(runner, pcpu);
     None

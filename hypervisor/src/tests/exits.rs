@@ -4,7 +4,7 @@
 use crate::domain::ShutdownReason;
 use crate::domain::vcpu::Requests;
 use crate::exit;
-use crate::main_loop::run_loop::{self, Stop};
+use crate::main_loop::run_loop::{self, Descheduled};
 use crate::pcpu::Pcpu;
 use crate::runner::{Activity, Next, Runner};
 use crate::tests::common::{LENGTH, RIP, domain, guest_config, one_vcpu, vcpu_of};
@@ -90,7 +90,7 @@ fn pointer_to_nowhere_is_refused() {
 fn halt_of_the_only_vcpu_with_interrupts_off_is_power_off() {
     let (mut runner, mut pcpu) = one_vcpu();
     runner.hw.exits.push_back(VmExit::Hlt);
-    assert_eq!(run_loop::run(&mut runner, &mut pcpu), Stop::Yield);
+    assert_eq!(run_loop::run(&mut runner, &mut pcpu), Descheduled::Yield);
     assert_eq!(
         runner.domain.shutdown_reason(),
         Some(ShutdownReason::PowerOff)
@@ -103,7 +103,7 @@ fn vcpu_that_is_taken_down_stops_and_goes_on_when_it_is_up() {
     let (mut runner, mut pcpu) = one_vcpu();
     runner.vcpu().is_up.store(false, Ordering::Release);
     runner.vcpu().request(Requests::UP_OR_DOWN);
-    assert_eq!(run_loop::run(&mut runner, &mut pcpu), Stop::Waiting);
+    assert_eq!(run_loop::run(&mut runner, &mut pcpu), Descheduled::Waiting);
     assert_eq!(runner.activity, Activity::Down);
     runner.vcpu().is_up.store(true, Ordering::Release);
     runner.vcpu().request(Requests::UP_OR_DOWN);
@@ -132,7 +132,7 @@ fn kick_after_the_wait_began_is_left_for_the_one_who_wakes() {
     let (mut runner, mut pcpu) = one_vcpu();
     runner.activity = Activity::Halted;
     runner.vcpu().post_edge(0x40);
-    assert_eq!(run_loop::run(&mut runner, &mut pcpu), Stop::Waiting);
+    assert_eq!(run_loop::run(&mut runner, &mut pcpu), Descheduled::Waiting);
     assert!(runner.vcpu().take_kick());
     runner.reconsider(&mut pcpu);
     assert_eq!(runner.activity, Activity::Ready);
@@ -144,10 +144,10 @@ fn init_forgets_the_event_in_whose_delivery_it_came() {
     runner.hw.interrupted = Some(Event::Interrupt(0x40));
     let _ = exit::handle(&mut runner, &mut pcpu, VmExit::ExternalInterrupt(0));
     runner.vcpu().request(Requests::INIT);
-    assert_eq!(run_loop::run(&mut runner, &mut pcpu), Stop::Waiting);
+    assert_eq!(run_loop::run(&mut runner, &mut pcpu), Descheduled::Waiting);
     runner.vcpu().request_startup(0x10);
     runner.reconsider(&mut pcpu);
-    while run_loop::run(&mut runner, &mut pcpu) == Stop::Look {}
+    while run_loop::run(&mut runner, &mut pcpu) == Descheduled::Look {}
     assert_eq!(runner.hw.injected, []);
 }
 
@@ -191,7 +191,7 @@ fn written_tsc_runs_on_from_there_and_the_clock_does_not_jump() {
 fn vcpu_that_spins_steps_over_its_pause_and_lets_others_run() {
     let (mut runner, mut pcpu) = one_vcpu();
     runner.hw.exits.push_back(VmExit::PauseLoop);
-    assert_eq!(run_loop::run(&mut runner, &mut pcpu), Stop::Yield);
+    assert_eq!(run_loop::run(&mut runner, &mut pcpu), Descheduled::Yield);
     assert_eq!(runner.hw.rip(), RIP + LENGTH);
     assert_eq!(runner.activity, Activity::Ready);
 }

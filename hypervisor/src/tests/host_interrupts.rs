@@ -375,7 +375,7 @@ fn access_that_is_tried_again_in_a_shadow_lets_the_host_in() {
     hw.patience = SOON;
     assert_eq!(
         run_loop::run(&mut runner, &mut pcpu),
-        run_loop::Stop::Paused
+        run_loop::Descheduled::Paused
     );
     assert!(runner.hw.entries > EXITS as u64);
 }
