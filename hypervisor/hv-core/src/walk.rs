@@ -263,7 +263,7 @@ pub fn copy_in<M: GuestMem + ?Sized>(
 ///
 /// # Errors
 /// See [`WalkFault`]; the pages before the one that faults are written.
-#[inline]
+#[inline(always)]
 pub fn copy_out<M: GuestMem + ?Sized>(
     mem: &mut M,
     mode: &PagingMode,

@@ -203,7 +203,7 @@ impl CpuidPolicy {
     }
 
     /// Answers CPUID with EAX = `leaf` and ECX = `subleaf`.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn query(&self, leaf: u32, subleaf: u32, vcpu: &VcpuView) -> CpuidRegs {
         match leaf {

@@ -144,6 +144,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
     ///
     /// # Errors
     /// [`Error::BadPort`], also for ports that only the hypervisor raises.
+    #[inline(always)]
     pub fn send(&mut self, port: Port) -> Result<Sent, Error> {
         let channel = self.ports.open_mut(port)?;
         match channel.state {
@@ -190,6 +191,7 @@ impl<F: SharedWords + Clone> EventChannels<F> {
     ///
     /// # Errors
     /// [`Error::BadPort`].
+    #[inline(always)]
     pub fn unmask(&mut self, port: Port) -> Result<Notify, Error> {
         let channel = self.ports.open_mut(port)?;
         let vcpu = self.vcpus.get(usize::from(channel.queue.vcpu));

@@ -38,7 +38,7 @@ pub(crate) static TESTS: &[Test] = &[
     row!("grant_copy_64", NO_BUDGET, granted(), |pages| copy(
         pages, 64
     )),
-    row!("grant_copy_4k", Some(1815), granted(), |pages| copy(
+    row!("grant_copy_4k", Some(1825), granted(), |pages| copy(
         pages, 4096
     )),
 ];

@@ -172,7 +172,7 @@ pub(crate) static TESTS: &[Test] = &[
     row!("x2apic_self_ipi_msr_total", NO_BUDGET, apic(), |()| Ok(
         self_ipi(0x83F, IPI)
     )),
-    row!("hc_decrease+populate_4k", Some(2810), spare(), |frame| {
+    row!("hc_decrease+populate_4k", Some(2820), spare(), |frame| {
         decrease_populate(frame)
     }),
 ];
