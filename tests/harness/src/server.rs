@@ -21,7 +21,7 @@ pub struct ServedFile {
 /// No port.
 pub fn serve(len: usize) -> Result<ServedFile> {
     let content = pseudo_random(len);
-    let sha256 = hex(&Sha256::digest(&content));
+    let sha256 = sha256(&content);
     let listener = TcpListener::bind("127.0.0.1:0").context("no port to serve a file on")?;
     let port = listener.local_addr()?.port();
     thread::spawn(move || {
@@ -61,6 +61,9 @@ fn pseudo_random(len: usize) -> Vec<u8> {
     .collect()
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+/// Returns the SHA-256 of `bytes`, in hexadecimal.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    digest.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -1,11 +1,12 @@
 //! Builds Bochs 3.0, the emulated machine that has VT-x when the real one has not.
 //!
-//! Debian's package carries the debugger and runs at a quarter of the speed, and 3.0 has four faults that
-//! stop a hypervisor which uses what recent CPUs offer. So the source Debian ships is built with [`MENDS`]. A mend
-//! replaces a text that must be there exactly once: another version of Bochs fails loudly instead of building wrong.
+//! It has SVM too, on its models of AMD's CPUs. Debian's package carries the debugger and runs at a quarter of the
+//! speed, and 3.0 has seven faults that stop a hypervisor which uses what recent CPUs offer. So the source Debian ships
+//! is built with [`MENDS`]. A mend replaces a text that must be there exactly once: another version of Bochs fails
+//! loudly instead of building wrong.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -65,7 +66,72 @@ const MENDS: &[Mend] = &[
         after: "BX_DEBUG((\"Clear Virtual Interrupt",
         reason: "as above",
     },
+    Mend {
+        file: "cpu/svm.cc",
+        before: "  BX_CPU_THIS_PTR in_svm_guest = true;\n",
+        after: "  BX_CPU_THIS_PTR in_svm_guest = true;\n  handleInterruptMaskChange();\n",
+        reason: "the interrupt mask depends on in_svm_guest: not computed anew, a guest entered with IF=0 that spins \
+                 is never left on an external interrupt, and a virtual one never reaches a guest entered with IF=1",
+    },
+    Mend {
+        file: "cpu/flag_ctrl_pro.cc",
+        before: "void BX_CPU_C::handleInterruptMaskChange(void)\n{\n",
+        after: SVM_INTERRUPT_MASK,
+        reason: "with V_INTR_MASKING the host's IF masks physical interrupts, the guest's IF and V_TPR the virtual one \
+                 (AMD APM vol. 2, \"Masking Physical Interrupts\")",
+    },
+    Mend {
+        file: "cpu/svm.cc",
+        before: "BX_ERROR((\"SVM VMEXIT: event vector",
+        after: "BX_DEBUG((\"SVM VMEXIT: event vector",
+        reason: "an exit for an exception is no error",
+    },
+    Mend {
+        file: "cpu/svm.cc",
+        before: "BX_ERROR((\"SVM VMEXIT: I/O port",
+        after: "BX_DEBUG((\"SVM VMEXIT: I/O port",
+        reason: "an exit for an I/O port is no error",
+    },
+    Mend {
+        file: "cpu/exception.cc",
+        before: "  BX_CPU_THIS_PTR in_event = true;\n#endif\n",
+        after: SVM_EVENT_IN_DELIVERY,
+        reason: "EXITINTINFO told of the last exception also where the delivery of an interrupt or of a software event \
+                 was interrupted (AMD APM vol. 2, \"EXITINTINFO Pseudo-Code\")",
+    },
 ];
+
+/// How a CPU that runs an SVM guest masks interrupts, and what follows for one that does not.
+const SVM_INTERRUPT_MASK: &str = "void BX_CPU_C::handleInterruptMaskChange(void)
+{
+#if BX_SUPPORT_SVM
+  if (BX_CPU_THIS_PTR in_svm_guest && SVM_V_INTR_MASKING) {
+    if (SVM_HOST_IF)
+      unmask_event(BX_EVENT_PENDING_INTR | BX_EVENT_PENDING_LAPIC_INTR);
+    else
+      mask_event(BX_EVENT_PENDING_INTR | BX_EVENT_PENDING_LAPIC_INTR | BX_EVENT_PENDING_UINTR);
+    if (BX_CPU_THIS_PTR get_IF() && (SVM_V_IGNORE_TPR || SVM_V_INTR_PRIO > SVM_V_TPR))
+      unmask_event(BX_EVENT_SVM_VIRQ_PENDING);
+    else
+      mask_event(BX_EVENT_SVM_VIRQ_PENDING);
+    return;
+  }
+#endif
+";
+
+/// What EXITINTINFO has of an event whose delivery begins: INT3, INTO and INT1 are exceptions in it.
+const SVM_EVENT_IN_DELIVERY: &str = "  BX_CPU_THIS_PTR in_event = true;
+#endif
+
+#if BX_SUPPORT_SVM
+  if (BX_CPU_THIS_PTR in_svm_guest) {
+    bool is_exception = type == BX_SOFTWARE_EXCEPTION || type == BX_PRIVILEGED_SOFTWARE_INTERRUPT;
+    unsigned type_in_info = is_exception ? BX_HARDWARE_EXCEPTION : type;
+    BX_CPU_THIS_PTR vmcb->ctrls.exitintinfo = vector | (type_in_info << 8) | (push_error ? (1 << 11) : 0);
+    BX_CPU_THIS_PTR vmcb->ctrls.exitintinfo_error_code = error_code;
+  }
+#endif
+";
 
 /// No debugger (speed), no `--enable-show-ips` (its timer handler can deadlock with the logger), both displays that
 /// need no library.
@@ -94,10 +160,15 @@ const CONFIGURE: &[&str] = &[
 
 const FLAGS: &str = "-O3 -march=native";
 
-/// Says whether `binary` was built from this source with these mends for this CPU.
-pub(crate) fn is_current(binary: &Path) -> bool {
-    binary.is_file()
-        && fs::read_to_string(binary.with_file_name("recipe")).is_ok_and(|r| r == recipe())
+/// Returns where the emulator is that is built from this source with these mends for this CPU. Each has a place of its
+/// own, so that two checkouts of the repository do not build over each other.
+///
+/// # Errors
+/// As [`paths::cache`].
+pub(crate) fn path() -> Result<PathBuf> {
+    let digest = harness::server::sha256(recipe().as_bytes());
+    let key = digest.get(..12).unwrap_or(&digest);
+    Ok(paths::cache()?.join(format!("bochs-{key}/bochs")))
 }
 
 /// Fetches, mends, builds, and puts the emulator at `binary`.
@@ -135,16 +206,16 @@ pub(crate) fn build(binary: &Path) -> Result<()> {
     )?;
     let jobs = std::thread::available_parallelism().map_or(2, usize::from);
     shell::step(
-        "building Bochs (one to three minutes, once)",
+        "building Bochs (two to three minutes, once)",
         Command::new("make")
             .arg(format!("-j{jobs}"))
             .arg("bochs")
             .current_dir(&work),
     )?;
     shell::output(Command::new("strip").arg("bochs").current_dir(&work))?;
+    fs::write(binary.with_file_name("recipe"), recipe())?;
     // Renamed into place last: a build that was interrupted leaves no half an emulator.
     fs::rename(work.join("bochs"), binary)?;
-    fs::write(binary.with_file_name("recipe"), recipe())?;
     fs::remove_dir_all(&work)?;
     let _ = fs::remove_file(binary.with_file_name("fallback"));
     Ok(())
@@ -215,8 +286,8 @@ fn host_cpu() -> String {
 ///
 /// # Errors
 /// Neither ours nor Debian's is there.
-pub(crate) fn find() -> Result<(std::path::PathBuf, bool)> {
-    let ours = paths::bochs()?;
+pub(crate) fn find() -> Result<(PathBuf, bool)> {
+    let ours = path()?;
     if ours.is_file() {
         return Ok((ours, true));
     }

@@ -56,14 +56,6 @@ pub(crate) fn cache() -> Result<PathBuf> {
     Ok(PathBuf::from(home).join(".cache/hematite"))
 }
 
-/// Returns the Bochs that `cargo xtask setup` builds.
-///
-/// # Errors
-/// As [`cache`].
-pub(crate) fn bochs() -> Result<PathBuf> {
-    Ok(cache()?.join("bochs/bochs"))
-}
-
 /// Returns the `cargo` that runs us, so that its toolchain stays the same.
 pub(crate) fn cargo() -> PathBuf {
     env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)

@@ -1,6 +1,6 @@
 //! `cargo xtask setup`: what a clean machine lacks.
 //!
-//! Debian packages, rustup targets, the emulator, the kernels that boot as dom0. Each is looked for first, so that
+//! Debian packages, rustup targets, the emulators, the kernels that boot as dom0. Each is looked for first, so that
 //! `run` and `test` call this every time: with nothing missing it starts no program at all.
 
 use std::fs;
@@ -55,7 +55,7 @@ const TARGETS: [&str; 2] = ["x86_64-unknown-none", "x86_64-unknown-linux-musl"];
 pub(crate) fn run() -> Result<()> {
     packages()?;
     targets()?;
-    emulator()?;
+    bochs()?;
     debian::ensure_all()
 }
 
@@ -154,15 +154,13 @@ fn targets() -> Result<()> {
 }
 
 /// Builds the mended Bochs; where that fails, falls back to Debian's package with a warning.
-fn emulator() -> Result<()> {
-    let bochs = paths::bochs()?;
-    if bochs_build::is_current(&bochs) {
+fn bochs() -> Result<()> {
+    let bochs = bochs_build::path()?;
+    if bochs.is_file() {
         return Ok(());
     }
     let marker = bochs.with_file_name("fallback");
-    if Path::new("/usr/bin/bochs").exists()
-        && fs::read_to_string(&marker).is_ok_and(|m| m == bochs_build::recipe())
-    {
+    if Path::new("/usr/bin/bochs").exists() && marker.exists() {
         eprintln!(
             "warning: using Debian's Bochs (remove {} to try building anew)",
             marker.display()
@@ -187,7 +185,7 @@ fn emulator() -> Result<()> {
             ],
         )?;
     }
-    fs::write(marker, bochs_build::recipe())?;
+    fs::write(marker, format!("{why:#}\n"))?;
     eprintln!(
         "warning: using Debian's Bochs: 3.5 times slower, and the hypervisor runs with apicv=off"
     );
