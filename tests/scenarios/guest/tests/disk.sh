@@ -1,20 +1,19 @@
 . /tests/lib.sh
-# 64 MiB through the IDE disk and its interrupts, read back past the page cache, and again after a reboot.
-disk=/dev/sda
-i=0
-while [ ! -b $disk ]; do
-    i=$((i + 1))
-    [ $i -lt 100 ] || fail "no $disk"
-    sleep 0.1
-done
-mount -t ext4 $disk /mnt || fail "$disk cannot be mounted"
+# 64 MiB through the machine's disk and its interrupts, read back past the page cache, and again after a reboot.
+disk=$(machine_disk) || fail "no disk"
+case "$disk" in
+/dev/sda) lines='ata_piix|ahci' ;;
+/dev/nvme0n1) lines='nvme0q' ;;
+/dev/vda) lines=$(basename "$(readlink -f /sys/class/block/vda/device)") ;;
+esac
+mount -t ext4 "$disk" /mnt || fail "$disk cannot be mounted"
 if [ -f /mnt/data.sha256 ]; then
     echo "disk: after the reboot"
     (cd /mnt && sha256sum -c data.sha256 >/dev/null) || fail "after the reboot the data is another"
     umount /mnt
-    pass "64 MiB are the same after a reboot"
+    pass "64 MiB on $disk are the same after a reboot"
 fi
-before=$(interrupts 'ata_piix')
+before=$(interrupts "$lines")
 dd if=/dev/urandom of=/tmp/data bs=1M count=64 2>/dev/null || fail "64 MiB of random data cannot be made"
 echo "disk: the data is made"
 (cd /tmp && sha256sum data >/tmp/sum)
@@ -25,8 +24,8 @@ sync
 echo "disk: it is written"
 echo 3 >/proc/sys/vm/drop_caches
 (cd /mnt && sha256sum -c /tmp/sum >/dev/null) || fail "what was read back is not what was written"
-after=$(interrupts 'ata_piix')
-[ "$after" -gt "$before" ] || fail "no interrupt was counted for ata_piix"
+after=$(interrupts "$lines")
+[ "$after" -gt "$before" ] || fail "no interrupt was counted for $lines"
 cp /tmp/sum /mnt/data.sha256
 umount /mnt || fail "the disk cannot be unmounted"
 echo "disk: $((after - before)) interrupts, rebooting"

@@ -1,7 +1,7 @@
 . /tests/guests.sh
 # The guest is gone: dom0 reads what it wrote, and nothing is left of it.
 is_gone web || destroy web
-mount -t ext4 /dev/sda /mnt || fail "the guest's disk cannot be mounted"
+mount -t ext4 "$(machine_disk)" /mnt || fail "the guest's disk cannot be mounted"
 (cd /mnt && sha256sum -c data.sha256 >/dev/null 2>&1) || fail "what the guest wrote is not what dom0 reads"
 umount /mnt
 mount -t ext4 -o loop /tmp/second.img /mnt || fail "the guest's second disk cannot be mounted"

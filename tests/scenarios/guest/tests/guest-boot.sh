@@ -5,9 +5,10 @@ leftovers >/tmp/before
 dd if=/dev/zero of=/tmp/second.img bs=1M count=16 2>/dev/null
 mke2fs -F /tmp/second.img >/dev/null 2>&1
 cp /tmp/second.img /tmp/third.img
-linux_guest web 2 cloud 256 <<'EOF'
+disk=$(machine_disk) || fail "no disk"
+linux_guest web 2 cloud 256 <<EOF
 vif = ["bridge=xenbr0,mac=00:16:3e:00:00:02"]
-disk = ["phy:/dev/sda,xvda,w", "file:/tmp/second.img,xvdb,w", "file:/tmp/third.img,xvdc,r"]
+disk = ["phy:$disk,xvda,w", "file:/tmp/second.img,xvdb,w", "file:/tmp/third.img,xvdc,r"]
 EOF
 # The answer is not in the question, as the guest's terminal echoes what is typed.
 probe session 150 /tmp/web.console 'Linux version' '' 'guest: up' '' '# ' 'echo $((6 * 7))' 42 '' \

@@ -82,7 +82,7 @@ await 10 card_is $mac 4 || fail "vif-route: not connected: $(xl network-list web
 ip route | grep -q "^10.77.1.2 dev $vif\." || fail "vif-route: no route to the guest: $(ip route | tr '\n' ';')"
 xl network-detach web $mac || fail "vif-route: network-detach ended with $?"
 ip route | grep -q 10.77.1.2 && fail "vif-route: the route stays"
-xl block-attach web "format=raw,vdev=xvdd,access=w,script=block,target=/dev/sda" 2>/tmp/err || fail "block: $(cat /tmp/err)"
+xl block-attach web "format=raw,vdev=xvdd,access=w,script=block,target=$(machine_disk)" 2>/tmp/err || fail "block: $(cat /tmp/err)"
 await 10 disk_is 51760 4 || fail "block: not connected: $(xl block-list web | tail -n 1)"
 on_guest web 60 'SECTORS 327680' "echo SECTOR\"\"S \$(cat /sys/class/block/xvdd/size)" || fail "block: $(tail -n 2 /tmp/web.console)"
 xl block-detach web xvdd || fail "block: block-detach ended with $?"

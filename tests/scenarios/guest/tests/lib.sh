@@ -22,6 +22,16 @@ is_bare() {
     grep -qw hematite.bare /proc/cmdline
 }
 
+# Prints the machine's disk, once it is there: IDE's or AHCI's, NVMe's, virtio's.
+machine_disk() {
+    tries=100
+    until ls /dev/sda /dev/nvme0n1 /dev/vda 2>/dev/null | grep .; do
+        tries=$((tries - 1))
+        [ $tries -gt 0 ] || return 1
+        sleep 0.1
+    done
+}
+
 # Prints the number of interrupts so far on the lines of /proc/interrupts that match.
 interrupts() {
     grep -E "$1" /proc/interrupts | awk '{ for (i = 2; $i ~ /^[0-9]+$/; i++) n += $i } END { print n + 0 }'

@@ -82,7 +82,7 @@ pub(crate) fn build(contents: &Contents, out: &Path) -> Result<()> {
     if let Some(script) = &contents.script {
         tree.install(script, "tests/script.sh")?;
     }
-    let modules: &[&[&str]] = match contents.tools {
+    let modules: &[&[modules::Module]] = match contents.tools {
         Tools::None => &[modules::MACHINE],
         Tools::Ours | Tools::XenUtils => &[modules::MACHINE, modules::BACKEND],
     };

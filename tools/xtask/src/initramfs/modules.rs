@@ -10,51 +10,68 @@ use anyhow::{Context, Result};
 
 use crate::debian::Kernel;
 
-/// The drivers of the emulated machine and what the scenarios mount. A kernel may lack some, or have them built in.
-pub(super) const MACHINE: &[&str] = &[
-    "ata_piix",
-    "sd_mod",
-    "crc32c_generic",
-    "ext4",
-    "e1000",
-    "af_packet",
+/// A module by its name; a driver with a part of the modalias of the PCI devices that it is for, and is loaded only
+/// where there is one.
+pub(super) type Module = (&'static str, &'static str);
+
+/// Modules that are for no PCI device.
+const ANY: &str = "";
+
+/// The drivers of the emulated machines and what the scenarios mount. A kernel may lack some, or have them built in.
+pub(super) const MACHINE: &[Module] = &[
+    ("ata_piix", "v00008086d00007010"),
+    ("ahci", "bc01sc06i01"),
+    ("nvme", "bc01sc08i02"),
+    ("virtio_pci", VIRTIO),
+    ("virtio_blk", VIRTIO),
+    ("virtio_net", VIRTIO),
+    ("sd_mod", ANY),
+    ("crc32c_generic", ANY),
+    ("ext4", ANY),
+    ("e1000", "v00008086d0000100E"),
+    ("e1000e", "v00008086d000010D3"),
+    ("af_packet", ANY),
 ];
 
+/// virtio's devices are of one vendor.
+const VIRTIO: &str = "v00001AF4";
+
 /// What a dom0 with guests needs: Xen's devices for programs, the backends, bridges, loop devices, NAT.
-pub(super) const BACKEND: &[&str] = &[
-    "xen_evtchn",
-    "xen_gntdev",
-    "xen_gntalloc",
-    "xen_privcmd",
-    "xenfs",
-    "xen_blkback",
-    "xen_netback",
-    "loop",
-    "bridge",
-    "ip_tables",
-    "iptable_nat",
-    "xt_MASQUERADE",
+pub(super) const BACKEND: &[Module] = &[
+    ("xen_evtchn", ANY),
+    ("xen_gntdev", ANY),
+    ("xen_gntalloc", ANY),
+    ("xen_privcmd", ANY),
+    ("xenfs", ANY),
+    ("xen_blkback", ANY),
+    ("xen_netback", ANY),
+    ("loop", ANY),
+    ("bridge", ANY),
+    ("ip_tables", ANY),
+    ("iptable_nat", ANY),
+    ("xt_MASQUERADE", ANY),
 ];
 
 /// What a guest needs.
-pub(super) const FRONTEND: &[&str] = &[
-    "xen_blkfront",
-    "xen_netfront",
-    "crc32c_generic",
-    "ext4",
-    "af_packet",
+pub(super) const FRONTEND: &[Module] = &[
+    ("xen_blkfront", ANY),
+    ("xen_netfront", ANY),
+    ("crc32c_generic", ANY),
+    ("ext4", ANY),
+    ("af_packet", ANY),
 ];
 
-/// Copies the modules and all they depend on, and writes `order`: their names, one a line, dependencies first.
+/// Copies the modules and all they depend on, and writes `order`: a line each, dependencies first, with the name and,
+/// where it has one, the part of a modalias. What drivers share has a line for each.
 ///
 /// # Errors
 /// The kernel's package is missing, or a module cannot be read.
-pub(super) fn install(kernel: Kernel, sets: &[&[&str]], to: &Path) -> Result<()> {
+pub(super) fn install(kernel: Kernel, sets: &[&[Module]], to: &Path) -> Result<()> {
     let mut available = BTreeMap::new();
     index(&kernel.modules()?.join("kernel"), &mut available)?;
     let mut order = Vec::new();
-    for name in sets.iter().copied().flatten() {
-        add_with_dependencies(name, &available, to, &mut order)?;
+    for (name, device) in sets.iter().copied().flatten() {
+        add_with_dependencies((name, device), &available, to, &mut order)?;
     }
     fs::write(to.join("order"), order.join("\n") + "\n")?;
     Ok(())
@@ -76,12 +93,13 @@ fn index(dir: &Path, found: &mut BTreeMap<String, PathBuf>) -> Result<()> {
 }
 
 fn add_with_dependencies(
-    name: &str,
+    (name, device): (&str, &str),
     available: &BTreeMap<String, PathBuf>,
     to: &Path,
     order: &mut Vec<String>,
 ) -> Result<()> {
-    if order.iter().any(|done| done == name) {
+    let line = format!("{name} {device}").trim_end().to_owned();
+    if order.iter().any(|done| *done == line || done == name) {
         return Ok(());
     }
     // A module that is not there is built in, or the kernel is made for machines without that device.
@@ -90,10 +108,11 @@ fn add_with_dependencies(
     };
     let bytes = read_module(path)?;
     for dependency in dependencies(&bytes) {
-        add_with_dependencies(&dependency.replace('-', "_"), available, to, order)?;
+        let dependency = dependency.replace('-', "_");
+        add_with_dependencies((&dependency, device), available, to, order)?;
     }
     fs::write(to.join(name), bytes)?;
-    order.push(name.to_owned());
+    order.push(line);
     Ok(())
 }
 
