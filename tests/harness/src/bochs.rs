@@ -43,7 +43,7 @@ pub fn command(machine: &Machine, com1_port: u16) -> Result<Command> {
     fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     let commands = machine.work.join("debugger");
     fs::write(&commands, "c\n")?;
-    let mut command = Command::new(&machine.program);
+    let mut command = Command::new(&machine.programs.bochs);
     command.arg("-q").arg("-f").arg(file);
     if is_debians(machine) {
         // It stops in its debugger first.
@@ -54,16 +54,14 @@ pub fn command(machine: &Machine, com1_port: u16) -> Result<Command> {
 
 /// Says whether this is the packaged Bochs, which has the debugger, and another display that needs no screen.
 fn is_debians(machine: &Machine) -> bool {
-    machine.program.starts_with("/usr/bin")
+    machine.programs.bochs.starts_with("/usr/bin")
 }
 
 fn configuration(machine: &Machine, com1_port: u16) -> Result<String> {
     let Machine {
-        cpu,
-        cpus,
-        memory_mib,
-        ..
+        model, memory_mib, ..
     } = machine;
+    let (cpu, cpus) = (&model.cpu, model.smp);
     let bios = existing(&BIOS)?;
     let vgabios = existing(&VGABIOS)?;
     let iso = machine.iso.display();

@@ -7,9 +7,6 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// Wall time counts for this part of itself where the emulator has done less than that.
-const WALL_SHARE: u32 = 16;
-
 /// Ticks a second in `/proc/PID/stat`: `USER_HZ`, a constant of Linux' ABI on x86-64.
 const TICKS_PER_SECOND: u64 = 100;
 
@@ -27,6 +24,8 @@ pub enum Clock {
         pid: u32,
         /// When it was started.
         since: Instant,
+        /// One in so many seconds of the host's time counts, where the process has done less than that.
+        wall_share: u32,
     },
 }
 
@@ -39,12 +38,14 @@ impl Clock {
         }
     }
 
-    /// Returns the clock of the process `pid`, which has just been started.
+    /// Returns the clock of the process `pid`, which has just been started; one in `wall_share` seconds of the host's
+    /// time counts in any case.
     #[must_use]
-    pub fn of_process(pid: u32) -> Self {
+    pub fn of_process(pid: u32, wall_share: u32) -> Self {
         Self::Work {
             pid,
             since: Instant::now(),
+            wall_share,
         }
     }
 
@@ -53,8 +54,12 @@ impl Clock {
     pub fn now(&self) -> Duration {
         match *self {
             Self::Wall { since } => since.elapsed(),
-            Self::Work { pid, since } => {
-                let least = since.elapsed() / WALL_SHARE;
+            Self::Work {
+                pid,
+                since,
+                wall_share,
+            } => {
+                let least = since.elapsed() / wall_share.max(1);
                 cpu_time(pid).map_or(least, |work| work.max(least))
             }
         }
@@ -164,7 +169,7 @@ mod tests {
             Process::start("/bin/sh", &["-c", "while :; do :; done"]),
             Process::start("sleep", &["600"]),
         );
-        let clock = |process: &Process| Clock::of_process(process.0.id());
+        let clock = |process: &Process| Clock::of_process(process.0.id(), 16);
         let (busy, idle) = (clock(&works), clock(&waits));
         let limit = |clock: Clock| clock.after(Duration::from_millis(300));
         let (of_busy, of_idle) = (limit(busy), limit(idle));
@@ -185,6 +190,7 @@ mod tests {
         let gone = Clock::Work {
             pid: u32::MAX,
             since,
+            wall_share: 16,
         };
         assert!(gone.now() >= Duration::from_secs(10));
         assert!(gone.now() < Duration::from_secs(100));

@@ -19,6 +19,6 @@ pub mod verdict;
 
 pub use clock::{Clock, Limit};
 pub use console::{Console, Seen};
-pub use machine::{Emulator, Machine, Network};
+pub use machine::{Emulator, Machine, Model, Network, Programs};
 pub use running::Running;
 pub use scenario::{Outcome, Scenario};

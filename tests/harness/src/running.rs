@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::clock::{Clock, Limit};
 use crate::console::Console;
-use crate::machine::{Emulator, Machine};
+use crate::machine::{Machine, Model};
 use crate::{bochs, qemu};
 
 /// A machine that runs, and its serial line.
@@ -39,10 +39,13 @@ impl Running {
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
         std::fs::create_dir_all(&machine.work)?;
-        let mut command = match machine.emulator {
-            Emulator::Bochs => bochs::command(machine, port)?,
-            Emulator::QemuKvm | Emulator::QemuTcg => qemu::command(machine, port),
+        let mut command = if machine.model.is_qemu() {
+            qemu::command(machine, port)?
+        } else {
+            bochs::command(machine, port)?
         };
+        let program = command.get_program().to_owned();
+        let program = Path::new(&program).display();
         let printed = machine.work.join("emulator.out");
         let out = File::create(&printed)?;
         let mut child = command
@@ -50,8 +53,8 @@ impl Running {
             .stdout(out.try_clone()?)
             .stderr(out)
             .spawn()
-            .with_context(|| format!("cannot start {}", machine.program.display()))?;
-        let clock = Clock::of_process(child.id());
+            .with_context(|| format!("cannot start {program}"))?;
+        let clock = Clock::of_process(child.id(), wall_share(&machine.model));
         match accept(&listener, &mut child, clock.after(CONNECT_TIMEOUT)) {
             Ok(stream) => Ok(Self {
                 child,
@@ -63,7 +66,7 @@ impl Running {
                 let said = std::fs::read_to_string(&printed).unwrap_or_default();
                 let lines: Vec<&str> = said.lines().collect();
                 let tail = lines[lines.len().saturating_sub(15)..].join("\n");
-                Err(error.context(format!("{} said:\n{tail}", machine.program.display())))
+                Err(error.context(format!("{program} said:\n{tail}")))
             }
         }
     }
@@ -96,6 +99,12 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Wall time counts for this part of itself where the emulator has done less than that. Bochs sleeps only while it gets
+/// no CPU; QEMU, where idle time takes the time it takes, as often as its guests.
+fn wall_share(model: &Model) -> u32 {
+    if model.is_qemu() { 4 } else { 16 }
 }
 
 fn accept(listener: &TcpListener, child: &mut Child, limit: Limit) -> Result<TcpStream> {

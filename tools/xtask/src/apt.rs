@@ -1,6 +1,6 @@
 //! apt without touching the host's: directories of its own below the cache.
 //!
-//! Its lists name Debian 12 (kernels, Xen's toolstack), its backports (the newer kernel) and Debian 13's sources
+//! Its lists name Debian 12 (kernels, Xen's toolstack), its backports (the newer kernel, QEMU) and Debian 13's sources
 //! (Bochs), whatever the host is; lists of their own name what only guests run: Debian 11, and Debian 12 for i386. The
 //! mirror is the one that the host's own apt configuration names, or `HEMATITE_DEBIAN_MIRROR`. Signatures and digests
 //! are checked by apt.
@@ -135,7 +135,11 @@ impl Apt {
         Ok(apt)
     }
 
-    fn update(&self) -> Result<()> {
+    /// Fetches the lists anew.
+    ///
+    /// # Errors
+    /// The mirror does not answer.
+    pub(crate) fn update(&self) -> Result<()> {
         shell::step(
             "fetching Debian's package lists",
             self.command("apt-get").arg("update"),
@@ -165,6 +169,15 @@ impl Apt {
             .with_context(|| format!("no version of {meta} depends on {prefix}…"))
     }
 
+    /// Returns the versions of the package `name` that the lists have, newest first.
+    ///
+    /// # Errors
+    /// apt cannot be asked.
+    pub(crate) fn versions(&self, name: &str) -> Result<Vec<String>> {
+        let listed = shell::output(self.command("apt-cache").args(["madison", name]))?;
+        Ok(listed.lines().filter_map(binary_version).collect())
+    }
+
     /// Downloads packages into `dir`, which has nothing else; lists that have aged past them are fetched anew once.
     ///
     /// # Errors
@@ -185,6 +198,14 @@ impl Apt {
         let entries = fs::read_dir(dir)?.map(|entry| Ok(entry?.path()));
         entries.collect()
     }
+}
+
+/// Reads `NAME | VERSION | URI SUITE/COMPONENT ARCHITECTURE Packages`; source packages end in another word.
+fn binary_version(line: &str) -> Option<String> {
+    let mut fields = line.split(" | ");
+    let version = fields.nth(1)?.trim();
+    let is_binary = fields.next()?.ends_with("Packages");
+    is_binary.then(|| version.to_owned())
 }
 
 /// Where Debian and its security updates are fetched from.
@@ -260,4 +281,17 @@ pub(crate) fn only_entry(dir: &Path, prefix: &str) -> Result<PathBuf> {
         }
     }
     bail!("{} has no {prefix}…", dir.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_those_of_binary_packages() {
+        let line = "   seabios | 1.16.3-2~bpo12+1 | http://deb.debian.org/debian bookworm-backports/main amd64 Packages";
+        assert_eq!(binary_version(line).as_deref(), Some("1.16.3-2~bpo12+1"));
+        let source = "   seabios | 1.16.3-2 | http://deb.debian.org/debian trixie/main Sources";
+        assert_eq!(binary_version(source), None);
+    }
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use harness::machine::DEFAULT_BOCHS_CPU;
-use harness::{Emulator, Machine, Network, Running, Seen, bochs};
+use harness::{Emulator, Machine, Model, Network, Running, Seen, bochs};
 
 use crate::initramfs::Tools;
-use crate::{bochs_build, image, paths, setup};
+use crate::{emulators, image, paths, setup};
 
 /// What can be measured.
 #[derive(clap::Subcommand, Clone, Debug)]
@@ -39,7 +39,7 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     let Bench::Boot { cpu, image } = bench;
     setup::for_running()?;
-    let (program, is_mended) = bochs_build::find()?;
+    let (programs, is_mended) = emulators::programs()?;
     if !is_mended {
         bail!("figures mean something on the Bochs that setup builds only");
     }
@@ -50,15 +50,12 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     };
     let iso = image::run(&image)?;
     let machine = Machine {
-        emulator: Emulator::Bochs,
-        program,
-        cpu: cpu.clone(),
-        cpus: 1,
+        model: Model::new(Emulator::Bochs, cpu),
+        programs,
         memory_mib: 2048,
         iso,
         disk: None,
         network: Network::None,
-        uefi: None,
         work: paths::out().join("bench"),
     };
     std::fs::create_dir_all(paths::logs())?;

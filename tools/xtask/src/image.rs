@@ -63,6 +63,7 @@ pub(crate) fn run(args: &Args) -> Result<PathBuf> {
     let entry = Entry::Hypervisor {
         image: paths::hypervisor(),
         options: join(&options, &args.append),
+        msrs: Vec::new(),
         modules: vec![
             Module {
                 file: if args.unpacked {

@@ -14,11 +14,13 @@ use crate::shell;
 /// What GRUB boots.
 #[derive(Clone, Debug)]
 pub(crate) enum Entry {
-    /// The hypervisor with its options, and the modules it takes: dom0's kernel, its initrd.
+    /// The hypervisor with its options, and the modules it takes: dom0's kernel, its initrd. GRUB writes the registers
+    /// of the CPU first.
     Hypervisor {
         image: PathBuf,
         options: String,
         modules: Vec<Module>,
+        msrs: Vec<(u32, u64)>,
     },
     /// A Linux kernel without a hypervisor, to check scenarios against the bare machine.
     Linux {
@@ -46,7 +48,7 @@ const GRUB_BIOS: &str = "/usr/lib/grub/i386-pc";
 
 /// The modules of GRUB that the menu entry uses.
 const GRUB_MODULES: &str =
-    "--install-modules=multiboot2 linux iso9660 normal part_msdos part_gpt fat";
+    "--install-modules=multiboot2 linux iso9660 normal part_msdos part_gpt fat wrmsr";
 
 /// Makes the CD image `iso`.
 ///
@@ -86,7 +88,11 @@ fn menu(entry: &Entry, boot: &Path) -> Result<String> {
             image,
             options,
             modules,
+            msrs,
         } => {
+            for (register, value) in msrs {
+                writeln!(text, "  wrmsr {register:#x} {value:#x}")?;
+            }
             place(image, &boot.join("hematite.elf"))?;
             writeln!(text, "  multiboot2 /boot/hematite.elf {}", quote(options))?;
             for (i, module) in modules.iter().enumerate() {

@@ -8,21 +8,19 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use harness::scenario::{DomZero, Goal, GuestKernel, Job, Platform, Ramdisk, Scenario, Toolstack};
+use harness::machine::Firmware;
+use harness::scenario::{DomZero, Goal, GuestKernel, Job, Machines, Ramdisk, Scenario, Toolstack};
 use harness::server::ServedFile;
-use harness::{Emulator, Machine, Network};
+use harness::{Machine, Model, Network, Programs};
 
 use crate::debian::Kernel;
 use crate::image::{self, join};
 use crate::initramfs::{self, Contents, Tools};
-use crate::iso::{self, Entry, Firmware, Module};
-use crate::{bochs_build, paths, shell, vmlinux};
+use crate::iso::{self, Entry, Module};
+use crate::{emulators, paths, shell, vmlinux};
 
 /// How long a machine may print nothing before it counts as hung. Hashing 64 MiB is the longest quiet work.
 const SILENCE: Duration = Duration::from_secs(60);
-
-/// Where Debian keeps UEFI firmware.
-const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
 
 /// What dom0's command line gets when there is no hypervisor. Bochs resets well through port 0xCF9 only.
 const BARE: &str = " hematite.bare reboot=pci";
@@ -35,9 +33,9 @@ pub(crate) struct Artefacts {
     is_bare: bool,
     probe: PathBuf,
     served: ServedFile,
-    bochs: PathBuf,
+    programs: Programs,
     bochs_is_mended: bool,
-    programs: Vec<PathBuf>,
+    tools: Vec<PathBuf>,
     test_kernels: Vec<PathBuf>,
     /// Initramfs images made so far.
     initramfs: Mutex<Vec<PathBuf>>,
@@ -60,14 +58,14 @@ impl Artefacts {
     /// # Errors
     /// There is no emulator.
     pub(crate) fn new(is_bare: bool, built: Built, served: ServedFile) -> Result<Self> {
-        let (bochs, bochs_is_mended) = bochs_build::find()?;
+        let (programs, bochs_is_mended) = emulators::programs()?;
         Ok(Self {
             is_bare,
             probe: built.probe,
             served,
-            bochs,
+            programs,
             bochs_is_mended,
-            programs: built.programs,
+            tools: built.programs,
             test_kernels: built.test_kernels,
             initramfs: Mutex::new(Vec::new()),
         })
@@ -102,7 +100,7 @@ impl Artefacts {
             kernel,
             tools,
             probe: self.probe.clone(),
-            programs: self.programs.clone(),
+            programs: self.tools.clone(),
             extras: scenario.extras.clone(),
             documentation: None,
             guests,
@@ -128,33 +126,44 @@ fn guest_kernel(kernel: GuestKernel) -> Kernel {
     }
 }
 
-/// Returns the runs of a scenario: name and CPU model each.
-pub(crate) fn names(scenario: &Scenario) -> Vec<(String, String)> {
-    let models = scenario.models();
-    let is_one = models.len() == 1;
-    let name = |model: &String| {
-        if is_one {
-            scenario.name.clone()
-        } else {
-            format!("{}@{model}", scenario.name)
-        }
-    };
-    models
-        .iter()
-        .map(|model| (name(model), model.clone()))
-        .collect()
+/// A scenario on one of its machines.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    /// The scenario's name, and the machine's where there are several.
+    pub(crate) name: String,
+    pub(crate) scenario: Scenario,
+    pub(crate) model: Model,
 }
 
-/// Makes the CD and the disk of one run of `scenario`.
+/// Returns the runs of a scenario.
+///
+/// # Errors
+/// It names a machine that there is not.
+pub(crate) fn runs(scenario: &Scenario, machines: &Machines) -> Result<Vec<Run>> {
+    let models = scenario.models(machines)?;
+    let is_one = models.len() == 1;
+    let run = |model: Model| Run {
+        name: if is_one {
+            scenario.name.clone()
+        } else {
+            format!("{}@{}", scenario.name, model.name)
+        },
+        scenario: scenario.clone(),
+        model,
+    };
+    Ok(models.into_iter().map(run).collect())
+}
+
+/// Makes the CD and the disk of a run.
 ///
 /// # Errors
 /// A kernel is missing, or a tool failed.
-pub(crate) fn prepare(
-    scenario: &Scenario,
-    name: &str,
-    cpu: &str,
-    artefacts: &Artefacts,
-) -> Result<Job> {
+pub(crate) fn prepare(run: &Run, artefacts: &Artefacts) -> Result<Job> {
+    let Run {
+        name,
+        scenario,
+        model,
+    } = run;
     let dir = paths::out().join("machines");
     let work = dir.join(name);
     if work.exists() {
@@ -162,27 +171,19 @@ pub(crate) fn prepare(
     }
     fs::create_dir_all(&work)?;
     let cd = dir.join(format!("{name}.iso"));
-    let firmware = match scenario.platform {
-        Platform::QemuUefi => Firmware::BiosAndUefi,
-        Platform::Bochs | Platform::Qemu => Firmware::Bios,
+    let firmware = match model.firmware {
+        Firmware::Uefi => iso::Firmware::BiosAndUefi,
+        Firmware::Bios => iso::Firmware::Bios,
     };
-    iso::make(&cd, &entry(scenario, artefacts, &work)?, firmware)?;
+    iso::make(&cd, &entry(run, artefacts, &work)?, firmware)?;
     let disk = if scenario.disk {
         Some(ext4(&work)?)
     } else {
         None
     };
-    let (emulator, program) = match scenario.platform {
-        Platform::Bochs => (Emulator::Bochs, artefacts.bochs.clone()),
-        Platform::Qemu | Platform::QemuUefi => {
-            (Emulator::QemuTcg, PathBuf::from("qemu-system-x86_64"))
-        }
-    };
     let machine = Machine {
-        emulator,
-        program,
-        cpu: cpu.to_owned(),
-        cpus: 1,
+        model: model.clone(),
+        programs: artefacts.programs.clone(),
         memory_mib: scenario.memory,
         iso: cd,
         disk,
@@ -191,11 +192,14 @@ pub(crate) fn prepare(
         } else {
             Network::None
         },
-        uefi: (scenario.platform == Platform::QemuUefi).then(|| PathBuf::from(OVMF)),
         work,
     };
     // Debian's Bochs carries the debugger.
-    let slowness = if artefacts.bochs_is_mended { 1 } else { 4 };
+    let slowness = if artefacts.bochs_is_mended || model.is_qemu() {
+        model.patience
+    } else {
+        4 * model.patience
+    };
     Ok(Job {
         name: name.to_owned(),
         machine,
@@ -232,7 +236,10 @@ fn goal(scenario: &Scenario) -> Goal {
     }
 }
 
-fn entry(scenario: &Scenario, artefacts: &Artefacts, work: &Path) -> Result<Entry> {
+fn entry(run: &Run, artefacts: &Artefacts, work: &Path) -> Result<Entry> {
+    let Run {
+        scenario, model, ..
+    } = run;
     let mut command_line = command_line(scenario, artefacts);
     if artefacts.is_bare {
         let kernel = debian_kernel(scenario.kernel).unwrap_or(Kernel::Generic);
@@ -243,7 +250,7 @@ fn entry(scenario: &Scenario, artefacts: &Artefacts, work: &Path) -> Result<Entr
         });
     }
     let mut options = join(image::OPTIONS, TEST_OPTIONS);
-    if !artefacts.bochs_is_mended {
+    if !artefacts.bochs_is_mended && !model.is_qemu() {
         options = join(&options, "apicv=off");
     }
     if scenario.tools != Toolstack::None && !scenario.dom0_default_memory {
@@ -271,6 +278,7 @@ fn entry(scenario: &Scenario, artefacts: &Artefacts, work: &Path) -> Result<Entr
         image: paths::hypervisor(),
         options,
         modules,
+        msrs: scenario.firmware_msrs.clone(),
     })
 }
 

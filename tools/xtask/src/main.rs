@@ -13,14 +13,18 @@ mod ci;
 mod clamps;
 mod debian;
 mod differential;
+mod emulators;
+mod hardware;
 mod image;
 mod initramfs;
 mod iso;
 mod jobs;
 mod paths;
+mod qemu_fetch;
 mod run;
 mod setup;
 mod shell;
+mod terminal;
 mod test;
 mod vmlinux;
 
@@ -45,7 +49,7 @@ enum Verb {
     /// Install, fetch and build what this machine lacks; quick when nothing is missing
     ///
     /// Debian packages (apt-get as root or through sudo, else the command to type is printed), rustup targets, the
-    /// Bochs emulator built from Debian's source with three mends, and the Debian kernels that boot as dom0.
+    /// Bochs emulator built from Debian's source with mends, QEMU 10.0, and the Debian kernels that boot as dom0.
     /// All but the packages goes to ~/.cache/hematite.
     Setup,
     /// Build the hypervisor (target/hematite/hematite.elf), the guest test kernels and the guests' probe

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{bochs_build, debian, paths, shell};
+use crate::{bochs_build, debian, paths, qemu_fetch, shell};
 
 /// A Debian package and a file that shows it is there.
 struct Package {
@@ -38,7 +38,7 @@ const PACKAGES: &[Package] = &[
     package("e2fsprogs", "/sbin/mkfs.ext4"),
     package("xz-utils", "/usr/bin/xz"),
     package("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
-    package("ovmf", "/usr/share/ovmf/OVMF.fd"),
+    package("ovmf", qemu_fetch::UEFI_CODE),
     package("strace", "/usr/bin/strace"),
     package("make", "/usr/bin/make"),
     package("g++", "/usr/bin/g++"),
@@ -56,6 +56,7 @@ pub(crate) fn run() -> Result<()> {
     packages()?;
     targets()?;
     bochs()?;
+    qemu_fetch::ensure()?;
     debian::ensure_all()
 }
 

@@ -10,11 +10,11 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
-use harness::scenario::{self, Job, Outcome, Platform, Scenario, Toolstack};
+use harness::scenario::{self, Job, Machines, Outcome, Scenario, Toolstack};
 use harness::verdict::TestResult;
 use harness::{parallel, server};
 
-use crate::jobs::{self, Artefacts, Built};
+use crate::jobs::{self, Artefacts, Built, Run};
 use crate::{build, differential, paths, setup};
 
 /// Which tests, and how.
@@ -65,9 +65,9 @@ impl Count {
 /// # Errors
 /// A test failed, or one could not be run.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let scenarios = scenarios()?;
+    let runs = runs()?;
     if args.list {
-        list(&scenarios);
+        list(&runs);
         return Ok(());
     }
     setup::for_running()?;
@@ -84,7 +84,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         count.add(xl_files(args.filter.as_deref()));
     }
     if !args.host_only {
-        count.add(machine_tests(args, scenarios)?);
+        count.add(machine_tests(args, runs)?);
     }
     println!("{} passed, {} failed", count.passed, count.failed);
     if count.failed > 0 {
@@ -116,6 +116,19 @@ fn scenarios() -> Result<Vec<Scenario>> {
     Ok(scenarios)
 }
 
+/// Returns all runs of all scenarios.
+fn runs() -> Result<Vec<Run>> {
+    let file = paths::root().join("tests/scenarios/machines.toml");
+    let text =
+        fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let machines = Machines::parse(&text)?;
+    let mut runs = Vec::new();
+    for scenario in scenarios()? {
+        runs.extend(jobs::runs(&scenario, &machines)?);
+    }
+    Ok(runs)
+}
+
 /// Asks cargo for the test kernels' names.
 fn kernel_names() -> Result<Vec<String>> {
     let mut command = Command::new(paths::cargo());
@@ -140,16 +153,14 @@ fn kernel_names() -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn list(scenarios: &[Scenario]) {
+fn list(runs: &[Run]) {
     println!(
         "{:42} cargo test of the crates that run on the host",
         "host"
     );
     println!("{:42} {}", differential::NAME, differential::ABOUT);
-    for scenario in scenarios {
-        for (name, _) in jobs::names(scenario) {
-            println!("{name:42} {}", scenario.about);
-        }
+    for Run { name, scenario, .. } in runs {
+        println!("{name:42} {}", scenario.about);
     }
 }
 
@@ -234,22 +245,13 @@ fn test_result(line: &str) -> Option<Count> {
 }
 
 /// Builds what the wanted scenarios need and runs them.
-fn machine_tests(args: &Args, scenarios: Vec<Scenario>) -> Result<Count> {
-    let mut wanted: Vec<(String, String, Scenario)> = Vec::new();
-    for scenario in scenarios {
-        if args.bare && !can_be_bare(&scenario) {
-            continue;
-        }
-        for (name, cpu) in jobs::names(&scenario) {
-            if args
-                .filter
-                .as_ref()
-                .is_none_or(|filter| name.contains(filter.as_str()))
-            {
-                wanted.push((name, cpu, scenario.clone()));
-            }
-        }
-    }
+fn machine_tests(args: &Args, runs: Vec<Run>) -> Result<Count> {
+    let mut wanted = runs;
+    wanted.retain(|run| {
+        let filter = args.filter.as_ref();
+        let is_named = filter.is_none_or(|filter| run.name.contains(filter.as_str()));
+        is_named && (!args.bare || can_be_bare(&run.scenario))
+    });
     if wanted.is_empty() {
         return Ok(Count::default());
     }
@@ -261,9 +263,9 @@ fn machine_tests(args: &Args, scenarios: Vec<Scenario>) -> Result<Count> {
     fs::create_dir_all(paths::logs())?;
     let artefacts = artefacts(args, &wanted)?;
     let mut jobs = Vec::new();
-    for (name, cpu, scenario) in &wanted {
-        let job = jobs::prepare(scenario, name, cpu, &artefacts)
-            .with_context(|| format!("scenario {name} cannot be prepared"))?;
+    for run in &wanted {
+        let job = jobs::prepare(run, &artefacts)
+            .with_context(|| format!("scenario {} cannot be prepared", run.name))?;
         jobs.push(Job {
             timeout: job.timeout * args.patience,
             silence: job.silence * args.patience,
@@ -284,11 +286,10 @@ fn machine_tests(args: &Args, scenarios: Vec<Scenario>) -> Result<Count> {
 fn can_be_bare(scenario: &Scenario) -> bool {
     (!scenario.scripts.is_empty() || !scenario.session.is_empty())
         && scenario.tools == Toolstack::None
-        && scenario.platform == Platform::Bochs
 }
 
-fn artefacts(args: &Args, wanted: &[(String, String, Scenario)]) -> Result<Artefacts> {
-    let any = |test: fn(&Scenario) -> bool| wanted.iter().any(|(_, _, s)| test(s));
+fn artefacts(args: &Args, wanted: &[Run]) -> Result<Artefacts> {
+    let any = |test: fn(&Scenario) -> bool| wanted.iter().any(|run| test(&run.scenario));
     if !args.bare {
         build::hypervisor(&args.build)?;
     }

@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::exits::{ask_for_exits, judge_exit_rate};
 use crate::console::Seen;
-use crate::machine::{Emulator, Machine};
+use crate::machine::{Firmware, Machine};
 use crate::qmp;
 use crate::running::Running;
 use crate::verdict::{self, TestResult, Verdict};
@@ -33,7 +33,7 @@ pub enum Goal {
 
 /// A run to do.
 pub struct Job {
-    /// Its name: the scenario's, and the CPU model where there are several.
+    /// Its name: the scenario's, and the machine's where there are several.
     pub name: String,
     /// The machine.
     pub machine: Machine,
@@ -238,7 +238,8 @@ fn judge_line(job: &Job, words: &[String], running: &mut Running) -> Verdict {
 /// Looks for the words on the VGA text screen, where the emulator shows it: QEMU with a BIOS. Returns the screen where
 /// they are not there.
 fn missing_on_screen(job: &Job, words: &[String]) -> Result<Option<String>> {
-    if job.machine.emulator == Emulator::Bochs || job.machine.uefi.is_some() {
+    let model = &job.machine.model;
+    if !model.is_qemu() || model.firmware == Firmware::Uefi {
         return Ok(None);
     }
     let screen = qmp::screen_text(&job.machine.work)?;

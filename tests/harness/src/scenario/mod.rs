@@ -5,13 +5,15 @@
 
 mod exits;
 pub mod job;
+mod machines;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
+pub use self::machines::Machines;
 pub use job::{Goal, Job, Outcome, run};
 
-use crate::machine::{BOCHS_CPUS, DEFAULT_BOCHS_CPU};
+use crate::machine::{DEFAULT_BOCHS_CPU, Model, VTX_CPUS};
 
 /// One entry of the scenario file.
 #[derive(Clone, Debug, Deserialize)]
@@ -36,12 +38,14 @@ pub struct Scenario {
     /// Words that one line of the console must have, for a refusal.
     #[serde(default)]
     pub expect: Vec<String>,
-    /// Which emulator and firmware.
+    /// The machines to run on, one run each: names of `tests/scenarios/machines.toml`, Bochs' CPU models, or a group of
+    /// those (`vtx`, `svm`, `all`); none for [`DEFAULT_BOCHS_CPU`].
     #[serde(default)]
-    pub platform: Platform,
-    /// CPU models; the word `all` stands for each Bochs model that must work.
+    pub machines: Vec<String>,
+    /// Registers of the CPU that GRUB writes before it starts the hypervisor, with their values: what a firmware would
+    /// have done.
     #[serde(default)]
-    pub cpus: Vec<String>,
+    pub firmware_msrs: Vec<(u32, u64)>,
     /// What boots in dom0's place.
     #[serde(default)]
     pub kernel: DomZero,
@@ -72,7 +76,7 @@ pub struct Scenario {
     /// RAM in MiB.
     #[serde(default = "default_memory")]
     pub memory: u32,
-    /// Whether there is an IDE disk with an empty ext4 file system.
+    /// Whether there is a disk with an empty ext4 file system.
     #[serde(default)]
     pub disk: bool,
     /// Whether there is a network card on the emulator's user network, and a file to fetch.
@@ -84,19 +88,6 @@ pub struct Scenario {
     /// Exits a second that must not be reached between the dumps the script asks for.
     #[serde(default)]
     pub exits_per_second_below: Option<u64>,
-}
-
-/// Emulator and firmware of a scenario.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Platform {
-    /// Bochs and its BIOS.
-    #[default]
-    Bochs,
-    /// QEMU without VMX, BIOS.
-    Qemu,
-    /// QEMU without VMX, UEFI.
-    QemuUefi,
 }
 
 /// What a scenario boots as dom0.
@@ -212,8 +203,8 @@ impl Scenario {
             session: Vec::new(),
             goes_on: false,
             expect: Vec::new(),
-            platform: Platform::Bochs,
-            cpus: vec![DEFAULT_BOCHS_CPU.to_owned(), BOCHS_CPUS[0].to_owned()],
+            machines: vec![DEFAULT_BOCHS_CPU.to_owned(), VTX_CPUS[0].to_owned()],
+            firmware_msrs: Vec::new(),
             kernel: DomZero::Missing,
             tools: Toolstack::None,
             guests: Vec::new(),
@@ -231,22 +222,20 @@ impl Scenario {
         }
     }
 
-    /// Returns the CPU models to run on, one run each.
-    #[must_use]
-    pub fn models(&self) -> Vec<String> {
-        if self.cpus.is_empty() {
-            let model = if self.platform == Platform::Bochs {
-                DEFAULT_BOCHS_CPU
-            } else {
-                "max"
-            };
-            return vec![model.to_owned()];
+    /// Returns the machines to run on.
+    ///
+    /// # Errors
+    /// A name that stands for none.
+    pub fn models(&self, machines: &Machines) -> Result<Vec<Model>> {
+        if self.machines.is_empty() {
+            return machines.find(DEFAULT_BOCHS_CPU);
         }
-        let expand = |cpu: &String| match cpu.as_str() {
-            "all" => BOCHS_CPUS.iter().map(|&m| m.to_owned()).collect(),
-            _ => vec![cpu.clone()],
-        };
-        self.cpus.iter().flat_map(expand).collect()
+        let mut models = Vec::new();
+        for name in &self.machines {
+            let found = machines.find(name);
+            models.extend(found.with_context(|| format!("scenario {}", self.name))?);
+        }
+        Ok(models)
     }
 }
 
@@ -255,11 +244,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scenario_without_models_runs_on_the_default_one() {
-        let text = "[[scenario]]\nname = 'a'\nabout = 'b'\n[[scenario]]\nname = 'c'\nabout = 'd'\ncpus = ['all']\n";
+    fn a_scenario_without_machines_runs_on_the_default_one() {
+        let text = "[[scenario]]\nname = 'a'\nabout = 'b'\n[[scenario]]\nname = 'c'\nabout = 'd'\nmachines = ['vtx']\n";
         let scenarios = parse(text).unwrap();
-        assert_eq!(scenarios[0].models(), [DEFAULT_BOCHS_CPU]);
-        assert_eq!(scenarios[1].models().len(), BOCHS_CPUS.len());
+        let machines = Machines::default();
+        let default = scenarios[0].models(&machines).unwrap();
+        assert_eq!(default.len(), 1);
+        assert_eq!(default[0].cpu, DEFAULT_BOCHS_CPU);
+        assert_eq!(
+            scenarios[1].models(&machines).unwrap().len(),
+            VTX_CPUS.len()
+        );
     }
 
     #[test]
