@@ -77,6 +77,9 @@ pub struct PhysdevPciMmcfgReserved {
     pub flags: u32,
 }
 
+/// The device is a virtual function.
+pub const XEN_PCI_DEV_VIRTFN: u32 = 1 << 1;
+
 /// Argument of [`PHYSDEVOP_pci_device_add`], head of it: an optional array of `u32` follows.
 #[derive(
     Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,

@@ -100,6 +100,32 @@ pub(crate) fn map_device(
     )
 }
 
+/// Has the page at `address`, which [`map_device`] has mapped, show device memory in frame `mfn` from now on. Other
+/// CPUs may know it otherwise: each does this before it looks, and nobody else does meanwhile.
+pub(crate) fn show_device(address: u64, mfn: Mfn) -> Result<(), OutOfFrames> {
+    let mut space = SPACE.lock();
+    let table = space.as_mut().ok_or(OutOfFrames)?;
+    let page = HostPage::containing(address);
+    let attr = HostAttr::DEVICE.global();
+    let flush = table
+        .map((&mut DirectTables, &mut NoFrames), page, 1, (mfn, attr))
+        .map_err(|_incomplete| OutOfFrames)?;
+    x86_64::instructions::tlb::flush(x86_64::VirtAddr::new(page.base()));
+    // a small leaf took the place of a small leaf, so no table is detached, and the page's users drop theirs themselves
+    let _ = flush.completed();
+    Ok(())
+}
+
+/// For changes that need no table.
+struct NoFrames;
+
+impl TableFrames for NoFrames {
+    fn alloc_table(&mut self) -> Option<Mfn> {
+        None
+    }
+    fn free_table(&mut self, _: Mfn) {}
+}
+
 fn map_direct(
     table: &mut PageTable<Host>,
     frames: &mut impl TableFrames,

@@ -11,7 +11,7 @@ use hv_core::firmware::madt::Madt;
 use hv_core::firmware::multiboot2::BootInformation;
 use hv_core::options::Options;
 use hv_hw::irq::{ioapic, local, timer, vectors};
-use hv_hw::mmio::Registers;
+use hv_hw::mmio::{self, Registers};
 use hv_hw::shutdown::{self, ResetRegister, Ways};
 use hv_hw::time::calibrate::{self, Reference};
 use hv_hw::time::{self, rtc};
@@ -67,6 +67,7 @@ pub(super) fn init(
     });
     calibrate_tsc(&acpi)?;
     irq::init(&mut Tables).map_err(|_| PlatformProblem::NoMemory)?;
+    mmio::open_peephole(&mut Tables).map_err(|_| PlatformProblem::NoMemory)?;
     let madt = acpi.madt.as_ref().ok_or(PlatformProblem::NoMadt)?;
     add_ioapics(madt)?;
     route_console(madt, options);

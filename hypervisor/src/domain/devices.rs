@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use hv_core::addr::{Gpa, Hpa, PAGE_SIZE};
 use hv_core::device::ioapic::{IoApic, PinEffect, Raised};
 use hv_core::device::pci::{Bdf, PciConfig};
+use hv_core::device::routes::Routes;
 use hv_core::firmware::acpi::McfgRange;
 
 /// What a domain's accesses to devices go through.
@@ -12,12 +13,12 @@ use hv_core::firmware::acpi::McfgRange;
 pub(crate) struct Devices {
     /// I/O APICs, by first GSI.
     pub ioapics: Vec<VirtualIoApic>,
-    /// PCI configuration mechanism 1; `None` for domains without PCI.
+    /// PCI configuration space; `None` for domains without PCI.
     pub pci: Option<PciConfig>,
     /// Where configuration space is in memory: accesses exit, and go through `pci`.
     pub mcfg: Vec<McfgRange>,
-    /// Functions whose MSI is on: (function, host vector, message to the guest).
-    pub msis: Vec<MsiRoute>,
+    /// What comes of the messages that devices send.
+    pub routes: Routes,
 }
 
 /// A virtual I/O APIC and where it is.
@@ -29,16 +30,6 @@ pub(crate) struct VirtualIoApic {
     pub chip: IoApic,
 }
 
-/// A message-signalled interrupt of a function.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct MsiRoute {
-    pub function: Bdf,
-    /// The vector that the device raises on the host.
-    pub host_vector: u8,
-    /// What the guest asked to get.
-    pub message: hv_core::device::message::InterruptMessage,
-}
-
 impl Devices {
     /// A domain without devices.
     #[must_use]
@@ -47,7 +38,7 @@ impl Devices {
             ioapics: Vec::new(),
             pci: None,
             mcfg: Vec::new(),
-            msis: Vec::new(),
+            routes: Routes::none(),
         }
     }
 

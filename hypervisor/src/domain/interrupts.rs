@@ -3,6 +3,7 @@
 //! Line `n` of the machine's I/O APICs has host vector `DEVICES + n`; the vectors after the last line are for messages.
 
 use alloc::sync::Arc;
+use core::ops::RangeInclusive;
 
 use hv_core::device::ioapic::{PinEffect, PinRoute, rte};
 use hv_core::device::message::{DeliveryMode, InterruptMessage, Trigger};
@@ -77,16 +78,9 @@ pub(crate) fn device(vector: u8) {
 }
 
 fn message(domain: &Domain, vector: u8) {
-    let route = {
-        let devices = domain.devices.lock();
-        devices
-            .msis
-            .iter()
-            .find(|msi| msi.host_vector == vector)
-            .copied()
-    };
-    if let Some(route) = route {
-        deliver(domain, route.message);
+    let message = domain.devices.lock().routes.message(vector);
+    if let Some(message) = message {
+        deliver(domain, message);
     }
 }
 
@@ -138,12 +132,12 @@ fn vector_of_line(gsi: u32) -> Option<u8> {
     vectors::DEVICES.contains(&vector).then_some(vector)
 }
 
-/// A vector for messages that no route of `used` has; `None` where all are taken.
+/// The vectors that messages may have: those behind the last line's. None where there are too many lines.
 #[must_use]
-pub(crate) fn free_message_vector(used: &[u8]) -> Option<u8> {
-    let lines = u8::try_from(ioapic::gsi_end()).ok()?;
-    let first = vectors::DEVICES.start().checked_add(lines)?;
-    (first..=*vectors::DEVICES.end()).find(|vector| !used.contains(vector))
+pub(crate) fn message_vectors() -> RangeInclusive<u8> {
+    let lines = u8::try_from(ioapic::gsi_end()).unwrap_or(u8::MAX);
+    let first = vectors::DEVICES.start().saturating_add(lines);
+    first..=*vectors::DEVICES.end()
 }
 
 /// The APIC id of the CPU that boots, which serves all devices.

@@ -22,7 +22,7 @@ pub(crate) mod grants;
 pub(crate) mod info;
 pub(crate) mod interrupts;
 pub(crate) mod lifecycle;
-pub(crate) mod msi;
+pub(crate) mod pci;
 pub(crate) mod pod;
 pub(crate) mod policies;
 pub(crate) mod registry;

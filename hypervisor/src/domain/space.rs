@@ -219,6 +219,28 @@ pub(crate) fn vacate<H: VcpuHw>(hw: &mut H, domain: &Domain, gfn: Gfn) -> Result
     }
 }
 
+/// Takes devices' memory out of the hardware domain's map, for its accesses there to come to the hypervisor. What may
+/// be mapped there is told by [`super::pci`], which names these frames already.
+///
+/// # Errors
+/// [`SpaceError::OutOfMemory`] where a table is needed to take one page out of many.
+pub(super) fn keep_from<H: VcpuHw>(
+    hw: &mut H,
+    domain: &Domain,
+    frames: MfnRange,
+) -> Result<(), SpaceError> {
+    let mut p2m = domain.p2m.lock();
+    for mfn in frames.start.as_u64()..frames.end.as_u64() {
+        let is_device = |entry: &P2mEntry| entry.kind == P2mKind::Mmio;
+        match take_out(hw, domain, &mut p2m, Gfn::new(mfn), is_device) {
+            // a mapping of a device's memory holds no use
+            Ok(_) | Err(SpaceError::NotThere | SpaceError::NotYours) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 fn remove<H: VcpuHw>(
     hw: &mut H,
     domain: &Domain,

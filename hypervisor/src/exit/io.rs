@@ -1,17 +1,14 @@
 //! Port accesses that exit: few of dom0's, all of a guest's.
 
 use hv_core::addr::{Gva, PAGE_BYTES};
-use hv_core::device::pci::{Bdf, ConfigSpace, PciEffect};
 use hv_core::device::ports::{self, PortOwner};
 use hv_core::emulate::StringIoInsn;
 use hv_core::walk::{self, Access};
 use hv_core::x86::RFLAGS_DF;
-use hv_hw::console::log::GuestLog;
+use hv_hw::port;
 use hv_hw::virt::{Event, IoExit, VcpuHw};
-use hv_hw::{pci, port};
 
-use crate::domain::Domain;
-use crate::domain::devices::Devices;
+use crate::domain::pci;
 use crate::exit::done;
 use crate::guest_mem::DomainMemory;
 use crate::pcpu::Pcpu;
@@ -26,7 +23,7 @@ pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, access:
         return string_io(runner, pcpu, access);
     }
     if access.is_in {
-        let value = read(&runner.domain, access.port, access.size);
+        let value = read(runner, access.port, access.size);
         let mask = u64::from(ports::all_ones(access.size));
         let regs = runner.hw.regs();
         // a 32-bit result clears the upper half of RAX, smaller ones keep the rest
@@ -39,19 +36,18 @@ pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, access:
     } else {
         #[expect(clippy::cast_possible_truncation, reason = "OUT takes EAX")]
         let value = runner.hw.regs().rax() as u32 & ports::all_ones(access.size);
-        write(&runner.domain, access.port, access.size, value);
+        write(runner, access.port, access.size, value);
     }
     done(runner)
 }
 
-fn read(domain: &Domain, port: u16, size: u8) -> u32 {
+fn read<H: VcpuHw>(runner: &mut Runner<H>, port: u16, size: u8) -> u32 {
+    let Runner { domain, hw, .. } = runner;
     match domain.ports.owner(port, size) {
         PortOwner::DebugConsole => u32::from(DEBUG_CONSOLE.to_le_bytes()[0]),
         PortOwner::PciConfig => {
-            let mut devices = domain.devices.lock();
-            devices.pci.as_mut().map_or(ports::all_ones(size), |pci| {
-                pci.read_port(port, size, &mut HostConfigSpace)
-            })
+            let value = pci::change(hw, domain, |pci, host| pci.read_port(port, size, host));
+            value.unwrap_or(ports::all_ones(size))
         }
         PortOwner::Pm1Control | PortOwner::Reset | PortOwner::Hardware if domain.is_hardware => {
             port::read(port, size)
@@ -60,67 +56,21 @@ fn read(domain: &Domain, port: u16, size: u8) -> u32 {
     }
 }
 
-fn write(domain: &Domain, port: u16, size: u8, value: u32) {
+fn write<H: VcpuHw>(runner: &mut Runner<H>, port: u16, size: u8, value: u32) {
+    let Runner { domain, hw, .. } = runner;
     match domain.ports.owner(port, size) {
         PortOwner::DebugConsole => console::guest_debug(domain, &[value.to_le_bytes()[0]]),
-        PortOwner::PciConfig => configure(domain, port, size, value),
+        PortOwner::PciConfig => {
+            pci::change(hw, domain, |pci, host| {
+                pci.write_port(port, size, value, host);
+            });
+        }
         PortOwner::Pm1Control if domain.is_hardware => {
             power::sleep_requested(&domain.log, port, size, value);
         }
         PortOwner::Reset if domain.is_hardware => power::reset_requested(port, size, value),
         PortOwner::Hardware if domain.is_hardware => port::write(port, size, value),
         _ => {}
-    }
-}
-
-/// The machine's own configuration space.
-struct HostConfigSpace;
-
-impl ConfigSpace for HostConfigSpace {
-    fn read(&mut self, function: Bdf, offset: u8, size: u8) -> u32 {
-        pci::read(function.0, offset, size)
-    }
-    fn write(&mut self, function: Bdf, offset: u8, size: u8, value: u32) {
-        pci::write(function.0, offset, size, value);
-    }
-}
-
-fn configure(domain: &Domain, port: u16, size: u8, value: u32) {
-    let mut devices = domain.devices.lock();
-    let Some(pci) = devices.pci.as_mut() else {
-        return;
-    };
-    let effect = pci.write_port(port, size, value, &mut HostConfigSpace);
-    settle((&mut devices, &domain.log), effect);
-}
-
-/// Answers a load from configuration space in memory.
-pub(super) fn read_config(devices: &mut Devices, (function, offset): (Bdf, u16), size: u8) -> u32 {
-    devices.pci.as_mut().map_or(u32::MAX, |pci| {
-        pci.read_memory(function, offset, size, &mut HostConfigSpace)
-    })
-}
-
-/// Performs a store to it.
-pub(super) fn write_config(
-    (devices, log): (&mut Devices, &GuestLog),
-    (function, offset): (Bdf, u16),
-    size: u8,
-    value: u32,
-) {
-    if let Some(pci) = devices.pci.as_mut() {
-        let effect = pci.write_memory((function, offset, size), value, &mut HostConfigSpace);
-        settle((devices, log), effect);
-    }
-}
-
-fn settle((devices, log): (&mut Devices, &GuestLog), effect: PciEffect) {
-    match effect {
-        PciEffect::None => {}
-        PciEffect::MsiRouted(function, message) => {
-            crate::domain::msi::route((devices, log), function, message, &mut HostConfigSpace);
-        }
-        PciEffect::MsiOff(function) => crate::domain::msi::release(devices, function),
     }
 }
 

@@ -1,16 +1,17 @@
-//! Emulated memory-mapped registers: the local APIC's in xAPIC mode, and dom0's I/O APICs and PCI configuration space.
-//! Everything else reads as all ones and ignores writes. An access that is none of an instruction's operands, or an
-//! instruction that is not emulated, gets #GP, as with Xen: what a guest executes is no reason for its end.
+//! Emulated memory-mapped registers: the local APIC's in xAPIC mode, and dom0's I/O APICs, PCI configuration space and
+//! the pages with tables of its devices' messages. Everything else reads as all ones and ignores writes. An access that
+//! is none of an instruction's operands, or an instruction that is not emulated, gets #GP, as with Xen: what a guest
+//! executes is no reason for its end.
 
-use hv_core::addr::{Gpa, Gva};
+use hv_core::addr::{Gpa, Gva, Hpa};
 use hv_core::emulate::MmioInsn;
 use hv_core::walk::{self, Access};
 use hv_core::x86::gpr::RSP;
 use hv_hw::guest_log;
 use hv_hw::virt::{Event, Stage2Access, Stage2Fault, SystemRegs, SystemSet, VcpuHw};
 
-use crate::domain::interrupts;
-use crate::exit::{apic, io, stage2};
+use crate::domain::{interrupts, pci};
+use crate::exit::{apic, stage2};
 use crate::guest_mem::DomainMemory;
 use crate::pcpu::Pcpu;
 use crate::runner::{Next, Runner, raise, restart};
@@ -99,10 +100,10 @@ fn read<H: VcpuHw>(runner: &mut Runner<H>, gpa: Gpa, size: u8) -> u64 {
     if let Some(offset) = apic::register_at(runner, gpa) {
         return u64::from(apic::read_mapped(runner, offset, size));
     }
-    let mut devices = runner.domain.devices.lock();
-    if let Some(place) = devices.config_at(gpa) {
-        return u64::from(io::read_config(&mut devices, place, size));
+    if let Some(value) = read_pci(runner, gpa, size) {
+        return value;
     }
+    let mut devices = runner.domain.devices.lock();
     match devices.ioapic_at(gpa) {
         Some((ioapic, offset)) if size == 4 => u64::from(ioapic.chip.read(offset)),
         Some(_) => u64::MAX,
@@ -114,19 +115,33 @@ fn read<H: VcpuHw>(runner: &mut Runner<H>, gpa: Gpa, size: u8) -> u64 {
     }
 }
 
+/// What configuration space in memory says, or a page that dom0 is kept from; `None` where `gpa` is in neither.
+fn read_pci<H: VcpuHw>(runner: &mut Runner<H>, gpa: Gpa, size: u8) -> Option<u64> {
+    let Runner { domain, hw, .. } = runner;
+    let config = domain.devices.lock().config_at(gpa);
+    let value = pci::change(hw, domain, |pci, host| match config {
+        Some((function, offset)) => {
+            let value = pci.read_memory((function, offset, size), host);
+            Some(u64::from(value))
+        }
+        None => pci.load(Hpa::new(gpa.as_u64()), size, host),
+    });
+    value.flatten()
+}
+
 fn write<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, (gpa, size): (Gpa, u8), value: u64) {
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "devices take 4 bytes at most"
+        reason = "APICs take 4 bytes at most"
     )]
     let word = value as u32;
     if let Some(offset) = apic::register_at(runner, gpa) {
         return apic::write_mapped(runner, pcpu, (offset, size), word);
     }
-    let mut devices = runner.domain.devices.lock();
-    if let Some(place) = devices.config_at(gpa) {
-        return io::write_config((&mut devices, &runner.domain.log), place, size, word);
+    if write_pci(runner, (gpa, size), value) {
+        return;
     }
+    let mut devices = runner.domain.devices.lock();
     match devices.ioapic_at(gpa) {
         Some((ioapic, offset)) if size == 4 => {
             let effect = ioapic.chip.write(offset, word);
@@ -141,4 +156,20 @@ fn write<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, (gpa, size): (Gpa, 
             stage2::nothing_there(runner, gpa);
         }
     }
+}
+
+/// Writes to configuration space in memory, or to a page that dom0 is kept from; false where `gpa` is in neither.
+fn write_pci<H: VcpuHw>(runner: &mut Runner<H>, (gpa, size): (Gpa, u8), value: u64) -> bool {
+    let Runner { domain, hw, .. } = runner;
+    let config = domain.devices.lock().config_at(gpa);
+    let is_taken = pci::change(hw, domain, |pci, host| match config {
+        Some((function, offset)) => {
+            let [a, b, c, d, ..] = value.to_le_bytes();
+            let word = u32::from_le_bytes([a, b, c, d]);
+            pci.write_memory((function, offset, size), word, host);
+            true
+        }
+        None => pci.store(Hpa::new(gpa.as_u64()), (size, value), host),
+    });
+    is_taken.unwrap_or(false)
 }

@@ -1,15 +1,15 @@
 //! An access that the second-stage tables do not allow: a device's memory on first touch, a register that is emulated,
 //! or nothing.
 
-use hv_core::addr::{Gfn, Gpa, Mfn, MfnRange};
+use hv_core::addr::{Gfn, Gpa, Mfn, MfnRange, PageOrder};
 use hv_core::p2m::{P2m, P2mError};
 use hv_hw::direct_map::DirectTables;
 use hv_hw::virt::{Stage2Access, Stage2Fault, VcpuHw};
 use hv_hw::{domain_log, guest_log, sync::RankedGuard, sync::rank};
 
 use crate::domain::pod::{self, Touched};
+use crate::domain::{Domain, pci};
 use crate::exit::mmio;
-use crate::machine::host;
 use crate::pcpu::Pcpu;
 use crate::runner::crash::die;
 use crate::runner::{Next, Runner, retry};
@@ -73,10 +73,10 @@ fn answer<H: VcpuHw>(runner: &mut Runner<H>, fault: Stage2Fault) -> Answer {
             Touched::NotMarked => {}
         }
     }
-    if !domain.is_hardware || !is_device_memory(fault.gpa) {
+    if !domain.is_hardware || !is_for(&domain, one(gfn)) {
         return Answer::Emulate;
     }
-    let block = device_block(gfn);
+    let block = device_block(&domain, gfn);
     match p2m.insert_device_around((&mut DirectTables, &mut domain.limits.tables()), gfn, block) {
         Ok(flush) => {
             let _ = flush.completed();
@@ -108,32 +108,22 @@ fn allow_fetch<H: VcpuHw>(
     }
 }
 
-/// True where the machine has, at that address, neither RAM nor anything that the hypervisor keeps.
-fn is_device_memory(gpa: Gpa) -> bool {
-    let mfn = Mfn::new(Gfn::containing(gpa).as_u64());
-    !kept().iter().any(|kept| kept.contains(mfn)) && !crate::machine::memory::table().is_ram(mfn)
-}
-
-/// Devices that dom0 must not reach: APICs, and configuration space in memory.
-fn kept() -> &'static [MfnRange] {
-    &host::host().kept
+/// True where devices have all these frames, and the domain may.
+fn is_for(domain: &Domain, frames: MfnRange) -> bool {
+    pci::is_device_memory(frames) && !pci::is_kept(domain, frames)
 }
 
 /// The largest run of device memory around `gfn`, within 1 GiB, that one leaf may map.
-fn device_block(gfn: Gfn) -> MfnRange {
-    use hv_core::addr::PageOrder;
-    let table = crate::machine::memory::table();
-    for order in [PageOrder::SIZE_1G, PageOrder::SIZE_2M] {
-        let start = gfn.align_down(order);
-        let block = MfnRange::new(
-            Mfn::new(start.as_u64()),
-            Mfn::new(start.as_u64() + order.frames()),
-        );
-        let is_clear = !table.has_ram(block) && !kept().iter().any(|kept| kept.overlaps(block));
-        if is_clear {
-            return block;
-        }
-    }
+fn device_block(domain: &Domain, gfn: Gfn) -> MfnRange {
+    let blocks = [PageOrder::SIZE_1G, PageOrder::SIZE_2M].map(|order| {
+        let start = Mfn::new(gfn.align_down(order).as_u64());
+        MfnRange::new(start, start + order.frames())
+    });
+    let block = blocks.into_iter().find(|&block| is_for(domain, block));
+    block.unwrap_or(one(gfn))
+}
+
+fn one(gfn: Gfn) -> MfnRange {
     let mfn = Mfn::new(gfn.as_u64());
     MfnRange::new(mfn, mfn + 1)
 }

@@ -162,8 +162,8 @@ impl<H: VcpuHw> Table<H> {
             EVTCHNOP_set_priority: Everybody => event_channel::set_priority,
         }
         __HYPERVISOR_physdev_op {
-            PHYSDEVOP_manage_pci_add: HardwareDomain => physdev::manage_pci,
-            PHYSDEVOP_manage_pci_remove: HardwareDomain => physdev::manage_pci,
+            PHYSDEVOP_manage_pci_add: HardwareDomain => physdev::manage_pci_add,
+            PHYSDEVOP_manage_pci_remove: HardwareDomain => physdev::manage_pci_remove,
             PHYSDEVOP_manage_pci_add_ext: HardwareDomain => physdev::not_supported,
             PHYSDEVOP_setup_gsi: HardwareDomain => physdev::setup_gsi,
             PHYSDEVOP_pci_mmcfg_reserved: HardwareDomain => physdev::mmcfg_reserved,

@@ -37,6 +37,16 @@ pub(crate) struct Host {
     pub options: Options,
 }
 
+impl Host {
+    /// The number after the last frame that the CPU addresses.
+    #[must_use]
+    pub(crate) fn frames_end(&self) -> u64 {
+        const SIZES: u32 = 0x8000_0008;
+        let [bits, ..] = self.cpuid.get(SIZES, 0).eax.to_le_bytes();
+        1 << u32::from(bits.clamp(36, 52)).saturating_sub(12)
+    }
+}
+
 /// How the machine is switched off (ACPI S5).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct PowerOff {

@@ -7,6 +7,7 @@
 //! | [`posted`] | the descriptor into which others put interrupts for a vCPU, without a lock | every vCPU |
 //! | [`ioapic`] | I/O APIC whose pins are bound one to one to real pins | dom0 |
 //! | [`pci`], [`ports`] | PCI configuration space and I/O ports: what passes and what does not | dom0 |
+//! | [`routes`] | which message of a device is whose interrupt | dom0 |
 //!
 //! Nothing else is needed. The 8259 PICs (ports 0x20, 0x21, 0xA0, 0xA1), the PIT with its gate (0x40–0x43, 0x61) and
 //! the HPET are absent for everyone: their ports read all-ones as any unclaimed port does, and Linux then takes its
@@ -23,6 +24,7 @@ pub mod message;
 pub mod pci;
 pub mod ports;
 pub mod posted;
+pub mod routes;
 
 /// The access raises #GP(0) in the guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,15 +1,26 @@
-//! PCI configuration mechanism #1 in front of the real configuration space: what dom0's accesses to CF8 and CFC do.
+//! PCI as dom0 sees it: the real configuration space, by ports CF8 and CFC or in memory (MCFG), behind a filter, and
+//! the pages of devices' memory in which MSI-X tables lie.
 //!
-//! Everything passes, except: functions that the hypervisor owns are absent, MSI-X capabilities are cut out of the
-//! capability list (their tables in device memory are not watched), and MSI capabilities are virtual. dom0 writes a
-//! vector and a CPU *of its own* there, which on the real device would hit the host's interrupt table: so address, data
-//! and the enable bit are kept here, and [`PciEffect::MsiRouted`] asks the caller for a host vector, which
-//! [`PciConfig::program_msi`] then writes to the device. One vector a function is offered. Masks pass through.
+//! Everything passes, except: functions that the hypervisor owns are absent, as is SR-IOV, and messages are virtual.
+//! dom0 writes vectors and CPUs *of its own* into the capabilities ([`msi`]) and tables ([`msix`]), which on the real
+//! device would hit the host's interrupt table: they are kept here, the device gets vectors of the host's
+//! ([`Routes`]), and what comes there is delivered as dom0 asked for it. So dom0 must not reach the tables: it is kept
+//! from the pages that they lie in, and what else is there is read and written for it.
 //!
-//! Configuration space in memory (MCFG) leads here too, to the first 256 bytes of each function:
-//! [`PciConfig::read_memory`].
-//! Source: PCI Local Bus specification 3.0, "Configuration Mechanism #1", "MSI Capability Structure".
+//! A table lies where its function's BAR says, if the function answers to memory accesses at all. Both change only by
+//! writes that come through here; a page that is new among those that dom0 is to be kept from is handed out by
+//! [`PciConfig::next_moved`], and until the caller has said that it is kept from it ([`PciConfig::moved`]) the device's
+//! MSI-X stays off.
+//!
+//! A device that is reset forgets what it was told. Nobody says so here, but its capabilities then say that messages
+//! are off where they were on; that is looked at before each access to them, and they are as after reset for dom0 too.
+//!
+//! Source: PCI Local Bus specification 3.0, "Configuration Mechanism #1", "MSI and MSI-X"; PCI Express Base
+//! Specification, "PCI Express Enhanced Configuration Access Mechanism (ECAM)".
 
+mod function;
+mod msi;
+mod msix;
 #[cfg(test)]
 mod tests;
 
@@ -18,12 +29,25 @@ use alloc::collections::btree_map::Entry;
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::message::InterruptMessage;
 use super::ports::all_ones;
+use super::routes::Routes;
+use crate::addr::{Hpa, Mfn, MfnRange};
+use function::Function;
 
 /// A PCI function of segment 0: bus in bits 15:8, device in 7:3, function in 2:0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Bdf(pub u16);
+
+impl Bdf {
+    #[must_use]
+    pub const fn new(bus: u8, devfn: u8) -> Self {
+        Self(u16::from_le_bytes([devfn, bus]))
+    }
+
+    const fn bus(self) -> u8 {
+        self.0.to_le_bytes()[1]
+    }
+}
 
 impl fmt::Display for Bdf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -32,14 +56,24 @@ impl fmt::Display for Bdf {
     }
 }
 
-/// Access to the real configuration space.
-pub trait ConfigSpace {
-    /// Reads `size` (1, 2 or 4) bytes at `offset`; the access lies within one aligned double word.
-    fn read(&mut self, function: Bdf, offset: u8, size: u8) -> u32;
-    fn write(&mut self, function: Bdf, offset: u8, size: u8, value: u32);
+/// The real machine: its configuration space, and its devices' memory.
+pub trait PciMachine {
+    /// Reads `size` (1, 2 or 4) bytes at `offset`; the access lies within one aligned double word. All ones where
+    /// nobody answers, or where the machine has no such space.
+    fn read(&mut self, function: Bdf, offset: u16, size: u8) -> u32;
+    fn write(&mut self, function: Bdf, offset: u16, size: u8, value: u32);
+    /// Reads `size` (1, 2, 4 or 8) bytes of a device's memory, at a multiple of it.
+    fn load(&mut self, at: Hpa, size: u8) -> u64;
+    fn store(&mut self, at: Hpa, size: u8, value: u64);
+    /// True where the machine has, in all these frames, neither RAM nor anything that the hypervisor keeps.
+    fn is_device_memory(&self, frames: MfnRange) -> bool;
+    /// What a device is told to write where for `vector` to come.
+    fn message(&self, vector: u8) -> MsiMessage;
+    /// Hears that no `wanted` vectors in a row are left for `function`, whose message stays off.
+    fn out_of_vectors(&mut self, function: Bdf, wanted: u8);
 }
 
-/// What a device is told to write where: the host's side of a message-signalled interrupt.
+/// The host's side of a message-signalled interrupt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MsiMessage {
     /// 0xFEE00000 with destination and mode.
@@ -48,24 +82,20 @@ pub struct MsiMessage {
     pub data: u16,
 }
 
-/// What a write asks the caller to do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use]
-pub enum PciEffect {
-    None,
-    /// Deliver the function's interrupt as this message from now on. Where the function has no vector of the host yet,
-    /// allocate one and call [`PciConfig::program_msi`]; where it has, only the route changes.
-    MsiRouted(Bdf, InterruptMessage),
-    /// The function's MSI is off, at the device too: release the host's vector.
-    MsiOff(Bdf),
+/// What an access is carried out on: the machine, and the table of its vectors.
+pub struct Host<'a, M> {
+    pub machine: &'a mut M,
+    pub routes: &'a mut Routes,
 }
 
-/// The two ports, and the capabilities found so far.
+/// The two ports, and the functions found so far.
 #[derive(Clone, Debug)]
 pub struct PciConfig {
     latch: u32,
     hidden: Vec<Bdf>,
-    functions: BTreeMap<Bdf, Capabilities>,
+    functions: BTreeMap<Bdf, Function>,
+    /// Pages that a table has moved to since the caller asked last.
+    moved: Vec<(Bdf, MfnRange)>,
 }
 
 impl PciConfig {
@@ -76,16 +106,50 @@ impl PciConfig {
             latch: 0,
             hidden: hidden.to_vec(),
             functions: BTreeMap::new(),
+            moved: Vec::new(),
         }
     }
 
+    /// Finds the functions that there are on all buses, and where their tables lie.
+    pub fn scan(&mut self, host: &mut Host<'_, impl PciMachine>) {
+        const DEVICE: usize = 8;
+        const HEADER_TYPE: u16 = 0xe;
+        const HAS_MORE_FUNCTIONS: u32 = 0x80;
+        for first in (0..=u16::MAX).step_by(DEVICE) {
+            let first = Bdf(first);
+            if !self.is_there(first, host) {
+                continue;
+            }
+            if host.machine.read(first, HEADER_TYPE, 1) & HAS_MORE_FUNCTIONS != 0 {
+                for number in 1..8 {
+                    let _ = self.is_there(Bdf(first.0 | number), host);
+                }
+            }
+        }
+    }
+
+    /// True where `function` answers.
+    pub fn is_there(&mut self, function: Bdf, host: &mut Host<'_, impl PciMachine>) -> bool {
+        !self.hidden.contains(&function) && self.function(function, host).is_some()
+    }
+
+    /// Forgets `function`, which is gone: its messages go nowhere, and its vectors are free. False where it was not
+    /// known.
+    pub fn forget(&mut self, function: Bdf, host: &mut Host<'_, impl PciMachine>) -> bool {
+        let Some(mut known) = self.functions.remove(&function) else {
+            return false;
+        };
+        known.release(function, host);
+        true
+    }
+
     /// Answers an IN of `size` (1, 2 or 4) bytes from `port` (0xCF8–0xCFF).
-    pub fn read_port(&mut self, port: u16, size: u8, hw: &mut impl ConfigSpace) -> u32 {
+    pub fn read_port(&mut self, port: u16, size: u8, host: &mut Host<'_, impl PciMachine>) -> u32 {
         if (port, size) == (ADDRESS_PORT, 4) {
             return self.latch;
         }
         match self.target(port, size) {
-            Some((function, offset)) => self.read(function, offset, size, hw),
+            Some((function, offset)) => self.read(function, offset, size, host),
             None => all_ones(size),
         }
     }
@@ -96,29 +160,25 @@ impl PciConfig {
         port: u16,
         size: u8,
         value: u32,
-        hw: &mut impl ConfigSpace,
-    ) -> PciEffect {
+        host: &mut Host<'_, impl PciMachine>,
+    ) {
         if (port, size) == (ADDRESS_PORT, 4) {
             self.latch = value & LATCH_BITS;
-            return PciEffect::None;
-        }
-        match self.target(port, size) {
-            Some((function, offset)) => self.write((function, offset, size), value, hw),
-            None => PciEffect::None,
+        } else if let Some((function, offset)) = self.target(port, size) {
+            self.write((function, offset, size), value, host);
         }
     }
 
-    /// Answers a load of `size` bytes from a function's configuration space in memory. Extended space is absent.
+    /// Answers a load of `size` bytes from a function's configuration space in memory.
     pub fn read_memory(
         &mut self,
-        function: Bdf,
-        offset: u16,
-        size: u8,
-        hw: &mut impl ConfigSpace,
+        (function, offset, size): (Bdf, u16, u8),
+        host: &mut Host<'_, impl PciMachine>,
     ) -> u32 {
-        match offset_in_memory(offset, size) {
-            Some(offset) => self.read(function, offset, size, hw),
-            None => all_ones(size),
+        if fits(offset, size) {
+            self.read(function, offset, size, host)
+        } else {
+            all_ones(size)
         }
     }
 
@@ -127,321 +187,175 @@ impl PciConfig {
         &mut self,
         (function, offset, size): (Bdf, u16, u8),
         value: u32,
-        hw: &mut impl ConfigSpace,
-    ) -> PciEffect {
-        match offset_in_memory(offset, size) {
-            Some(offset) => self.write((function, offset, size), value, hw),
-            None => PciEffect::None,
+        host: &mut Host<'_, impl PciMachine>,
+    ) {
+        if fits(offset, size) {
+            self.write((function, offset, size), value, host);
         }
     }
 
-    fn read(&mut self, function: Bdf, offset: u8, size: u8, hw: &mut impl ConfigSpace) -> u32 {
+    fn read(
+        &mut self,
+        function: Bdf,
+        offset: u16,
+        size: u8,
+        host: &mut Host<'_, impl PciMachine>,
+    ) -> u32 {
         if self.hidden.contains(&function) {
             return all_ones(size);
         }
-        let value = hw.read(function, offset, size);
-        match self.capabilities(function, hw) {
-            Some(capabilities) => capabilities.patch(offset, size, value),
+        let value = host.machine.read(function, offset, size);
+        if offset == 0 && size >= 2 && value & ABSENT == ABSENT {
+            self.forget(function, host);
+            return value;
+        }
+        match self.function(function, host) {
+            Some(known) => known.read((function, offset, size), value, host),
             None => value,
         }
     }
 
     fn write(
         &mut self,
-        (function, offset, size): (Bdf, u8, u8),
+        (function, offset, size): (Bdf, u16, u8),
         value: u32,
-        hw: &mut impl ConfigSpace,
-    ) -> PciEffect {
+        host: &mut Host<'_, impl PciMachine>,
+    ) {
         if self.hidden.contains(&function) {
-            return PciEffect::None;
+            return;
         }
-        let Some(capabilities) = self.capabilities(function, hw) else {
-            return PciEffect::None;
+        let Some(known) = self.function(function, host) else {
+            return;
         };
-        if !capabilities.keep(offset, size, value) {
-            hw.write(function, offset, size, value);
-        }
-        match &mut capabilities.msi {
-            Some(msi) => msi.settle(function, hw),
-            None => PciEffect::None,
+        let moved = known.write((function, offset, size), value, host);
+        let buses = known.buses_behind((offset, size), value);
+        self.moved.extend(moved.map(|frames| (function, frames)));
+        if let Some(buses) = buses {
+            self.renumber(function, buses, host);
         }
     }
 
-    /// Gives the function `message` of the host and switches its MSI on. Nothing happens where dom0 has none enabled.
-    pub fn program_msi(&mut self, function: Bdf, message: MsiMessage, hw: &mut impl ConfigSpace) {
-        let msi = self
-            .functions
-            .get(&function)
-            .and_then(|c| c.msi.as_ref())
-            .filter(|msi| msi.routed.is_some());
-        if let Some(msi) = msi {
-            msi.program(function, message, hw);
+    /// The bridge `bridge` leads to other buses from now on: what was behind it is somewhere else, and what is there
+    /// now is not known yet.
+    fn renumber(
+        &mut self,
+        bridge: Bdf,
+        (first, last): (u8, u8),
+        host: &mut Host<'_, impl PciMachine>,
+    ) {
+        let behind = |bdf: &Bdf| (first..=last).contains(&bdf.bus()) && bdf.bus() != bridge.bus();
+        let gone: Vec<Bdf> = self.functions.keys().copied().filter(behind).collect();
+        for function in gone {
+            self.forget(function, host);
         }
+    }
+
+    /// A table that has moved since the last call, and the frames that dom0 is to be kept from for it.
+    pub fn next_moved(&mut self) -> Option<(Bdf, MfnRange)> {
+        self.moved.pop()
+    }
+
+    /// Hears that dom0 is kept from `frames`, where the table of `function` lies: its messages may come.
+    pub fn moved(
+        &mut self,
+        (function, frames): (Bdf, MfnRange),
+        host: &mut Host<'_, impl PciMachine>,
+    ) {
+        if let Some(known) = self.functions.get_mut(&function) {
+            known.moved(function, frames, host);
+        }
+    }
+
+    /// True where dom0 is to be kept from a frame of `frames`.
+    #[must_use]
+    pub fn has_table_in(&self, frames: MfnRange) -> bool {
+        let mut tables = self.functions.values().filter_map(Function::table_frames);
+        tables.any(|table| table.overlaps(frames))
+    }
+
+    /// Answers a load of `size` bytes from a page that dom0 is kept from; `None` where `at` is in none.
+    pub fn load(&mut self, at: Hpa, size: u8, host: &mut Host<'_, impl PciMachine>) -> Option<u64> {
+        if !self.is_kept(at) {
+            return None;
+        }
+        let tables = &mut self.functions.values_mut();
+        if let Some(value) = tables.find_map(|known| known.load_table(at, size)) {
+            return Some(value);
+        }
+        Some(if is_whole(at, size) {
+            host.machine.load(at, size)
+        } else {
+            u64::MAX
+        })
+    }
+
+    /// Performs a store of `size` bytes to such a page; false where `at` is in none.
+    pub fn store(
+        &mut self,
+        at: Hpa,
+        (size, value): (u8, u64),
+        host: &mut Host<'_, impl PciMachine>,
+    ) -> bool {
+        if !self.is_kept(at) {
+            return false;
+        }
+        for (function, known) in &mut self.functions {
+            if known.store_table((*function, at), (size, value), host) {
+                return true;
+            }
+        }
+        if is_whole(at, size) {
+            host.machine.store(at, size, value);
+        }
+        true
+    }
+
+    fn is_kept(&self, at: Hpa) -> bool {
+        let frame = Mfn::containing(at);
+        self.has_table_in(MfnRange::new(frame, frame + 1))
     }
 
     /// The function and offset that an access to a data port goes to; `None` where nobody answers.
-    fn target(&self, port: u16, size: u8) -> Option<(Bdf, u8)> {
+    fn target(&self, port: u16, size: u8) -> Option<(Bdf, u16)> {
         let lane = u8::try_from(port.checked_sub(DATA_PORT)?).ok()?;
         let fits = lane.checked_add(size)? <= 4;
         let [register, devfn, bus, flags] = self.latch.to_le_bytes();
         let function = Bdf(u16::from_le_bytes([devfn, bus]));
         let answers = fits && flags & 0x80 != 0;
-        answers.then_some((function, register | lane))
+        answers.then_some((function, u16::from(register | lane)))
     }
 
-    /// The capabilities of `function`, looked up in the device the first time; `None` where there is no device.
-    fn capabilities(
+    /// What is known of `function`, looked up in the device the first time; `None` where there is no device.
+    fn function(
         &mut self,
         function: Bdf,
-        hw: &mut impl ConfigSpace,
-    ) -> Option<&mut Capabilities> {
+        host: &mut Host<'_, impl PciMachine>,
+    ) -> Option<&mut Function> {
         match self.functions.entry(function) {
             Entry::Occupied(known) => Some(known.into_mut()),
-            Entry::Vacant(new) => Some(new.insert(Capabilities::find(function, hw)?)),
+            Entry::Vacant(new) => {
+                let mut found = Function::find(function, host)?;
+                let moved = found.locate(function, host.machine);
+                self.moved.extend(moved.map(|frames| (function, frames)));
+                Some(new.insert(found))
+            }
         }
     }
 }
 
-/// The offset of an access in memory, where it is to one double word of the first 256 bytes.
-fn offset_in_memory(offset: u16, size: u8) -> Option<u8> {
-    let offset = u8::try_from(offset).ok()?;
-    let fits = matches!(size, 1 | 2 | 4) && (offset & 3) + size <= 4;
-    fits.then_some(offset)
+/// True where an access in memory is to one double word.
+const fn fits(offset: u16, size: u8) -> bool {
+    matches!(size, 1 | 2 | 4) && (offset & 3) as u8 + size <= 4
+}
+
+/// True where an access to a device's memory is one that a bus knows.
+fn is_whole(at: Hpa, size: u8) -> bool {
+    matches!(size, 1 | 2 | 4 | 8) && at.as_u64().is_multiple_of(u64::from(size))
 }
 
 const ADDRESS_PORT: u16 = 0xcf8;
 const DATA_PORT: u16 = 0xcfc;
 /// Enable, bus, device, function, double word.
 const LATCH_BITS: u32 = 0x80ff_fffc;
-
-const VENDOR: u8 = 0;
-const STATUS: u8 = 6;
-const STATUS_HAS_CAPABILITIES: u32 = 1 << 4;
-const CAPABILITY_POINTER: u8 = 0x34;
-/// The list lies after the header, in double words: this many fit.
-const MAX_CAPABILITIES: usize = 48;
-const FIRST_CAPABILITY: u8 = 0x40;
-const ID_MSI: u32 = 5;
-const ID_MSIX: u32 = 0x11;
-const MSIX_BYTES: u8 = 12;
-
-/// What of a function's configuration space is not the device's own.
-#[derive(Clone, Debug)]
-struct Capabilities {
-    msi: Option<Msi>,
-    msix: Option<HiddenCapability>,
-}
-
-/// A capability that the list leads around.
-#[derive(Clone, Copy, Debug)]
-struct HiddenCapability {
-    offset: u8,
-    /// The pointer that leads to it, and where that one leads instead.
-    pointer: u8,
-    next: u8,
-}
-
-impl Capabilities {
-    /// Walks the device's list. `None` where no device answers.
-    fn find(function: Bdf, hw: &mut impl ConfigSpace) -> Option<Self> {
-        if hw.read(function, VENDOR, 2) == 0xffff {
-            return None;
-        }
-        let mut found = Self {
-            msi: None,
-            msix: None,
-        };
-        if hw.read(function, STATUS, 2) & STATUS_HAS_CAPABILITIES == 0 {
-            return Some(found);
-        }
-        let mut pointer = CAPABILITY_POINTER;
-        for _ in 0..MAX_CAPABILITIES {
-            let offset = next(function, pointer, hw);
-            if offset < FIRST_CAPABILITY {
-                break;
-            }
-            match hw.read(function, offset, 1) {
-                ID_MSI => found.msi = Msi::new(function, offset, hw),
-                ID_MSIX => {
-                    found.msix = Some(HiddenCapability {
-                        offset,
-                        pointer,
-                        next: next(function, offset | 1, hw),
-                    });
-                }
-                _ => {}
-            }
-            pointer = offset | 1;
-        }
-        Some(found)
-    }
-
-    /// Replaces the bytes of `value` that are not the device's to say.
-    fn patch(&self, offset: u8, size: u8, value: u32) -> u32 {
-        let mut bytes = value.to_le_bytes();
-        for (at, byte) in (offset..=u8::MAX).zip(bytes.iter_mut().take(usize::from(size))) {
-            if let Some(msix) = self.msix.filter(|m| m.pointer == at) {
-                *byte = msix.next;
-            }
-            if let Some(ours) = self.msi.as_ref().and_then(|m| m.byte(at)) {
-                *byte = ours;
-            }
-        }
-        u32::from_le_bytes(bytes)
-    }
-
-    /// Takes over the bytes of a write that concern us; false where none does and the device shall have it.
-    fn keep(&mut self, offset: u8, size: u8, value: u32) -> bool {
-        let mut is_ours = false;
-        let bytes = value.to_le_bytes();
-        for (at, byte) in (offset..=u8::MAX).zip(bytes.iter().take(usize::from(size))) {
-            is_ours |= self
-                .msix
-                .is_some_and(|m| at >= m.offset && at - m.offset < MSIX_BYTES);
-            is_ours |= self.msi.as_mut().is_some_and(|m| m.set_byte(at, *byte));
-        }
-        is_ours
-    }
-}
-
-/// Where the capability pointer at `pointer` leads; its low two bits are reserved.
-fn next(function: Bdf, pointer: u8, hw: &mut impl ConfigSpace) -> u8 {
-    let [next, ..] = hw.read(function, pointer, 1).to_le_bytes();
-    next & !3
-}
-
-const CONTROL: u8 = 2;
-const CONTROL_ENABLE: u8 = 1 << 0;
-/// How many vectors are enabled: kept for the guest, who was offered one.
-const CONTROL_ENABLED_VECTORS: u8 = 0b111 << 4;
-const CONTROL_64_BIT: u8 = 1 << 7;
-const ADDRESS: u8 = 4;
-const ADDRESS_HIGH: u8 = 8;
-
-/// The MSI capability as dom0 sees it.
-#[derive(Clone, Debug)]
-struct Msi {
-    offset: u8,
-    /// Where the data word is, from the start of the capability: 8, or 12 with a 64-bit address.
-    data: u8,
-    /// Control, address and data, by their place in the capability; the id and the pointer stay the device's.
-    image: [u8; 14],
-    /// What the caller was told last.
-    routed: Option<InterruptMessage>,
-}
-
-impl Msi {
-    /// The capability at `offset` as after reset; firmware's setting is switched off. `None` where it does not fit.
-    fn new(function: Bdf, offset: u8, hw: &mut impl ConfigSpace) -> Option<Self> {
-        let [control, control_high, ..] = hw
-            .read(function, offset.checked_add(CONTROL)?, 2)
-            .to_le_bytes();
-        let data = if control & CONTROL_64_BIT != 0 { 12 } else { 8 };
-        offset.checked_add(data + 1)?;
-        let mut image = [0; 14];
-        image[usize::from(CONTROL)] = control & CONTROL_64_BIT;
-        image[usize::from(CONTROL) + 1] = control_high;
-        let msi = Self {
-            offset,
-            data,
-            image,
-            routed: None,
-        };
-        if control & CONTROL_ENABLE != 0 {
-            msi.switch_off(function, hw);
-        }
-        Some(msi)
-    }
-
-    /// The byte at `at` of the configuration space where it is ours.
-    fn byte(&self, at: u8) -> Option<u8> {
-        self.image.get(self.index(at)?).copied()
-    }
-
-    /// Stores the writable bits of the byte at `at`; false where it is not ours.
-    fn set_byte(&mut self, at: u8, value: u8) -> bool {
-        let Some(index) = self.index(at) else {
-            return false;
-        };
-        let writable = match index {
-            2 => CONTROL_ENABLE | CONTROL_ENABLED_VECTORS,
-            3 => 0,
-            4 => 0xfc,
-            _ => 0xff,
-        };
-        if let Some(byte) = self.image.get_mut(index) {
-            *byte = *byte & !writable | value & writable;
-        }
-        true
-    }
-
-    /// Place in the image of the byte at `at` of the configuration space.
-    fn index(&self, at: u8) -> Option<usize> {
-        let index = at.checked_sub(self.offset)?;
-        (CONTROL..self.data + 2)
-            .contains(&index)
-            .then_some(usize::from(index))
-    }
-
-    /// Compares what dom0 asks for with what it was given.
-    fn settle(&mut self, function: Bdf, hw: &mut impl ConfigSpace) -> PciEffect {
-        let wanted = self.wanted();
-        if wanted == self.routed {
-            return PciEffect::None;
-        }
-        self.routed = wanted;
-        match wanted {
-            Some(message) => PciEffect::MsiRouted(function, message),
-            None => {
-                self.switch_off(function, hw);
-                PciEffect::MsiOff(function)
-            }
-        }
-    }
-
-    /// The message in the image, where it is enabled and is an interrupt at all.
-    fn wanted(&self) -> Option<InterruptMessage> {
-        let word = |at: u8| {
-            let at = usize::from(at);
-            let bytes = self.image.get(at..at + 4)?;
-            Some(u64::from(u32::from_le_bytes(bytes.try_into().ok()?)))
-        };
-        if self.image[usize::from(CONTROL)] & CONTROL_ENABLE == 0 {
-            return None;
-        }
-        let is_wide = self.data > ADDRESS_HIGH;
-        let high = if is_wide { word(ADDRESS_HIGH)? } else { 0 };
-        let data = usize::from(self.data);
-        let data = u16::from_le_bytes([*self.image.get(data)?, *self.image.get(data + 1)?]);
-        InterruptMessage::from_msi(high << 32 | word(ADDRESS)?, u32::from(data))
-    }
-
-    /// Writes `message` into the device and switches it on, one vector.
-    fn program(&self, function: Bdf, message: MsiMessage, hw: &mut impl ConfigSpace) {
-        // Never on with half a message: a device that signals then would write anywhere.
-        self.switch_off(function, hw);
-        let [a0, a1, a2, a3, a4, a5, a6, a7] = message.address.to_le_bytes();
-        let low = u32::from_le_bytes([a0, a1, a2, a3]);
-        let high = u32::from_le_bytes([a4, a5, a6, a7]);
-        hw.write(function, self.offset + ADDRESS, 4, low);
-        if self.data > ADDRESS_HIGH {
-            hw.write(function, self.offset + ADDRESS_HIGH, 4, high);
-        }
-        hw.write(
-            function,
-            self.offset + self.data,
-            2,
-            u32::from(message.data),
-        );
-        self.write_control(function, CONTROL_ENABLE, hw);
-    }
-
-    fn switch_off(&self, function: Bdf, hw: &mut impl ConfigSpace) {
-        self.write_control(function, 0, hw);
-    }
-
-    fn write_control(&self, function: Bdf, enable: u8, hw: &mut impl ConfigSpace) {
-        // The other bits of the control word are read-only, and one vector is what zero in the rest says.
-        hw.write(function, self.offset + CONTROL, 2, u32::from(enable));
-    }
-}
+/// The vendor of a function that is not there.
+const ABSENT: u32 = 0xffff;

@@ -284,6 +284,7 @@ impl Hpet {
 
 /// Each function has 4 KiB, each bus 256 functions.
 const FUNCTION_SHIFT: u32 = 12;
+const FUNCTION_END: u16 = (1 << FUNCTION_SHIFT) - 1;
 const BUS_SHIFT: u32 = 20;
 
 /// PCI configuration space in memory, for a range of buses.
@@ -323,6 +324,17 @@ impl McfgRange {
         let function = u16::try_from(place >> FUNCTION_SHIFT).ok()?;
         let offset = u16::try_from(place & ((1 << FUNCTION_SHIFT) - 1)).ok()?;
         Some((Bdf(function), offset))
+    }
+
+    /// Where the byte at `offset` of a function's configuration space is; `None` where its bus is not in the range.
+    #[must_use]
+    pub fn address_of(&self, function: Bdf, offset: u16) -> Option<Hpa> {
+        let [_, bus] = function.0.to_le_bytes();
+        if self.segment != 0 || !(self.first_bus..=self.last_bus).contains(&bus) {
+            return None;
+        }
+        let place = u64::from(function.0) << FUNCTION_SHIFT | u64::from(offset & FUNCTION_END);
+        self.address.checked_add(place)
     }
 
     fn parse_entry(entry: &[u8]) -> Option<Self> {

@@ -107,6 +107,12 @@ pub fn extent() -> Hpa {
     Hpa::new(EXTENT.load(Ordering::Relaxed))
 }
 
+/// True where Rust itself lives in frame `mfn`.
+pub(crate) fn is_rusts(mfn: Mfn) -> bool {
+    let start = mfn.base().as_u64();
+    FORBIDDEN.iter().any(|range| range.contains(start))
+}
+
 /// Where the byte at `hpa` is mapped. Valid for accesses only below [`extent`].
 pub(crate) fn hva(hpa: Hpa) -> *mut u8 {
     core::ptr::with_exposed_provenance_mut(base() + index(hpa.as_u64()))

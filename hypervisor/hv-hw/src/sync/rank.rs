@@ -25,6 +25,8 @@ pub const SCHED: u8 = 80;
 pub const IRQ: u8 = 90;
 /// The frame allocator.
 pub const FRAMES: u8 = 100;
+/// The page through which devices' memory is reached.
+pub const PEEPHOLE: u8 = 105;
 /// The hypervisor's own page tables and the region for device mappings.
 pub const HOST_PAGING: u8 = 110;
 /// The heap.

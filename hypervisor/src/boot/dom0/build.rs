@@ -12,6 +12,7 @@ use hv_core::cpuid::apic_id;
 use hv_core::device::ioapic::IoApic;
 use hv_core::device::pci::PciConfig;
 use hv_core::device::ports::PortMap;
+use hv_core::device::routes::Routes;
 use hv_core::domid::DomId;
 use hv_core::firmware::acpi::McfgRange;
 use hv_core::firmware::dom0_acpi::{self, Dom0AcpiPlan};
@@ -29,10 +30,10 @@ use crate::boot::dom0::memory as placed;
 use crate::boot::dom0::memory::out_of_memory;
 use crate::boot::dom0::{kernel, parts};
 use crate::boot::{BootedMachine, fatal};
-use crate::domain::Domain;
 use crate::domain::create::{self, DomainConfig, DomainResources};
 use crate::domain::devices::{Devices, VirtualIoApic};
 use crate::domain::vcpu_state::VcpuState;
+use crate::domain::{Domain, interrupts, pci};
 use crate::machine::memory;
 use crate::pcpu::hand_off;
 use crate::runner::reset;
@@ -72,6 +73,7 @@ pub(super) fn dom0(machine: &BootedMachine) -> Arc<Domain> {
     let domain = create::domain(DomId::DOM0, DomainConfig::dom0(count), own);
     let domain = Arc::new(domain.unwrap_or_else(|_| out_of_memory()));
     placed::set_tables_aside(&domain, layout.pages());
+    pci::scan(&mut domain.devices.lock(), &domain.log);
     start(&domain, entry_point, start_info).unwrap_or_else(|_| out_of_memory());
     domain
 }
@@ -140,7 +142,7 @@ fn write_boot_data(
     let plan = Dom0AcpiPlan {
         vcpu_apic_ids: &apic_ids,
         level_irqs: parts::level_irqs(),
-        passes_mcfg: false,
+        passes_mcfg: true,
     };
     let acpi = dom0_acpi::build(&machine.acpi, plan, place)
         .unwrap_or_else(|problem| fatal(format_args!("{problem}")));
@@ -192,15 +194,19 @@ fn devices(mcfg: &[McfgRange]) -> Devices {
             chip: IoApic::new(real.id, u8::try_from(real.pins).unwrap_or(u8::MAX)),
         })
         .collect();
+    // through the ports there is one segment
+    let (mcfg, others): (Vec<McfgRange>, Vec<_>) =
+        mcfg.iter().copied().partition(|range| range.segment == 0);
+    for range in others {
+        warn!(
+            "PCI segment {} is not for dom0: only segment 0 is",
+            range.segment
+        );
+    }
     Devices {
         ioapics,
         pci: Some(PciConfig::new(&[])),
-        // by mechanism 1 there is one segment
-        mcfg: mcfg
-            .iter()
-            .filter(|range| range.segment == 0)
-            .copied()
-            .collect(),
-        ..Devices::none()
+        mcfg,
+        routes: Routes::new(interrupts::message_vectors()),
     }
 }
