@@ -129,7 +129,7 @@ pub const OPTION_TABLE: &[Row] = &[
         "how long a vCPU keeps a CPU at least once it has it: 100 to 500000, or 0 for no such time; `xl sched-credit2 -s -r` changes it",
         |o, v| { o.sched_ratelimit_us = rate_limit_us(text(v)?)?; Ok(()) }),
     row("spec-ctrl", "spec-ctrl=[no|xen=no][,<name>=<bool>][,…]", "as the CPU needs it",
-        "defences against speculative execution: ibrs, ibpb, l1d-flush, md-clear (verw), rsb, bhb-entry, bhi-dis-s, ssbd, msr-sc, hvm",
+        "defences against speculative execution: ibrs, ibpb, l1d-flush, md-clear (verw), rsb, bhb-entry, ibpb-entry, bhi-dis-s, bp-spec-reduce, ssbd, msr-sc, hvm",
         |o, v| { o.spec_ctrl = o.spec_ctrl.parse(text(v)?)?; Ok(()) }),
     row("sync_console", "sync_console=<bool>", "off",
         "wait for each console write to be done: nothing is lost in a crash, all is slower",

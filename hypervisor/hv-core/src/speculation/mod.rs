@@ -1,8 +1,8 @@
 //! Which of the CPU's ways to leak by speculation matter here, what is done about each, and what cannot be helped.
 //!
-//! Decided once, by [`Plan::decide`], from what the CPU says of itself ([`CpuFacts`]) and a table of those that say
-//! nothing (`models`). What a guest could read is the hypervisor's and other guests' memory; what it does inside of
-//! itself is its own affair, for which it has IA32_SPEC_CTRL and the command MSRs. Carried out by
+//! Decided once, by [`Plan::decide`], from what the CPU says of itself ([`CpuFacts`]) and what is known of those that
+//! say nothing (`models`, `amd`). What a guest could read is the hypervisor's and other guests' memory; what it does
+//! inside of itself is its own affair, for which it has IA32_SPEC_CTRL and the command MSRs. Carried out by
 //! `hv-hw/src/virt/guard.rs`.
 //!
 //! | weakness | a guest … | defence |
@@ -12,25 +12,33 @@
 //! | branch-target injection | steers the hypervisor's indirect branches | IBRS while the hypervisor runs; IBPB between domains |
 //! | return-stack injection | steers the hypervisor's returns | the return stack overwritten at VM exit, or by the CPU (enhanced IBRS) |
 //! | branch-history injection | steers them in spite of enhanced IBRS | BHI_DIS_S, or the history overwritten at VM exit |
+//! | branch-type confusion, SRSO | has AMD's CPUs speculate from the hypervisor's returns | IBPB at VM exit; against SRSO, BP_SPEC_REDUCE where there is it |
+//! | TSA | reads what passed through AMD's store queue and L1 | VERW, as for MDS |
+//! | Zenbleed | reads upper halves of vector registers | microcode, or FP_BACKUP_FIX |
 //! | bounds-check bypass | has a number out of bounds used | `nospec` |
 //!
 //! The hypervisor has no retpolines: stable Rust offers none. A CPU without IBRS is named as unprotected.
 //!
-//! Sources: Intel, "Affected Processors: Transient Execution Attacks"; SDM vol. 4, IA32_ARCH_CAPABILITIES; Xen,
-//! `docs/misc/xen-command-line.pandoc, spec-ctrl`.
+//! Sources: Intel, "Affected Processors: Transient Execution Attacks"; SDM vol. 4, IA32_ARCH_CAPABILITIES; AMD,
+//! "Software Techniques for Managing Speculation", and its bulletins; Xen, `docs/misc/xen-command-line.pandoc,
+//! spec-ctrl`, `arch/x86/spec_ctrl.c`.
 
+mod amd;
+mod intel;
 mod models;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
 
 use bitflags::bitflags;
 
-use crate::cpuid::HostCpuid;
+use crate::cpuid::{HostCpuid, Vendor};
+use crate::msr::HostMsrs;
+use text::DEFENCE_NAMES;
 
 pub use settings::{RefusedSetting, Settings};
 
@@ -58,6 +66,16 @@ bitflags! {
         const BHI = 1 << 8;
         /// Indirect-target selection: indirect branches in the lower half of a cache line, from guest to host as well.
         const ITS = 1 << 9;
+        /// Branch-type confusion.
+        const BTC = 1 << 10;
+        /// Speculative return-stack overflow.
+        const SRSO = 1 << 11;
+        /// Transient scheduler attacks.
+        const TSA = 1 << 12;
+        /// Cross-process information leak of Zen 2.
+        const ZENBLEED = 1 << 13;
+        /// What Zen 1 divided last.
+        const DIV = 1 << 14;
     }
 
     /// What is done.
@@ -87,7 +105,27 @@ bitflags! {
         const BHB_LONG = 1 << 10;
         /// Guests are offered IA32_SPEC_CTRL and the command MSRs, which means that the MSR is switched.
         const GUEST_CONTROLS = 1 << 11;
+        /// Guests are offered IA32_PRED_CMD, be IA32_SPEC_CTRL offered or not.
+        const GUEST_IBPB = 1 << 12;
+        /// EFER.AIBRSE is set: the CPU does of its own what IBRS does, and empties the return stack at VM exit.
+        const AUTO_IBRS = 1 << 13;
+        /// BP_SPEC_REDUCE is set in BP_CFG.
+        const SPEC_REDUCE = 1 << 14;
+        /// FP_BACKUP_FIX is set in DE_CFG.
+        const FP_BACKUP_FIX = 1 << 15;
+        /// IBPB at VM exit: AMD's.
+        const IBPB_ENTRY = 1 << 16;
     }
+}
+
+impl Defences {
+    /// What there is to do whenever a guest is entered or left; the rest is set once a CPU, or between domains.
+    pub const AT_ENTRY_OR_EXIT: Self = Self::all()
+        .difference(Self::IBPB_DOMAIN)
+        .difference(Self::GUEST_IBPB)
+        .difference(Self::AUTO_IBRS)
+        .difference(Self::SPEC_REDUCE)
+        .difference(Self::FP_BACKUP_FIX);
 }
 
 bitflags! {
@@ -108,12 +146,26 @@ bitflags! {
         const SRBDS_MITIGATED = 1 << 5;
         /// Microcode keeps gathers apart, and has not been told otherwise.
         const GDS_MITIGATED = 1 << 6;
+        /// IA32_PRED_CMD with IBPB, be there IBRS or not.
+        const IBPB = 1 << 7;
+        /// IBRS may stay set: AMD's IBRS_ALWAYS.
+        const IBRS_ALWAYS = 1 << 8;
+        /// EFER.AIBRSE.
+        const AUTO_IBRS = 1 << 9;
+        /// BP_SPEC_REDUCE in AMD's BP_CFG.
+        const SPEC_REDUCE = 1 << 10;
+        /// FP_BACKUP_FIX in AMD's DE_CFG.
+        const FP_BACKUP_FIX = 1 << 11;
+        /// IBPB forgets of what type a branch was, too.
+        const IBPB_BRTYPE = 1 << 12;
     }
 }
 
 /// What the CPU says of itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CpuFacts {
+    /// Whose CPU it is.
+    pub vendor: Vendor,
     /// Family, model and stepping, as CPUID leaf 1 has them in EAX.
     pub signature: u32,
     /// IA32_ARCH_CAPABILITIES; 0 where there is none.
@@ -126,110 +178,44 @@ pub struct CpuFacts {
     pub has_gathers: bool,
     /// It has RDRAND or RDSEED.
     pub has_random: bool,
-}
-
-/// Bits of IA32_ARCH_CAPABILITIES.
-mod arch {
-    pub(super) const RDCL_NO: u64 = 1 << 0;
-    pub(super) const IBRS_ALL: u64 = 1 << 1;
-    pub(super) const SKIP_L1DFL_VMENTRY: u64 = 1 << 3;
-    pub(super) const MDS_NO: u64 = 1 << 5;
-    pub(super) const TSX_CTRL: u64 = 1 << 7;
-    pub(super) const TAA_NO: u64 = 1 << 8;
-    pub(super) const BHI_NO: u64 = 1 << 20;
-    pub(super) const PBRSB_NO: u64 = 1 << 24;
-    pub(super) const GDS_CTRL: u64 = 1 << 25;
-    pub(super) const GDS_NO: u64 = 1 << 26;
-    pub(super) const RFDS_NO: u64 = 1 << 27;
-    pub(super) const RFDS_CLEAR: u64 = 1 << 28;
-    pub(super) const ITS_NO: u64 = 1 << 62;
+    /// Weaknesses that it says it has not, or whose microcode mends them: AMD's.
+    pub immune: Weakness,
 }
 
 impl CpuFacts {
-    /// Reads them from the host's CPUID, its IA32_ARCH_CAPABILITIES and its IA32_MCU_OPT_CTRL (0 where there is none).
+    /// Reads them from the host's CPUID and MSRs, and its IA32_MCU_OPT_CTRL (0 where there is none).
     #[must_use]
-    pub fn read(cpuid: &HostCpuid, arch_capabilities: u64, mcu_opt_ctrl: u64) -> Self {
-        const RNGDS_MITG_DIS: u64 = 1 << 0;
-        const GDS_MITG_DIS: u64 = 1 << 4;
+    pub fn read(cpuid: &HostCpuid, msrs: &HostMsrs, mcu_opt_ctrl: u64) -> Self {
         let leaf1 = cpuid.get(1, 0);
         let leaf7 = cpuid.get(7, 0);
-        let mut means = Means::empty();
-        means.set(Means::IBRS_IBPB, leaf7.edx & 1 << 26 != 0);
-        means.set(Means::L1D_FLUSH, leaf7.edx & 1 << 28 != 0);
-        means.set(Means::MD_CLEAR, leaf7.edx & 1 << 10 != 0);
-        means.set(Means::SSBD, leaf7.edx & 1 << 31 != 0);
-        means.set(Means::BHI_CTRL, cpuid.get(7, 2).edx & 1 << 4 != 0);
-        means.set(
-            Means::SRBDS_MITIGATED,
-            leaf7.edx & 1 << 9 != 0 && mcu_opt_ctrl & RNGDS_MITG_DIS == 0,
-        );
-        means.set(
-            Means::GDS_MITIGATED,
-            arch_capabilities & arch::GDS_CTRL != 0 && mcu_opt_ctrl & GDS_MITG_DIS == 0,
-        );
+        let vendor = cpuid.vendor();
+        let (means, immune) = match vendor {
+            Vendor::Intel => {
+                let means = intel::means(cpuid, msrs.arch_capabilities, mcu_opt_ctrl);
+                (means, Weakness::empty())
+            }
+            Vendor::Amd => amd::means_and_immunity(cpuid, msrs.microcode_revision),
+        };
         Self {
+            vendor,
             signature: leaf1.eax,
-            arch_capabilities,
+            arch_capabilities: msrs.arch_capabilities,
             means,
             has_rtm: leaf7.ebx & 1 << 11 != 0,
             has_gathers: leaf7.ebx & 1 << 5 != 0,
             has_random: leaf1.ecx & 1 << 30 != 0 || leaf7.ebx & 1 << 18 != 0,
+            immune,
         }
     }
 
-    fn says(&self, bit: u64) -> bool {
-        self.arch_capabilities & bit != 0
-    }
-
-    /// True where IBRS, once set, protects whatever runs in the more privileged mode.
-    fn has_enhanced_ibrs(&self) -> bool {
-        self.says(arch::IBRS_ALL) && self.means.contains(Means::IBRS_IBPB)
-    }
-
     /// The weaknesses of the CPU, from guest to hypervisor and to other guests. A CPU that neither says anything nor is
-    /// in the table is taken to have those that CPUs without a word on it have.
+    /// in a table is taken to have those that CPUs without a word on it have.
     #[must_use]
     pub fn weaknesses(&self) -> Weakness {
-        let model = models::find(self.signature);
-        let mut found = Weakness::BTI;
-        let mut add = |weakness, is_there| found.set(weakness, is_there);
-        let is_listed = |weakness| model.has.contains(weakness);
-        let is_exempt = |weakness| model.has_not.contains(weakness);
-        add(
-            Weakness::L1TF,
-            !self.says(arch::RDCL_NO) && !is_exempt(Weakness::L1TF),
-        );
-        add(
-            Weakness::MDS,
-            !self.says(arch::MDS_NO) && !is_exempt(Weakness::MDS),
-        );
-        add(
-            Weakness::TAA,
-            !self.says(arch::TAA_NO) && (self.has_rtm || self.says(arch::TSX_CTRL)),
-        );
-        add(
-            Weakness::RFDS,
-            !self.says(arch::RFDS_NO) && (self.says(arch::RFDS_CLEAR) || is_listed(Weakness::RFDS)),
-        );
-        add(
-            Weakness::SRBDS,
-            self.has_random && is_listed(Weakness::SRBDS),
-        );
-        add(
-            Weakness::GDS,
-            !self.says(arch::GDS_NO) && self.has_gathers && is_listed(Weakness::GDS),
-        );
-        let enhanced = self.has_enhanced_ibrs();
-        add(
-            Weakness::RSB,
-            !enhanced || !self.says(arch::PBRSB_NO) && !is_exempt(Weakness::RSB),
-        );
-        add(Weakness::BHI, enhanced && !self.says(arch::BHI_NO));
-        add(
-            Weakness::ITS,
-            !self.says(arch::ITS_NO) && is_listed(Weakness::ITS),
-        );
-        found
+        match self.vendor {
+            Vendor::Intel => intel::weaknesses(self),
+            Vendor::Amd => amd::weaknesses(self),
+        }
     }
 }
 
@@ -248,11 +234,18 @@ impl Plan {
     #[must_use]
     pub fn decide(facts: &CpuFacts, settings: &Settings) -> Self {
         let weaknesses = facts.weaknesses();
-        let (wanted, possible) = (default(facts, weaknesses), possible(facts));
+        let (wanted, possible) = match facts.vendor {
+            Vendor::Intel => (intel::default(facts, weaknesses), intel::possible(facts)),
+            Vendor::Amd => (amd::default(facts, weaknesses), amd::possible(facts)),
+        };
         let defences = settings.apply(wanted, possible);
+        let unprotected = match facts.vendor {
+            Vendor::Intel => intel::left_over(facts, weaknesses, defences),
+            Vendor::Amd => amd::left_over(facts, weaknesses, defences),
+        };
         Self {
             defences,
-            unprotected: left_over(facts, weaknesses, defences),
+            unprotected,
             lacking: settings.asked_for() - possible,
         }
     }
@@ -280,175 +273,5 @@ impl Plan {
         add(Defences::SSBD, 2);
         add(Defences::BHI_DIS_S, 10);
         value
-    }
-}
-
-/// What the CPU can be made to do, whether it needs it or not.
-fn possible(facts: &CpuFacts) -> Defences {
-    // plain instructions
-    let mut possible =
-        Defences::VERW | Defences::RSB_STUFF | Defences::BHB_SHORT | Defences::BHB_LONG;
-    let has_spec_ctrl = facts.means.contains(Means::IBRS_IBPB);
-    possible.set(Defences::IBRS, has_spec_ctrl);
-    possible.set(Defences::IBRS_ENHANCED, facts.has_enhanced_ibrs());
-    possible.set(Defences::RSB_ONE, facts.has_enhanced_ibrs());
-    possible.set(Defences::IBPB_DOMAIN, has_spec_ctrl);
-    possible.set(Defences::GUEST_CONTROLS, has_spec_ctrl);
-    possible.set(
-        Defences::BHI_DIS_S,
-        has_spec_ctrl && facts.means.contains(Means::BHI_CTRL),
-    );
-    possible.set(
-        Defences::SSBD,
-        has_spec_ctrl && facts.means.contains(Means::SSBD),
-    );
-    possible.set(Defences::L1D_FLUSH, facts.means.contains(Means::L1D_FLUSH));
-    possible
-}
-
-/// What is done where `spec-ctrl` says nothing.
-fn default(facts: &CpuFacts, weaknesses: Weakness) -> Defences {
-    let possible = possible(facts);
-    let mut wanted = possible
-        & (Defences::IBRS
-            | Defences::IBRS_ENHANCED
-            | Defences::IBPB_DOMAIN
-            | Defences::GUEST_CONTROLS);
-    let flushes = possible.contains(Defences::L1D_FLUSH)
-        && weaknesses.contains(Weakness::L1TF)
-        && !facts.says(arch::SKIP_L1DFL_VMENTRY);
-    wanted.set(Defences::L1D_FLUSH, flushes);
-    let sampled = Weakness::MDS | Weakness::TAA | Weakness::RFDS;
-    let clears = facts.means.contains(Means::MD_CLEAR);
-    // the flush overwrites the same buffers
-    wanted.set(
-        Defences::VERW,
-        weaknesses.intersects(sampled) && clears && !flushes,
-    );
-    if wanted.contains(Defences::IBRS) {
-        branch_defences(facts, weaknesses, &mut wanted);
-    }
-    wanted
-}
-
-/// What goes with IBRS. Without it a guest steers indirect branches anyway, and nothing that is paid at every VM exit
-/// would change that.
-fn branch_defences(facts: &CpuFacts, weaknesses: Weakness, wanted: &mut Defences) {
-    let enhanced = facts.has_enhanced_ibrs();
-    if weaknesses.contains(Weakness::RSB) {
-        *wanted |= if enhanced {
-            Defences::RSB_ONE
-        } else {
-            Defences::RSB_STUFF
-        };
-    }
-    if weaknesses.contains(Weakness::BHI) {
-        *wanted |= if facts.means.contains(Means::BHI_CTRL) {
-            Defences::BHI_DIS_S
-        } else if models::find(facts.signature).has_short_history {
-            Defences::BHB_SHORT
-        } else {
-            Defences::BHB_LONG
-        };
-    }
-}
-
-/// The weaknesses against which nothing is done, or nothing can be.
-fn left_over(facts: &CpuFacts, weaknesses: Weakness, defences: Defences) -> Weakness {
-    let mut left = weaknesses;
-    let flushes = defences.contains(Defences::L1D_FLUSH);
-    let clears = facts.means.contains(Means::MD_CLEAR);
-    if flushes || facts.says(arch::SKIP_L1DFL_VMENTRY) {
-        left -= Weakness::L1TF;
-    }
-    if clears && (defences.contains(Defences::VERW) || flushes) {
-        left -= Weakness::MDS | Weakness::TAA | Weakness::RFDS;
-    }
-    if facts.means.contains(Means::SRBDS_MITIGATED) {
-        left -= Weakness::SRBDS;
-    }
-    if facts.means.contains(Means::GDS_MITIGATED) {
-        left -= Weakness::GDS;
-    }
-    if defences.contains(Defences::IBRS | Defences::IBPB_DOMAIN) {
-        left -= Weakness::BTI;
-    }
-    let one_is_enough = defences.contains(Defences::RSB_ONE) && facts.has_enhanced_ibrs();
-    if defences.contains(Defences::RSB_STUFF) || one_is_enough {
-        left -= Weakness::RSB;
-    }
-    let history = Defences::BHI_DIS_S | Defences::BHB_LONG;
-    let short = Defences::BHB_SHORT;
-    if defences.intersects(history)
-        || defences.contains(short) && models::find(facts.signature).has_short_history
-    {
-        left -= Weakness::BHI;
-    }
-    left
-}
-
-/// Their names in the log.
-const DEFENCE_NAMES: [(Defences, &str); 11] = [
-    (Defences::IBRS, "IBRS"),
-    (Defences::BHI_DIS_S, "BHI_DIS_S"),
-    (Defences::SSBD, "SSBD"),
-    (Defences::IBPB_DOMAIN, "IBPB-domain"),
-    (Defences::L1D_FLUSH, "L1D-flush"),
-    (Defences::VERW, "VERW"),
-    (Defences::RSB_STUFF, "RSB"),
-    (Defences::RSB_ONE, "RSB-one"),
-    (Defences::BHB_SHORT, "BHB-short"),
-    (Defences::BHB_LONG, "BHB-long"),
-    (Defences::GUEST_CONTROLS, "guests' SPEC_CTRL"),
-];
-
-impl fmt::Display for Plan {
-    /// One line of the boot log: what is on; what a guest may still use.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const LEFT: [(Weakness, &str); 10] = [
-            (Weakness::L1TF, "L1TF"),
-            (Weakness::MDS, "MDS"),
-            (Weakness::TAA, "TAA"),
-            (Weakness::RFDS, "RFDS"),
-            (Weakness::SRBDS, "SRBDS"),
-            (Weakness::GDS, "GDS"),
-            (Weakness::BTI, "branch targets"),
-            (Weakness::RSB, "return stack"),
-            (Weakness::BHI, "branch history"),
-            (Weakness::ITS, "ITS"),
-        ];
-        let on = DEFENCE_NAMES
-            .iter()
-            .filter(|(flag, _)| self.defences.contains(*flag));
-        list(
-            f,
-            on.map(|(flag, name)| match *flag {
-                Defences::IBRS if self.defences.contains(Defences::IBRS_ENHANCED) => {
-                    "enhanced IBRS"
-                }
-                _ => name,
-            }),
-        )?;
-        f.write_str("; unprotected: ")?;
-        let left = LEFT
-            .iter()
-            .filter(|(flag, _)| self.unprotected.contains(*flag));
-        list(f, left.map(|(_, name)| *name))
-    }
-}
-
-fn list<'a>(f: &mut fmt::Formatter<'_>, names: impl Iterator<Item = &'a str>) -> fmt::Result {
-    let mut is_empty = true;
-    for name in names {
-        if !is_empty {
-            f.write_str(", ")?;
-        }
-        f.write_str(name)?;
-        is_empty = false;
-    }
-    if is_empty {
-        f.write_str("nothing")
-    } else {
-        Ok(())
     }
 }

@@ -16,7 +16,9 @@ pub struct Settings {
 pub type RefusedSetting = &'static str;
 
 /// What `no`, `off` and `xen=no` switch off.
-const ALL_OF_OURS: Defences = Defences::all().difference(Defences::GUEST_CONTROLS);
+const ALL_OF_OURS: Defences = Defences::all()
+    .difference(Defences::GUEST_CONTROLS)
+    .difference(Defences::GUEST_IBPB);
 
 /// A sub-option that is a boolean, with what `yes` and `no` stand for.
 struct Row {
@@ -38,11 +40,21 @@ const ROWS: &[Row] = &[
     row("verw", Defences::VERW, Defences::VERW),
     row("md-clear", Defences::VERW, Defences::VERW),
     row("bhb-entry", Defences::BHB_LONG, HISTORY),
-    row("ibrs", Defences::IBRS, Defences::IBRS),
+    row(
+        "ibrs",
+        Defences::IBRS,
+        Defences::IBRS.union(Defences::AUTO_IBRS),
+    ),
     row("ibpb", Defences::IBPB_DOMAIN, Defences::IBPB_DOMAIN),
+    row("ibpb-entry", Defences::IBPB_ENTRY, Defences::IBPB_ENTRY),
     row("ssbd", Defences::SSBD, Defences::SSBD),
     row("l1d-flush", Defences::L1D_FLUSH, Defences::L1D_FLUSH),
     row("bhi-dis-s", Defences::BHI_DIS_S, Defences::BHI_DIS_S),
+    row(
+        "bp-spec-reduce",
+        Defences::SPEC_REDUCE,
+        Defences::SPEC_REDUCE,
+    ),
 ];
 
 /// What Xen has and we have not, and why.
@@ -56,19 +68,15 @@ const REFUSED: &[(&str, RefusedSetting)] = &[
         "asks for bhb-seq: its length follows from the CPU",
     ),
     (
-        "ibpb-entry",
-        "asks for ibpb-entry: IBPB is issued between domains (ibpb)",
+        "ibpb-alt",
+        "asks for ibpb-alt: it is ibpb-entry without hardware for it",
     ),
-    ("ibpb-alt", "asks for ibpb-alt: it is for AMD's CPUs"),
     ("pv", "asks for pv: there are no PV guests"),
     (
         "stibp",
         "asks for stibp: the other threads of a core run nothing",
     ),
-    (
-        "psfd",
-        "asks for psfd: it is for AMD's CPUs; ssbd does it on Intel's",
-    ),
+    ("psfd", "asks for psfd: ssbd does it"),
     (
         "eager-fpu",
         "asks for eager-fpu: extended state is always switched eagerly",
@@ -89,12 +97,11 @@ const REFUSED: &[(&str, RefusedSetting)] = &[
         "gds-mit",
         "asks for gds-mit: it stays as the firmware left it",
     ),
-    ("div-scrub", "asks for div-scrub: it is for AMD's CPUs"),
-    ("lock-harden", "asks for lock-harden: it is not supported"),
     (
-        "bp-spec-reduce",
-        "asks for bp-spec-reduce: it is for AMD's CPUs",
+        "div-scrub",
+        "asks for div-scrub: the divider is left as it is",
     ),
+    ("lock-harden", "asks for lock-harden: it is not supported"),
 ];
 
 impl Settings {
@@ -191,7 +198,10 @@ impl Row {
 
 /// `hvm` is what Xen takes in place of a boolean for what it does for guests of that kind; ours are all of it.
 fn boolean(name: &str, text: &str) -> Result<bool, RefusedSetting> {
-    let is_of_guests = matches!(name, "msr-sc" | "rsb" | "verw" | "md-clear" | "bhb-entry");
+    let is_of_guests = matches!(
+        name,
+        "msr-sc" | "rsb" | "verw" | "md-clear" | "bhb-entry" | "ibpb-entry"
+    );
     match text.split_once('=') {
         Some(("hvm", text)) if is_of_guests => value::boolean(text),
         _ if text == "hvm" && is_of_guests => Some(true),
@@ -222,7 +232,7 @@ mod tests {
         let all = parsed("no").apply(Defences::all(), Defences::all());
         assert_eq!(all, Defences::empty());
         let ours = parsed("xen=off").apply(Defences::all(), Defences::all());
-        assert_eq!(ours, Defences::GUEST_CONTROLS);
+        assert_eq!(ours, Defences::GUEST_CONTROLS | Defences::GUEST_IBPB);
     }
 
     #[test]

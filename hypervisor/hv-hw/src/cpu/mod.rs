@@ -6,6 +6,7 @@
 //! `crate::irq` for interrupts.
 #![expect(unsafe_code)]
 
+pub mod amd;
 mod exception;
 pub mod msr;
 pub mod stacks;

@@ -19,9 +19,6 @@ const IBPB: u64 = 1;
 /// L1D_FLUSH in IA32_FLUSH_CMD.
 pub(super) const FLUSH_L1D: u64 = 1;
 
-/// What there is to do at VM entry and exit.
-pub(super) const AT_ENTRY_OR_EXIT: Defences = Defences::all().difference(Defences::IBPB_DOMAIN);
-
 /// What the assembly of VM entry and exit reads.
 #[derive(Debug)]
 #[repr(C)]
@@ -46,7 +43,7 @@ impl Guard {
 
     /// True where VM entry and exit have something to do.
     pub(super) fn is_needed(&self) -> bool {
-        self.has(AT_ENTRY_OR_EXIT)
+        self.has(Defences::AT_ENTRY_OR_EXIT)
     }
 
     fn has(&self, any: Defences) -> bool {
@@ -91,6 +88,7 @@ pub fn means_that_work(facts: CpuFacts) -> CpuFacts {
     try_out(Means::IBRS_IBPB, IA32_SPEC_CTRL, IBRS);
     try_out(Means::IBRS_IBPB, IA32_SPEC_CTRL, 0);
     try_out(Means::IBRS_IBPB, IA32_PRED_CMD, IBPB);
+    try_out(Means::IBPB, IA32_PRED_CMD, IBPB);
     try_out(Means::L1D_FLUSH, IA32_FLUSH_CMD, FLUSH_L1D);
     facts
 }
@@ -119,7 +117,8 @@ mod tests {
     fn whatever_is_done_at_entry_or_exit_needs_the_guard() {
         for defence in Defences::all().iter() {
             let is_needed = guard(defence).is_needed();
-            assert_eq!(is_needed, defence != Defences::IBPB_DOMAIN, "{defence:?}");
+            let is_there = Defences::AT_ENTRY_OR_EXIT.contains(defence);
+            assert_eq!(is_needed, is_there, "{defence:?}");
         }
     }
 }

@@ -63,10 +63,11 @@ fn record_host(machine: &BootedMachine, irqs_off: &IrqsOff) -> (ExtendedState, P
     let msrs = HostMsrs::read(cpuid.vendor(), rdmsr_safe);
     let speculation = parts::speculation(&cpuid, &msrs, &machine.options);
     defend(&speculation, irqs_off);
+    parts::set_up_once(&cpuid, &speculation, irqs_off);
     let extended = parts::extended_state(&cpuid, &speculation);
     let features = machine.probe.features();
     host::init(Host {
-        provides: parts::provides(&features, extended, &cpuid),
+        provides: parts::provides(&features, &speculation, &cpuid),
         features,
         xcr0: extended.xcr0,
         msrs,

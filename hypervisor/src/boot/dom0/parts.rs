@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use hv_core::addr::{Hpa, Mfn, MfnRange};
-use hv_core::cpuid::{CpuidRegs, HostCpuid, Provides};
+use hv_core::cpuid::{CpuidRegs, HostCpuid, Provides, Vendor};
 use hv_core::device::lapic::Delivery;
 use hv_core::device::ports::MachinePorts;
 use hv_core::firmware::acpi::{Block, McfgRange, Register};
@@ -15,6 +15,7 @@ use hv_core::speculation::{CpuFacts, Defences, Plan};
 use hv_hw::cpu;
 use hv_hw::cpu::msr::rdmsr_safe;
 use hv_hw::irq::{ioapic, local};
+use hv_hw::percpu::IrqsOff;
 use hv_hw::virt::{ExtendedState, Features, means_that_work};
 use hv_hw::{direct_map, info, port, warn};
 
@@ -34,7 +35,7 @@ pub(super) fn host_cpuid(leaf: u32, subleaf: u32) -> CpuidRegs {
 pub(super) fn speculation(cpuid: &HostCpuid, msrs: &HostMsrs, options: &Options) -> Plan {
     const MCU_OPT_CTRL: u32 = 0x123;
     let mcu_opt_ctrl = rdmsr_safe(MCU_OPT_CTRL).unwrap_or(0);
-    let facts = CpuFacts::read(cpuid, msrs.arch_capabilities, mcu_opt_ctrl);
+    let facts = CpuFacts::read(cpuid, msrs, mcu_opt_ctrl);
     let plan = Plan::decide(&means_that_work(facts), &options.spec_ctrl);
     info!("speculation: {plan}");
     if !plan.lacking.is_empty() {
@@ -44,6 +45,16 @@ pub(super) fn speculation(cpuid: &HostCpuid, msrs: &HostMsrs, options: &Options)
         );
     }
     plan
+}
+
+/// Sets this CPU up with what is set but once, as AMD's have it.
+pub(super) fn set_up_once(cpuid: &HostCpuid, speculation: &Plan, irqs_off: &IrqsOff) {
+    if cpuid.vendor() == Vendor::Amd {
+        let refused = cpu::amd::set_up(speculation.defences, irqs_off);
+        if !refused.is_empty() {
+            warn!("the CPU refuses what it offers against leaks by speculation: {refused:?}");
+        }
+    }
 }
 
 /// Extended state that guests may have.
@@ -67,11 +78,7 @@ pub(super) fn extended_state(cpuid: &HostCpuid, speculation: &Plan) -> ExtendedS
 }
 
 /// What we do for guests, as CPUID shows it.
-pub(super) fn provides(
-    features: &Features,
-    extended: ExtendedState,
-    cpuid: &HostCpuid,
-) -> Provides {
+pub(super) fn provides(features: &Features, speculation: &Plan, cpuid: &HostCpuid) -> Provides {
     const INVARIANT_TSC: u32 = 1 << 8;
     const MISC_ENABLE: u32 = 0x1A0;
     const FAST_STRINGS: u64 = 1;
@@ -79,8 +86,9 @@ pub(super) fn provides(
     provides.set(Provides::RDTSCP, features.rdtscp);
     provides.set(Provides::INVPCID, features.invpcid);
     provides.set(Provides::XSAVES, features.xsaves);
-    provides.set(Provides::SPEC_CTRL, extended.has_spec_ctrl);
-    provides.set(Provides::IBPB, extended.has_spec_ctrl);
+    let offers = |what| speculation.defences.contains(what);
+    provides.set(Provides::SPEC_CTRL, offers(Defences::GUEST_CONTROLS));
+    provides.set(Provides::IBPB, offers(Defences::GUEST_IBPB));
     let delivers = features.delivery == Delivery::ByCpu;
     provides.set(Provides::APIC_ACCESS_VIRT, delivers);
     provides.set(Provides::X2APIC_VIRT, delivers);
@@ -88,10 +96,11 @@ pub(super) fn provides(
         Provides::INVARIANT_TSC,
         cpuid.get(0x8000_0007, 0).edx & INVARIANT_TSC != 0,
     );
-    // A CPU without the MSR has nothing that switches them off.
+    // A CPU without the MSR has nothing that switches them off: AMD's have none, whatever an emulator answers.
     provides.set(
         Provides::FAST_STRINGS,
-        rdmsr_safe(MISC_ENABLE).is_none_or(|value| value & FAST_STRINGS != 0),
+        cpuid.vendor() == Vendor::Amd
+            || rdmsr_safe(MISC_ENABLE).is_none_or(|value| value & FAST_STRINGS != 0),
     );
     provides
 }

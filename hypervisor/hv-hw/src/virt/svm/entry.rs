@@ -136,6 +136,14 @@ pub(super) unsafe extern "sysv64" fn enter(
         "mov ecx, 0x48",
         "wrmsr",
         "3:",
+        // what the guest has taught the CPU of branches
+        "test r9d, {barrier}",
+        "jz 5f",
+        "mov eax, 1",
+        "xor edx, edx",
+        "mov ecx, 0x49",
+        "wrmsr",
+        "5:",
         // the return stack: 32 entries, each of which leads a mispredicted return nowhere
         "test r9d, {stuff}",
         "jz 6f",
@@ -168,6 +176,7 @@ pub(super) unsafe extern "sysv64" fn enter(
         verw = const Defences::VERW.bits(),
         ibrs = const Defences::IBRS.bits(),
         enhanced = const Defences::IBRS_ENHANCED.bits(),
+        barrier = const Defences::IBPB_ENTRY.bits(),
         stuff = const Defences::RSB_STUFF.bits(),
         selector = sym DATA_SELECTOR,
     )
