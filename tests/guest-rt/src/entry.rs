@@ -198,6 +198,7 @@ unsafe extern "C" {
 
 extern "C" fn start() -> ! {
     crate::traps::init();
+    crate::hypercall::adapt();
     crate::console::init();
     guest_main();
     crate::report::done()

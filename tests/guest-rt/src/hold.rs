@@ -4,6 +4,7 @@
 // UNSAFETY: sequences of exact instructions, page tables and descriptor tables that serve nothing else.
 #![expect(unsafe_code, reason = "sequences of exact instructions")]
 
+use crate::hypercall::vmcall;
 use crate::{insn, traps};
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
@@ -93,7 +94,7 @@ pub fn multicalls() -> ! {
     alias_upper_half();
     // SAFETY: writes results to a page of ours; does not come back.
     unsafe {
-        asm!("2: mov ss, {ss:x}", "vmcall", "jmp 2b", ss = in(reg) 0x10, in("rax") __HYPERVISOR_multicall,
+        asm!("2: mov ss, {ss:x}", vmcall!(), "jmp 2b", ss = in(reg) 0x10, in("rax") __HYPERVISOR_multicall,
             in("rdi") ALIASES, in("rsi") 1u64 << 40, options(noreturn))
     }
 }

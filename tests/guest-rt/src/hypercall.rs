@@ -1,6 +1,9 @@
 //! Hypercalls: VMCALL with rax = number, rdi, rsi, rdx, r10, r8; the result as the guest sees it, a signed number.
+//!
+//! On AMD's CPUs the instruction is VMMCALL. The kernel is written with VMCALL, and [`adapt`] changes each before
+//! anything else runs: a call is one instruction on either, wherever it stands.
 
-// UNSAFETY: VMCALL, and pointers handed to the hypervisor.
+// UNSAFETY: VMCALL, and pointers handed to the hypervisor; its own code is changed.
 #![expect(unsafe_code, reason = "hypercalls write through pointers")]
 
 use core::arch::asm;
@@ -32,6 +35,43 @@ pub fn present() -> bool {
 
 static PRESENT: AtomicU8 = AtomicU8::new(0);
 
+/// VMCALL, in a list of those that [`adapt`] changes: for `asm!` and `global_asm!`.
+macro_rules! vmcall {
+    () => {
+        "771: vmcall\n.pushsection .hypercalls, \"a\"\n.quad 771b\n.popsection"
+    };
+}
+pub(crate) use vmcall;
+
+unsafe extern "C" {
+    static hypercalls_start: u64;
+    static hypercalls_end: u64;
+}
+
+/// The instruction of a hypercall on this CPU: kernels choose by the vendor.
+#[must_use]
+pub fn instruction() -> [u8; 3] {
+    if crate::insn::is_amd() {
+        [0x0F, 0x01, 0xD9]
+    } else {
+        [0x0F, 0x01, 0xC1]
+    }
+}
+
+/// Makes every hypercall of the kernel this CPU's. Once, before the first.
+pub(crate) fn adapt() {
+    let [.., last] = instruction();
+    let start = &raw const hypercalls_start;
+    let count = (&raw const hypercalls_end as usize - start as usize) / size_of::<u64>();
+    // SAFETY: the linker script puts a table of whole addresses between the two symbols.
+    let sites = unsafe { core::slice::from_raw_parts(start, count) };
+    for site in sites {
+        let end = (*site as *mut u8).wrapping_add(2);
+        // SAFETY: the last byte of an instruction of ours, in a page that can be written; nobody runs it now.
+        unsafe { end.write_volatile(last) };
+    }
+}
+
 /// What a refusal looks like to the guest.
 #[must_use]
 pub const fn refused(errno: Errno) -> i64 {
@@ -48,7 +88,7 @@ pub unsafe fn raw(number: u64, args: [u64; 5]) -> i64 {
     // SAFETY: the ABI changes no register but rax; the caller vouches for memory.
     unsafe {
         asm!(
-            "vmcall",
+            vmcall!(),
             inout("rax") number => result,
             in("rdi") args[0],
             in("rsi") args[1],

@@ -10,7 +10,7 @@ use guest_abi::arch_x86::hvm::start_info::XEN_HVM_MEMMAP_TYPE_RAM;
 
 /// Wraps an instruction so that a fault in it goes on behind it.
 macro_rules! may_fault {
-    ($insn:literal, $($rest:tt)*) => {
+    ($insn:expr, $($rest:tt)*) => {
         asm!(
             concat!("2: ", $insn),
             "3:",
@@ -45,6 +45,14 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> Cpuid {
         ecx: r.ecx,
         edx: r.edx,
     }
+}
+
+/// Whether the CPU is AMD's, which has another instruction for hypercalls and other MSRs.
+#[must_use]
+pub fn is_amd() -> bool {
+    let leaf = cpuid(0, 0);
+    let name = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes);
+    matches!(name.as_flattened(), b"AuthenticAMD" | b"HygonGenuine")
 }
 
 /// RDTSC behind a fence, so that what came before has finished.
@@ -225,25 +233,40 @@ pub fn ud2_safe() -> Result<(), Fault> {
     guarded(|| unsafe { may_fault!("ud2", options(nostack)) })
 }
 
-/// VMMCALL, the other vendor's hypercall.
-///
-/// # Errors
-/// The fault it raised.
-pub fn vmmcall_safe() -> Result<(), Fault> {
-    // SAFETY: number 17 (xen_version), sub-operation 0, if it works at all.
-    guarded(|| unsafe {
-        may_fault!("vmmcall", inout("rax") 17u64 => _, in("rdi") 0u64, in("rsi") 0u64, options(nostack));
-    })
+/// The functions of [`NEVER`], by the last byte of 0F 01 xx.
+macro_rules! never {
+    ($($name:literal = $byte:literal),* $(,)?) => {
+        [$(($name, || {
+            // SAFETY: none does anything here: RAX, ECX and EDX are 0.
+            guarded(|| unsafe {
+                may_fault!(concat!(".byte 0x0f, 0x01, ", $byte), inout("rax") 0u64 => _, inout("ecx") 0u32 => _,
+                    inout("edx") 0u32 => _, options(nostack));
+            })
+        })),*]
+    };
 }
 
-/// VMXOFF: hidden VMX must make it #UD.
-///
-/// # Errors
-/// The fault it raised.
-pub fn vmxoff_safe() -> Result<(), Fault> {
-    // SAFETY: no VMX operation of ours to leave.
-    guarded(|| unsafe { may_fault!("vmxoff", options(nostack)) })
-}
+/// Runs an instruction; the fault it raised.
+pub type Attempt = fn() -> Result<(), Fault>;
+
+/// Instructions that no guest has, of either vendor: #UD for each.
+pub static NEVER: [(&str, Attempt); 12] = never! {
+    "VMLAUNCH" = "0xc2",
+    "VMXOFF" = "0xc4",
+    "MONITOR" = "0xc8",
+    "MWAIT" = "0xc9",
+    "VMRUN" = "0xd8",
+    "VMLOAD" = "0xda",
+    "VMSAVE" = "0xdb",
+    "STGI" = "0xdc",
+    "CLGI" = "0xdd",
+    "SKINIT" = "0xde",
+    "INVLPGA" = "0xdf",
+    "RDPRU" = "0xfd",
+};
+
+/// The hypercalls of Intel's CPUs and of AMD's.
+pub static HYPERCALLS: [(&str, Attempt); 2] = never! { "VMCALL" = "0xc1", "VMMCALL" = "0xd9" };
 
 /// DIV by zero.
 ///

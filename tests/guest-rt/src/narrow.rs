@@ -8,6 +8,7 @@
 
 use core::arch::global_asm;
 
+use crate::hypercall::vmcall;
 use crate::traps::{KERNEL_CS, NARROW_CS};
 use guest_abi::compat::Compat;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -88,7 +89,8 @@ global_asm!(
     "pushq $2f",
     "lretq",
     ".code32",
-    "2: vmcall",
+    "2:",
+    vmcall!(),
     "ljmp ${wide}, $3f",
     ".code64",
     "3: popq %r15",

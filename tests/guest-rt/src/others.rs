@@ -8,6 +8,7 @@ use core::arch::global_asm;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
+use crate::hypercall::vmcall;
 use crate::insn;
 use guest_abi::hvm::hvm_vcpu::{
     VCPU_HVM_MODE_32B, VCPU_HVM_MODE_64B, VcpuHvmContext, VcpuHvmX8632, VcpuHvmX8664,
@@ -185,7 +186,7 @@ global_asm!(
     "movl ${vcpu_op}, %eax",
     "movl ${down}, %edi",
     "movl ${wide}, %esi",
-    "vmcall",
+    vmcall!(),
     "jmp 2b",
     ".code32",
     "other_narrow:",
@@ -209,7 +210,7 @@ global_asm!(
     "movl ${vcpu_op}, %eax",
     "movl ${down}, %ebx",
     "movl ${narrow}, %ecx",
-    "vmcall",
+    vmcall!(),
     "jmp 2b",
     ".code64",
     ".popsection",

@@ -4,6 +4,7 @@
 // UNSAFETY: sequences that a compiler must not touch.
 #![expect(unsafe_code, reason = "sequences of exact instructions")]
 
+use crate::hypercall::vmcall;
 use crate::traps::{self, Fault, KERNEL_CS, NARROW_CS, TrapFrame};
 use crate::{insn, memory};
 use core::arch::{asm, global_asm};
@@ -295,7 +296,8 @@ unsafe extern "C" {
 
 global_asm!(
     ".pushsection .text, \"ax\"",
-    "user_vmcall: vmcall",
+    "user_vmcall:",
+    vmcall!(),
     "int $0x81",
     "user_int1: .byte 0xf1",
     "user_int1_end: int $0x81",
@@ -339,7 +341,7 @@ global_asm!(
     "movq 112(%rax), %r14",
     "movq 120(%rax), %r15",
     "movq (%rax), %rax",
-    "vmcall",
+    vmcall!(),
     "xchgq %rax, (%rsp)",
     "movq %rcx, 8(%rax)",
     "movq %rdx, 16(%rax)",

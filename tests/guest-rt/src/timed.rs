@@ -5,6 +5,7 @@
 // UNSAFETY: exact sequences of instructions.
 #![expect(unsafe_code, reason = "sequences of exact instructions")]
 
+use crate::hypercall::vmcall;
 use core::arch::asm;
 
 /// What a timed hypercall returned, and its ticks.
@@ -132,7 +133,7 @@ pub fn hypercall(number: u64, first: u64, second: u64, third: u64) -> Timed {
             "mov r8d, eax",
             "mov rax, r9",
             "mov rdx, r11",
-            "vmcall",
+            vmcall!(),
             "mov r9, rax",
             "lfence",
             "rdtsc",

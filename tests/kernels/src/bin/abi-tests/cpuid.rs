@@ -95,6 +95,17 @@ const HIDDEN: &[(u32, u32, usize, u32, &str)] = &[
     (0xD, 0, 0, 17, "XTILECFG"),
     (0xD, 0, 0, 18, "XTILEDATA"),
     (0x8000_0001, 0, 2, 2, "SVM"),
+    (0x8000_0001, 0, 2, 3, "EXTAPIC"),
+    (0x8000_0001, 0, 2, 9, "OSVW"),
+    (0x8000_0001, 0, 2, 10, "IBS"),
+    (0x8000_0001, 0, 2, 12, "SKINIT"),
+    (0x8000_0001, 0, 2, 13, "WDT"),
+    (0x8000_0001, 0, 2, 15, "LWP"),
+    (0x8000_0001, 0, 2, 23, "PERFCTR_CORE"),
+    (0x8000_0001, 0, 2, 26, "DBEXT"),
+    (0x8000_0001, 0, 2, 29, "MONITORX"),
+    (0x8000_0008, 0, 1, 4, "RDPRU"),
+    (0x8000_0008, 0, 1, 25, "VIRT_SSBD"),
 ];
 
 fn hidden() -> Verdict {
@@ -150,6 +161,10 @@ fn zeroes() -> Verdict {
         0x14,
         0x19,
         0x1A,
+        0x8000_000A,
+        0x8000_001B,
+        0x8000_001F,
+        0x8000_0022,
         XEN_CPUID_FIRST_LEAF + 6,
         XEN_CPUID_FIRST_LEAF + 0xFF,
     ] {
@@ -203,6 +218,12 @@ fn apic_ids() -> Verdict {
     check_eq!(id, Ok(u64::from(initial)), "APIC id against leaf 1");
     if cpuid(0, 0).eax >= 0xB && cpuid(0xB, 0).ebx != 0 {
         check_eq!(cpuid(0xB, 0).edx, initial, "leaf 0xB against leaf 1");
+    }
+    let has_topology = cpuid(0x8000_0001, 0).ecx & 1 << 22 != 0;
+    if has_topology {
+        let place = cpuid(0x8000_001E, 0);
+        check_eq!(place.eax, initial, "leaf 0x8000001E against leaf 1");
+        check_eq!(place.ebx >> 8 & 0xFF, 0, "threads of a core");
     }
     Ok(())
 }

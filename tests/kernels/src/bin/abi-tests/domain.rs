@@ -254,6 +254,12 @@ pub(crate) fn create(code: &[u8; 64]) -> Result<u16, Stop> {
         "populate_physmap of three pages where two are allowed"
     );
     let window = look_into(domid, CODE_GFN)?;
+    let mut code = *code;
+    for at in 0..code.len() - 2 {
+        if code[at..at + 3] == [0x0F, 0x01, 0xC1] {
+            code[at..at + 3].copy_from_slice(&hypercall::instruction());
+        }
+    }
     for (index, word) in code.chunks_exact(8).enumerate() {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(word);

@@ -129,16 +129,15 @@ fn cache_flushes() -> Verdict {
 
 fn hidden_instructions() -> Verdict {
     need_hypervisor()?;
-    let vmxoff = insn::vmxoff_safe();
-    check!(
-        vmxoff.is_err_and(|f| f.vector == traps::UD),
-        "VMXOFF: {vmxoff:x?}"
-    );
-    let vmmcall = insn::vmmcall_safe();
-    check!(
-        vmmcall.is_err_and(|f| f.vector == traps::UD),
-        "VMMCALL: {vmmcall:x?}"
-    );
+    let [vmcall, vmmcall] = insn::HYPERCALLS;
+    let others = if insn::is_amd() { vmcall } else { vmmcall };
+    for (name, attempt) in insn::NEVER.into_iter().chain([others]) {
+        let outcome = attempt();
+        check!(
+            outcome.is_err_and(|f| f.vector == traps::UD),
+            "{name}: {outcome:x?}"
+        );
+    }
     Ok(())
 }
 

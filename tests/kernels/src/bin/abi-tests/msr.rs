@@ -16,11 +16,41 @@ pub(crate) static TESTS: &[Test] = &[
     Test::new("msr_hypercall_page", hypercall_page),
 ];
 
+/// What Intel's CPUs have beside.
+const INTEL: &[u32] = &[0x17, 0x3A, 0x198, 0x199, 0x19C, 0x1A0];
+
+/// What AMD's CPUs have beside: MC4_MISC1, PERFCTR0, SYSCFG, HWCR, TOP_MEM, TOP_MEM2, NB_CFG, C1E's, VM_CR, the
+/// counters of family 15h, DE_CFG, EX_CFG.
+const AMD: &[u32] = &[
+    0xC000_0408,
+    0xC001_0004,
+    0xC001_0010,
+    0xC001_0015,
+    0xC001_001A,
+    0xC001_001D,
+    0xC001_001F,
+    0xC001_0055,
+    0xC001_0114,
+    0xC001_0200,
+    0xC001_1029,
+    0xC001_102C,
+];
+
+/// The other counters and thresholds; BU_CFG and BU_CFG2 where the host has them; for dom0 IORR, TSEG and
+/// MMIO_CONF_BASE.
+fn may_be_amds(msr: u32) -> bool {
+    insn::is_amd()
+        && matches!(msr, 0xC000_0408..=0xC000_040A | 0xC001_0000..=0xC001_0007 | 0xC001_0200..=0xC001_020B
+            | 0xC001_0016..=0xC001_0019 | 0xC001_0058 | 0xC001_0112 | 0xC001_0113 | 0xC001_1023 | 0xC001_102A)
+}
+
+fn vendors() -> &'static [u32] {
+    if insn::is_amd() { AMD } else { INTEL }
+}
+
 const ALWAYS: &[u32] = &[
     0x10,
-    0x17,
     0x1B,
-    0x3A,
     0x8B,
     0xCE,
     0xFE,
@@ -30,10 +60,6 @@ const ALWAYS: &[u32] = &[
     0x176,
     0x179,
     0x17A,
-    0x198,
-    0x199,
-    0x19C,
-    0x1A0,
     0x1D9,
     0x250,
     0x258,
@@ -83,7 +109,7 @@ fn listed() -> Verdict {
     need_hypervisor()?;
     let base = rdmsr_safe(0x1B).unwrap_or(0);
     check!(wrmsr_safe(0x1B, base | 0x400).is_ok(), "x2APIC mode faults");
-    for &msr in ALWAYS {
+    for &msr in ALWAYS.iter().chain(vendors()) {
         check!(
             rdmsr_safe(msr).is_ok(),
             "RDMSR of {msr:#x} faults: {:x?}",
@@ -102,7 +128,8 @@ fn listed() -> Verdict {
 /// MSRs that CPUID announces.
 fn conditional() -> impl Iterator<Item = u32> {
     let leaf7 = cpuid(7, 0);
-    let speculation = leaf7.edx & (1 << 26 | 1 << 27 | 1 << 31) != 0;
+    let speculation =
+        leaf7.edx & (1 << 26 | 1 << 27 | 1 << 31) != 0 || cpuid(0x8000_0008, 0).ebx & 1 << 14 != 0;
     let tsc_aux = cpuid(0x8000_0001, 0).edx & 1 << 27 != 0 || leaf7.ecx & 1 << 22 != 0;
     let xsaves = cpuid(1, 0).ecx & 1 << 26 != 0 && cpuid(0xD, 1).eax & 1 << 3 != 0;
     [
@@ -118,6 +145,8 @@ fn conditional() -> impl Iterator<Item = u32> {
 
 fn is_allowed(msr: u32, variable_mtrrs: u32) -> bool {
     ALWAYS.contains(&msr)
+        || vendors().contains(&msr)
+        || may_be_amds(msr)
         || (0x800..0x840).contains(&msr)
         || (0x200..0x200 + 2 * variable_mtrrs).contains(&msr)
         || conditional().any(|shown| shown == msr)
@@ -125,27 +154,18 @@ fn is_allowed(msr: u32, variable_mtrrs: u32) -> bool {
 
 fn values() -> Verdict {
     need_hypervisor()?;
-    check_eq!(
-        rdmsr_safe(0x3A),
-        Ok(1),
-        "FEATURE_CONTROL: locked, nothing enabled"
-    );
-    for (msr, name) in [
-        (0x140, "MISC_FEATURES"),
-        (0x179, "MCG_CAP"),
-        (0x198, "PERF_STATUS"),
-    ] {
+    for (msr, name) in [(0x140, "MISC_FEATURES"), (0x179, "MCG_CAP")] {
         check_eq!(rdmsr_safe(msr), Ok(0), "{name}");
+    }
+    if insn::is_amd() {
+        amd_values()?;
+    } else {
+        intel_values()?;
     }
     check_eq!(
         rdmsr_safe(0xCE),
         Ok(1 << 31),
         "PLATFORM_INFO: CPUID faulting"
-    );
-    check_eq!(
-        rdmsr_safe(0x1A0).map(|v| v & 0x1800),
-        Ok(0x1800),
-        "MISC_ENABLE: no BTS, no PEBS"
     );
     check_eq!(
         rdmsr_safe(0x1B).map(|v| v & !0x400),
@@ -166,6 +186,38 @@ fn values() -> Verdict {
     Ok(())
 }
 
+fn intel_values() -> Verdict {
+    check_eq!(
+        rdmsr_safe(0x3A),
+        Ok(1),
+        "FEATURE_CONTROL: locked, nothing enabled"
+    );
+    check_eq!(rdmsr_safe(0x198), Ok(0), "PERF_STATUS");
+    check_eq!(
+        rdmsr_safe(0x1A0).map(|v| v & 0x1800),
+        Ok(0x1800),
+        "MISC_ENABLE: no BTS, no PEBS"
+    );
+    Ok(())
+}
+
+fn amd_values() -> Verdict {
+    let is_invariant = cpuid(0x8000_0007, 0).edx >> 8 & 1;
+    for (msr, value, name) in [
+        (
+            0xC001_0015,
+            u64::from(is_invariant) << 24,
+            "HWCR: the TSC's rate",
+        ),
+        (0xC001_0114, 0, "VM_CR"),
+        (0xC001_1029, 2, "DE_CFG: LFENCE waits"),
+        (0xC000_0408, 1 << 61, "MC4_MISC1: locked"),
+    ] {
+        check_eq!(rdmsr_safe(msr), Ok(value), "{name}");
+    }
+    Ok(())
+}
+
 fn scan_low() -> Verdict {
     scan(0..0x2000)
 }
@@ -176,7 +228,8 @@ fn scan_high() -> Verdict {
 
 fn scan_elsewhere() -> Verdict {
     scan(0x4000_0001..0x4000_0200)?;
-    scan(0xC001_0000..0xC001_0200)?;
+    scan(0xC001_0000..0xC001_0300)?;
+    scan(0xC001_1000..0xC001_1100)?;
     scan(0x8000_0000..0x8000_0040)
 }
 
@@ -208,8 +261,17 @@ fn scan(range: core::ops::Range<u32>) -> Verdict {
 fn invalid_writes() -> Verdict {
     need_hypervisor()?;
     const NOT_CANONICAL: u64 = 0x8000_0000_0000_0000;
-    for (msr, value, what) in [
-        (0x3A, 5, "locked FEATURE_CONTROL"),
+    let of_vendor: &[_] = if insn::is_amd() {
+        &[
+            (0x8B, 0, "PATCH_LEVEL"),
+            (0xC000_0080, 0x1D01, "EFER.SVME"),
+            (0xC001_0015, 0, "HWCR"),
+            (0xC001_0117, 0x1000, "VM_HSAVE_PA"),
+        ]
+    } else {
+        &[(0x3A, 5, "locked FEATURE_CONTROL")]
+    };
+    for &(msr, value, what) in of_vendor.iter().chain(&[
         (0xFE, 0, "MTRRcap"),
         (0x277, 2, "PAT with a reserved type"),
         (0x1D9, 1, "DEBUGCTL.LBR"),
@@ -225,7 +287,7 @@ fn invalid_writes() -> Verdict {
         (0x8FF, 0, "no x2APIC register"),
         (0x480, 0, "VMX capability"),
         (0x4000_0000, 1, "hypercall page 1 of 1"),
-    ] {
+    ]) {
         let result = wrmsr_safe(msr, value);
         check!(
             result.is_err_and(|f| f.vector == traps::GP),
@@ -242,7 +304,16 @@ fn invalid_writes() -> Verdict {
 
 fn ignored_writes() -> Verdict {
     need_hypervisor()?;
-    for msr in [0x8B, 0x1A0] {
+    let ignoring: &[_] = if insn::is_amd() {
+        check!(
+            wrmsr_safe(0xC001_0020, 0).is_ok(),
+            "the loader of microcode faults"
+        );
+        &[0xC001_0010, 0xC001_001A, 0xC001_1029]
+    } else {
+        &[0x8B, 0x1A0]
+    };
+    for &msr in ignoring {
         let before = rdmsr_safe(msr);
         check!(wrmsr_safe(msr, 0).is_ok(), "WRMSR of 0 to {msr:#x} faults");
         check_eq!(rdmsr_safe(msr), before, "{msr:#x} after a write");
@@ -327,8 +398,9 @@ fn hypercall_page() -> Verdict {
     );
     check_eq!(rdmsr_safe(0x4000_0000), Ok(0), "the MSR reads");
     for number in [0u64, 1, 17, 63] {
-        // mov eax, number; vmcall; ret
-        let want = [0xB8, number as u8, 0, 0, 0, 0x0F, 0x01, 0xC1];
+        // mov eax, number; the call; ret
+        let [a, b, c] = hypercall::instruction();
+        let want = [0xB8, number as u8, 0, 0, 0, a, b, c];
         check_eq!(
             insn::peek(page + number * 32),
             Ok(u64::from_le_bytes(want)),
