@@ -3,9 +3,24 @@
 //! A wrong `interface_version` is -EACCES. Layouts change between releases of Xen: these are 4.17's. Commands that are
 //! not here are not served.
 
+mod rights;
+mod state;
+mod vcpu;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::xen::XenctlBitmap;
+pub use rights::{
+    XenDomctlIomemPermission, XenDomctlIoportPermission, XenDomctlIrqPermission,
+    XenDomctlSetVirqHandler,
+};
+pub use state::{
+    XenCpuidLeaf, XenDomctlCpuPolicy, XenDomctlGetpageframeinfo3, XenDomctlHvmcontext,
+    XenDomctlHvmcontextPartial, XenDomctlShadowOp, XenDomctlTscInfo, XenMsrEntry,
+};
+pub use vcpu::{
+    XenDomctlGetvcpuinfo, XenDomctlMaxVcpus, XenDomctlNodeaffinity, XenDomctlSchedulerOp,
+    XenDomctlSendtrigger, XenDomctlVcpuaffinity, XenDomctlVcpucontext,
+};
 
 /// The version that a caller must state.
 pub const XEN_DOMCTL_INTERFACE_VERSION: u32 = 0x15;
@@ -261,40 +276,6 @@ pub struct XenDomctlGetdomaininfo {
     pub arch_config: XenArchDomainconfig,
 }
 
-/// Body of [`XEN_DOMCTL_getpageframeinfo3`].
-#[derive(
-    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
-#[repr(C)]
-pub struct XenDomctlGetpageframeinfo3 {
-    /// Frames.
-    pub num: u64,
-    /// Linear address of `u64` frame numbers, replaced by types.
-    pub array: u64,
-}
-
-/// Body of [`XEN_DOMCTL_shadow_op`].
-#[derive(
-    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
-#[repr(C)]
-pub struct XenDomctlShadowOp {
-    /// [`XEN_DOMCTL_SHADOW_OP_CLEAN`] and its like.
-    pub op: u32,
-    /// Flags by operation.
-    pub mode: u32,
-    /// Shadow memory in MiB.
-    pub mb: u32,
-    /// Padding.
-    pub _pad: u32,
-    /// Linear address of the bitmap.
-    pub dirty_bitmap: u64,
-    /// Pages that it has room for; out: pages told.
-    pub pages: u64,
-    /// Out: faults and pages counted.
-    pub stats: [u32; 2],
-}
-
 /// Body of [`XEN_DOMCTL_max_mem`].
 #[derive(
     Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
@@ -303,94 +284,6 @@ pub struct XenDomctlShadowOp {
 pub struct XenDomctlMaxMem {
     /// KiB.
     pub max_memkb: u64,
-}
-
-/// Body of [`XEN_DOMCTL_setvcpucontext`] and [`XEN_DOMCTL_getvcpucontext`].
-#[derive(
-    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
-#[repr(C)]
-pub struct XenDomctlVcpucontext {
-    /// Which vCPU.
-    pub vcpu: u32,
-    /// Padding.
-    pub _pad: u32,
-    /// Linear address of the registers.
-    pub ctxt: u64,
-}
-
-/// Body of [`XEN_DOMCTL_getvcpuinfo`].
-#[derive(
-    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
-#[repr(C)]
-pub struct XenDomctlGetvcpuinfo {
-    /// Which vCPU.
-    pub vcpu: u32,
-    /// Out: online.
-    pub online: u8,
-    /// Out: waits for an event.
-    pub blocked: u8,
-    /// Out: runs.
-    pub running: u8,
-    /// Padding.
-    pub _pad0: u8,
-    /// Out: CPU time in ns.
-    pub cpu_time: u64,
-    /// Out: physical CPU.
-    pub cpu: u32,
-    /// Padding.
-    pub _pad1: u32,
-}
-
-/// Body of [`XEN_DOMCTL_setvcpuaffinity`] and [`XEN_DOMCTL_getvcpuaffinity`].
-#[derive(
-    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
-#[repr(C)]
-pub struct XenDomctlVcpuaffinity {
-    /// Which vCPU.
-    pub vcpu: u32,
-    /// [`XEN_VCPUAFFINITY_HARD`] and its like.
-    pub flags: u32,
-    /// CPUs it may run on.
-    pub cpumap_hard: XenctlBitmap,
-    /// CPUs it had better run on.
-    pub cpumap_soft: XenctlBitmap,
-}
-
-/// Body of [`XEN_DOMCTL_setnodeaffinity`] and [`XEN_DOMCTL_getnodeaffinity`].
-#[derive(
-    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
-#[repr(C)]
-pub struct XenDomctlNodeaffinity {
-    /// Nodes.
-    pub nodemap: XenctlBitmap,
-}
-
-/// Body of [`XEN_DOMCTL_max_vcpus`].
-#[derive(
-    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
-#[repr(C)]
-pub struct XenDomctlMaxVcpus {
-    /// vCPUs.
-    pub max: u32,
-}
-
-/// Body of [`XEN_DOMCTL_scheduler_op`].
-#[derive(
-    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
-#[repr(C)]
-pub struct XenDomctlSchedulerOp {
-    /// [`XEN_SCHEDULER_CREDIT2`] and its like.
-    pub sched_id: u32,
-    /// [`XEN_DOMCTL_SCHEDOP_putinfo`] and its like.
-    pub cmd: u32,
-    /// Credit and credit2: weight, cap as two `u16` in the first word.
-    pub u: [u32; 4],
 }
 
 /// Body of [`XEN_DOMCTL_setdomainhandle`].
@@ -403,62 +296,6 @@ pub struct XenDomctlSetdomainhandle {
     pub handle: [u8; 16],
 }
 
-/// Body of [`XEN_DOMCTL_irq_permission`].
-#[derive(
-    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
-#[repr(C)]
-pub struct XenDomctlIrqPermission {
-    /// Interrupt.
-    pub pirq: u32,
-    /// Not 0: give.
-    pub allow_access: u8,
-    /// Padding.
-    pub pad: [u8; 3],
-}
-
-/// Body of [`XEN_DOMCTL_iomem_permission`].
-#[derive(
-    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
-#[repr(C)]
-pub struct XenDomctlIomemPermission {
-    /// First frame.
-    pub first_mfn: u64,
-    /// Frames.
-    pub nr_mfns: u64,
-    /// Not 0: give.
-    pub allow_access: u8,
-    /// Padding.
-    pub _pad: [u8; 7],
-}
-
-/// Body of [`XEN_DOMCTL_ioport_permission`].
-#[derive(
-    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
-#[repr(C)]
-pub struct XenDomctlIoportPermission {
-    /// First port.
-    pub first_port: u32,
-    /// Ports.
-    pub nr_ports: u32,
-    /// Not 0: give.
-    pub allow_access: u8,
-    /// Padding.
-    pub _pad: [u8; 3],
-}
-
-/// Body of [`XEN_DOMCTL_set_virq_handler`].
-#[derive(
-    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
-#[repr(C)]
-pub struct XenDomctlSetVirqHandler {
-    /// [`crate::xen::VIRQ_DOM_EXC`] and its like.
-    pub virq: u32,
-}
-
 /// Body of [`XEN_DOMCTL_settimeoffset`].
 #[derive(
     Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
@@ -469,18 +306,6 @@ pub struct XenDomctlSettimeoffset {
     pub time_offset_seconds: i64,
 }
 
-/// Body of [`XEN_DOMCTL_sendtrigger`].
-#[derive(
-    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
-#[repr(C)]
-pub struct XenDomctlSendtrigger {
-    /// [`XEN_DOMCTL_SENDTRIGGER_NMI`] and its like.
-    pub trigger: u32,
-    /// Which vCPU.
-    pub vcpu: u32,
-}
-
 /// Body of [`XEN_DOMCTL_subscribe`].
 #[derive(
     Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
@@ -489,112 +314,6 @@ pub struct XenDomctlSendtrigger {
 pub struct XenDomctlSubscribe {
     /// The caller's port.
     pub port: u32,
-}
-
-/// Body of [`XEN_DOMCTL_gethvmcontext`] and [`XEN_DOMCTL_sethvmcontext`].
-#[derive(
-    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
-#[repr(C)]
-pub struct XenDomctlHvmcontext {
-    /// Bytes; with no buffer, out: bytes needed.
-    pub size: u32,
-    /// Padding.
-    pub _pad: u32,
-    /// Linear address of the records, or 0.
-    pub buffer: u64,
-}
-
-/// Body of [`XEN_DOMCTL_gethvmcontext_partial`].
-#[derive(
-    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
-#[repr(C)]
-pub struct XenDomctlHvmcontextPartial {
-    /// Type of the record.
-    pub type_: u32,
-    /// Which of the type.
-    pub instance: u32,
-    /// Bytes of the buffer.
-    pub bufsz: u64,
-    /// Linear address of the buffer.
-    pub buffer: u64,
-}
-
-/// Body of [`XEN_DOMCTL_gettscinfo`] and [`XEN_DOMCTL_settscinfo`].
-#[derive(
-    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
-#[repr(C)]
-pub struct XenDomctlTscInfo {
-    /// 0 default, 1 always emulate, 2 never.
-    pub tsc_mode: u32,
-    /// Guest's TSC frequency.
-    pub gtsc_khz: u32,
-    /// Counts restores.
-    pub incarnation: u32,
-    /// Padding.
-    pub pad: u32,
-    /// Guest's age in ns.
-    pub elapsed_nsec: u64,
-}
-
-/// Body of [`XEN_DOMCTL_get_cpu_policy`] and [`XEN_DOMCTL_set_cpu_policy`].
-#[derive(
-    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
-#[repr(C)]
-pub struct XenDomctlCpuPolicy {
-    /// Leaves there is room for, or written.
-    pub nr_leaves: u32,
-    /// MSRs there is room for, or written.
-    pub nr_msrs: u32,
-    /// Linear address of [`XenCpuidLeaf`].
-    pub leaves: u64,
-    /// Linear address of [`XenMsrEntry`].
-    pub msrs: u64,
-    /// Out, set: the leaf that was refused.
-    pub err_leaf: u32,
-    /// Out, set: its sub-leaf.
-    pub err_subleaf: u32,
-    /// Out, set: the MSR that was refused.
-    pub err_msr: u32,
-    /// Padding.
-    pub _pad: u32,
-}
-
-/// A leaf of a policy (public/arch-x86/xen.h).
-#[derive(
-    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
-#[repr(C)]
-pub struct XenCpuidLeaf {
-    /// Leaf.
-    pub leaf: u32,
-    /// Sub-leaf, all ones where there is none.
-    pub subleaf: u32,
-    /// EAX.
-    pub a: u32,
-    /// EBX.
-    pub b: u32,
-    /// ECX.
-    pub c: u32,
-    /// EDX.
-    pub d: u32,
-}
-
-/// An MSR of a policy (public/arch-x86/xen.h).
-#[derive(
-    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
-#[repr(C)]
-pub struct XenMsrEntry {
-    /// Number.
-    pub idx: u32,
-    /// 0.
-    pub flags: u32,
-    /// Value.
-    pub val: u64,
 }
 
 /// Body of [`XEN_DOMCTL_get_paging_mempool_size`] and its setter.
