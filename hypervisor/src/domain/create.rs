@@ -199,13 +199,16 @@ pub(crate) fn domain(
         _descriptors: parts.descriptors,
         _shared_info: parts.shared_info,
     };
-    {
-        let events = domain.events.lock();
-        for index in 0..config.vcpus {
-            events.write_time(index, &domain.clock());
-        }
-    }
+    tell_time(&domain);
     Ok(domain)
+}
+
+/// Gives each vCPU what it computes time by.
+fn tell_time(domain: &Domain) {
+    let events = domain.events.lock();
+    for index in 0..domain.config.vcpus {
+        events.write_time(index, &domain.clock());
+    }
 }
 
 /// What can fail of a domain's making.

@@ -29,6 +29,10 @@ pub fn parse_vif(
         let (key, value) = part
             .split_once('=')
             .map_or((part, ""), |(key, value)| (key.trim(), value.trim()));
+        if let Some(why) = without_effect(key, value) {
+            note(why);
+            continue;
+        }
         let text = || Some(value.to_owned()).filter(|text| !text.is_empty());
         match key {
             "mac" => {
@@ -61,15 +65,6 @@ pub fn parse_vif(
                     "type={value} needs a device model, which is not supported: type=vif is"
                 ));
             }
-            "model" => note(format!(
-                "model={value} means an emulated card, which a PVH guest has not: ignored"
-            )),
-            "accel" | "devid" | "vlan" | "hotplug" | "forwarddev" => {
-                note(format!("{key}= has no effect here and is ignored"));
-            }
-            _ if key.starts_with("colo_") => {
-                note(format!("{key}= is COLO's, which is not supported: ignored"))
-            }
             _ if unknown == UnknownParameter::Ignored => {
                 note(format!("{}: ignored", unknown_parameter(key)));
             }
@@ -77,6 +72,22 @@ pub fn parse_vif(
         }
     }
     Ok(vif)
+}
+
+/// Why a parameter that xl knows does nothing here; `None` for all others.
+fn without_effect(key: &str, value: &str) -> Option<String> {
+    match key {
+        "model" => Some(format!(
+            "model={value} means an emulated card, which a PVH guest has not: ignored"
+        )),
+        "accel" | "devid" | "vlan" | "hotplug" | "forwarddev" => {
+            Some(format!("{key}= has no effect here and is ignored"))
+        }
+        _ if key.starts_with("colo_") => {
+            Some(format!("{key}= is COLO's, which is not supported: ignored"))
+        }
+        _ => None,
+    }
 }
 
 fn unknown_parameter(key: &str) -> String {

@@ -92,15 +92,12 @@ impl<'a> Image<'a> {
         let start_info = told
             .build(Gpa::new(layout.start_info))
             .map_err(|error| ImageError::Layout(error.to_string()))?;
-        let mut pieces: Vec<Piece<'a>> = kernel
-            .segments
-            .iter()
-            .map(|segment| Piece {
-                what: "kernel",
-                at: segment.start.as_u64(),
-                data: Cow::Borrowed(segment.data),
-            })
-            .collect();
+        let of_kernel = kernel.segments.iter().map(|segment| Piece {
+            what: "kernel",
+            at: segment.start.as_u64(),
+            data: Cow::Borrowed(segment.data),
+        });
+        let mut pieces: Vec<Piece<'a>> = of_kernel.collect();
         pieces.push(Piece {
             what: "start info",
             at: layout.start_info,
@@ -113,19 +110,9 @@ impl<'a> Image<'a> {
                 data: Cow::Borrowed(initrd.bytes()),
             });
         }
-        pieces.push(Piece {
-            what: "ACPI tables",
-            at: layout::ACPI_START,
-            data: tables.bytes.into(),
-        });
         // a kernel that this one starts by kexec has no start info; its loader may not tell it of the tables either
-        if extent.start.as_u64() >= layout::BIOS_END {
-            pieces.push(Piece {
-                what: "ACPI root pointer",
-                at: layout::BIOS_RSDP,
-                data: tables.root.into(),
-            });
-        }
+        let has_root = extent.start.as_u64() >= layout::BIOS_END;
+        pieces.extend(table_pieces(tables, has_root));
         Ok(Self {
             entry: kernel.entry.as_u64(),
             start_info: layout.start_info,
@@ -133,6 +120,21 @@ impl<'a> Image<'a> {
             pieces,
         })
     }
+}
+
+/// The ACPI tables, and where a BIOS has it their root pointer.
+fn table_pieces<'a>(tables: acpi::Tables, has_root: bool) -> impl Iterator<Item = Piece<'a>> {
+    let root = has_root.then(|| Piece {
+        what: "ACPI root pointer",
+        at: layout::BIOS_RSDP,
+        data: tables.root.into(),
+    });
+    let block = Piece {
+        what: "ACPI tables",
+        at: layout::ACPI_START,
+        data: tables.bytes.into(),
+    };
+    [Some(block), root].into_iter().flatten()
 }
 
 #[cfg(test)]

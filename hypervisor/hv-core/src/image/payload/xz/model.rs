@@ -148,11 +148,7 @@ impl Model {
         if end > out.len() {
             return None;
         }
-        let literals: &mut [LiteralTable; LITERAL_TABLES] = self
-            .literals
-            .as_mut_slice()
-            .try_into()
-            .expect("there are as many since new");
+        let literals = all_of(&mut self.literals);
         let tables = &mut self.tables;
         // local, so that they are in registers
         let mut range = RangeDecoder::new(packed)?;
@@ -199,6 +195,12 @@ impl Model {
         self.state = state;
         range.finish().then_some(())
     }
+}
+
+/// The tables of literals, as many as there are for the compiler too.
+#[inline(always)]
+fn all_of(literals: &mut [LiteralTable]) -> &mut [LiteralTable; LITERAL_TABLES] {
+    literals.try_into().expect("there are as many since new")
 }
 
 impl Properties {
