@@ -54,9 +54,7 @@ fn handle_other<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: VmExit
         // it is delivered again, and may be interrupted again
         pcpu.patience.end();
     }
-    if let Some(insn) = stepped_over(&exit)
-        && !runner.finds(insn)
-    {
+    if !runner.hw.knows_length() && !is_found(runner, &exit) {
         return gone(runner, pcpu);
     }
     match exit {
@@ -94,6 +92,12 @@ fn handle_other<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: VmExit
             qualification,
         } => broken(runner, reason, qualification),
     }
+}
+
+/// False where the exit's instruction is one that will be stepped over, and is not in memory any more.
+#[inline(never)]
+fn is_found<H: VcpuHw>(runner: &mut Runner<H>, exit: &VmExit) -> bool {
+    stepped_over(exit).is_none_or(|insn| runner.finds(insn))
 }
 
 /// The instruction that brought the exit about and is stepped over once that is served. Not those of whose operands a
