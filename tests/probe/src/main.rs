@@ -17,9 +17,6 @@ use std::time::{Duration, Instant};
 /// The kernel's view of the CMOS clock: reads the device each time.
 const RTC: &str = "/sys/class/rtc/rtc0/time";
 
-/// What clocks may differ by over ten seconds.
-const TOLERANCE: Duration = Duration::from_millis(10);
-
 /// How often the monotonic clock is read.
 const READS: u32 = 1_000_000;
 
@@ -27,15 +24,15 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match args.as_slice() {
-        ["sleep"] => sleep_ten(),
+        ["sleep", tolerance] => milliseconds(tolerance).and_then(sleep_ten),
         ["monotonic"] => monotonic(),
-        ["rtc"] => against_rtc(),
+        ["rtc", tolerance] => milliseconds(tolerance).and_then(against_rtc),
         ["fetch", server, file] => fetch(server, file),
         ["free-pages"] => host::free_pages(),
         ["ticks", runs, command @ ..] => ticks(runs, command),
         ["session", seconds, transcript, rest @ ..] => session::run(seconds, transcript, rest),
         _ => Err(
-            "usage: probe sleep|monotonic|rtc|fetch ADDRESS:PORT FILE|free-pages|ticks RUNS COMMAND…|\
+            "usage: probe sleep MS|monotonic|rtc MS|fetch ADDRESS:PORT FILE|free-pages|ticks RUNS COMMAND…|\
              session SECONDS TRANSCRIPT [WAIT SEND]… -- COMMAND…"
                 .to_owned(),
         ),
@@ -80,16 +77,24 @@ fn ticks(runs: &str, command: &[&str]) -> Result<String, String> {
     Ok((median.as_nanos() * TICKS_PER_US / 1000).to_string())
 }
 
+/// Reads what clocks may differ by over ten seconds.
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    let number = text
+        .parse()
+        .map_err(|_| format!("{text} is no number of milliseconds"))?;
+    Ok(Duration::from_millis(number))
+}
+
 /// Sleeps ten seconds and compares them with the monotonic clock.
-fn sleep_ten() -> Result<String, String> {
+fn sleep_ten(tolerance: Duration) -> Result<String, String> {
     let asked = Duration::from_secs(10);
     let begun = Instant::now();
     thread::sleep(asked);
-    within("ten seconds of sleep", begun.elapsed(), asked)
+    within("ten seconds of sleep", begun.elapsed(), asked, tolerance)
 }
 
 /// Compares ten seconds of the real-time clock with the monotonic clock.
-fn against_rtc() -> Result<String, String> {
+fn against_rtc(tolerance: Duration) -> Result<String, String> {
     let begun = next_second()?;
     let mut ended = begun;
     for _ in 0..10 {
@@ -101,6 +106,7 @@ fn against_rtc() -> Result<String, String> {
         "ten seconds of the RTC",
         ended.duration_since(begun),
         Duration::from_secs(10),
+        tolerance,
     )
 }
 
@@ -117,9 +123,14 @@ fn next_second() -> Result<Instant, String> {
     Ok(Instant::now())
 }
 
-fn within(what: &str, measured: Duration, expected: Duration) -> Result<String, String> {
+fn within(
+    what: &str,
+    measured: Duration,
+    expected: Duration,
+    tolerance: Duration,
+) -> Result<String, String> {
     let text = format!("{what} took {:.6} s", measured.as_secs_f64());
-    if measured.abs_diff(expected) <= TOLERANCE {
+    if measured.abs_diff(expected) <= tolerance {
         Ok(text)
     } else {
         Err(text)

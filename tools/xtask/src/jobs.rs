@@ -240,7 +240,7 @@ fn entry(run: &Run, artefacts: &Artefacts, work: &Path) -> Result<Entry> {
     let Run {
         scenario, model, ..
     } = run;
-    let mut command_line = command_line(scenario, artefacts);
+    let mut command_line = command_line(scenario, model, artefacts);
     if artefacts.is_bare {
         let kernel = debian_kernel(scenario.kernel).unwrap_or(Kernel::Generic);
         return Ok(Entry::Linux {
@@ -282,7 +282,7 @@ fn entry(run: &Run, artefacts: &Artefacts, work: &Path) -> Result<Entry> {
     })
 }
 
-fn command_line(scenario: &Scenario, artefacts: &Artefacts) -> String {
+fn command_line(scenario: &Scenario, model: &Model, artefacts: &Artefacts) -> String {
     if scenario.image.is_some() {
         return scenario.append.clone();
     }
@@ -292,6 +292,9 @@ fn command_line(scenario: &Scenario, artefacts: &Artefacts) -> String {
             &line,
             &format!("hematite.test={}", scenario.scripts.join(",")),
         );
+    }
+    if model.is_qemu() && !model.deterministic {
+        line = join(&line, "hematite.real-time");
     }
     if scenario.network {
         let ServedFile { port, sha256 } = &artefacts.served;

@@ -22,6 +22,11 @@ is_bare() {
     grep -qw hematite.bare /proc/cmdline
 }
 
+# Prints what clocks may differ by over ten seconds, in ms: more where time is the host's, which may be busy otherwise.
+clock_tolerance() {
+    if grep -qw hematite.real-time /proc/cmdline; then echo 300; else echo 10; fi
+}
+
 # Prints the machine's disk, once it is there: IDE's or AHCI's, NVMe's, virtio's.
 machine_disk() {
     tries=100

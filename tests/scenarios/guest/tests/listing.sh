@@ -9,8 +9,12 @@ for dev in /sys/bus/pci/devices/*; do
     ids="$ids $id"
     echo "$(basename "$dev") $id class $(cut -c3- "$dev/class") irq $(cat "$dev/irq")"
 done
-# The host bridge, the ISA bridge, IDE and power management of a PIIX3 chipset.
-for id in 8086:1237 8086:7000 8086:7010 8086:7113; do
+# The host bridge, the ISA bridge, and the disks' controller; power management of PIIX3, SMBus of ICH9.
+case "$ids" in
+*8086:29c0*) chipset='8086:2918 8086:2922 8086:2930' ;;
+*) chipset='8086:1237 8086:7000 8086:7010 8086:7113' ;;
+esac
+for id in $chipset; do
     case "$ids" in
     *"$id"*) ;;
     *) fail "no PCI device $id among$ids" ;;

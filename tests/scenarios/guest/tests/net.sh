@@ -2,7 +2,7 @@
 # The network card: a lease, the gateway, and a file.
 [ -d /sys/class/net/eth0 ] || fail "no eth0"
 # virtio names its interrupts by the device.
-lines="eth0|$(basename "$(readlink -f /sys/class/net/eth0/device)")-"
+lines="eth0|$(basename "$(readlink -f /sys/class/net/eth0/device)")"
 before=$(interrupts "$lines")
 ip link set lo up
 ip link set eth0 up || fail "eth0 cannot be brought up"

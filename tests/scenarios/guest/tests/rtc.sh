@@ -3,5 +3,5 @@
 # (Not on the bare machine: some Bochs models state a TSC frequency in CPUID that is not theirs, and Linux believes it.)
 is_bare && pass bare
 [ -e /sys/class/rtc/rtc0/time ] || fail "no rtc0"
-text=$(probe rtc) || fail "$text"
+text=$(probe rtc "$(clock_tolerance)") || fail "$text"
 pass "$text"

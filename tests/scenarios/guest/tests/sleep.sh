@@ -1,4 +1,4 @@
 . /tests/lib.sh
 # Ten seconds of sleep last ten seconds.
-text=$(probe sleep) || fail "$text"
+text=$(probe sleep "$(clock_tolerance)") || fail "$text"
 pass "$text"
