@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use raw_cpuid::{CpuIdReader, CpuIdResult};
 
-use super::{CpuidLeaf, CpuidRegs, LAST_EXTENDED, Vendor, amd};
+use super::{CpuidLeaf, CpuidRegs, EXTENDED, LAST_EXTENDED, Vendor, amd};
 
 /// Basic leaves beyond this are not of interest: nothing above is ever shown.
 const LAST_BASIC: u32 = 0x1f;
@@ -58,6 +58,22 @@ impl HostCpuid {
             }
         }
         Self { leaves }
+    }
+
+    /// Has the host show `regs` in `leaf`, which is an extended one without subleaves.
+    pub(crate) fn set(&mut self, leaf: u32, regs: CpuidRegs) {
+        let last = self.get(EXTENDED, 0);
+        let first = CpuidRegs {
+            eax: last.eax.max(leaf),
+            ..last
+        };
+        self.leaves.retain(|l| ![EXTENDED, leaf].contains(&l.leaf));
+        let changed = [(EXTENDED, first), (leaf, regs)];
+        self.leaves.extend(changed.map(|(leaf, regs)| CpuidLeaf {
+            leaf,
+            subleaf: 0,
+            regs,
+        }));
     }
 
     /// Whose CPU it is.

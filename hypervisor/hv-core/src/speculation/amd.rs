@@ -13,6 +13,16 @@ const HYGON: u32 = 0x18;
 const ZEN_3: u32 = 0x19;
 const ZEN_5: u32 = 0x1a;
 
+/// Leaf 1, ECX: this is a virtual machine.
+const HYPERVISOR: u32 = 1 << 31;
+/// Leaf 0x80000008, EBX.
+const IBPB: u32 = 1 << 12;
+const BTC_NO: u32 = 1 << 29;
+/// Leaf 0x80000021, EAX, and the two bits of ECX.
+const VERW_CLEAR: u32 = 1 << 5;
+const IBPB_BRTYPE: u32 = 1 << 28;
+const TSA_NO: u32 = 0b110;
+
 /// The first microcode of Zen 2 that mends Zenbleed, by models: first, last, revision.
 const ZENBLEED_MENDED: [(u32, u32, u32); 5] = [
     (0x30, 0x3f, 0x0830_107a),
@@ -64,36 +74,60 @@ fn is_zen_2(signature: u32) -> bool {
     family_and_model(signature).0 == ZEN && !is_zen_1(signature)
 }
 
+/// Adds to CPUID what family and microcode stand for without a word, so that guests find it there, as Xen does. A CPU
+/// that a hypervisor shows may be another tomorrow: its word counts.
+pub(super) fn complete(cpuid: &mut HostCpuid, patch_level: u64) {
+    let one = cpuid.get(1, 0);
+    if one.ecx & HYPERVISOR != 0 {
+        return;
+    }
+    let (family, model) = family_and_model(one.eax);
+    let [low, _] = halves(patch_level);
+    let clears = |first: &u32| low >> 8 == first >> 8 && low >= *first;
+    let mut eight = cpuid.get(0x8000_0008, 0);
+    let mut more = cpuid.get(0x8000_0021, 0);
+    if family < ZEN_3 && eight.ebx & IBPB != 0 {
+        more.eax |= IBPB_BRTYPE;
+    }
+    if family == ZEN_3 && model < 0x10 {
+        eight.ebx |= BTC_NO;
+    }
+    if family != ZEN_3 {
+        more.ecx |= TSA_NO;
+    } else if VERW_CLEARS.iter().any(clears) {
+        more.eax |= VERW_CLEAR;
+    }
+    cpuid.set(0x8000_0008, eight);
+    cpuid.set(0x8000_0021, more);
+}
+
+fn halves(value: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
+    [[a, b, c, d], [e, f, g, h]].map(u32::from_le_bytes)
+}
+
 /// What the CPU has to defend itself with, and which weaknesses it says that it has not, by CPUID and the revision of
 /// its microcode.
 pub(super) fn means_and_immunity(cpuid: &HostCpuid, patch_level: u64) -> (Means, Weakness) {
-    let [low, ..] = [patch_level & 0xffff_ffff].map(|level| u32::try_from(level).unwrap_or(0));
+    let [low, _] = halves(patch_level);
     let signature = cpuid.get(1, 0).eax;
     let eight = cpuid.get(0x8000_0008, 0).ebx;
     let more = cpuid.get(0x8000_0021, 0);
     let mut means = Means::empty();
-    let has_ibpb = eight & 1 << 12 != 0;
+    let has_ibpb = eight & IBPB != 0;
     means.set(Means::IBPB, has_ibpb);
     means.set(Means::IBRS_IBPB, has_ibpb && eight & 1 << 14 != 0);
     means.set(Means::IBRS_ALWAYS, eight & 1 << 16 != 0);
     means.set(Means::SSBD, eight & 1 << 24 != 0);
     means.set(Means::AUTO_IBRS, more.eax & 1 << 8 != 0);
     means.set(Means::SPEC_REDUCE, more.eax & 1 << 31 != 0);
-    let clears = VERW_CLEARS
-        .iter()
-        .any(|first| low >> 8 == first >> 8 && low >= *first);
-    means.set(Means::MD_CLEAR, more.eax & 1 << 5 != 0 || clears);
+    means.set(Means::MD_CLEAR, more.eax & VERW_CLEAR != 0);
     means.set(Means::FP_BACKUP_FIX, is_zen_2(signature));
-    // with the microcode that has IBPB, those before Zen 3 forget it without a word
-    let is_older = family_and_model(signature).0 < ZEN_3;
-    means.set(
-        Means::IBPB_BRTYPE,
-        has_ibpb && (is_older || more.eax & 1 << 28 != 0),
-    );
+    means.set(Means::IBPB_BRTYPE, has_ibpb && more.eax & IBPB_BRTYPE != 0);
     let mut immune = Weakness::empty();
-    immune.set(Weakness::BTC, eight & 1 << 29 != 0);
+    immune.set(Weakness::BTC, eight & BTC_NO != 0);
     immune.set(Weakness::SRSO, more.eax & 1 << 29 != 0);
-    immune.set(Weakness::TSA, more.ecx & 0b110 == 0b110);
+    immune.set(Weakness::TSA, more.ecx & TSA_NO == TSA_NO);
     immune.set(Weakness::ZENBLEED, has_zenbleed_mended(signature, low));
     (means, immune)
 }

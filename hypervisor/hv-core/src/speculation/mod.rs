@@ -182,6 +182,14 @@ pub struct CpuFacts {
     pub immune: Weakness,
 }
 
+/// Adds to the host's CPUID what it stands for without a word. Before anything else is read from it.
+pub fn complete(cpuid: &mut HostCpuid, msrs: &HostMsrs) {
+    match cpuid.vendor() {
+        Vendor::Intel => {}
+        Vendor::Amd => amd::complete(cpuid, msrs.microcode_revision),
+    }
+}
+
 impl CpuFacts {
     /// Reads them from the host's CPUID and MSRs, and its IA32_MCU_OPT_CTRL (0 where there is none).
     #[must_use]

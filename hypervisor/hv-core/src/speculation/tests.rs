@@ -257,7 +257,32 @@ fn amd_host(signature: u32, eight: u32, more: [u32; 2]) -> HostCpuid {
 
 fn read_amd(host: &HostCpuid, microcode: u64) -> CpuFacts {
     let rdmsr = |msr| (msr == IA32_BIOS_SIGN_ID).then_some(microcode);
-    CpuFacts::read(host, &HostMsrs::read(Vendor::Amd, rdmsr), 0)
+    let msrs = HostMsrs::read(Vendor::Amd, rdmsr);
+    let mut host = host.clone();
+    complete(&mut host, &msrs);
+    CpuFacts::read(&host, &msrs, 0)
+}
+
+#[test]
+fn host_shows_what_it_stands_for_unless_it_is_a_virtual_one() {
+    let shown = |signature: u32, is_virtual: bool| {
+        let host = amd_host(signature, 1 << 12, [0, 0]);
+        let mut host = HostCpuid::read(|leaf, _| {
+            let mut regs = host.get(leaf, 0);
+            regs.ecx |= u32::from(is_virtual && leaf == 1) << 31;
+            regs
+        });
+        complete(
+            &mut host,
+            &HostMsrs::read(Vendor::Amd, |_| Some(0x0a00_11d7)),
+        );
+        let [eight, more] = [0x8000_0008, 0x8000_0021].map(|leaf| host.get(leaf, 0));
+        (eight.ebx, more.eax, more.ecx)
+    };
+    assert_eq!(shown(0x0080_0f11, false), (1 << 12, 1 << 28, 6));
+    assert_eq!(shown(0x00a0_0f11, false), (1 << 12 | 1 << 29, 1 << 5, 0));
+    assert_eq!(shown(0x0080_0f11, true), (1 << 12, 0, 0));
+    assert_eq!(shown(0x00a0_0f11, true), (1 << 12, 0, 0));
 }
 
 #[test]
@@ -275,6 +300,7 @@ fn amds_means_are_read_where_cpuid_has_them() {
     assert_eq!(sane.immune, Weakness::BTC | Weakness::SRSO | Weakness::TSA);
     let only_ibpb = read_amd(&amd_host(0x0080_0f11, 1 << 12, [0, 0]), 0);
     assert_eq!(only_ibpb.means, Means::IBPB | Means::IBPB_BRTYPE);
+    assert_eq!(only_ibpb.immune, Weakness::TSA);
     let told = read_amd(&amd_host(0x00a0_0f11, 1 << 12, [1 << 28, 0]), 0);
     assert_eq!(told.means, Means::IBPB | Means::IBPB_BRTYPE);
 }

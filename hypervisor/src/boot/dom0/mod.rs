@@ -13,7 +13,7 @@ use alloc::sync::Arc;
 use hv_core::cpuid::HostCpuid;
 use hv_core::msr::HostMsrs;
 use hv_core::options::Scheduler;
-use hv_core::speculation::Plan;
+use hv_core::speculation::{self, Plan};
 use hv_hw::cpu::msr::rdmsr_safe;
 use hv_hw::percpu::IrqsOff;
 use hv_hw::virt::{Backend, ExtendedState, WithBackend, defend};
@@ -59,8 +59,9 @@ impl WithBackend for Run {
 /// Records what the layers below need to know of the machine; returns by what its vCPUs are made.
 fn record_host(machine: &BootedMachine, irqs_off: &IrqsOff) -> (ExtendedState, Plan) {
     let tsc_khz = u32::try_from(time::tsc_khz()).unwrap_or(u32::MAX);
-    let cpuid = HostCpuid::read(parts::host_cpuid);
+    let mut cpuid = HostCpuid::read(parts::host_cpuid);
     let msrs = HostMsrs::read(cpuid.vendor(), rdmsr_safe);
+    speculation::complete(&mut cpuid, &msrs);
     let speculation = parts::speculation(&cpuid, &msrs, &machine.options);
     defend(&speculation, irqs_off);
     parts::set_up_once(&cpuid, &speculation, irqs_off);
