@@ -1,5 +1,5 @@
-//! `cargo xtask build`: the hypervisor, the guest test kernels, dom0's tools, the program that measures clocks in a
-//! guest.
+//! `cargo xtask build`: the hypervisor, the guest test kernels, the test of the seam, dom0's tools, the program that
+//! measures clocks in a guest.
 //!
 //! What cargo made is copied to `target/hematite`, only where it changed, so that images are remade only then.
 
@@ -37,6 +37,7 @@ impl Default for Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     hypervisor(args)?;
     kernels(args)?;
+    seam(args)?;
     tools()?;
     probe()?;
     Ok(())
@@ -72,6 +73,16 @@ pub(crate) fn kernels(args: &Args) -> Result<Vec<PathBuf>> {
     }
     kernels.sort();
     Ok(kernels)
+}
+
+/// Builds the test of the seam to the CPU's vendor, which boots in the hypervisor's place.
+///
+/// # Errors
+/// It does not compile.
+pub(crate) fn seam(args: &Args) -> Result<()> {
+    let built = cargo_build(&["seam"], BARE_METAL, &args.profile)?;
+    let elf = built.first().context("the package seam has no program")?;
+    shell::copy_if_changed(elf, &paths::bare_metal_test("seam"))
 }
 
 /// The packages of dom0's tools; each has a program of its name.

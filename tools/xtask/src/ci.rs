@@ -24,7 +24,7 @@ pub(crate) struct Args {
 }
 
 /// The crates for the bare machine; the others are the workspace's default members.
-const BARE_METAL: [&str; 3] = ["boot", "guest-rt", "kernels"];
+const BARE_METAL: [&str; 4] = ["boot", "guest-rt", "kernels", "seam"];
 
 /// Runs all checks, quick ones first, then all tests. A check that fails does not keep the others from being run.
 ///

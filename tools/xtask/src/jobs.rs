@@ -253,6 +253,14 @@ fn entry(run: &Run, artefacts: &Artefacts, work: &Path) -> Result<Entry> {
     if !artefacts.bochs_is_mended && !model.is_qemu() {
         options = join(&options, "apicv=off");
     }
+    if let (true, Some(image)) = (scenario.bare_metal, &scenario.image) {
+        return Ok(Entry::Hypervisor {
+            image: paths::bare_metal_test(image),
+            options: join(&join(&options, &scenario.options), &scenario.append),
+            modules: Vec::new(),
+            msrs: Vec::new(),
+        });
+    }
     if scenario.tools != Toolstack::None && !scenario.dom0_default_memory {
         options = join(&options, image::WITH_GUESTS);
     }

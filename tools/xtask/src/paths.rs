@@ -33,6 +33,11 @@ pub(crate) fn kernels() -> PathBuf {
     out().join("kernels")
 }
 
+/// Returns the multiboot2 image of a test that boots in the hypervisor's place.
+pub(crate) fn bare_metal_test(name: &str) -> PathBuf {
+    out().join(name).with_extension("elf")
+}
+
 /// Returns the bootable image of `cargo xtask image`.
 pub(crate) fn iso() -> PathBuf {
     out().join("hematite.iso")

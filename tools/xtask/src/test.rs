@@ -101,7 +101,13 @@ const GUESTS_ONLY: &[&str] = &["domu"];
 fn scenarios() -> Result<Vec<Scenario>> {
     let dir = paths::root().join("tests/scenarios");
     let mut scenarios = Vec::new();
-    for file in ["dom0.toml", "kernels.toml", "refusals.toml", "guests.toml"] {
+    for file in [
+        "dom0.toml",
+        "kernels.toml",
+        "seam.toml",
+        "refusals.toml",
+        "guests.toml",
+    ] {
         let path = dir.join(file);
         let text =
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -290,15 +296,18 @@ fn can_be_bare(scenario: &Scenario) -> bool {
 
 fn artefacts(args: &Args, wanted: &[Run]) -> Result<Artefacts> {
     let any = |test: fn(&Scenario) -> bool| wanted.iter().any(|run| test(&run.scenario));
-    if !args.bare {
+    if !args.bare && any(|s| !s.bare_metal) {
         build::hypervisor(&args.build)?;
     }
     let mut built = Built {
         probe: build::probe()?,
         ..Built::default()
     };
-    if any(|s| s.image.is_some() || s.tools != Toolstack::None) {
+    if any(|s| s.image.is_some() && !s.bare_metal || s.tools != Toolstack::None) {
         built.test_kernels = build::kernels(&args.build)?;
+    }
+    if any(|s| s.bare_metal) {
+        build::seam(&args.build)?;
     }
     if any(|s| s.tools == Toolstack::Ours) {
         built.programs = build::tools()?.programs;

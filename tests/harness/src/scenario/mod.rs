@@ -29,6 +29,9 @@ pub struct Scenario {
     /// A test kernel (`tests/kernels`) instead of Linux.
     #[serde(default)]
     pub image: Option<String>,
+    /// The image is a program for the bare machine, and boots in the hypervisor's place.
+    #[serde(default)]
+    pub bare_metal: bool,
     /// What to wait for and what to type then, in turn; afterwards the machine must end by itself.
     #[serde(default)]
     pub session: Vec<(String, String)>,
@@ -200,6 +203,7 @@ impl Scenario {
             about: format!("the tests of the guest test kernel {image}"),
             scripts: Vec::new(),
             image: Some(image.to_owned()),
+            bare_metal: false,
             session: Vec::new(),
             goes_on: false,
             expect: Vec::new(),
