@@ -92,12 +92,12 @@ impl Hardware {
     ///
     /// # Errors
     /// The emulator that was asked for has not all that was asked for.
-    pub(crate) fn model(&self) -> Result<(Model, String)> {
+    pub(crate) fn model(&self) -> Result<(Model, &'static str)> {
         self.model_on(qemu::nested_cpu())
     }
 
     /// As [`model`](Self::model), on a host whose KVM offers hypervisors this CPU.
-    fn model_on(&self, nested: Option<&str>) -> Result<(Model, String)> {
+    fn model_on(&self, nested: Option<&str>) -> Result<(Model, &'static str)> {
         let (emulator, reason) = self.choose(nested.is_some());
         let (cpu, chipset) = match emulator {
             Emulator::Bochs => (DEFAULT_BOCHS_CPU, Chipset::Pc),
@@ -136,44 +136,23 @@ impl Hardware {
         Ok((model, reason))
     }
 
-    fn choose(&self, kvm_nests: bool) -> (Emulator, String) {
+    fn choose(&self, kvm_nests: bool) -> (Emulator, &'static str) {
         let qemu = if kvm_nests && !self.deterministic {
             Emulator::QemuKvm
         } else {
             Emulator::QemuTcg
         };
+        let is_kvm = qemu == Emulator::QemuKvm;
         match self.emulator {
-            Some(Choice::Bochs) => (Emulator::Bochs, "as asked for".to_owned()),
-            Some(Choice::Qemu) if kvm_nests => (qemu, "as asked for".to_owned()),
-            Some(Choice::Qemu) => (
+            Some(Choice::Bochs) => (Emulator::Bochs, "as asked for"),
+            Some(Choice::Qemu) if is_kvm => (qemu, "as asked for, on KVM, which nests here"),
+            Some(Choice::Qemu) => (qemu, "as asked for, without KVM"),
+            None if is_kvm => (qemu, "the quickest where KVM nests"),
+            None if self.deterministic => (qemu, "without KVM, whose time is the host's"),
+            None => (
                 qemu,
-                "as asked for; KVM of this host does not nest".to_owned(),
+                "the quickest to dom0's shell where KVM does not nest; --emulator bochs has VT-x",
             ),
-            None => match self.beyond_bochs() {
-                Some(what) => (qemu, format!("Bochs has no {what}")),
-                None if qemu == Emulator::QemuKvm => (qemu, "KVM of this host nests".to_owned()),
-                None => (Emulator::Bochs, "KVM of this host does not nest".to_owned()),
-            },
-        }
-    }
-
-    /// Returns what was asked for and QEMU alone has.
-    fn beyond_bochs(&self) -> Option<&'static str> {
-        match self {
-            Self { uefi: true, .. } => Some("UEFI firmware"),
-            Self {
-                machine: Some(Board::Q35),
-                ..
-            } => Some("q35"),
-            Self {
-                disk_type: Some(DiskType::Nvme | DiskType::Virtio),
-                ..
-            } => Some("such disk"),
-            Self {
-                nic: Card::E1000e | Card::Virtio,
-                ..
-            } => Some("such network card"),
-            _ => None,
         }
     }
 
@@ -247,11 +226,13 @@ mod tests {
             (on_kvm.emulator, on_kvm.cpu.as_str()),
             (Emulator::QemuKvm, "host,+svm")
         );
-        assert_eq!(asked("", None).unwrap().emulator, Emulator::Bochs);
+        assert_eq!(asked("", None).unwrap().emulator, Emulator::QemuTcg);
+        let on_bochs = asked("--emulator bochs", None).unwrap();
+        assert_eq!(on_bochs.cpu, DEFAULT_BOCHS_CPU);
     }
 
     #[test]
-    fn what_bochs_has_not_asks_for_qemu() {
+    fn what_bochs_has_not_is_qemus() {
         for words in [
             "--uefi",
             "--machine q35",
