@@ -28,7 +28,7 @@ after=$(interrupts "$lines")
 [ "$after" -gt "$before" ] || fail "no interrupt was counted for $lines"
 cp /tmp/sum /mnt/data.sha256
 umount /mnt || fail "the disk cannot be unmounted"
-echo "disk: $((after - before)) interrupts, rebooting"
+echo "disk: $((after - before)) interrupts ($(kinds "$lines")), rebooting"
 reboot -f
 sleep 60
 fail "the machine did not reboot"

@@ -19,11 +19,14 @@ on_guest web 120 'NET SUM' 'nc 10.77.0.1 5001 | tee /tmp/data | sha256sum; echo 
     fail "dom0 to guest: $(tail -n 1 /tmp/talk.out)"
 grep -q "$sum" /tmp/web.console || fail "dom0 to guest: another digest"
 # Its input stays open: at its end busybox's nc says so to the other side, which then stops.
-sleep 300 | nc -l -p 5002 >/tmp/back &
+mkfifo /tmp/open
+nc -l -p 5002 </tmp/open >/tmp/back &
 listener=$!
+exec 3>/tmp/open
 on_guest web 120 'NET SENT' 'nc 10.77.0.1 5002 </tmp/data; echo NET SEN""T' || fail "guest to dom0: $(tail -n 1 /tmp/talk.out)"
 wait $listener
+exec 3>&-
 [ "$(sha256sum </tmp/back | cut -c1-64)" = "$sum" ] || fail "guest to dom0: $(stat -c %s /tmp/back) bytes, another digest"
-rm -f /tmp/data /tmp/back
+rm -f /tmp/data /tmp/back /tmp/open
 xl network-list web | grep -q 00:16:3e:00:00:02 || fail "xl network-list: $(xl network-list web)"
 pass "16 MiB each way"

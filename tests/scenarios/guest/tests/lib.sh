@@ -37,6 +37,11 @@ machine_disk() {
     done
 }
 
+# Prints what kinds the interrupts on the matching lines are.
+kinds() {
+    grep -E "$1" /proc/interrupts | grep -oE 'PCI-MSI[X]?|xen-pirq|IO-APIC' | sort | uniq -c | awk '{ printf "%s%s %s", n++ ? ", " : "", $1, $2 }'
+}
+
 # Prints the number of interrupts so far on the lines of /proc/interrupts that match.
 interrupts() {
     grep -E "$1" /proc/interrupts | awk '{ for (i = 2; $i ~ /^[0-9]+$/; i++) n += $i } END { print n + 0 }'

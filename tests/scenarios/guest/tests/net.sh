@@ -14,4 +14,4 @@ sum=$(sha256sum /tmp/file | cut -d' ' -f1)
 [ "$sum" = "$(word hematite.sha256)" ] || fail "the file of $size bytes has digest $sum"
 after=$(interrupts "$lines")
 [ "$after" -gt "$before" ] || fail "no interrupt was counted for $lines"
-pass "$size bytes by $(basename "$(readlink -f /sys/class/net/eth0/device/driver)"), $((after - before)) interrupts"
+pass "$size bytes by $(basename "$(readlink -f /sys/class/net/eth0/device/driver)"), $((after - before)) interrupts ($(kinds "$lines"))"
