@@ -1,7 +1,7 @@
 //! Builds Bochs 3.0, the emulated machine that has VT-x when the real one has not.
 //!
 //! It has SVM too, on its models of AMD's CPUs. Debian's package carries the debugger and runs at a quarter of the
-//! speed, and 3.0 has seven faults that stop a hypervisor which uses what recent CPUs offer. So the source Debian ships
+//! speed, and 3.0 has ten faults that stop a hypervisor which uses what recent CPUs offer. So the source Debian ships
 //! is built with [`MENDS`]. A mend replaces a text that must be there exactly once: another version of Bochs fails
 //! loudly instead of building wrong.
 
@@ -99,6 +99,24 @@ const MENDS: &[Mend] = &[
         reason: "EXITINTINFO told of the last exception also where the delivery of an interrupt or of a software event \
                  was interrupted (AMD APM vol. 2, \"EXITINTINFO Pseudo-Code\")",
     },
+    Mend {
+        file: "cpu/svm.cc",
+        before: "  mask_event(BX_EVENT_SVM_VIRQ_PENDING);\n\n  BX_CPU_THIS_PTR in_svm_guest = false;\n",
+        after: "  mask_event(BX_EVENT_SVM_VIRQ_PENDING);\n\n  BX_CPU_THIS_PTR debug_trap = 0;\n  BX_CPU_THIS_PTR in_svm_guest = false;\n",
+        reason: "the single-step trap of a guest whose instruction exited was raised in the host, right after VMRUN",
+    },
+    Mend {
+        file: "cpu/exception.cc",
+        before: "#if BX_SUPPORT_SVM\n  SvmInterceptException(BX_HARDWARE_EXCEPTION, vector,",
+        after: SVM_DEBUG_REGISTERS,
+        reason: "a #DB that exits has DR6 and DR7 as its handler would see them (AMD APM vol. 2, \"Exception Intercepts\")",
+    },
+    Mend {
+        file: "cpu/svm.cc",
+        before: "  BX_CPU_THIS_PTR cr3 = guest.cr3;\n",
+        after: "  BX_CPU_THIS_PTR cr2 = guest.cr2;\n  BX_CPU_THIS_PTR cr3 = guest.cr3;\n",
+        reason: "VMRUN read the guest's CR2 and did not load it (AMD APM vol. 2, \"VMRUN\")",
+    },
 ];
 
 /// How a CPU that runs an SVM guest masks interrupts, and what follows for one that does not.
@@ -132,6 +150,14 @@ const SVM_EVENT_IN_DELIVERY: &str = "  BX_CPU_THIS_PTR in_event = true;
   }
 #endif
 ";
+
+/// What a debug exception does to the debug registers, before it exits.
+const SVM_DEBUG_REGISTERS: &str = "#if BX_SUPPORT_SVM
+  if (BX_CPU_THIS_PTR in_svm_guest && vector == BX_DB_EXCEPTION) {
+    BX_CPU_THIS_PTR dr6.val32 = (BX_CPU_THIS_PTR dr6.val32 & 0xffff6ff0) | (BX_CPU_THIS_PTR debug_trap & 0x0000e00f);
+    BX_CPU_THIS_PTR dr7.set_GD(0);
+  }
+  SvmInterceptException(BX_HARDWARE_EXCEPTION, vector,";
 
 /// No debugger (speed), no `--enable-show-ips` (its timer handler can deadlock with the logger), both displays that
 /// need no library.
