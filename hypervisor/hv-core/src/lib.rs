@@ -15,6 +15,7 @@ pub mod cpuid;
 pub mod device;
 pub mod domid;
 pub mod emulate;
+pub mod errata;
 pub mod evtchn;
 pub mod firmware;
 pub mod frame;

@@ -82,6 +82,21 @@ impl HostCpuid {
         Vendor::of(self.get(0, 0))
     }
 
+    /// True where LFENCE waits for what is before it, whatever DE_CFG says.
+    #[must_use]
+    pub fn has_lfence_dispatch(&self) -> bool {
+        const LFENCE_DISPATCH: u32 = 1 << 2;
+        self.vendor() == Vendor::Amd && self.get(0x8000_0021, 0).eax & LFENCE_DISPATCH != 0
+    }
+
+    /// True where FXRSTOR and XRSTOR load the x87 error pointers (FOP, FIP, FDP) only if an exception is pending, and
+    /// leave those of whoever ran before otherwise: AMD's before Zen (CVE-2006-1056).
+    #[must_use]
+    pub fn leaks_x87_pointers(&self) -> bool {
+        const RSTR_FP_ERR_PTRS: u32 = 1 << 2;
+        self.vendor() == Vendor::Amd && self.get(0x8000_0008, 0).ebx & RSTR_FP_ERR_PTRS == 0
+    }
+
     /// Takes leaves that were recorded before.
     #[must_use]
     pub fn from_leaves(leaves: &[CpuidLeaf]) -> Self {

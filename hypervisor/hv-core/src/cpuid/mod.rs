@@ -33,6 +33,7 @@ use features::{
 pub use host::HostCpuid;
 use policy::Wanted;
 pub use policy::{FEATURE_WORDS, LeafRefused, MAX_POLICY_LEAVES, PolicyLeaves};
+pub(crate) use vendor::family_and_model;
 pub use vendor::{Vendor, VendorName};
 use xen::XenLeaves;
 pub use xen::{HYPERCALL_PAGE_MSR, XEN_VERSION};

@@ -364,3 +364,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn x87_pointers_leak_on_amds_cpus_that_do_not_deny_it() {
+    let amd = |bits: u32| {
+        HostCpuid::read(|leaf, subleaf| match leaf {
+            0x8000_0008 => CpuidRegs {
+                ebx: bits,
+                ..CpuidRegs::default()
+            },
+            _ => amd_host().get(leaf, subleaf),
+        })
+    };
+    assert!(amd(0).leaks_x87_pointers());
+    assert!(amd(!(1 << 2)).leaks_x87_pointers());
+    assert!(!amd(1 << 2).leaks_x87_pointers());
+    assert!(!skylake_x().leaks_x87_pointers());
+}

@@ -25,6 +25,18 @@ impl Vendor {
     }
 }
 
+/// Family and model of a signature, EAX of leaf 1, as AMD counts them.
+#[must_use]
+pub(crate) fn family_and_model(signature: u32) -> (u32, u32) {
+    let base = signature >> 8 & 0xf;
+    let (family, model) = (signature >> 20 & 0xff, signature >> 16 & 0xf);
+    if base == 0xf {
+        (base + family, model << 4 | signature >> 4 & 0xf)
+    } else {
+        (base, signature >> 4 & 0xf)
+    }
+}
+
 /// The twelve characters of leaf 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct VendorName([u8; 12]);

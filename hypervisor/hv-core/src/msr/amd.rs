@@ -31,7 +31,7 @@ const VM_CR: u32 = 0xc001_0114;
 const PERF_CTL0: u32 = 0xc001_0200;
 const PERF_CTR5: u32 = 0xc001_020b;
 pub(super) const BU_CFG: u32 = 0xc001_1023;
-const DE_CFG: u32 = 0xc001_1029;
+pub(super) const DE_CFG: u32 = 0xc001_1029;
 pub(super) const BU_CFG2: u32 = 0xc001_102a;
 const EX_CFG: u32 = 0xc001_102c;
 /// Thresholds of the fourth machine-check bank, of family 10h.
@@ -52,8 +52,8 @@ pub(super) const HARDWARE_DOMAIN: [u32; 10] = [
     MMIO_CONF_BASE,
 ];
 
-/// DE_CFG: LFENCE waits for what is before it. The hypervisor sets it on every CPU that has it.
-const LFENCE_SERIALISES: u64 = 1 << 1;
+/// DE_CFG: LFENCE waits for what is before it. The hypervisor sets it on every CPU; a guest is told whether it stuck.
+pub(super) const LFENCE_SERIALISES: u64 = 1 << 1;
 /// HWCR: the TSC counts at the rate of P-state 0.
 const TSC_FREQ_SEL: u64 = 1 << 24;
 /// The firmware keeps the thresholds to itself.
@@ -74,6 +74,7 @@ pub(super) fn shown_of(msr: u32) -> u64 {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AmdMsrs {
     hwcr: u64,
+    lfence_waits: bool,
     bus_unit: [Option<u64>; 2],
     /// For the domain that owns the machine.
     machine: Option<[Option<u64>; HARDWARE_DOMAIN.len()]>,
@@ -83,6 +84,7 @@ impl AmdMsrs {
     pub(super) fn new(host: &HostMsrs, has_invariant_tsc: bool) -> Self {
         Self {
             hwcr: if has_invariant_tsc { TSC_FREQ_SEL } else { 0 },
+            lfence_waits: host.lfence_waits,
             bus_unit: host.bus_unit,
             machine: host.machine,
         }
@@ -93,11 +95,12 @@ impl AmdMsrs {
         let [bu_cfg, bu_cfg2] = self.bus_unit;
         match msr {
             HWCR => Some(self.hwcr),
-            DE_CFG => Some(LFENCE_SERIALISES),
+            DE_CFG if self.lfence_waits => Some(LFENCE_SERIALISES),
             BU_CFG => bu_cfg,
             BU_CFG2 => bu_cfg2,
             // the counters too: there is no PMU
-            NB_CFG
+            DE_CFG
+            | NB_CFG
             | INTERRUPT_PENDING
             | VM_CR
             | EX_CFG

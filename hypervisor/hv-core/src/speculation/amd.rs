@@ -5,7 +5,7 @@
 //! costs more than all else that an exit does; where it is enough, BP_SPEC_REDUCE is set once in its place.
 
 use super::{CpuFacts, Defences, Means, Weakness};
-use crate::cpuid::HostCpuid;
+use crate::cpuid::{HostCpuid, family_and_model};
 
 /// Family 17h, 18h and the one of Zen 3 and 4.
 const ZEN: u32 = 0x17;
@@ -51,17 +51,6 @@ const VERW_CLEARS: [u32; 16] = [
     0x0a70_c008,
     0x0aa0_0216,
 ];
-
-/// Family and model of a signature.
-fn family_and_model(signature: u32) -> (u32, u32) {
-    let base = signature >> 8 & 0xf;
-    let (family, model) = (signature >> 20 & 0xff, signature >> 16 & 0xf);
-    if base == 0xf {
-        (base + family, model << 4 | signature >> 4 & 0xf)
-    } else {
-        (base, signature >> 4 & 0xf)
-    }
-}
 
 fn is_zen_1(signature: u32) -> bool {
     match family_and_model(signature) {

@@ -257,7 +257,7 @@ fn amd_host(signature: u32, eight: u32, more: [u32; 2]) -> HostCpuid {
 
 fn read_amd(host: &HostCpuid, microcode: u64) -> CpuFacts {
     let rdmsr = |msr| (msr == IA32_BIOS_SIGN_ID).then_some(microcode);
-    let msrs = HostMsrs::read(Vendor::Amd, rdmsr);
+    let msrs = HostMsrs::read(host, rdmsr);
     let mut host = host.clone();
     complete(&mut host, &msrs);
     CpuFacts::read(&host, &msrs, 0)
@@ -272,10 +272,8 @@ fn host_shows_what_it_stands_for_unless_it_is_a_virtual_one() {
             regs.ecx |= u32::from(is_virtual && leaf == 1) << 31;
             regs
         });
-        complete(
-            &mut host,
-            &HostMsrs::read(Vendor::Amd, |_| Some(0x0a00_11d7)),
-        );
+        let msrs = HostMsrs::read(&host, |_| Some(0x0a00_11d7));
+        complete(&mut host, &msrs);
         let [eight, more] = [0x8000_0008, 0x8000_0021].map(|leaf| host.get(leaf, 0));
         (eight.ebx, more.eax, more.ecx)
     };

@@ -1,7 +1,9 @@
-//! What is set once on each CPU of AMD's: bits against leaks by speculation, and an LFENCE that waits.
+//! What is set once on each CPU of AMD's: an LFENCE that waits, mends of errata, bits against leaks by speculation.
 // UNSAFETY: writes model-specific registers.
 #![expect(unsafe_code, reason = "WRMSR of configuration registers")]
 
+use hv_core::cpuid::HostCpuid;
+use hv_core::errata::{self, Outcomes};
 use hv_core::speculation::Defences;
 
 use super::msr::{rdmsr_safe, wrmsr_safe};
@@ -13,7 +15,7 @@ const DE_CFG: u32 = 0xc001_1029;
 /// Branch-prediction configuration.
 const BP_CFG: u32 = 0xc001_102e;
 
-/// DE_CFG: LFENCE waits for what is before it. Guests are told so (`hv_core::msr`).
+/// DE_CFG: LFENCE waits for what is before it. Guests are told whether it stuck (`hv_core::msr`).
 const LFENCE_SERIALISES: u64 = 1 << 1;
 
 /// What is set where it is decided on: register and bit.
@@ -23,11 +25,25 @@ const ONCE: [(Defences, u32, u64); 3] = [
     (Defences::AUTO_IBRS, EFER, 1 << 21),
 ];
 
-/// Sets this CPU up with what of `defences` is set once; returns those that it refused. One without DE_CFG has an
-/// LFENCE that waits in any case.
+/// Has LFENCE wait for what is before it, where the CPU lets that be chosen. Before `HostMsrs` are read, which have
+/// what stuck.
+pub fn serialise_lfence(_irqs_off: &IrqsOff) {
+    set(DE_CFG, LFENCE_SERIALISES);
+}
+
+/// Mends the errata of this CPU, which `cpuid` describes; returns what became of them.
+#[must_use]
+pub fn mend_errata(cpuid: &HostCpuid, _irqs_off: &IrqsOff) -> Outcomes {
+    errata::mend(cpuid, rdmsr_safe, |msr, value| {
+        // SAFETY: the table's bits have the CPU do what its manual says, where it would not; nothing else that a
+        // program sees.
+        unsafe { wrmsr_safe(msr, value) }
+    })
+}
+
+/// Sets this CPU up with what of `defences` is set once; returns those that it refused.
 #[must_use]
 pub fn set_up(defences: Defences, _irqs_off: &IrqsOff) -> Defences {
-    let _ = set(DE_CFG, LFENCE_SERIALISES);
     let mut refused = Defences::empty();
     for (defence, msr, bit) in ONCE {
         if defences.contains(defence) && !set(msr, bit) {
@@ -37,11 +53,15 @@ pub fn set_up(defences: Defences, _irqs_off: &IrqsOff) -> Defences {
     refused
 }
 
-/// Sets `bit` in `msr`; false where the CPU has it not.
+/// Sets `bit` in `msr`; false where the CPU has it not, or takes the write and forgets it, as emulators do.
 fn set(msr: u32, bit: u64) -> bool {
     let Some(value) = rdmsr_safe(msr) else {
         return false;
     };
+    if value & bit != 0 {
+        return true;
+    }
     // SAFETY: the bits above change how the CPU predicts and what an LFENCE waits for, nothing that a program sees.
-    value & bit != 0 || unsafe { wrmsr_safe(msr, value | bit) }
+    let is_taken = unsafe { wrmsr_safe(msr, value | bit) };
+    is_taken && rdmsr_safe(msr).is_some_and(|value| value & bit != 0)
 }

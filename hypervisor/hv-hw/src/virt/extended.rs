@@ -21,6 +21,8 @@ const X87: u64 = 1;
 pub struct ExtendedState {
     /// The XCR0 bits that guests may have; 0 where there is no XSAVE.
     pub xcr0: u64,
+    /// Restoring leaves the x87 error pointers of whoever ran before where no exception is pending.
+    pub leaks_x87_pointers: bool,
     /// RDTSCP or RDPID: TSC_AUX exists.
     pub has_tsc_aux: bool,
     /// IA32_SPEC_CTRL exists and is shown to guests; it is switched at VM entry and exit (`guard`).
@@ -115,6 +117,9 @@ impl Extended {
     /// Puts it into the CPU.
     pub(super) fn load(&self) {
         let area = direct_map::hva(self.area.base());
+        if self.kind.leaks_x87_pointers {
+            replace_x87_pointers();
+        }
         if self.kind.xcr0 == 0 {
             // SAFETY: the frame holds a legacy region that FXSAVE or `new` wrote.
             unsafe { asm!("fxrstor64 [{}]", in(reg) area, options(nostack)) };
@@ -144,6 +149,25 @@ impl Extended {
     }
 }
 
+/// Has the x87 error pointers (FOP, FIP, FDP) be of an instruction here, not of a guest's, by an instruction that sets
+/// them; what it loads is replaced by the state that is restored next.
+///
+/// As Xen's `arch/x86/i387.c, fpu_fxrstor` does under `cpu_bug_fpu_ptrs`, but whether an exception is pending or not.
+fn replace_x87_pointers() {
+    let zero = 0u32;
+    // SAFETY: the x87 registers are nobody's between two guests. Pending exceptions are cleared and a register is
+    // freed first, so that the load neither faults nor overflows the stack; it reads a word of ours.
+    unsafe {
+        asm!(
+            "fnclex",
+            "ffree st(7)",
+            "fild dword ptr [{}]",
+            in(reg) &raw const zero,
+            options(nostack, readonly),
+        )
+    };
+}
+
 /// Lets the CPU use XSAVE, where it has it.
 pub(super) fn enable_xsave(kind: &ExtendedState) {
     if kind.xcr0 != 0 {
@@ -160,4 +184,47 @@ fn write_xcr0(value: u64) {
 
 fn split(value: u64) -> [u32; 2] {
     [value, value >> 32].map(|half| u32::try_from(half & 0xFFFF_FFFF).expect("masked to 32 bits"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The environment that FNSTENV stores, which has the error pointers whatever the CPU's FXSAVE does.
+    fn instruction_pointer() -> u32 {
+        let mut environment = [0u32; 7];
+        let at = environment.as_mut_ptr();
+        // SAFETY: 28 bytes, which the array has.
+        unsafe { asm!("fnstenv [{}]", in(reg) at, options(nostack)) };
+        environment[3]
+    }
+
+    #[test]
+    fn nothing_of_what_ran_before_is_left_in_the_error_pointers() {
+        let own: u64;
+        // SAFETY: leaves a register full, as a guest may, and the address of what filled it.
+        unsafe {
+            asm!(
+                "fninit",
+                "lea {own}, [rip + 2f]",
+                "2: fld1",
+                "fld1",
+                "fld1",
+                "fld1",
+                "fld1",
+                "fld1",
+                "fld1",
+                "fld1",
+                own = out(reg) own,
+                options(nostack),
+            );
+        }
+        let own = u32::try_from(own & 0xFFFF_FFFF).expect("masked");
+        let is_own = |pointer: u32| pointer.wrapping_sub(own) < 16;
+        assert!(is_own(instruction_pointer()));
+        replace_x87_pointers();
+        assert!(!is_own(instruction_pointer()));
+        // SAFETY: the state that programs begin with.
+        unsafe { asm!("fninit", options(nostack)) };
+    }
 }

@@ -60,7 +60,8 @@ impl WithBackend for Run {
 fn record_host(machine: &BootedMachine, irqs_off: &IrqsOff) -> (ExtendedState, Plan) {
     let tsc_khz = u32::try_from(time::tsc_khz()).unwrap_or(u32::MAX);
     let mut cpuid = HostCpuid::read(parts::host_cpuid);
-    let msrs = HostMsrs::read(cpuid.vendor(), rdmsr_safe);
+    parts::mend(&cpuid, irqs_off);
+    let msrs = HostMsrs::read(&cpuid, rdmsr_safe);
     speculation::complete(&mut cpuid, &msrs);
     let speculation = parts::speculation(&cpuid, &msrs, &machine.options);
     defend(&speculation, irqs_off);

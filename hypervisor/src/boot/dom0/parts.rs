@@ -31,6 +31,19 @@ pub(super) fn host_cpuid(leaf: u32, subleaf: u32) -> CpuidRegs {
     CpuidRegs { eax, ebx, ecx, edx }
 }
 
+/// Sets this CPU up as AMD's errata and its LFENCE want it, and says so; before its MSRs are recorded.
+pub(super) fn mend(cpuid: &HostCpuid, irqs_off: &IrqsOff) {
+    if cpuid.vendor() == Vendor::Amd {
+        if !cpuid.has_lfence_dispatch() {
+            cpu::amd::serialise_lfence(irqs_off);
+        }
+        let errata = cpu::amd::mend_errata(cpuid, irqs_off);
+        if !errata.is_empty() {
+            info!("AMD's errata: {errata}");
+        }
+    }
+}
+
 /// Decides what is done against leaks by speculation, and says so.
 pub(super) fn speculation(cpuid: &HostCpuid, msrs: &HostMsrs, options: &Options) -> Plan {
     const MCU_OPT_CTRL: u32 = 0x123;
@@ -71,6 +84,7 @@ pub(super) fn extended_state(cpuid: &HostCpuid, speculation: &Plan) -> ExtendedS
         } else {
             0
         },
+        leaks_x87_pointers: cpuid.leaks_x87_pointers(),
         has_tsc_aux: cpuid.get(0x8000_0001, 0).edx & RDTSCP != 0
             || cpuid.get(7, 0).ecx & RDPID != 0,
         has_spec_ctrl: speculation.defences.contains(Defences::GUEST_CONTROLS),

@@ -7,11 +7,11 @@ use super::super::{BackedMsr, MsrContext, MsrPolicy, MsrRead, MsrState, MsrWrite
 use super::*;
 use crate::cpuid::amd_host;
 use crate::cpuid::tests::options;
-use crate::cpuid::{CpuidPolicy, Vendor};
+use crate::cpuid::{CpuidPolicy, CpuidRegs, HostCpuid};
 
 /// Answers for any MSR, with its number.
 fn host() -> HostMsrs {
-    HostMsrs::read(Vendor::Amd, |msr| Some(u64::from(msr) << 8 | 0xff))
+    HostMsrs::read(&amd_host(), |msr| Some(u64::from(msr) << 8 | 0xff))
 }
 
 fn policy(host: &HostMsrs) -> MsrPolicy {
@@ -134,6 +134,35 @@ fn what_linux_reads_without_a_fault_handler_has_an_answer() {
 }
 
 #[test]
+fn guest_is_told_what_became_of_lfence() {
+    /// A CPU of AMD's with this in 0x80000021 EAX.
+    fn cpu(features: u32) -> HostCpuid {
+        HostCpuid::read(|leaf, subleaf| match leaf {
+            0x8000_0021 => CpuidRegs {
+                eax: features,
+                ..CpuidRegs::default()
+            },
+            _ => amd_host().get(leaf, subleaf),
+        })
+    }
+    for (features, de_cfg, expected) in [
+        (0, None, 0),
+        (0, Some(0), 0),
+        (0, Some(0x202), 2),
+        (1 << 2, None, 2),
+        (1 << 2, Some(0), 2),
+    ] {
+        let rdmsr = |msr| if msr == DE_CFG { de_cfg } else { Some(0) };
+        let host = HostMsrs::read(&cpu(features), rdmsr);
+        assert_eq!(
+            read(&host, DE_CFG),
+            MsrRead::Value(expected),
+            "{features:#x} {de_cfg:?}"
+        );
+    }
+}
+
+#[test]
 fn registers_of_intel_fault() {
     for msr in [
         IA32_PLATFORM_ID,
@@ -169,7 +198,7 @@ fn memory_map_is_for_the_domain_that_owns_the_machine() {
         };
         assert_eq!(read(&host().for_guest(), msr), expected, "{msr:#x}");
     }
-    let lacking = HostMsrs::read(Vendor::Amd, |_| None);
+    let lacking = HostMsrs::read(&amd_host(), |_| None);
     for msr in HARDWARE_DOMAIN.into_iter().chain([BU_CFG, BU_CFG2]) {
         assert_eq!(read(&lacking, msr), MsrRead::Fault, "{msr:#x}");
     }
