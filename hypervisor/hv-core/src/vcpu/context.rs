@@ -10,13 +10,13 @@ use alloc::vec::Vec;
 
 use guest_abi::hvm::save::{
     HVM_FILE_MAGIC, HVM_FILE_VERSION, HVM_SAVE_CODE_END, HVM_SAVE_CODE_HEADER, HvmHwCpu,
-    HvmSaveDescriptor, HvmSaveHeader, XEN_X86_FPU_INITIALISED,
+    HvmSaveDescriptor, HvmSaveHeader, XEN_X86_FPU_INITIALISED, segment,
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::cpuid::CpuidPolicy;
 use crate::x86::{
-    CR0_CD, CR0_ET, CR0_NW, CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME, RFLAGS_FIXED,
+    CR0_CD, CR0_ET, CR0_NW, CR0_PE, CR0_PG, CR4_PAE, CR4_PCIDE, EFER_LMA, EFER_LME, RFLAGS_FIXED,
 };
 
 /// A record as it lies in a stream.
@@ -182,6 +182,8 @@ pub const fn record_bytes(body: usize) -> usize {
 
 /// PE MP EM TS ET NE WP AM NW CD PG.
 const CR0_KNOWN: u64 = 0x3F | 1 << 16 | 1 << 18 | CR0_NW | CR0_CD | CR0_PG;
+/// L and D of a code segment's access rights.
+const CS_L_AND_D: u32 = 1 << 13 | 1 << 14;
 /// The bits of RFLAGS that are not reserved.
 const RFLAGS_KNOWN: u64 = 0x3F_7FD7;
 
@@ -200,6 +202,9 @@ pub fn check_cpu(cpu: &mut HvmHwCpu, cpuid: &CpuidPolicy) -> Result<(), BadRecor
     let is_long = is_paging && cpu.msr_efer & EFER_LME != 0;
     let efer_is_valid = cpu.msr_efer & !(cpuid.efer_allowed() | EFER_LMA) == 0
         && (!is_long || cpu.cr4 & CR4_PAE != 0);
+    // in 64-bit mode there is no other default operand size
+    let cs_is_valid = !is_long || from_arbytes(cpu.arbytes[segment::CS]) & CS_L_AND_D != CS_L_AND_D;
+    let pcids_are_valid = is_long || cpu.cr4 & CR4_PCIDE == 0;
     let cr3_is_valid = cpu.cr3.checked_shr(u32::from(cpuid.physical_bits())) == Some(0);
     let others_are_valid = cpu.cr4 & !cpuid.cr4_allowed() == 0
         && cpu.rflags & !RFLAGS_KNOWN == 0
@@ -216,8 +221,8 @@ pub fn check_cpu(cpu: &mut HvmHwCpu, cpuid: &CpuidPolicy) -> Result<(), BadRecor
         &cpu.msr_cstar,
     ]);
     let addresses_are_valid = addresses.all(|address| is_canonical(*address));
-    let registers_are_valid = cr0_is_valid && efer_is_valid && cr3_is_valid && others_are_valid;
-    if !registers_are_valid || !addresses_are_valid {
+    let modes_are_valid = cr0_is_valid && efer_is_valid && cs_is_valid && pcids_are_valid;
+    if !modes_are_valid || !cr3_is_valid || !others_are_valid || !addresses_are_valid {
         return Err(BadRecord::Values);
     }
     cpu.rflags |= RFLAGS_FIXED;

@@ -59,6 +59,9 @@ fn registers_that_no_vcpu_can_have_are_refused() {
         |c| c.cr4 = 1 << 13,
         |c| c.msr_efer = 1 << 12,
         |c| (c.cr0, c.msr_efer) = (c.cr0 | CR0_PG, EFER_LME),
+        |c| c.cr4 = CR4_PCIDE,
+        |c| (*c, c.arbytes[segment::CS]) = (long_mode(), 0xe9b),
+        |c| (*c, c.arbytes[segment::CS]) = (long_mode(), 0x609b),
         |c| c.msr_tsc_aux = 1 << 32,
         |c| c.flags = 2,
         |c| c.pad0 = 1,
@@ -75,6 +78,38 @@ fn registers_that_no_vcpu_can_have_are_refused() {
             Err(BadRecord::Values),
             "change {n}"
         );
+    }
+}
+
+/// The same in 64-bit mode.
+fn long_mode() -> HvmHwCpu {
+    let mut cpu = libxc_bsp();
+    cpu.cr4 = CR4_PAE;
+    cpu.msr_efer = EFER_LME;
+    cpu.cr0 |= CR0_PG;
+    cpu.arbytes[segment::CS] = 0xa9b;
+    cpu
+}
+
+#[test]
+fn code_segment_and_pcids_are_checked_against_the_mode() {
+    const L: u32 = 1 << 9;
+    const D: u32 = 1 << 10;
+    for (base, is_long) in [(libxc_bsp(), false), (long_mode(), true)] {
+        for cs in [0, L, D, L | D] {
+            for pcide in [0, CR4_PCIDE] {
+                let mut cpu = base;
+                cpu.arbytes[segment::CS] = 0x89b | cs;
+                cpu.cr4 |= pcide;
+                let is_valid = is_long && cs != L | D || !is_long && pcide == 0;
+                let answer = check_cpu(&mut cpu, &policy());
+                assert_eq!(
+                    answer.is_ok(),
+                    is_valid,
+                    "long {is_long} {cs:#x} {pcide:#x}"
+                );
+            }
+        }
     }
 }
 
