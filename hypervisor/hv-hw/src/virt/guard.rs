@@ -19,6 +19,72 @@ const IBPB: u64 = 1;
 /// L1D_FLUSH in IA32_FLUSH_CMD.
 pub(super) const FLUSH_L1D: u64 = 1;
 
+/// Assembly of VM entry, with the [`Guard`] in R8: IA32_SPEC_CTRL as the guest has it. Changes RAX, RCX and RDX.
+/// Operands: `guest` and `host`, the offsets of the two values.
+macro_rules! load_guest_spec_ctrl {
+    () => {
+        concat!(
+            "mov rax, [r8 + {guest}]\n",
+            "cmp rax, [r8 + {host}]\n",
+            "je 2f\n",
+            "mov rdx, rax\n",
+            "shr rdx, 32\n",
+            "mov ecx, 0x48\n",
+            "wrmsr\n",
+            "2:",
+        )
+    };
+}
+pub(super) use load_guest_spec_ctrl;
+
+/// Assembly of VM exit, with the [`Guard`] in R8: IA32_SPEC_CTRL as the hypervisor has it. Where IBRS is not enhanced,
+/// writing it is what protects, whatever it was. Changes RAX, RCX and RDX; R9D has the defences after it.
+/// Operands: as above, the offset `defences`, and the bits `ibrs` and `enhanced`.
+macro_rules! load_host_spec_ctrl {
+    () => {
+        concat!(
+            "mov r9d, [r8 + {defences}]\n",
+            "mov eax, r9d\n",
+            "and eax, {ibrs} | {enhanced}\n",
+            "cmp eax, {ibrs}\n",
+            "mov rax, [r8 + {host}]\n",
+            "je 2f\n",
+            "cmp rax, [r8 + {guest}]\n",
+            "je 3f\n",
+            "2:\n",
+            "mov rdx, rax\n",
+            "shr rdx, 32\n",
+            "mov ecx, 0x48\n",
+            "wrmsr\n",
+            "3:",
+        )
+    };
+}
+pub(super) use load_host_spec_ctrl;
+
+/// Assembly of VM exit, with the defences in R9D: fills the return stack with 32 entries, each of which leads a
+/// mispredicted return nowhere. Changes ECX. Operand: the bit `stuff`.
+macro_rules! stuff_return_stack {
+    () => {
+        concat!(
+            "test r9d, {stuff}\n",
+            "jz 5f\n",
+            "mov ecx, 32\n",
+            "4:\n",
+            "call 8f\n",
+            "9: pause\n",
+            "lfence\n",
+            "jmp 9b\n",
+            "8:\n",
+            "dec ecx\n",
+            "jnz 4b\n",
+            "add rsp, 32 * 8\n",
+            "5:",
+        )
+    };
+}
+pub(super) use stuff_return_stack;
+
 /// What the assembly of VM entry and exit reads.
 #[derive(Debug)]
 #[repr(C)]

@@ -4,6 +4,7 @@
 //! that implements [`VcpuHw`] owns the guest's registers while the vCPU is not running: entering the guest is a
 //! function call that returns the reason for which it came back. `fake` plays back scripted exits for host tests.
 
+mod answers;
 mod apic;
 mod backend;
 mod debug_regs;

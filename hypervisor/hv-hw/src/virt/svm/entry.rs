@@ -12,7 +12,7 @@ use core::mem::offset_of;
 use hv_core::speculation::Defences;
 
 use super::super::GuestRegs;
-use super::super::guard::Guard;
+use super::super::guard::{Guard, load_guest_spec_ctrl, load_host_spec_ctrl, stuff_return_stack};
 
 /// A data segment, for VERW: with a valid selector it takes the path that overwrites buffers on every CPU.
 static DATA_SELECTOR: u16 = crate::cpu::DATA_SELECTOR;
@@ -55,14 +55,7 @@ pub(super) unsafe extern "sysv64" fn enter(
         "jz 3f",
         // IA32_SPEC_CTRL
         "mov r9, rax",
-        "mov rax, [r8 + {guest}]",
-        "cmp rax, [r8 + {host}]",
-        "je 2f",
-        "mov rdx, rax",
-        "shr rdx, 32",
-        "mov ecx, 0x48",
-        "wrmsr",
-        "2:",
+        load_guest_spec_ctrl!(),
         "mov rax, r9",
         "test dword ptr [r8 + {defences}], {verw}",
         "3:",
@@ -121,21 +114,7 @@ pub(super) unsafe extern "sysv64" fn enter(
         "mov r8, [rsp]",
         "test r8, r8",
         "jz 6f",
-        // IA32_SPEC_CTRL: where IBRS is not enhanced, writing it is what protects, whatever it was
-        "mov r9d, [r8 + {defences}]",
-        "mov eax, r9d",
-        "and eax, {ibrs} | {enhanced}",
-        "cmp eax, {ibrs}",
-        "mov rax, [r8 + {host}]",
-        "je 2f",
-        "cmp rax, [r8 + {guest}]",
-        "je 3f",
-        "2:",
-        "mov rdx, rax",
-        "shr rdx, 32",
-        "mov ecx, 0x48",
-        "wrmsr",
-        "3:",
+        load_host_spec_ctrl!(),
         // what the guest has taught the CPU of branches
         "test r9d, {barrier}",
         "jz 5f",
@@ -144,19 +123,7 @@ pub(super) unsafe extern "sysv64" fn enter(
         "mov ecx, 0x49",
         "wrmsr",
         "5:",
-        // the return stack: 32 entries, each of which leads a mispredicted return nowhere
-        "test r9d, {stuff}",
-        "jz 6f",
-        "mov ecx, 32",
-        "4:",
-        "call 8f",
-        "9: pause",
-        "lfence",
-        "jmp 9b",
-        "8:",
-        "dec ecx",
-        "jnz 4b",
-        "add rsp, 32 * 8",
+        stuff_return_stack!(),
         "6:",
         "lfence",
         "cli",

@@ -1,51 +1,31 @@
-//! Every exit code that the manual defines: handled, answered with #UD, or why it cannot be.
+//! Every exit code that the manual defines, but for those of encrypted guests alone: handled, answered with #UD, or why
+//! it cannot be.
 //!
 //! Source: AMD APM vol. 2, appendix "SVM Intercept Exit Codes".
 
-/// What becomes of an exit.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Answer {
-    Handled,
-    /// The guest is not offered the instruction: #UD.
-    Undefined,
-    /// It cannot happen, because …: where it does all the same, the domain dies.
-    Never(&'static str),
-}
-
-/// An exit code.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Row {
-    pub(super) code: u32,
-    /// Its name in the manual.
-    pub(super) name: &'static str,
-    pub(super) answer: Answer,
-}
-
+pub(super) use super::super::answers::Answer;
+use super::super::answers::{self, answers};
 use Answer::{Handled, Never, Undefined};
-
-/// Declares the codes: constants for those that are decoded by name, and the table of all.
-macro_rules! codes {
-    ($($constant:ident = $code:literal, $name:literal, $answer:expr;)*) => {
-        $(
-            #[doc = $name]
-            pub(super) const $constant: u32 = $code;
-        )*
-        /// The table.
-        pub(super) const CODES: &[Row] = &[
-            $(Row { code: $constant, name: $name, answer: $answer },)*
-        ];
-    };
-}
 
 const OFF: &str = "the intercept is off";
 const SEV: &str = "no guest's memory is encrypted";
 
-codes! {
+answers! {
+    const CODES;
+    CR_READ = 0x00 to 0x0F, "CR read", Never(OFF);
+    CR0_WRITE = 0x10 to 0x13, "write of CR0 to CR3", Never(OFF);
     CR4_WRITE = 0x14, "CR4 write", Handled;
+    CR5_WRITE = 0x15 to 0x17, "write of CR5 to CR7", Never(OFF);
     CR8_WRITE = 0x18, "CR8 write", Handled;
+    CR9_WRITE = 0x19 to 0x1F, "write of CR9 to CR15", Never(OFF);
+    DR_READ = 0x20 to 0x2F, "DR read", Never(OFF);
+    DR_WRITE = 0x30 to 0x3F, "DR write", Never(OFF);
+    EXCEPTION_DE = 0x40, "#DE", Never(OFF);
     EXCEPTION_DB = 0x41, "#DB", Handled;
+    EXCEPTION_2 = 0x42 to 0x50, "exception of vector 2 to 16", Never(OFF);
     EXCEPTION_AC = 0x51, "#AC", Handled;
     EXCEPTION_MC = 0x52, "#MC", Handled;
+    EXCEPTION_19 = 0x53 to 0x5F, "exception of vector 19 to 31", Never(OFF);
     INTR = 0x60, "external interrupt", Handled;
     NMI = 0x61, "NMI", Handled;
     SMI = 0x62, "SMI", Handled;
@@ -94,6 +74,7 @@ codes! {
     XSETBV = 0x8D, "XSETBV", Handled;
     RDPRU = 0x8E, "RDPRU", Undefined;
     EFER_TRAP = 0x8F, "after an EFER write", Never(OFF);
+    CR_TRAP = 0x90 to 0x9F, "after a CR write", Never(OFF);
     INVLPGB = 0xA0, "INVLPGB", Undefined;
     INVLPGB_ILLEGAL = 0xA1, "INVLPGB that is not allowed", Undefined;
     INVPCID = 0xA2, "INVPCID", Never(OFF);
@@ -110,17 +91,12 @@ codes! {
 
 /// What becomes of an exit for `code`.
 pub(super) fn answer(code: u32) -> Answer {
-    let row = CODES.iter().find(|row| row.code == code);
-    row.map_or(Never("no CPU has it yet"), |row| row.answer)
+    answers::answer(CODES, code)
 }
 
 /// What the exit code says, for whoever reads the log: its name, and why it should not have come.
 pub(super) fn describe(code: u32) -> (&'static str, &'static str) {
-    let row = CODES.iter().find(|row| row.code == code);
-    row.map_or(("unknown", ""), |row| match row.answer {
-        Never(why) => (row.name, why),
-        Handled | Undefined => (row.name, ""),
-    })
+    answers::describe(CODES, code)
 }
 
 #[cfg(test)]
@@ -129,8 +105,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_stand_in_order_and_none_twice() {
-        assert!(CODES.is_sorted_by(|one, next| one.code < next.code));
+    fn every_code_has_one_row_in_order() {
+        assert!(CODES.iter().all(|row| row.span.0 <= row.span.1));
+        assert!(CODES.is_sorted_by(|one, next| one.span.1 < next.span.0));
+        let groups = [0..=0xA6, 0x400..=0x403, u32::MAX..=u32::MAX];
+        for code in groups.into_iter().flatten() {
+            assert_ne!(describe(code).0, "unknown", "{code:#x}");
+        }
+        for code in [0xA7, 0x3FF, 0x404, u32::MAX - 1] {
+            assert_eq!(describe(code).0, "unknown", "{code:#x}");
+        }
+    }
+
+    #[test]
+    fn registers_and_exceptions_are_answered_where_they_are_intercepted() {
+        let at_times = intercepts::CR8_WRITE;
+        for bit in 0..32 {
+            let writes = intercepts::CR4_WRITE | at_times;
+            for (first, on) in [(0, writes), (0x20, 0), (0x40, intercepts::EXCEPTIONS)] {
+                let is_answered = answer(first + bit) == Handled;
+                assert_eq!(is_answered, on & (1 << bit) != 0, "{:#x}", first + bit);
+            }
+        }
     }
 
     #[test]

@@ -15,7 +15,9 @@ use core::mem::offset_of;
 use hv_core::speculation::Defences;
 
 use super::super::GuestRegs;
-use super::super::guard::{FLUSH_L1D, Guard};
+use super::super::guard::{
+    FLUSH_L1D, Guard, load_guest_spec_ctrl, load_host_spec_ctrl, stuff_return_stack,
+};
 
 /// Enters the guest of the current VMCS with `regs` and returns, after its VM exit, 0 with `regs` updated; 1 where the
 /// VM entry instruction failed.
@@ -145,14 +147,7 @@ pub(super) unsafe extern "sysv64" fn enter_guarded(
         "mov eax, 0x6C14",
         "vmwrite rax, rsp",
         "mov r8, rdx",
-        "mov rax, [r8 + {guest}]",
-        "cmp rax, [r8 + {host}]",
-        "je 2f",
-        "mov rdx, rax",
-        "shr rdx, 32",
-        "mov ecx, 0x48",
-        "wrmsr",
-        "2:",
+        load_guest_spec_ctrl!(),
         "test dword ptr [r8 + {defences}], {flush}",
         "jz 3f",
         "mov ecx, 0x10B",
@@ -250,35 +245,8 @@ unsafe extern "sysv64" fn guarded_exit_landing() {
         "xor r13d, r13d",
         "xor r14d, r14d",
         "xor r15d, r15d",
-        // IA32_SPEC_CTRL: where IBRS is not enhanced, writing it is what protects, whatever it was
-        "mov r9d, [r8 + {defences}]",
-        "mov eax, r9d",
-        "and eax, {ibrs} | {enhanced}",
-        "cmp eax, {ibrs}",
-        "mov rax, [r8 + {host}]",
-        "je 2f",
-        "cmp rax, [r8 + {guest}]",
-        "je 3f",
-        "2:",
-        "mov rdx, rax",
-        "shr rdx, 32",
-        "mov ecx, 0x48",
-        "wrmsr",
-        "3:",
-        // the return stack: 32 entries, each of which leads a mispredicted return nowhere
-        "test r9d, {stuff}",
-        "jz 5f",
-        "mov ecx, 32",
-        "4:",
-        "call 8f",
-        "9: pause",
-        "lfence",
-        "jmp 9b",
-        "8:",
-        "dec ecx",
-        "jnz 4b",
-        "add rsp, 32 * 8",
-        "5:",
+        load_host_spec_ctrl!(),
+        stuff_return_stack!(),
         "test r9d, {one}",
         "jz 6f",
         "call 8f",

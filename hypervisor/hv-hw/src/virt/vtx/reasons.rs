@@ -2,51 +2,20 @@
 //!
 //! Source: Intel SDM vol. 3D, "VMX Basic Exit Reasons"; vol. 3C, "Exit Reason".
 
+pub(super) use super::super::answers::Answer;
+use super::super::answers::{self, answers};
+use Answer::{Handled, Never, Undefined};
+
 /// Bits of the exit-reason field that number the reason; those above tell more of it.
 const BASIC: u32 = 0xFFFF;
 /// Bit of the exit reason: the VM entry itself failed.
 const ENTRY_FAILED: u32 = 1 << 31;
 
-/// What becomes of an exit.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Answer {
-    Handled,
-    /// The guest is not offered the instruction: #UD.
-    Undefined,
-    /// It cannot happen, because …: where it does all the same, the domain dies.
-    Never(&'static str),
-}
-
-/// An exit reason.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Row {
-    pub(super) number: u32,
-    /// Its name in the SDM.
-    pub(super) name: &'static str,
-    /// What becomes of it.
-    pub(super) answer: Answer,
-}
-
-use Answer::{Handled, Never, Undefined};
-
-/// Declares the reasons: constants for those that are decoded by name, and the table of all.
-macro_rules! reasons {
-    ($($constant:ident = $number:literal, $name:literal, $answer:expr;)*) => {
-        $(
-            #[doc = $name]
-            pub(super) const $constant: u32 = $number;
-        )*
-        /// The table.
-        pub(super) const REASONS: &[Row] = &[
-            $(Row { number: $constant, name: $name, answer: $answer },)*
-        ];
-    };
-}
-
 const CONTROL_OFF: &str = "the control that asks for it is off";
 const SMM: &str = "it is for the monitor of SMM, which we are not";
 
-reasons! {
+answers! {
+    const REASONS;
     EXCEPTION_OR_NMI = 0, "exception or NMI", Handled;
     EXTERNAL_INTERRUPT = 1, "external interrupt", Handled;
     TRIPLE_FAULT = 2, "triple fault", Handled;
@@ -133,10 +102,7 @@ pub(super) const ENTRY_MACHINE_CHECK: u32 = MACHINE_CHECK | ENTRY_FAILED;
 
 /// What becomes of an exit for `reason`, as [`number`] gives it.
 pub(super) fn answer(reason: u32) -> Answer {
-    REASONS
-        .iter()
-        .find(|row| row.number == reason & BASIC)
-        .map_or(Never("no CPU has it yet"), |row| row.answer)
+    answers::answer(REASONS, reason & BASIC)
 }
 
 /// The number of the reason in the exit-reason field, which may also say that a bus lock came with it; a failed VM
@@ -152,11 +118,7 @@ pub(super) fn is_entry_failure(reason: u32) -> bool {
 
 /// What the exit-reason field says, for whoever reads the log: the reason's name, and why it should not have come.
 pub(super) fn describe(field: u32) -> (&'static str, &'static str) {
-    let row = REASONS.iter().find(|row| row.number == field & BASIC);
-    row.map_or(("unknown", ""), |row| match row.answer {
-        Never(why) => (row.name, why),
-        Handled | Undefined => (row.name, ""),
-    })
+    answers::describe(REASONS, field & BASIC)
 }
 
 #[cfg(test)]

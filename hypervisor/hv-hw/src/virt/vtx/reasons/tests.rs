@@ -10,8 +10,9 @@ const GAPS: [u32; 4] = [35, 38, 42, 71];
 #[test]
 fn every_reason_has_one_row_in_order() {
     let expected: Vec<u32> = (0..=81).filter(|number| !GAPS.contains(number)).collect();
-    let rows: Vec<u32> = REASONS.iter().map(|row| row.number).collect();
+    let rows: Vec<u32> = REASONS.iter().map(|row| row.span.0).collect();
     assert_eq!(rows, expected);
+    assert!(REASONS.iter().all(|row| row.span.0 == row.span.1));
 }
 
 #[test]
