@@ -1,9 +1,11 @@
 //! The run loop: what was asked → what goes in → the guest → what came out.
 //!
 //! Route card, VM exit:
-//! - hypervisor/src/main_loop/run_loop.rs:run, hypervisor/hv-hw/src/virt/vtx/vcpu.rs:enter
-//! - hypervisor/hv-hw/src/virt/vtx/entry.rs:enter (the guest runs)
-//! - hypervisor/hv-hw/src/virt/vtx/exit.rs:decode
+//! - hypervisor/src/main_loop/run_loop.rs:run
+//! - with VT-x: hypervisor/hv-hw/src/virt/vtx/vcpu.rs:enter, hypervisor/hv-hw/src/virt/vtx/entry.rs:enter (the guest
+//!   runs), hypervisor/hv-hw/src/virt/vtx/exit.rs:decode
+//! - with AMD-V: hypervisor/hv-hw/src/virt/svm/vcpu.rs:enter, hypervisor/hv-hw/src/virt/svm/entry.rs:enter (the guest
+//!   runs), hypervisor/hv-hw/src/virt/svm/exit.rs:decode
 //! - hypervisor/src/exit/mod.rs:handle
 //! - hypervisor/src/exit/ (a file per reason)
 

@@ -1,7 +1,8 @@
 //! Interrupts of the real machine: controllers, vectors, the timer, and sleeping until one comes.
 //!
-//! Interrupts stay off while Rust runs. They arrive as VM exits, acknowledged by the CPU with their vector, in
-//! [`wait_for_interrupt`], or in [`poll_interrupt`] where a guest keeps them from making exits; all hand the vector to
+//! Interrupts stay off while Rust runs. They arrive as VM exits: with VT-x the CPU has acknowledged them and gives
+//! their vector; with AMD-V they still wait, and [`poll_interrupt`] takes them right after. Else they arrive in
+//! [`wait_for_interrupt`], or in [`poll_interrupt`] where a guest keeps them from making exits. All hand the vector to
 //! the same code of the core, which ends it with [`local::eoi`].
 
 pub mod ioapic;
