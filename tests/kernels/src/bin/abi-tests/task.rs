@@ -133,7 +133,13 @@ fn begins_badly() -> Verdict {
 
 /// The second task has its own registers, segments and page tables.
 fn second_began(seen: &Record, expected: &Expected) -> Verdict {
-    check_eq!(seen.vector, u32::MAX, "exception, {seen:x?}");
+    check_eq!(
+        seen.vector,
+        u32::MAX,
+        "exception at {:#x} (the way begins at {:#x}), {seen:x?}",
+        seen.vector_eip,
+        expected.at
+    );
     check_eq!(seen.tr, u32::from(SECOND), "TR");
     check_eq!(seen.gprs, expected.gprs, "general registers");
     check_eq!(seen.segments, [0x10, 8, 0x10, 0x10, 0, 0x10], "segments");
