@@ -61,8 +61,8 @@ pub(crate) static TESTS: &[Test] = &[
     row!("rdmsr_apicbase", NO_BUDGET, free(), |()| Ok(timed::rdmsr(
         0x1B
     ))),
-    row!("rdmsr_misc_enable", NO_BUDGET, free(), |()| Ok(
-        timed::rdmsr(0x1A0)
+    row!("rdmsr_platform_info", NO_BUDGET, free(), |()| Ok(
+        timed::rdmsr(0xCE)
     )),
     row!("x2apic_read_id", NO_BUDGET, apic(), |()| Ok(timed::rdmsr(
         0x802
