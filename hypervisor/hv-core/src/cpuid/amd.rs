@@ -27,6 +27,7 @@ pub(super) fn add_features(
 ) {
     let [_, _, w1d, w1c, _, _, _, _, w8b, _, _, w21a, ..] = *wanted;
     let one = host.get(EXTENDED + 1, 0);
+    f.extended1.eax = f.leaf1.eax;
     f.extended1.ebx = one.ebx & 0xff00_ffff; // brand and package, without what is reserved
     f.extended1.ecx |= one.ecx & extended1_ecx::ALLOWED_AMD & w1c;
     if options.vcpus > 1 {

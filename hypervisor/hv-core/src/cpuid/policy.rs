@@ -334,7 +334,7 @@ pub(super) fn cut(policy: &mut CpuidPolicy, wanted: &Wanted) {
 fn cut_caches(policy: &mut CpuidPolicy, last_basic: u32, last_extended: u32) {
     let has_caches = match policy.vendor {
         Vendor::Intel => last_basic >= 4,
-        Vendor::Amd => last_extended >= amd::CACHES,
+        Vendor::Amd => last_extended >= amd::TOPOLOGY,
     };
     if !has_caches {
         policy.caches = Default::default();

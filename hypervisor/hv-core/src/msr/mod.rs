@@ -360,11 +360,14 @@ fn passthrough(cpuid: &CpuidPolicy) -> PassthroughList {
     .into_iter()
     .map(both)
     .collect();
-    list.push(Passthrough {
-        msr: number::IA32_TIME_STAMP_COUNTER,
-        read: true, // the CPU adds the offset
-        write: false,
-    });
+    // AMD's CPUs add the offset as well, but QEMU's reads 0, and nobody's fast path needs it
+    if cpuid.vendor() == Vendor::Intel {
+        list.push(Passthrough {
+            msr: number::IA32_TIME_STAMP_COUNTER,
+            read: true, // the CPU adds the offset
+            write: false,
+        });
+    }
     if cpuid.has_tsc_aux() {
         list.push(both(number::IA32_TSC_AUX));
     }

@@ -302,4 +302,22 @@ proptest! {
             prop_assert_eq!(extended(&policy, n), CpuidRegs::default());
         }
     }
+
+    /// On any AMD host, a toolstack that writes back what it read changes nothing.
+    #[test]
+    fn any_policy_written_back_is_the_same(words in proptest::collection::vec(any::<u32>(), 64), last in 0x8000_0008u32..0x8000_0030) {
+        let pick = |leaf: u32, n: u32| words[(((leaf & 0xff) * 7 + leaf / EXTENDED * 3 + n) % 64) as usize];
+        let vendor = ZEN_3[0];
+        let host = HostCpuid::read(|leaf, sub| match leaf {
+            0 => CpuidRegs { eax: 0x20, ebx: vendor[3], ecx: vendor[4], edx: vendor[5] },
+            EXTENDED => CpuidRegs { eax: last, ..CpuidRegs::default() },
+            l => CpuidRegs { eax: pick(l, sub), ebx: pick(l, 1), ecx: pick(l, 2), edx: pick(l, 3) },
+        });
+        let most = CpuidPolicy::build(&host, &options());
+        let again = most.replaced(&host, &options(), &most.policy_leaves()).unwrap();
+        prop_assert_eq!(again.policy_leaves(), most.policy_leaves());
+        for leaf in (0..0x20).chain(EXTENDED..EXTENDED + 0x28) {
+            prop_assert_eq!(again.query(leaf, 0, &view(1)), most.query(leaf, 0, &view(1)), "{:#x}", leaf);
+        }
+    }
 }
