@@ -157,6 +157,9 @@ impl Model {
         if self.deterministic && self.emulator == Emulator::QemuKvm {
             bail!("a machine on KVM cannot be deterministic");
         }
+        if self.deterministic && self.is_qemu() && self.cpu.contains("+x2apic") {
+            bail!("QEMU's x2APIC does not work on a deterministic machine");
+        }
         if self.is_qemu() {
             return Ok(());
         }
@@ -274,5 +277,15 @@ mod tests {
             ..Model::new(Emulator::QemuKvm, "host")
         };
         assert!(model.check().is_err());
+    }
+
+    #[test]
+    fn a_deterministic_qemu_has_no_x2apic() {
+        let deterministic = |cpu| Model {
+            deterministic: true,
+            ..Model::new(Emulator::QemuTcg, cpu)
+        };
+        assert!(deterministic(qemu::SVM_CPU).check().is_err());
+        assert!(deterministic(qemu::COUNTED_SVM_CPU).check().is_ok());
     }
 }

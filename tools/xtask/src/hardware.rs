@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use harness::machine::{Chipset, DEFAULT_BOCHS_CPU, DiskBus, Firmware, Nic};
-use harness::qemu::{self, SVM_CPU};
+use harness::qemu::{self, COUNTED_SVM_CPU, SVM_CPU};
 use harness::{Emulator, Model};
 
 /// The emulators a user may ask for.
@@ -102,6 +102,7 @@ impl Hardware {
         let (cpu, chipset) = match emulator {
             Emulator::Bochs => (DEFAULT_BOCHS_CPU, Chipset::Pc),
             Emulator::QemuKvm => (nested.unwrap_or("host"), Chipset::Q35),
+            Emulator::QemuTcg if self.deterministic => (COUNTED_SVM_CPU, Chipset::Q35),
             Emulator::QemuTcg => (SVM_CPU, Chipset::Q35),
         };
         let cpu = self.cpu.as_deref().unwrap_or(cpu);
