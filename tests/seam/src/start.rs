@@ -4,6 +4,7 @@ use alloc::string::String;
 use alloc::vec;
 
 use hv_core::addr::{Hpa, Mfn, MfnRange, PAGE_SIZE};
+use hv_core::cpuid::{CpuidRegs, HostCpuid};
 use hv_core::firmware::multiboot2::{self, BootInformation};
 use hv_core::image::e820::E820Kind;
 use hv_core::options::Options;
@@ -108,14 +109,19 @@ fn extended_state() -> ExtendedState {
     const SWITCHED: u32 = 7;
     const XSAVE: u32 = 1 << 26;
     const RDTSCP: u32 = 1 << 27;
-    let has_xsave = cpu::cpuid_leaf(1, 0)[2] & XSAVE != 0;
+    let cpuid = HostCpuid::read(|leaf, subleaf| {
+        let [eax, ebx, ecx, edx] = cpu::cpuid_leaf(leaf, subleaf);
+        CpuidRegs { eax, ebx, ecx, edx }
+    });
+    let has_xsave = cpuid.get(1, 0).ecx & XSAVE != 0;
     ExtendedState {
         xcr0: if has_xsave {
-            u64::from(cpu::cpuid_leaf(0xD, 0)[0] & SWITCHED)
+            u64::from(cpuid.get(0xD, 0).eax & SWITCHED)
         } else {
             0
         },
-        has_tsc_aux: cpu::cpuid_leaf(0x8000_0001, 0)[3] & RDTSCP != 0,
+        leaks_x87_pointers: cpuid.leaks_x87_pointers(),
+        has_tsc_aux: cpuid.get(0x8000_0001, 0).edx & RDTSCP != 0,
         has_spec_ctrl: false,
     }
 }
