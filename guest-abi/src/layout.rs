@@ -179,6 +179,16 @@ same! {
     crate::platform::XenpfSettime32: 16 { secs @ 0, nsecs @ 4, system_time @ 8 }
     crate::platform::XenpfSettime64: 24 { secs @ 0, nsecs @ 8, mbz @ 12, system_time @ 16 }
     crate::platform::XenpfFirmwareInfo: 8 { type_ @ 0, index @ 4 }
+    crate::platform::XenpfEfiConfigTable: 16 { addr @ 0, nent @ 8 }
+    crate::platform::XenpfEfiVendor: 16 { revision @ 0, bufsz @ 4, name @ 8 }
+    crate::platform::XenpfEfiMemInfo: 32 { addr @ 0, size @ 8, attr @ 16, type_ @ 24 }
+    crate::platform::XenpfEfiRuntimeCall: 16 { function @ 0, misc @ 4, status @ 8 }
+    crate::platform::XenpfEfiTime: 24 { time @ 0, resolution @ 16, accuracy @ 20 }
+    crate::platform::XenpfEfiVariable: 40 { name @ 0, size @ 8, data @ 16, vendor_guid @ 24 }
+    crate::platform::XenpfEfiNextName: 32 { size @ 0, name @ 8, vendor_guid @ 16 }
+    crate::platform::XenpfEfiVariableInfo: 32 {
+        attr @ 0, max_store_size @ 8, remain_store_size @ 16, max_size @ 24,
+    }
     crate::platform::XenpfPcpuinfo: 20 { xen_cpuid @ 0, max_present @ 4, flags @ 8, apic_id @ 12, acpi_id @ 16 }
     crate::sched::SchedShutdown: 4 { reason @ 0 }
     crate::sched::SchedRemoteShutdown: 8 { domain_id @ 0, reason @ 4 }
@@ -228,5 +238,9 @@ same! {
     crate::xen::XenctlBitmap: 16 { bitmap @ 0, nr_bits @ 8 }
     crate::xen::Dom0VgaConsoleInfo: 16 {
         video_type @ 0, font_height @ 4, cursor_x @ 6, cursor_y @ 8, rows @ 10, columns @ 12,
+    }
+    crate::xen::Dom0FrameBufferInfo: 40 {
+        video_type @ 0, width @ 4, height @ 6, bytes_per_line @ 8, bits_per_pixel @ 10, lfb_base @ 12, lfb_size @ 16,
+        red @ 20, green @ 22, blue @ 24, reserved @ 26, gbl_caps @ 28, mode_attrs @ 32, ext_lfb_base @ 36,
     }
 }

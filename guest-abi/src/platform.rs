@@ -47,6 +47,46 @@ pub const XENPF_get_dom0_console: u32 = 64;
 
 /// Firmware information about EFI.
 pub const XEN_FW_EFI_INFO: u32 = 4;
+/// [`XEN_FW_EFI_INFO`]: EFI's version.
+pub const XEN_FW_EFI_VERSION: u32 = 0;
+/// [`XEN_FW_EFI_INFO`]: where the configuration tables are.
+pub const XEN_FW_EFI_CONFIG_TABLE: u32 = 1;
+/// [`XEN_FW_EFI_INFO`]: who made the firmware.
+pub const XEN_FW_EFI_VENDOR: u32 = 2;
+/// [`XEN_FW_EFI_INFO`]: what memory is, by the firmware's map.
+pub const XEN_FW_EFI_MEM_INFO: u32 = 3;
+/// [`XEN_FW_EFI_INFO`]: the version of runtime services.
+pub const XEN_FW_EFI_RT_VERSION: u32 = 4;
+
+/// [`XENPF_efi_runtime_call`]: reads the clock.
+pub const XEN_EFI_get_time: u32 = 1;
+/// [`XENPF_efi_runtime_call`]: sets the clock.
+pub const XEN_EFI_set_time: u32 = 2;
+/// [`XENPF_efi_runtime_call`]: reads when the machine is to wake up.
+pub const XEN_EFI_get_wakeup_time: u32 = 3;
+/// [`XENPF_efi_runtime_call`]: has the machine wake up.
+pub const XEN_EFI_set_wakeup_time: u32 = 4;
+/// [`XENPF_efi_runtime_call`]: counts on.
+pub const XEN_EFI_get_next_high_monotonic_count: u32 = 5;
+/// [`XENPF_efi_runtime_call`]: reads a variable.
+pub const XEN_EFI_get_variable: u32 = 6;
+/// [`XENPF_efi_runtime_call`]: writes a variable.
+pub const XEN_EFI_set_variable: u32 = 7;
+/// [`XENPF_efi_runtime_call`]: goes from variable to variable.
+pub const XEN_EFI_get_next_variable_name: u32 = 8;
+/// [`XENPF_efi_runtime_call`]: tells how much room there is for variables.
+pub const XEN_EFI_query_variable_info: u32 = 9;
+/// [`XEN_EFI_get_time`]: setting the time clears what is below the resolution.
+pub const XEN_EFI_GET_TIME_SET_CLEARS_NS: u32 = 1;
+/// [`XEN_EFI_get_wakeup_time`]: the machine is to wake up.
+pub const XEN_EFI_GET_WAKEUP_TIME_ENABLED: u32 = 1;
+/// [`XEN_EFI_get_wakeup_time`]: the time has come.
+pub const XEN_EFI_GET_WAKEUP_TIME_PENDING: u32 = 2;
+/// [`XEN_EFI_set_wakeup_time`]: the machine is to wake up.
+pub const XEN_EFI_SET_WAKEUP_TIME_ENABLE: u32 = 1;
+/// [`XEN_EFI_set_wakeup_time`]: at the time that was set before.
+pub const XEN_EFI_SET_WAKEUP_TIME_ENABLE_ONLY: u32 = 2;
+
 /// Flag of [`XenpfPcpuinfo`]: online.
 pub const XEN_PCPU_FLAGS_ONLINE: u32 = 1;
 /// Flag of [`XenpfPcpuinfo`]: there is no such CPU.
@@ -104,6 +144,128 @@ pub struct XenpfFirmwareInfo {
     pub type_: u32,
     /// Which of the type.
     pub index: u32,
+}
+
+/// Body of [`XEN_FW_EFI_CONFIG_TABLE`], behind [`XenpfFirmwareInfo`].
+#[derive(
+    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct XenpfEfiConfigTable {
+    /// Out: where the tables are.
+    pub addr: u64,
+    /// Out: how many there are.
+    pub nent: u32,
+    /// Padding.
+    pub _pad: u32,
+}
+
+/// Body of [`XEN_FW_EFI_VENDOR`], behind [`XenpfFirmwareInfo`].
+#[derive(
+    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct XenpfEfiVendor {
+    /// Out: the firmware's version.
+    pub revision: u32,
+    /// Bytes of room for the name.
+    pub bufsz: u32,
+    /// Where the name is to go, UCS-2.
+    pub name: u64,
+}
+
+/// Body of [`XEN_FW_EFI_MEM_INFO`], behind [`XenpfFirmwareInfo`].
+#[derive(
+    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct XenpfEfiMemInfo {
+    /// Where.
+    pub addr: u64,
+    /// How many bytes; out: of those, how many are alike.
+    pub size: u64,
+    /// Out: EFI_MEMORY_*.
+    pub attr: u64,
+    /// Out: EFI_MEMORY_TYPE.
+    pub type_: u32,
+    /// Padding.
+    pub _pad: u32,
+}
+
+/// Head of the body of [`XENPF_efi_runtime_call`].
+#[derive(
+    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct XenpfEfiRuntimeCall {
+    /// [`XEN_EFI_get_time`] and its like.
+    pub function: u32,
+    /// Flags by function.
+    pub misc: u32,
+    /// Out: what the firmware returned.
+    pub status: u64,
+}
+
+/// Behind [`XenpfEfiRuntimeCall`]: of [`XEN_EFI_get_time`] all, of the others about time the first.
+#[derive(
+    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct XenpfEfiTime {
+    /// EFI_TIME.
+    pub time: [u8; 16],
+    /// Out: ticks a second.
+    pub resolution: u32,
+    /// Out: error in 10^-12.
+    pub accuracy: u32,
+}
+
+/// Behind [`XenpfEfiRuntimeCall`]: of [`XEN_EFI_get_variable`] and [`XEN_EFI_set_variable`].
+#[derive(
+    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct XenpfEfiVariable {
+    /// Its name, UCS-2, ended.
+    pub name: u64,
+    /// Bytes of data.
+    pub size: u64,
+    /// Where the data is or goes.
+    pub data: u64,
+    /// EFI_GUID of who has it.
+    pub vendor_guid: [u8; 16],
+}
+
+/// Behind [`XenpfEfiRuntimeCall`]: of [`XEN_EFI_get_next_variable_name`].
+#[derive(
+    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct XenpfEfiNextName {
+    /// Bytes of room for a name.
+    pub size: u64,
+    /// The name before, and then the next.
+    pub name: u64,
+    /// EFI_GUID of who has it.
+    pub vendor_guid: [u8; 16],
+}
+
+/// Behind [`XenpfEfiRuntimeCall`]: of [`XEN_EFI_query_variable_info`].
+#[derive(
+    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct XenpfEfiVariableInfo {
+    /// Of variables with these attributes.
+    pub attr: u32,
+    /// Padding.
+    pub _pad: u32,
+    /// Out: bytes of room in all.
+    pub max_store_size: u64,
+    /// Out: of those free.
+    pub remain_store_size: u64,
+    /// Out: the most bytes of one.
+    pub max_size: u64,
 }
 
 /// Body of [`XENPF_get_cpuinfo`]; all but the first comes back.

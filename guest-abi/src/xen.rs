@@ -280,5 +280,47 @@ pub struct Dom0VgaConsoleInfo {
     pub _pad1: u16,
 }
 
+/// The same where the console is a frame buffer.
+#[derive(
+    Clone, Copy, Default, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct Dom0FrameBufferInfo {
+    /// [`XEN_VGATYPE_EFI_LFB`] and its like.
+    pub video_type: u8,
+    /// Padding.
+    pub _pad0: [u8; 3],
+    /// Pixels of a line.
+    pub width: u16,
+    /// Lines.
+    pub height: u16,
+    /// Bytes from line to line.
+    pub bytes_per_line: u16,
+    /// Bits of a pixel.
+    pub bits_per_pixel: u16,
+    /// Where it is.
+    pub lfb_base: u32,
+    /// How large it is, in units of 64 KiB.
+    pub lfb_size: u32,
+    /// Position and size of red in a pixel, in bits.
+    pub red: [u8; 2],
+    /// Of green.
+    pub green: [u8; 2],
+    /// Of blue.
+    pub blue: [u8; 2],
+    /// Of what is not used.
+    pub reserved: [u8; 2],
+    /// VESA's capabilities.
+    pub gbl_caps: u32,
+    /// VESA's attributes of the mode.
+    pub mode_attrs: u16,
+    /// Padding.
+    pub _pad1: u16,
+    /// The upper half of where it is.
+    pub ext_lfb_base: u32,
+}
+
+/// Console type: a frame buffer that EFI set up.
+pub const XEN_VGATYPE_EFI_LFB: u8 = 0x70;
 /// Console type: VGA text, mode 3.
 pub const XEN_VGATYPE_TEXT_MODE_3: u8 = 0x03;

@@ -24,3 +24,13 @@ pub(crate) fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
 pub(crate) fn array_at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
     bytes.get(offset..)?.first_chunk().copied()
 }
+
+/// The lower and the upper 4 bytes of a number.
+#[must_use]
+pub const fn halves(value: u64) -> (u32, u32) {
+    let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
+    (
+        u32::from_le_bytes([a, b, c, d]),
+        u32::from_le_bytes([e, f, g, h]),
+    )
+}

@@ -22,7 +22,7 @@ pub mod frame;
 pub mod grant;
 pub mod image;
 mod index_heap;
-mod le;
+pub mod le;
 pub mod log_budget;
 pub mod mem;
 pub mod msr;

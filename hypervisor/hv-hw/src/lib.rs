@@ -12,6 +12,7 @@ extern crate std;
 pub mod console;
 pub mod cpu;
 pub mod direct_map;
+pub mod efi;
 pub mod heap;
 #[cfg(not(target_os = "none"))]
 pub mod hosted;

@@ -8,11 +8,12 @@
 //! | `0xffff_ff00_0000_0000` … | device registers, see [`crate::mmio`] | read, write, uncached |
 //! | `0xffff_ffff_8000_0000` + HPA | the image | text executes, rodata reads, data writes; no page under a stack |
 //!
-//! Nothing is both writable and executable, and the lower half stays empty.
+//! Nothing is both writable and executable, and the lower half stays empty; but for the firmware's own memory, on
+//! tables that are in use while it runs ([`crate::efi`]).
 #![expect(unsafe_code)]
 
 use hv_core::addr::{Hpa, Mfn, MfnRange, PAGE_SIZE, PageOrder};
-use hv_core::mem::TableFrames;
+use hv_core::mem::{TableFrames, TableMem};
 use hv_core::paging::PageTable;
 use hv_core::paging::host::{Host, HostAttr, HostPage};
 
@@ -172,6 +173,28 @@ fn flush_own(
     x86_64::instructions::tlb::flush_all();
     let done = flush.completed();
     table.reclaim(&DirectTables, frames, &done);
+}
+
+/// Has the upper half of `table` be the hypervisor's own; `None` before there is one.
+pub(crate) fn lend_upper_half(table: &PageTable<Host>) -> Option<()> {
+    const ENTRIES: core::ops::Range<usize> = 256..512;
+    let own = SPACE.lock().as_ref()?.root();
+    for index in ENTRIES {
+        let entry = DirectTables.read(own, index);
+        DirectTables.write(table.root(), index, entry);
+    }
+    Some(())
+}
+
+/// Translates through the table `root`, whose upper half is [lent](lend_upper_half), and returns what was in use.
+pub(crate) fn switch_to(root: Mfn) -> Mfn {
+    use x86_64::registers::control::Cr3;
+    use x86_64::structures::paging::PhysFrame;
+    let (own, flags) = Cr3::read();
+    let root = PhysFrame::containing_address(x86_64::PhysAddr::new(root.base().as_u64()));
+    // SAFETY: the hypervisor is in the upper half, which both have alike.
+    unsafe { Cr3::write(root, flags) };
+    Mfn::containing(Hpa::new(own.start_address().as_u64()))
 }
 
 /// The largest leaf that this CPU has.

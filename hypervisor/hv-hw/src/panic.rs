@@ -43,7 +43,7 @@ pub(crate) fn unexpected_exception(frame: &ExceptionFrame) -> ! {
     begin_dying();
     let fault_address = fault_address();
     console::write_dying(format_args!(
-        "\nfatal: cpu{}: {} in the hypervisor, error code {:#x}, cr2 {fault_address:#018x}\n\
+        "\nfatal: cpu{}: {} in {}, error code {:#x}, cr2 {fault_address:#018x}\n\
          rip {:#018x} cs {:#06x} rflags {:#010x} rsp {:#018x} ss {:#06x}\n\
          rax {:#018x} rbx {:#018x} rcx {:#018x} rdx {:#018x}\n\
          rsi {:#018x} rdi {:#018x} rbp {:#018x} r8  {:#018x}\n\
@@ -51,6 +51,11 @@ pub(crate) fn unexpected_exception(frame: &ExceptionFrame) -> ! {
          r13 {:#018x} r14 {:#018x} r15 {:#018x}\n",
         crate::percpu::cpu_id(),
         exception_name(frame.vector),
+        if crate::efi::is_inside() {
+            "a runtime service of EFI"
+        } else {
+            "the hypervisor"
+        },
         frame.error_code,
         frame.rip,
         frame.cs,

@@ -5,6 +5,7 @@
 //! rest of the machine.
 
 mod dom0;
+mod firmware;
 mod loader;
 mod placement;
 mod platform;
@@ -16,7 +17,8 @@ use core::fmt;
 
 use hv_core::addr::{Hpa, MfnRange};
 use hv_core::firmware::acpi::HostAcpi;
-use hv_core::firmware::multiboot2::{Efi, Module};
+use hv_core::firmware::framebuffer::Framebuffer;
+use hv_core::firmware::multiboot2::Module;
 use hv_core::image::e820::E820Map;
 use hv_core::options::Options;
 use hv_hw::image::ImageLayout;
@@ -24,6 +26,7 @@ use hv_hw::percpu::IrqsOff;
 use hv_hw::virt::{HostProbe, Switches};
 use hv_hw::{console, cpu, direct_map, info, panic, time, warn};
 
+use crate::machine::host::Firmware;
 use crate::machine::memory;
 
 /// What the boot code knows.
@@ -58,8 +61,10 @@ pub struct BootedMachine {
     pub acpi: HostAcpi,
     /// The host's RSDP as bytes, which name the revision and the OEM.
     pub rsdp: Vec<u8>,
-    /// What GRUB says of EFI.
-    pub efi: Efi,
+    /// What is known of EFI.
+    pub(crate) firmware: Option<Firmware>,
+    /// The screen that the firmware set up.
+    pub screen: Option<Framebuffer>,
     /// What the CPU offers; it runs guests.
     pub probe: HostProbe,
     /// Seconds since 1970 by the real-time clock when the TSC was `wall_clock_tsc`.
@@ -79,11 +84,17 @@ pub fn start(boot: BootInfo) -> ! {
         fatal(format_args!("{problem}"))
     });
     let options = loader::configure(&loaded);
+    if loaded.efi.has_boot_services {
+        fatal(format_args!(
+            "the loader left EFI's boot services on; use one that ends them, as GRUB does for multiboot2"
+        ));
+    }
     let memory =
         ram::init(&boot.image, &loaded).unwrap_or_else(|problem| fatal(format_args!("{problem}")));
     keep_log(&options);
     let platform = platform::init(&loaded, &options)
         .unwrap_or_else(|problem| fatal(format_args!("{problem}")));
+    let firmware = firmware::init(&loaded.efi, &loaded.memory, options.efi_runtime);
     let probe = enable_guests(&options, &irqs_off);
 
     let machine = BootedMachine {
@@ -96,7 +107,8 @@ pub fn start(boot: BootInfo) -> ! {
         modules: memory.modules,
         acpi: platform.acpi,
         rsdp: platform.rsdp,
-        efi: loaded.efi,
+        firmware,
+        screen: loaded.screen,
         probe,
         wall_clock_s: platform.wall_clock_s,
         wall_clock_tsc: platform.wall_clock_tsc,

@@ -5,6 +5,8 @@ use alloc::vec::Vec;
 
 use hv_core::addr::MfnRange;
 use hv_core::cpuid::{HostCpuid, Provides};
+use hv_core::firmware::efi::{MemoryDescriptor, RuntimeRange, SystemTable};
+use hv_core::firmware::framebuffer::Framebuffer;
 use hv_core::msr::HostMsrs;
 use hv_core::options::Options;
 use hv_core::vcpu::time::ClockScale;
@@ -27,7 +29,11 @@ pub(crate) struct Host {
     pub msrs: HostMsrs,
     /// Rate of the TSC in kHz.
     pub tsc_khz: u32,
-    /// Devices that no guest reaches: local APIC, I/O APICs, HPET, PCI configuration space in memory.
+    /// What is known of EFI, where the machine booted through it.
+    pub firmware: Option<Firmware>,
+    /// The screen that the firmware set up.
+    pub screen: Option<Framebuffer>,
+    /// What no guest reaches: local APIC, I/O APICs, HPET, PCI configuration space in memory, code of the firmware's.
     pub kept: Vec<MfnRange>,
     /// What to write to PM1 control registers to switch the machine off.
     pub power_off: Option<PowerOff>,
@@ -45,6 +51,19 @@ impl Host {
         let [bits, ..] = self.cpuid.get(SIZES, 0).eax.to_le_bytes();
         1 << u32::from(bits.clamp(36, 52)).saturating_sub(12)
     }
+}
+
+/// EFI as it was left.
+#[derive(Clone, Debug)]
+pub(crate) struct Firmware {
+    pub system: SystemTable,
+    /// The vendor's name, UCS-2, ended.
+    pub vendor: Vec<u16>,
+    pub memory: Vec<MemoryDescriptor>,
+    /// The version of its runtime services, where they can be called.
+    pub runtime_revision: Option<u32>,
+    /// The memory that they use.
+    pub runtime_memory: Vec<RuntimeRange>,
 }
 
 /// How the machine is switched off (ACPI S5).

@@ -6,6 +6,9 @@
 //!
 //! Source: "The Multiboot2 Specification", "Boot information".
 
+pub use super::framebuffer::Framebuffer;
+
+use super::efi::{MemoryDescriptor, WRITE_BACK};
 use crate::addr::{Hpa, MfnRange};
 use crate::image::e820::{E820Entry, E820Kind, E820Map};
 use crate::le::u32_at;
@@ -14,8 +17,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 use multiboot2::{
-    BootLoaderNameTag, CommandLineTag, DynSizedStructure, EFIImageHandle64Tag, EFISdt32Tag,
-    EFISdt64Tag, MaybeDynSized, ModuleTag, StringError, TagHeader, TagType,
+    BootLoaderNameTag, CommandLineTag, DynSizedStructure, EFISdt32Tag, EFISdt64Tag, MaybeDynSized,
+    ModuleTag, StringError, TagHeader, TagType,
 };
 use zerocopy::IntoBytes;
 
@@ -39,6 +42,8 @@ pub struct BootInformation {
     pub rsdp: Option<Vec<u8>>,
     /// What is known of EFI, where the machine booted through it.
     pub efi: Efi,
+    /// Where the loader left the screen, if it is one of pixels.
+    pub screen: Option<Framebuffer>,
 }
 
 /// A file that the boot loader put into memory.
@@ -60,12 +65,14 @@ impl Module {
 }
 
 /// What is known of EFI.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Efi {
     /// The system table, where the machine booted through EFI.
     pub system_table: Option<Hpa>,
-    /// The loader's image handle, an opaque number.
-    pub image_handle: Option<u64>,
+    /// True where it is one of 32-bit firmware.
+    pub is_32_bit: bool,
+    /// EFI's own memory map, empty where the loader passed none.
+    pub memory: Vec<MemoryDescriptor>,
     /// True where boot services are still running and have to be ended.
     pub has_boot_services: bool,
 }
@@ -154,7 +161,6 @@ fn aligned_copy(tags: &[u8]) -> Vec<u64> {
 struct Reader {
     info: BootInformation,
     memory: Vec<E820Entry>,
-    efi_memory: Vec<E820Entry>,
     has_new_rsdp: bool,
 }
 
@@ -170,15 +176,15 @@ impl Reader {
             }
             TagType::Module => self.take_module(tag)?,
             TagType::Mmap => self.memory = memory_map(tag)?,
-            TagType::EfiMmap => self.efi_memory = efi_memory_map(tag)?,
+            TagType::EfiMmap => self.info.efi.memory = efi_memory_map(tag)?,
             TagType::AcpiV1 => self.take_rsdp(tag, 20, false)?,
             TagType::AcpiV2 => self.take_rsdp(tag, 36, true)?,
-            TagType::Efi32 => self.take_system_table(typed::<EFISdt32Tag>(tag)?.sdt_address()),
-            TagType::Efi64 => self.take_system_table(typed::<EFISdt64Tag>(tag)?.sdt_address()),
-            TagType::Efi64Ih => {
-                self.info.efi.image_handle =
-                    Some(typed::<EFIImageHandle64Tag>(tag)?.image_handle() as u64);
+            TagType::Efi32 => {
+                self.info.efi.is_32_bit = true;
+                self.take_system_table(typed::<EFISdt32Tag>(tag)?.sdt_address());
             }
+            TagType::Efi64 => self.take_system_table(typed::<EFISdt64Tag>(tag)?.sdt_address()),
+            TagType::Framebuffer => self.info.screen = Framebuffer::parse(tag.payload()),
             TagType::EfiBs => self.info.efi.has_boot_services = true,
             _ => {}
         }
@@ -223,15 +229,13 @@ impl Reader {
 
     fn finish(mut self) -> Result<BootInformation, Multiboot2Error> {
         // the loader's map already says which memory of EFI's is free; EFI's own is the second choice
-        let raw = if self.memory.is_empty() {
-            &self.efi_memory
-        } else {
-            &self.memory
-        };
-        if raw.is_empty() {
+        if self.memory.is_empty() {
+            self.memory = self.info.efi.memory.iter().map(in_e820).collect();
+        }
+        if self.memory.is_empty() {
             return Err(Multiboot2Error::NoMemoryMap);
         }
-        self.info.memory = E820Map::sanitise(raw);
+        self.info.memory = E820Map::sanitise(&self.memory);
         Ok(self.info)
     }
 }
@@ -291,33 +295,32 @@ fn memory_map(tag: &GenericInfoTag) -> Result<Vec<E820Entry>, Multiboot2Error> {
     table(tag, 24, read)
 }
 
-/// EFI's memory map in the terms of e820, boot services' memory being free as they are ended before it is used.
+fn efi_memory_map(tag: &GenericInfoTag) -> Result<Vec<MemoryDescriptor>, Multiboot2Error> {
+    table(tag, MemoryDescriptor::BYTES, MemoryDescriptor::parse)
+}
+
+/// EFI's memory in the terms of e820, boot services' memory being free as they are ended before it is used.
 ///
 /// Source: UEFI specification, "Memory Type Usage after `ExitBootServices()`".
-fn efi_memory_map(tag: &GenericInfoTag) -> Result<Vec<E820Entry>, Multiboot2Error> {
-    const WRITE_BACK: u64 = 1 << 3;
-    let read = |entry: &[u8]| {
-        let can_write_back = crate::le::u64_at(entry, 32)? & WRITE_BACK != 0;
-        let kind = match u32_at(entry, 0)? {
-            1..=4 | 7 if can_write_back => E820Kind::Ram,
-            8 => E820Kind::Unusable,
-            9 => E820Kind::AcpiTables,
-            10 => E820Kind::AcpiNvs,
-            14 => E820Kind::Persistent,
-            _ => E820Kind::Reserved,
-        };
-        let size = crate::le::u64_at(entry, 24)?.saturating_mul(crate::addr::PAGE_SIZE);
-        Some(E820Entry::sized(crate::le::u64_at(entry, 8)?, size, kind))
+fn in_e820(descriptor: &MemoryDescriptor) -> E820Entry {
+    let can_write_back = descriptor.attributes & WRITE_BACK != 0;
+    let kind = match descriptor.kind {
+        1..=4 | 7 if can_write_back => E820Kind::Ram,
+        8 => E820Kind::Unusable,
+        9 => E820Kind::AcpiTables,
+        10 => E820Kind::AcpiNvs,
+        14 => E820Kind::Persistent,
+        _ => E820Kind::Reserved,
     };
-    table(tag, 40, read)
+    E820Entry::new(descriptor.start.as_u64(), descriptor.end(), kind)
 }
 
 /// Reads each entry of a tag that states their size, `least` bytes or more, in its first word.
-fn table(
+fn table<T>(
     tag: &GenericInfoTag,
     least: usize,
-    read: impl Fn(&[u8]) -> Option<E820Entry>,
-) -> Result<Vec<E820Entry>, Multiboot2Error> {
+    read: impl Fn(&[u8]) -> Option<T>,
+) -> Result<Vec<T>, Multiboot2Error> {
     let bad = Multiboot2Error::BadTag(raw_type(tag));
     let size = u32_at(tag.payload(), 0)
         .and_then(|size| usize::try_from(size).ok())

@@ -50,6 +50,8 @@ pub struct Options {
     pub noreboot: bool,
     /// How to reboot, in order of trial; `None` lets the hypervisor choose.
     pub reboot: Option<RebootMethod>,
+    /// True where dom0 may call EFI's runtime services.
+    pub efi_runtime: bool,
     /// True where each console write waits until the port has taken it.
     pub sync_console: bool,
     pub sched: Scheduler,
@@ -170,6 +172,7 @@ impl Default for Options {
             },
             noreboot: false,
             reboot: None,
+            efi_runtime: true,
             sync_console: false,
             sched: Scheduler::Credit2,
             sched_ratelimit_us: DEFAULT_RATE_LIMIT_US,

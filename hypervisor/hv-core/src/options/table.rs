@@ -95,6 +95,9 @@ pub const OPTION_TABLE: &[Row] = &[
     row("dom0_mem", "dom0_mem=<amount>[,min:<amount>][,max:<amount>]", "1G+5%, and never more than leaves a quarter of the host to guests",
         "memory of dom0; an amount is like 1G (or K, M, T), -1G (all but that), 25% or 1G+25%. Where it is not given, `xl create` makes dom0 smaller when a guest needs more than is free (xl.conf's `autoballoon`)",
         |o, v| { o.dom0_mem = o.dom0_mem.parse(text(v)?)?; Ok(()) }),
+    row("efi", "efi=rs=<bool>", "rs=on",
+        "what of EFI is used: its runtime services (time, variables), for dom0",
+        efi_list),
     row("ept", "ept=exec-sp=<bool>", "by CPU",
         "EPT features: executable superpages",
         ept_list),
@@ -227,17 +230,33 @@ fn thresholds(text: &str) -> Result<LogThresholds, &'static str> {
     })
 }
 
+fn efi_list(options: &mut Options, value: Option<&str>) -> Result<(), &'static str> {
+    let mut efi_runtime = options.efi_runtime;
+    for part in text(value)?.split(',') {
+        match switch(part)? {
+            ("rs", on) => efi_runtime = on,
+            _ => return Err("is not a list of rs alone"),
+        }
+    }
+    options.efi_runtime = efi_runtime;
+    Ok(())
+}
+
+/// One of a list of switches: `name`, `no-name` or `name=<bool>`.
+fn switch(part: &str) -> Result<(&str, bool), &'static str> {
+    Ok(match part.split_once('=') {
+        Some((name, value)) => (name, value::boolean(value).ok_or(NOT_BOOLEAN)?),
+        None => part
+            .strip_prefix("no-")
+            .map_or((part, true), |name| (name, false)),
+    })
+}
+
 fn ept_list(options: &mut Options, value: Option<&str>) -> Result<(), &'static str> {
     let mut features = options.features;
     for part in text(value)?.split(',') {
-        let (name, on) = match part.split_once('=') {
-            Some((name, value)) => (name, value::boolean(value).ok_or(NOT_BOOLEAN)?),
-            None => part
-                .strip_prefix("no-")
-                .map_or((part, true), |name| (name, false)),
-        };
-        match name {
-            "exec-sp" => features.exec_sp = Some(on),
+        match switch(part)? {
+            ("exec-sp", on) => features.exec_sp = Some(on),
             _ => return Err("is not a list of exec-sp alone"),
         }
     }

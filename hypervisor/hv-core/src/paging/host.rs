@@ -52,6 +52,8 @@ impl HostAttr {
     pub const DATA: Self = Self(PRESENT | WRITE | NO_EXECUTE);
     /// Executable, read-only: code.
     pub const CODE: Self = Self(PRESENT);
+    /// Executable and writable: code of the firmware's, whose images have their data in the same pages.
+    pub const FIRMWARE_CODE: Self = Self(PRESENT | WRITE);
     /// Writable and uncacheable: device registers.
     pub const DEVICE: Self = Self(PRESENT | WRITE | CACHE_DISABLE | WRITE_THROUGH | NO_EXECUTE);
 

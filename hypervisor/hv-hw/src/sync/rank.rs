@@ -23,6 +23,8 @@ pub const VCPU: u8 = 70;
 pub const SCHED: u8 = 80;
 /// The machine's I/O APICs and interrupt routing.
 pub const IRQ: u8 = 90;
+/// The firmware's runtime services.
+pub const FIRMWARE: u8 = 95;
 /// The frame allocator.
 pub const FRAMES: u8 = 100;
 /// The page through which devices' memory is reached.

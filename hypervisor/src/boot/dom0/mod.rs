@@ -75,6 +75,8 @@ fn record_host(machine: &BootedMachine, irqs_off: &IrqsOff) -> (ExtendedState, P
         msrs,
         cpuid,
         tsc_khz,
+        firmware: machine.firmware.clone(),
+        screen: machine.screen,
         kept: parts::kept(machine),
         power_off: parts::power_off(machine),
         command_line: machine.command_line.clone(),

@@ -132,6 +132,14 @@ pub(super) fn kept(machine: &BootedMachine) -> Vec<MfnRange> {
     kept.push(page(local::page()));
     kept.extend(machine.acpi.hpet.iter().map(|hpet| page(hpet.address)));
     kept.extend(machine.acpi.mcfg.iter().filter_map(McfgRange::frames));
+    // what the hypervisor executes nobody else writes
+    let firmware = machine.firmware.iter();
+    let memory = firmware.flat_map(|firmware| &firmware.runtime_memory);
+    kept.extend(
+        memory
+            .filter(|range| range.is_code)
+            .map(|range| range.frames),
+    );
     kept
 }
 

@@ -67,6 +67,8 @@ pub(crate) fn prepare() {
 
 fn host() -> Host {
     Host {
+        firmware: None,
+        screen: None,
         features: features(),
         xcr0: 0,
         msrs: HostMsrs::default(),

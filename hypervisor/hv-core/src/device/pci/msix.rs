@@ -15,6 +15,7 @@ use alloc::vec::Vec;
 use super::{Bdf, Host, PciMachine};
 use crate::addr::{Hpa, MfnRange};
 use crate::device::message::InterruptMessage;
+use crate::le::halves;
 
 const CONTROL: u16 = 2;
 const CONTROL_SIZE: u16 = 0x7ff;
@@ -422,13 +423,4 @@ const fn is_access(offset: u64, size: u8) -> bool {
 /// Which entry has the register at `offset` of the table.
 fn index(offset: u64) -> usize {
     usize::try_from(offset / ENTRY_BYTES).unwrap_or(usize::MAX)
-}
-
-/// The lower and the upper 4 bytes.
-const fn halves(value: u64) -> (u32, u32) {
-    let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
-    (
-        u32::from_le_bytes([a, b, c, d]),
-        u32::from_le_bytes([e, f, g, h]),
-    )
 }

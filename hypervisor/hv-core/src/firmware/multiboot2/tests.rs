@@ -116,7 +116,6 @@ fn efi_tags_are_noted_and_its_map_serves_where_there_is_no_other() {
         tag(17, &map),
         tag(18, &[]),
         tag(12, &0x1234u64.to_le_bytes()),
-        tag(20, &7u64.to_le_bytes()),
     ]))
     .unwrap();
     assert_eq!(
@@ -127,12 +126,13 @@ fn efi_tags_are_noted_and_its_map_serves_where_there_is_no_other() {
             E820Entry::new(0x30_0000, 0x30_1000, E820Kind::Reserved),
         ]
     );
-    let efi = Efi {
-        system_table: Some(Hpa::new(0x1234)),
-        image_handle: Some(7),
-        has_boot_services: true,
-    };
-    assert_eq!(boot.efi, efi);
+    assert_eq!(boot.efi.system_table, Some(Hpa::new(0x1234)));
+    assert!(boot.efi.has_boot_services && !boot.efi.is_32_bit);
+    assert_eq!(boot.efi.memory.len(), 3);
+    assert_eq!(
+        (boot.efi.memory[1].kind, boot.efi.memory[1].end()),
+        (9, 0x20_1000)
+    );
 }
 
 #[test]
