@@ -6,7 +6,7 @@ use core::ops::Range;
 
 use hv_core::addr::{Hpa, MfnRange};
 use hv_core::mem::TableMem;
-use hv_core::msr::Passthrough;
+use hv_core::msr::PassthroughList;
 
 use crate::direct_map::DirectTables;
 
@@ -18,26 +18,43 @@ const WRITE: u64 = 2;
 const NEVER: [u32; 2] = [0x277, 0xC000_0080];
 
 /// The frames of an MSR permissions map: two bits an MSR, 2 KiB for each of three ranges of numbers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct MsrMap {
     frames: MfnRange,
+    /// What it lets through.
+    passthrough: PassthroughList,
 }
 
 impl MsrMap {
     /// Takes the frames and lets the guest reach what `passthrough` says, and nothing else.
     #[must_use]
-    pub(super) fn new(frames: MfnRange, passthrough: &[Passthrough]) -> Self {
-        let map = Self { frames };
-        map.set(passthrough);
+    pub(super) fn new(frames: MfnRange, passthrough: &PassthroughList) -> Self {
+        let map = Self {
+            frames,
+            passthrough: passthrough.clone(),
+        };
+        map.fill();
         map
     }
 
     /// Lets the guest reach what `passthrough` says, and nothing else.
-    pub(super) fn set(&self, passthrough: &[Passthrough]) {
+    pub(super) fn set(&mut self, passthrough: &PassthroughList) {
+        if self.passthrough != *passthrough {
+            self.passthrough.clone_from(passthrough);
+            self.fill();
+        }
+    }
+
+    /// Writes the map as the list has it.
+    fn fill(&self) {
         for word in 0..WORDS * 2 {
             self.write(word, u64::MAX);
         }
-        for pass in passthrough.iter().filter(|pass| !NEVER.contains(&pass.msr)) {
+        for pass in self
+            .passthrough
+            .iter()
+            .filter(|pass| !NEVER.contains(&pass.msr))
+        {
             let Some(bit) = bit_of(pass.msr) else {
                 continue;
             };
