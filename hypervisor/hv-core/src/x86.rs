@@ -48,6 +48,8 @@ pub const RFLAGS_IF: u64 = 1 << 9;
 pub const RFLAGS_DF: u64 = 1 << 10;
 /// RFLAGS.NT: the task is nested in another.
 pub const RFLAGS_NT: u64 = 1 << 14;
+/// RFLAGS.RF: no breakpoint at the instruction.
+pub const RFLAGS_RF: u64 = 1 << 16;
 /// RFLAGS.VM: virtual-8086 mode.
 pub const RFLAGS_VM: u64 = 1 << 17;
 /// DR6 after reset.
@@ -96,6 +98,8 @@ pub mod vector {
     pub const PROTECTION: u8 = 13;
     /// #PF.
     pub const PAGE_FAULT: u8 = 14;
+    /// #MC.
+    pub const MACHINE_CHECK: u8 = 18;
 }
 /// Bits of a page fault's error code.
 pub mod page_fault {

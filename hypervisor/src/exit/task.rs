@@ -57,10 +57,9 @@ pub(super) fn handle<H: VcpuHw>(runner: &mut Runner<H>, pcpu: &mut Pcpu, exit: T
 /// between two. `None` where the CPU does not say, and it is gone.
 fn length<H: VcpuHw>(runner: &Runner<H>, exit: TaskSwitch, event: Option<Event>) -> Option<u8> {
     match (exit.source, event) {
-        (TaskSource::Gate(_), Some(Event::Software { length, .. })) => Some(length),
-        (TaskSource::Gate(_), Some(_)) => Some(0),
+        (TaskSource::Gate(_), Some(Event::Software { length, .. })) if length != 0 => Some(length),
+        (TaskSource::Gate(_), Some(event)) if !matches!(event, Event::Software { .. }) => Some(0),
         (TaskSource::Gate(_), None) if exit.length.is_some() => Some(0),
-        // INT n is no event for a CPU that executes it again where its delivery is cut short
         (source, _) => exit
             .length
             .or_else(|| runner.length_of(ExitingInsn::TaskSwitch(source))),

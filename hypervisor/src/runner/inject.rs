@@ -94,6 +94,15 @@ fn keep<H: VcpuHw>(runner: &mut Runner<H>, pending: Event) {
     }
 }
 
+/// Gives an event back to its source whose delivery an exit interrupted: no record of the vCPU has a place for it.
+pub(crate) fn put_back<H: VcpuHw>(runner: &mut Runner<H>) {
+    if let Some(event @ (Event::Interrupt(_) | Event::Nmi)) = runner.interrupted {
+        runner.interrupted = None;
+        keep(runner, event);
+        runner.is_quiet = false;
+    }
+}
+
 /// Injects one event where it is open, and asks for the window where it is not.
 #[inline]
 fn deliver<H: VcpuHw>(runner: &mut Runner<H>) {

@@ -74,11 +74,11 @@ impl<H: VcpuHw> Runner<H> {
     /// Notes that the instruction which exited was found, with `length`: false where the CPU says another.
     #[inline]
     pub(crate) fn has_length(&mut self, length: u8) -> bool {
+        self.gone_from = None;
         if let Some(known) = self.hw.instruction_length() {
             return known == u64::from(length);
         }
         self.decoded_length = length;
-        self.gone_from = None;
         true
     }
 

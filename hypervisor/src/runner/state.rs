@@ -7,7 +7,7 @@ use guest_abi::hvm::save::HvmHwLapic;
 use hv_core::device::lapic::{LapicPage, Mode};
 use hv_hw::virt::{ApicAssist, ApicUpdate, Blocking, SystemRegs, SystemSet, VcpuHw};
 
-use super::{Activity, Runner, apic, apic_timer, pdptes};
+use super::{Activity, Runner, apic, apic_timer, inject, pdptes};
 use crate::domain::vcpu::Requests;
 use crate::domain::vcpu_state::VcpuState;
 use crate::pcpu::Pcpu;
@@ -29,6 +29,7 @@ impl<H: VcpuHw> Runner<H> {
 
     /// The registers as they are.
     fn save_state(&mut self) -> VcpuState {
+        inject::put_back(self);
         // what others have posted is in the APIC's page from then on
         let _ = self.lapic.wakes_for(&self.vcpu.posted);
         let (lapic, page) = self.lapic.save(self.guest_tsc());

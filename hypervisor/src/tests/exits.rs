@@ -152,6 +152,30 @@ fn init_forgets_the_event_in_whose_delivery_it_came() {
 }
 
 #[test]
+fn interrupt_whose_delivery_was_cut_short_is_saved_as_pending() {
+    const VECTOR: u8 = 0x40;
+    let (mut runner, mut pcpu) = one_vcpu();
+    runner.vcpu().post_edge(VECTOR);
+    let _ = runner.lapic.sync(&runner.vcpu.posted);
+    runner.lapic.acknowledge(VECTOR);
+    runner.hw.interrupted = Some(Event::Interrupt(VECTOR));
+    let _ = exit::handle(&mut runner, &mut pcpu, VmExit::ExternalInterrupt(0));
+    runner.answer_state(Requests::SAVE_STATE, &mut pcpu);
+    let saved = runner.vcpu().state.lock().saved.take().unwrap();
+    let (_, page) = saved.lapic.unwrap();
+    let has = |first: usize| {
+        let at = first + usize::from(VECTOR / 32) * 16;
+        page[at..at + 4] == [1, 0, 0, 0]
+    };
+    assert_eq!(
+        (has(0x200), has(0x100)),
+        (true, false),
+        "requested, in service"
+    );
+    assert_eq!(runner.interrupted, None);
+}
+
+#[test]
 fn of_two_startups_the_first_counts() {
     let (runner, _) = one_vcpu();
     let _ = runner.vcpu().take_requests(Requests::all());

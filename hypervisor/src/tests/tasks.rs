@@ -127,11 +127,22 @@ fn old_task_goes_on_behind_the_instruction_that_left_it() {
     }
 }
 
-/// A CPU that neither says how long the instruction was nor that INT n is under way.
+/// A CPU that does not say how long the instruction was, nor of INT n that is under way.
 #[test]
 fn old_task_goes_on_behind_the_instruction_that_is_found() {
-    for source in [TaskSource::Call, TaskSource::Jump, TaskSource::Gate(None)] {
+    let software = Event::Software {
+        vector: 0x80,
+        kind: SoftwareEvent::Interrupt,
+        length: 0,
+    };
+    for (source, event) in [
+        (TaskSource::Call, None),
+        (TaskSource::Jump, None),
+        (TaskSource::Gate(None), None),
+        (TaskSource::Gate(None), Some(software)),
+    ] {
         let (mut runner, mut pcpu) = guest();
+        runner.hw.interrupted = event;
         let exit = VmExit::TaskSwitch(TaskSwitch {
             selector: NEW,
             source,

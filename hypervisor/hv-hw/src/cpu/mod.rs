@@ -158,8 +158,8 @@ fn load(tables: &'static Tables, idt: &'static InterruptDescriptorTable) {
     idt.load();
 }
 
-/// Sets what the hypervisor relies on: writes to read-only pages fault, and the whole of the FPU state can be saved for
-/// guests.
+/// Sets what the hypervisor relies on: writes to read-only pages fault, the whole of the FPU state can be saved for
+/// guests, and a machine check comes to its handler.
 fn init_control_registers() {
     let cr0 = (Cr0::read()
         | Cr0Flags::WRITE_PROTECT
@@ -171,8 +171,11 @@ fn init_control_registers() {
             | Cr0Flags::CACHE_DISABLE);
     // SAFETY: paging and protection stay on.
     unsafe { Cr0::write(cr0) };
-    let mut cr4 =
-        Cr4::read() | Cr4Flags::PAGE_GLOBAL | Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE;
+    let mut cr4 = Cr4::read()
+        | Cr4Flags::PAGE_GLOBAL
+        | Cr4Flags::OSFXSR
+        | Cr4Flags::OSXMMEXCPT_ENABLE
+        | Cr4Flags::MACHINE_CHECK_EXCEPTION;
     if cpuid()
         .get_feature_info()
         .is_some_and(|features| features.has_xsave())

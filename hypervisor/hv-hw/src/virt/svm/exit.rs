@@ -28,11 +28,9 @@ pub(super) fn decode_frequent(vmcb: &Vmcb) -> Option<VmExit> {
     }
 }
 
-/// Decodes all but external interrupts, NMIs and IRET, for which something has to be done first.
+/// Decodes all others but external interrupts, NMIs and IRET, for which something has to be done first.
 pub(super) fn decode(vmcb: &Vmcb) -> VmExit {
     match code(vmcb) {
-        codes::CPUID => VmExit::Cpuid,
-        codes::VMMCALL => VmExit::Hypercall,
         codes::HLT => VmExit::Hlt,
         codes::MSR if vmcb.exit_info1 == 0 => VmExit::Rdmsr,
         codes::MSR => VmExit::Wrmsr,

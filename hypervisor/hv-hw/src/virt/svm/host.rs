@@ -45,6 +45,11 @@ pub(super) fn enable(frames: MfnRange, _irqs_off: &IrqsOff) {
 }
 
 /// The host's VMCB of this CPU, for VMLOAD.
+///
+/// # Panics
+/// On a CPU that does not run guests yet.
 pub(super) fn vmcb() -> Hpa {
-    Hpa::new(own_place().load(Ordering::Relaxed))
+    let address = own_place().load(Ordering::Relaxed);
+    assert_ne!(address, 0, "a vCPU is loaded on a CPU that runs guests");
+    Hpa::new(address)
 }

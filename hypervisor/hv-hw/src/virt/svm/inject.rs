@@ -5,11 +5,11 @@
 //! Software events are not injected at all: RIP still stands on their instruction, which is executed again.
 //!
 //! NMIs are masked from their injection to the guest's IRET, which exits; it is then executed in an interrupt shadow,
-//! so that none comes before it is done.
+//! so that none comes before it is done. One that waits for a shadow alone comes with the first exit after it.
 //!
 //! Source: AMD APM vol. 2, "Event Injection", "Virtual Interrupts", "EXITINTINFO Pseudo-Code".
 
-use super::super::{Event, SoftwareEvent, Waits};
+use super::super::{Event, SoftwareEvent, VmExit, Waits};
 use super::intercepts::{CR8_WRITE, IRET, VINTR};
 use super::vmcb::Vmcb;
 
@@ -45,8 +45,9 @@ pub(super) struct Injected {
     pub(super) blocks_nmi: bool,
     /// An NMI waits for its window.
     waits_for_nmi: bool,
-    /// An interrupt waits that could not be asked a window for, as another is being delivered.
-    waits_for_interrupt: bool,
+    /// An interrupt or NMI waits that could not be asked a window for, as an interrupt is being delivered: the end of
+    /// its handler is one.
+    waits_for_iret: bool,
 }
 
 impl Injected {
@@ -64,7 +65,7 @@ impl Injected {
             Some(Event::Software { .. }) | None => {}
         }
         self.waits_for_nmi = waits.nmi;
-        self.waits_for_interrupt = waits.interrupt && self.interrupt.is_some();
+        self.waits_for_iret = (waits.interrupt || waits.nmi) && self.interrupt.is_some();
         // an NMI that only a shadow is in the way of comes with the first exit after it
         let wants_window = waits.interrupt || waits.nmi && !self.blocks_nmi;
         match self.interrupt {
@@ -83,14 +84,26 @@ impl Injected {
         vmcb.event = exception(vmcb, vector, error);
     }
 
-    /// IRET is about to be executed: NMIs are open after it. True where one has waited for that, or an interrupt.
-    pub(super) fn iret(&mut self, vmcb: &mut Vmcb) -> [bool; 2] {
-        let waited = [self.waits_for_nmi, self.waits_for_interrupt];
+    /// IRET is about to be executed, and NMIs that were masked are open after it. Returns for what it is the window.
+    pub(super) fn iret(&mut self, vmcb: &mut Vmcb) -> VmExit {
+        if self.blocks_nmi {
+            vmcb.shadow |= SHADOW;
+        }
+        let has_waited = core::mem::take(&mut self.waits_for_iret);
         self.set_blocking(vmcb, false);
-        self.waits_for_interrupt = false;
-        self.watch_iret(vmcb);
-        vmcb.shadow |= SHADOW;
-        waited
+        if self.waits_for_nmi {
+            VmExit::NmiWindow
+        } else if has_waited {
+            VmExit::InterruptWindow
+        } else {
+            VmExit::Nothing
+        }
+    }
+
+    /// What was injected has been delivered: the exit came at an instruction after it.
+    #[inline(always)]
+    pub(super) fn is_delivered(&mut self) {
+        self.is_debug = false;
     }
 
     /// Masks NMIs, or unmasks them.
@@ -100,7 +113,7 @@ impl Injected {
     }
 
     fn watch_iret(self, vmcb: &mut Vmcb) {
-        let is_on = self.blocks_nmi || self.waits_for_interrupt;
+        let is_on = self.blocks_nmi || self.waits_for_iret;
         set(&mut vmcb.intercepts[0], IRET, is_on);
     }
 
@@ -110,8 +123,9 @@ impl Injected {
             .interrupt
             .take()
             .filter(|_| vmcb.virtual_interrupt & V_IRQ != 0);
+        let is_debug = core::mem::take(&mut self.is_debug);
         let event = if is_in_delivery(vmcb) {
-            Some(interrupted(vmcb.exit_event, self.is_debug))
+            Some(interrupted(vmcb.exit_event, is_debug))
         } else {
             not_taken.map(Event::Interrupt)
         };

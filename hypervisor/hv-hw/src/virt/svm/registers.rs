@@ -12,7 +12,8 @@ use super::inject::SHADOW;
 use super::vcpu::SvmVcpu;
 use super::vmcb::{self, State, Vmcb};
 use hv_core::x86::{
-    CR0_CD, CR0_ET, CR0_NW, CR0_PE, CR0_PG, EFER_LMA, EFER_LME, RFLAGS_FIXED, RFLAGS_TF, RFLAGS_VM,
+    CR0_CD, CR0_ET, CR0_NW, CR0_PE, CR0_PG, EFER_LMA, EFER_LME, RFLAGS_FIXED, RFLAGS_RF, RFLAGS_TF,
+    RFLAGS_VM,
 };
 
 /// [`Segment::access`]: DPL, and the lowest bit of it.
@@ -356,6 +357,7 @@ pub(super) fn step(vmcb: &mut Vmcb, length: u64) -> bool {
         next
     };
     vmcb.shadow &= !SHADOW;
+    vmcb.state.rflags &= !RFLAGS_RF;
     vmcb.state.rflags & RFLAGS_TF != 0
 }
 

@@ -27,6 +27,7 @@ use super::registers::{own_debug, step};
 use super::setup::{self, Setup};
 use super::vmcb::OwnVmcb;
 use super::{dump, entry, exit, host};
+use crate::cpu::msr::rdmsr_safe;
 use crate::irq;
 use crate::percpu::IrqsOff;
 
@@ -128,10 +129,11 @@ impl SvmVcpu {
             }
             // it was taken when interrupts of that kind were let in again
             codes::NMI => VmExit::Nmi,
-            codes::IRET => match self.injected.iret(&mut self.vmcb) {
-                [true, _] => VmExit::NmiWindow,
-                [_, true] => VmExit::InterruptWindow,
-                _ => VmExit::Nothing,
+            codes::IRET => self.injected.iret(&mut self.vmcb),
+            codes::SHUTDOWN if is_machine_check() => VmExit::Exception {
+                vector: vector::MACHINE_CHECK,
+                error: None,
+                qualification: 0,
             },
             _ => exit::decode(&self.vmcb),
         }
@@ -154,6 +156,14 @@ impl SvmVcpu {
                 .store_u8(TPR, ((class & 0xF) << 4).to_le_bytes()[0]);
         }
     }
+}
+
+/// True where the shutdown is that of a machine check: of a guest that has not set CR4.MCE.
+#[cold]
+fn is_machine_check() -> bool {
+    const MCG_STATUS: u32 = 0x17A;
+    const IN_PROGRESS: u64 = 1 << 2;
+    rdmsr_safe(MCG_STATUS).is_some_and(|status| status & IN_PROGRESS != 0)
 }
 
 impl VcpuHw for SvmVcpu {
@@ -180,7 +190,10 @@ impl VcpuHw for SvmVcpu {
         self.vmcb.tlb_control = FLUSH_NOTHING;
         self.take_task_priority(shown);
         match exit::decode_frequent(&self.vmcb) {
-            Some(exit) => exit,
+            Some(exit) => {
+                self.injected.is_delivered();
+                exit
+            }
             None => self.decode_other(irqs_off),
         }
     }
@@ -231,12 +244,14 @@ impl VcpuHw for SvmVcpu {
             _ if self.config.caps.next_rip => self.vmcb.next_rip,
             _ => return None,
         };
-        Some(end.wrapping_sub(self.vmcb.state.rip) & 0xF)
+        let length = end.wrapping_sub(self.vmcb.state.rip) & 0xF;
+        // 0 where the CPU has left it out
+        (end != 0 && length != 0).then_some(length)
     }
 
     #[inline(always)]
     fn knows_length(&self) -> bool {
-        self.config.caps.next_rip || exit::code(&self.vmcb) == codes::IOIO
+        self.instruction_length().is_some()
     }
 
     #[inline(always)]
@@ -272,8 +287,11 @@ impl VcpuHw for SvmVcpu {
 
     fn load(&mut self, _irqs_off: &IrqsOff) {
         self.host = host::vmcb();
-        self.asids = Asids::of_this_cpu();
-        self.asid.forget();
+        let asids = Asids::of_this_cpu();
+        if !ptr::eq(asids, self.asids) {
+            self.asids = asids;
+            self.asid.forget();
+        }
         extended::enable_xsave(&self.kind);
         self.extended.load();
         if self.has_tsc_aux {
