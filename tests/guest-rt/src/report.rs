@@ -3,7 +3,7 @@
 //! A kernel is a list of [`Test`]s given to [`run_all`]. Each prints one line, `--- test NAME: VERDICT[: text]`, and
 //! the last line is `--- done`; then the guest powers off. Four verdicts (XTF's): Success, Skip (nothing to test here),
 //! Error (the test itself broke, or the guest did), Failure (the hypervisor is wrong). `test=TEXT` on the command line
-//! selects by substring; a test that ends the domain runs only when named exactly.
+//! selects by substring; a test that ends the domain runs only when named exactly. `except=NAME,NAME` leaves tests out.
 
 // UNSAFETY: the panic handler leaves its stack behind.
 #![expect(unsafe_code, reason = "one function pointer is kept in an atomic")]
@@ -83,6 +83,11 @@ impl Test {
     }
 
     fn is_selected(&self) -> bool {
+        let is_left_out = options::value("except")
+            .is_some_and(|names| names.split(',').any(|name| name == self.name));
+        if is_left_out {
+            return false;
+        }
         match options::value("test") {
             Some(wanted) => self.name == wanted || (!self.is_last && self.name.contains(wanted)),
             None => !self.is_last,

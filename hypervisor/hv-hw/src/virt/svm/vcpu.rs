@@ -244,14 +244,14 @@ impl VcpuHw for SvmVcpu {
             _ if self.config.caps.next_rip => self.vmcb.next_rip,
             _ => return None,
         };
-        let length = end.wrapping_sub(self.vmcb.state.rip) & 0xF;
-        // 0 where the CPU has left it out
-        (end != 0 && length != 0).then_some(length)
+        (end != 0).then(|| end.wrapping_sub(self.vmcb.state.rip) & 0xF)
     }
 
     #[inline(always)]
     fn knows_length(&self) -> bool {
-        self.instruction_length().is_some()
+        // 0 where the CPU has left it out
+        self.config.caps.next_rip && self.vmcb.next_rip != 0
+            || exit::code(&self.vmcb) == codes::IOIO
     }
 
     #[inline(always)]
