@@ -28,6 +28,7 @@ pub(super) const MACHINE: &[Module] = &[
     ("sd_mod", ANY),
     ("crc32c_generic", ANY),
     ("ext4", ANY),
+    ("efivarfs", ANY),
     ("e1000", "v00008086d0000100E"),
     ("e1000e", "v00008086d000010D3"),
     ("af_packet", ANY),
