@@ -249,14 +249,26 @@ fn call(service: Service, function: impl FnOnce(usize) -> Status) -> Option<Stat
     paging::lend_upper_half(space)?;
     saved.take();
     IS_INSIDE.store(true, Ordering::Relaxed);
+    // some firmware opens interrupts: one that it let in nobody would end
+    set_task_priority(HOLDS_ALL);
     let own = paging::switch_to(space.root());
     let status = function(entry);
-    // some firmware opens interrupts and forgets to close them
+    // and forgets to close them
     x86_64::instructions::interrupts::disable();
     paging::switch_to(own);
+    set_task_priority(HOLDS_NONE);
     IS_INSIDE.store(false, Ordering::Relaxed);
     saved.put_back();
     Some(status)
+}
+
+/// Values of CR8, the task priority of this CPU's local APIC.
+const HOLDS_ALL: u64 = 15;
+const HOLDS_NONE: u64 = 0;
+
+fn set_task_priority(class: u64) {
+    // SAFETY: holds external interrupts back, or lets them in, which IF still does not.
+    unsafe { asm!("mov cr8, {}", in(reg) class, options(nomem, nostack)) };
 }
 
 /// Components of extended state that the legacy region has not: those of a save with the rest.

@@ -52,7 +52,7 @@ pub(crate) fn unexpected_exception(frame: &ExceptionFrame) -> ! {
         crate::percpu::cpu_id(),
         exception_name(frame.vector),
         if crate::efi::is_inside() {
-            "a runtime service of EFI"
+            "a runtime service of EFI (boot with efi=no-rs to do without them)"
         } else {
             "the hypervisor"
         },

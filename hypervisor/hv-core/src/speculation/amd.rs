@@ -70,7 +70,7 @@ pub(super) fn complete(cpuid: &mut HostCpuid, patch_level: u64) {
     if one.ecx & HYPERVISOR != 0 {
         return;
     }
-    let (family, model) = family_and_model(one.eax);
+    let (family, _) = family_and_model(one.eax);
     let [low, _] = halves(patch_level);
     let clears = |first: &u32| low >> 8 == first >> 8 && low >= *first;
     let mut eight = cpuid.get(0x8000_0008, 0);
@@ -78,7 +78,7 @@ pub(super) fn complete(cpuid: &mut HostCpuid, patch_level: u64) {
     if family < ZEN_3 && eight.ebx & IBPB != 0 {
         more.eax |= IBPB_BRTYPE;
     }
-    if family == ZEN_3 && model < 0x10 {
+    if family == ZEN_3 {
         eight.ebx |= BTC_NO;
     }
     if family != ZEN_3 {

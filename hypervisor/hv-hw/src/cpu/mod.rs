@@ -182,6 +182,17 @@ fn init_control_registers() {
     {
         cr4 |= Cr4Flags::OSXSAVE;
     }
+    forget_machine_check();
     // SAFETY: paging stays as it is; the hypervisor has no floating-point state of its own.
     unsafe { Cr4::write(cr4) };
+}
+
+/// Ends a machine check that the last reset has left as being served: the next would be a shutdown, and a guest's
+/// shutdown would be taken for one.
+fn forget_machine_check() {
+    const MCG_STATUS: u32 = 0x17A;
+    if msr::rdmsr_safe(MCG_STATUS).is_some_and(|status| status != 0) {
+        // SAFETY: says that no machine check is being served, which is so.
+        let _is_taken = unsafe { msr::wrmsr_safe(MCG_STATUS, 0) };
+    }
 }

@@ -164,8 +164,10 @@ impl Function {
         host: &mut Host<'_, impl PciMachine>,
     ) -> Option<MfnRange> {
         let (function, offset, size) = place;
-        let moves = self.may_move_table(offset, size);
-        self.notice_reset(place, moves, host);
+        let may_move = self.may_move_table(offset, size);
+        self.notice_reset(place, may_move, host);
+        let moves = may_move && changes_place(place, value, host.machine);
+        // one that has been reset is off already
         if moves && let Some(msix) = &mut self.msix {
             msix.quiesce(function, host.machine);
         }
@@ -174,11 +176,13 @@ impl Function {
             Keep::Drop => {}
             Keep::Settle => self.settle(function, host),
         }
-        if !moves {
+        if !may_move {
             return None;
         }
         let moved = self.locate(function, host.machine);
-        self.settle(function, host);
+        if moves || moved.is_some() {
+            self.settle(function, host);
+        }
         moved
     }
 
@@ -415,4 +419,23 @@ fn bar_base((function, bar): (Bdf, u8), bars: u8, machine: &mut impl PciMachine)
     };
     let base = u64::from(high) << 32 | u64::from(low & !0xf);
     (base != 0).then_some(Hpa::new(base))
+}
+
+/// True where a write switches memory accesses on or off, or changes a BAR: of the command register most bits do not
+/// concern a table, and a device that runs keeps its messages.
+fn changes_place(
+    (function, offset, size): Place,
+    value: u32,
+    machine: &mut impl PciMachine,
+) -> bool {
+    const BARS: core::ops::Range<u16> = FIRST_BAR..0x28;
+    let old = machine.read(function, offset, size).to_le_bytes();
+    let mut bytes = (offset..).zip(old.into_iter().zip(value.to_le_bytes()));
+    bytes
+        .by_ref()
+        .take(usize::from(size))
+        .any(|(at, (old, new))| match at {
+            COMMAND => (old ^ new) & COMMAND_MEMORY != 0,
+            _ => BARS.contains(&at) && old != new,
+        })
 }

@@ -329,6 +329,8 @@ impl Msix {
         let Some(message) = entry.wanted() else {
             if core::mem::take(&mut entry.is_live) {
                 host.machine.store(control, 4, u64::from(MASKED));
+                // no message comes after dom0 has been told that none will
+                let _ = host.machine.load(control, 4);
             }
             return;
         };

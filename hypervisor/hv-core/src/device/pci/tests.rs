@@ -421,6 +421,26 @@ fn entries_of_the_table_get_vectors_of_the_host() {
 }
 
 #[test]
+fn running_device_keeps_its_messages_while_other_bits_of_its_command_change() {
+    let mut dom0 = Dom0::new(0);
+    dom0.set_entry(0, 0x31, 0);
+    dom0.write(0x62, 2, 0x8000);
+    let entry = dom0.machine.entry(0);
+    // bus master; the BAR as it is
+    for (offset, size, value) in [(4, 2, 6), (0x10, 4, BAR | 4)] {
+        let writes = dom0.machine.writes;
+        dom0.write(offset, size, value);
+        assert_eq!(
+            dom0.machine.writes - writes,
+            1,
+            "the write itself, and no other"
+        );
+        assert_eq!(dom0.machine.control(0x62), 0x8002);
+        assert_eq!(dom0.machine.entry(0), entry);
+    }
+}
+
+#[test]
 fn the_rest_of_the_tables_page_is_the_devices() {
     let mut dom0 = Dom0::new(0);
     let page = BAR + 0x1000;

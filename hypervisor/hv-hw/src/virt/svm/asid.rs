@@ -49,6 +49,13 @@ impl Asids {
         self.epoch.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Has the next tag begin a new round: whether the CPU flushed what it was last asked for is not known.
+    #[cold]
+    pub(super) fn start_over(&self) {
+        self.next.store(u32::MAX, Ordering::Relaxed);
+        self.forget_all();
+    }
+
     #[inline(always)]
     fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Relaxed)
@@ -107,6 +114,7 @@ mod tests {
         Run(usize),
         Forget(usize),
         ForgetAll,
+        StartOver,
     }
 
     const VCPUS: usize = 5;
@@ -116,6 +124,7 @@ mod tests {
             6 => (0..VCPUS).prop_map(Act::Run),
             1 => (0..VCPUS).prop_map(Act::Forget),
             1 => Just(Act::ForgetAll),
+            1 => Just(Act::StartOver),
         ]
     }
 
@@ -148,8 +157,12 @@ mod tests {
                     tags[vcpu].forget();
                     times[vcpu] += 1;
                 }
-                Act::ForgetAll => {
-                    asids.forget_all();
+                Act::ForgetAll | Act::StartOver => {
+                    if matches!(act, Act::ForgetAll) {
+                        asids.forget_all();
+                    } else {
+                        asids.start_over();
+                    }
                     times = times.map(|time| time + 1);
                 }
             }

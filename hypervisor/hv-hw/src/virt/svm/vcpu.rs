@@ -135,6 +135,10 @@ impl SvmVcpu {
                 error: None,
                 qualification: 0,
             },
+            codes::INVALID => {
+                self.asids.start_over();
+                exit::decode(&self.vmcb)
+            }
             _ => exit::decode(&self.vmcb),
         }
     }
