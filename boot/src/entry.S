@@ -172,7 +172,7 @@ entry64:
 no_multiboot:
     .asciz "Hematite: not started by a multiboot2 loader; in GRUB, use the command multiboot2\r\n"
 no_long_mode:
-    .asciz "Hematite: this CPU has no 64-bit mode; Hematite needs an x86-64 CPU with VT-x and EPT\r\n"
+    .asciz "Hematite: this CPU has no 64-bit mode; Hematite needs an x86-64 CPU with VT-x and EPT, or AMD-V\r\n"
 no_execute_disable:
     .asciz "Hematite: this CPU has no execute-disable bit, or the firmware turned it off; turn on NX/XD in the firmware setup\r\n"
 .balign 8
