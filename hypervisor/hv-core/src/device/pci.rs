@@ -2,7 +2,7 @@
 //! the pages of devices' memory in which MSI-X tables lie.
 //!
 //! Everything passes, except: functions that the hypervisor owns are absent, as is SR-IOV, and messages are virtual.
-//! dom0 writes vectors and CPUs *of its own* into the capabilities ([`msi`]) and tables ([`msix`]), which on the real
+//! dom0 writes vectors and CPUs *of its own* into the capabilities (`msi`) and tables (`msix`), which on the real
 //! device would hit the host's interrupt table: they are kept here, the device gets vectors of the host's
 //! ([`Routes`]), and what comes there is delivered as dom0 asked for it. So dom0 must not reach the tables: it is kept
 //! from the pages that they lie in, and what else is there is read and written for it.
