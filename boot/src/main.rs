@@ -1,17 +1,17 @@
 //! The bare-metal binary: multiboot2 header and entry, the heap and the panic handler that a binary must name.
 //!
-//! UNSAFETY: assembly enters here, and the linker script's symbols say where the image lies.
-//!
 //! `entry.S` comes first; then [`rust_entry`] hands over to `hypervisor::start`, which never returns.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![cfg_attr(target_os = "none", expect(unsafe_code))]
 
 #[cfg(target_os = "none")]
+mod layout;
+
+#[cfg(target_os = "none")]
 mod bare {
-    use hv_core::addr::{Hpa, Mfn, MfnRange};
+    use hv_core::addr::Hpa;
     use hv_hw::cpu::stacks::{BOOT_STACKS, BootStacks};
     use hv_hw::heap::Heap;
-    use hv_hw::image::ImageLayout;
     use hypervisor::BootInfo;
 
     core::arch::global_asm!(
@@ -22,15 +22,6 @@ mod bare {
         options(att_syntax)
     );
 
-    unsafe extern "C" {
-        static text_start: u8;
-        static text_end: u8;
-        static rodata_start: u8;
-        static rodata_end: u8;
-        static data_start: u8;
-        static data_end: u8;
-    }
-
     #[global_allocator]
     static HEAP: Heap = Heap::new();
 
@@ -39,28 +30,9 @@ mod bare {
         let entry_tsc = hv_hw::insn::rdtsc();
         hypervisor::start(BootInfo {
             multiboot: Hpa::new(u64::from(info)),
-            image: image_layout(),
+            image: crate::layout::image_layout(),
             entry_tsc,
         })
-    }
-
-    /// Where the linker put what, in host physical memory.
-    fn image_layout() -> ImageLayout {
-        ImageLayout {
-            text: frames(&raw const text_start, &raw const text_end),
-            rodata: frames(&raw const rodata_start, &raw const rodata_end),
-            data: frames(&raw const data_start, &raw const data_end),
-        }
-    }
-
-    /// The frames between two symbols of the image.
-    fn frames(start: *const u8, end: *const u8) -> MfnRange {
-        let physical =
-            |symbol: *const u8| Hpa::new(symbol.addr() as u64 - ImageLayout::VIRTUAL_OFFSET);
-        MfnRange::new(
-            Mfn::containing(physical(start)),
-            Mfn::containing(physical(end)),
-        )
     }
 
     #[panic_handler]
