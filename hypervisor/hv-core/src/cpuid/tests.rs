@@ -60,13 +60,16 @@ const SKYLAKE_X: [[u32; 6]; 34] = [
 ];
 
 pub(crate) fn skylake_x() -> HostCpuid {
-    HostCpuid::from_leaves(
-        &SKYLAKE_X.map(|[leaf, subleaf, eax, ebx, ecx, edx]| CpuidLeaf {
-            leaf,
-            subleaf,
-            regs: CpuidRegs { eax, ebx, ecx, edx },
-        }),
-    )
+    HostCpuid::from_leaves(&SKYLAKE_X.map(leaf))
+}
+
+/// A row of such a table.
+pub(super) fn leaf([leaf, subleaf, eax, ebx, ecx, edx]: [u32; 6]) -> CpuidLeaf {
+    CpuidLeaf {
+        leaf,
+        subleaf,
+        regs: CpuidRegs { eax, ebx, ecx, edx },
+    }
 }
 
 pub(crate) fn options() -> CpuidOptions {

@@ -222,14 +222,19 @@ fn msrs_of_two<B: Backend>(bench: &mut Bench<B>) -> Verdict {
     Ok(())
 }
 
-/// Two vCPUs have the same linear address at different places, and each its own over switches.
-fn translations_of_two<B: Backend>(bench: &mut Bench<B>) -> Verdict {
-    let mut guest = Guest::new(bench);
+/// Writes 1 where the guest's own tables have [`DATA`], and 2 where others have it.
+fn write_other_tables<B: Backend>(guest: &mut Guest<'_, B>) {
     guest.write_words(DATA, &[1]);
     guest.write_words(MORE_DATA, &[2]);
     layout::write_tables(OTHER_TABLES, |at, words| guest.write_words(at, words));
     let entry = OTHER_TABLES[3] + (DATA >> 12) * 8;
     guest.write_words(entry, &[MORE_DATA | PRESENT | WRITABLE]);
+}
+
+/// Two vCPUs have the same linear address at different places, and each its own over switches.
+fn translations_of_two<B: Backend>(bench: &mut Bench<B>) -> Verdict {
+    let mut guest = Guest::new(bench);
+    write_other_tables(&mut guest);
     load_second(&mut guest);
     guest.set(SystemSet::CR3, |regs| regs.cr3 = OTHER_TABLES[0]);
     for turn in 0..6 {
@@ -246,11 +251,7 @@ fn translations_of_two<B: Backend>(bench: &mut Bench<B>) -> Verdict {
 /// Who sets CR3 for the guest has it forget what it knew.
 fn translations_after_cr3<B: Backend>(bench: &mut Bench<B>) -> Verdict {
     let mut guest = Guest::new(bench);
-    guest.write_words(DATA, &[1]);
-    guest.write_words(MORE_DATA, &[2]);
-    layout::write_tables(OTHER_TABLES, |at, words| guest.write_words(at, words));
-    let entry = OTHER_TABLES[3] + (DATA >> 12) * 8;
-    guest.write_words(entry, &[MORE_DATA | PRESENT | WRITABLE]);
+    write_other_tables(&mut guest);
     for turn in 0..4 {
         let [root, value] = [[layout::TABLES[0], 1], [OTHER_TABLES[0], 2]][turn % 2];
         guest.set(SystemSet::CR3, |regs| regs.cr3 = root);

@@ -4,8 +4,8 @@ use alloc::vec::Vec;
 use proptest::prelude::*;
 use raw_cpuid::{CpuId, CpuIdReader};
 
-use super::super::tests::options;
-use super::super::{CpuidLeaf, CpuidPolicy, LeafRefused, apic_id};
+use super::super::tests::{leaf, options};
+use super::super::{CpuidPolicy, LeafRefused, apic_id};
 use super::*;
 
 /// An EPYC of family 19h with eight cores and AVX2; columns: leaf, subleaf, EAX, EBX, ECX, EDX.
@@ -77,15 +77,6 @@ const ZEN_3: [[u32; 6]; 28] = [
 
 pub(crate) fn zen_3() -> HostCpuid {
     HostCpuid::from_leaves(&ZEN_3.map(leaf))
-}
-
-fn leaf([leaf, subleaf, eax, ebx, ecx, edx]: [u32; 6]) -> CpuidLeaf {
-    let regs = CpuidRegs { eax, ebx, ecx, edx };
-    CpuidLeaf {
-        leaf,
-        subleaf,
-        regs,
-    }
 }
 
 fn policy() -> CpuidPolicy {
