@@ -4,12 +4,12 @@
 
 use hv_core::cpuid::HostCpuid;
 use hv_core::errata::{self, Outcomes};
+use hv_core::msr::number::IA32_EFER;
 use hv_core::speculation::Defences;
 
 use super::msr::{rdmsr_safe, wrmsr_safe};
 use crate::percpu::IrqsOff;
 
-const EFER: u32 = 0xc000_0080;
 /// Decode configuration.
 const DE_CFG: u32 = 0xc001_1029;
 /// Branch-prediction configuration.
@@ -22,7 +22,7 @@ const LFENCE_SERIALISES: u64 = 1 << 1;
 const ONCE: [(Defences, u32, u64); 3] = [
     (Defences::FP_BACKUP_FIX, DE_CFG, 1 << 9),
     (Defences::SPEC_REDUCE, BP_CFG, 1 << 4),
-    (Defences::AUTO_IBRS, EFER, 1 << 21),
+    (Defences::AUTO_IBRS, IA32_EFER, 1 << 21),
 ];
 
 /// Has LFENCE wait for what is before it, where the CPU lets that be chosen. Before `HostMsrs` are read, which have

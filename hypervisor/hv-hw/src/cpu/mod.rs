@@ -13,6 +13,7 @@ pub mod stacks;
 
 pub(crate) use exception::{ExceptionFrame, name as exception_name};
 
+use hv_core::msr::number::IA32_MCG_STATUS;
 use x86_64::VirtAddr;
 use x86_64::instructions::segmentation::{CS, DS, ES, SS, Segment};
 use x86_64::instructions::tables::load_tss;
@@ -190,9 +191,8 @@ fn init_control_registers() {
 /// Ends a machine check that the last reset has left as being served: the next would be a shutdown, and a guest's
 /// shutdown would be taken for one.
 fn forget_machine_check() {
-    const MCG_STATUS: u32 = 0x17A;
-    if msr::rdmsr_safe(MCG_STATUS).is_some_and(|status| status != 0) {
+    if msr::rdmsr_safe(IA32_MCG_STATUS).is_some_and(|status| status != 0) {
         // SAFETY: says that no machine check is being served, which is so.
-        let _is_taken = unsafe { msr::wrmsr_safe(MCG_STATUS, 0) };
+        let _is_taken = unsafe { msr::wrmsr_safe(IA32_MCG_STATUS, 0) };
     }
 }

@@ -4,9 +4,6 @@
 
 use x86_64::registers::model_specific::Msr;
 
-/// IA32_TSC_AUX, where CPUID has RDTSCP or RDPID.
-pub(super) const TSC_AUX: u32 = 0xC000_0103;
-
 /// Reads an MSR that the CPU was found to have.
 pub(super) fn read_msr(msr: u32) -> u64 {
     // SAFETY: the CPU has the MSR, as the caller found.
@@ -17,4 +14,49 @@ pub(super) fn read_msr(msr: u32) -> u64 {
 pub(super) fn write_msr(msr: u32, value: u64) {
     // SAFETY: the value was in the MSR before or is one that it takes, and the hypervisor uses none of these MSRs.
     unsafe { Msr::new(msr).write(value) }
+}
+
+/// A vCPU's IA32_TSC_AUX: 0 and without effect where the CPU has none.
+#[derive(Debug)]
+pub(super) struct TscAux {
+    /// CPUID has RDTSCP or RDPID.
+    exists: bool,
+    /// Its value while it is not in the CPU.
+    saved: u64,
+}
+
+impl TscAux {
+    const NUMBER: u32 = 0xC000_0103;
+    const LOW_HALF: u64 = 0xFFFF_FFFF;
+
+    /// As after reset.
+    pub(super) const fn new(exists: bool) -> Self {
+        Self { exists, saved: 0 }
+    }
+
+    /// Puts it into the CPU.
+    pub(super) fn load(&self) {
+        self.write(self.saved);
+    }
+
+    /// Takes it out of the CPU.
+    pub(super) fn save(&mut self) {
+        self.saved = self.read();
+    }
+
+    /// Reads what is in the CPU.
+    pub(super) fn read(&self) -> u64 {
+        if self.exists {
+            read_msr(Self::NUMBER)
+        } else {
+            0
+        }
+    }
+
+    /// Puts a value into the CPU, which takes its low half.
+    pub(super) fn write(&self, value: u64) {
+        if self.exists {
+            write_msr(Self::NUMBER, value & Self::LOW_HALF);
+        }
+    }
 }

@@ -12,6 +12,7 @@ mod dump;
 mod exit;
 mod extended;
 pub mod fake;
+mod gprs;
 mod guard;
 mod guest_msrs;
 mod io_bitmap;

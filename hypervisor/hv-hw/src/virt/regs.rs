@@ -156,6 +156,20 @@ bitflags! {
 impl SystemSet {
     /// What a toolstack saves and restores: what else there is follows from it.
     pub const SAVED: Self = Self::all().difference(Self::PDPTES);
+    /// What vendors' sides read out of line, where an exit that is frequent does not ask.
+    pub(super) const SELDOM: Self = Self::INDIRECT.difference(
+        Self::CR3
+            .union(Self::EFER)
+            .union(Self::CODE)
+            .union(Self::STACK),
+    );
+    /// What they write out of line.
+    pub(super) const INDIRECT: Self = Self::all().difference(
+        Self::RIP
+            .union(Self::RSP)
+            .union(Self::RFLAGS)
+            .union(Self::BLOCKING),
+    );
 }
 
 /// Everything of a vCPU that is neither a general-purpose register nor extended state.
@@ -203,7 +217,7 @@ impl SystemRegs {
     pub fn else_reset(self) -> Self {
         Self {
             pdptes: [0; 4],
-            pat: 0x0007_0406_0007_0406,
+            pat: RESET_PAT,
             debugctl: 0,
             sysenter_cs: 0,
             sysenter_esp: 0,
@@ -222,6 +236,9 @@ impl SystemRegs {
         }
     }
 }
+
+/// IA32_PAT after reset.
+pub(super) const RESET_PAT: u64 = 0x0007_0406_0007_0406;
 
 /// What DR6 has always set; RTM, bit 16, is inverted.
 pub(super) const DR6_FIXED: u64 = 0xFFFF_0FF0;

@@ -12,6 +12,7 @@ use core::mem::offset_of;
 use hv_core::speculation::Defences;
 
 use super::super::GuestRegs;
+use super::super::gprs::{load_gprs, save_gprs};
 use super::super::guard::{Guard, load_guest_spec_ctrl, load_host_spec_ctrl, stuff_return_stack};
 
 /// A data segment, for VERW: with a valid selector it takes the path that overwrites buffers on every CPU.
@@ -59,20 +60,7 @@ pub(super) unsafe extern "sysv64" fn enter(
         "mov rax, r9",
         "test dword ptr [r8 + {defences}], {verw}",
         "3:",
-        "mov rcx, [rdi + 0x08]",
-        "mov rdx, [rdi + 0x10]",
-        "mov rbx, [rdi + 0x18]",
-        "mov rbp, [rdi + 0x28]",
-        "mov rsi, [rdi + 0x30]",
-        "mov r8,  [rdi + 0x40]",
-        "mov r9,  [rdi + 0x48]",
-        "mov r10, [rdi + 0x50]",
-        "mov r11, [rdi + 0x58]",
-        "mov r12, [rdi + 0x60]",
-        "mov r13, [rdi + 0x68]",
-        "mov r14, [rdi + 0x70]",
-        "mov r15, [rdi + 0x78]",
-        "mov rdi, [rdi + 0x38]",
+        load_gprs!(),
         "jz 4f",
         "verw word ptr [rip + {selector}]",
         "4:",
@@ -81,21 +69,7 @@ pub(super) unsafe extern "sysv64" fn enter(
         "vmsave rax",
         "push rdi",
         "mov rdi, [rsp + 24]",
-        "mov [rdi + 0x08], rcx",
-        "mov [rdi + 0x10], rdx",
-        "mov [rdi + 0x18], rbx",
-        "mov [rdi + 0x28], rbp",
-        "mov [rdi + 0x30], rsi",
-        "pop rax",
-        "mov [rdi + 0x38], rax",
-        "mov [rdi + 0x40], r8",
-        "mov [rdi + 0x48], r9",
-        "mov [rdi + 0x50], r10",
-        "mov [rdi + 0x58], r11",
-        "mov [rdi + 0x60], r12",
-        "mov [rdi + 0x68], r13",
-        "mov [rdi + 0x70], r14",
-        "mov [rdi + 0x78], r15",
+        save_gprs!(),
         "mov rax, [rsp + 8]",
         "vmload rax",
         // no value of the guest's is left for speculation in what is not loaded below
@@ -148,8 +122,3 @@ pub(super) unsafe extern "sysv64" fn enter(
         selector = sym DATA_SELECTOR,
     )
 }
-
-const _: () = assert!(
-    offset_of!(GuestRegs, gpr) == 0,
-    "the offsets above count from the first register"
-);

@@ -9,11 +9,11 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hv_core::addr::{Hpa, MfnRange};
+use hv_core::msr::number::IA32_EFER;
 
 use crate::insn::{rdmsr, wrmsr};
 use crate::percpu::{self, IrqsOff, MAX_CPUS};
 
-const EFER: u32 = 0xC000_0080;
 /// EFER.SVME.
 pub(super) const EFER_SVME: u64 = 1 << 12;
 const VM_HSAVE_PA: u32 = 0xC001_0117;
@@ -34,9 +34,9 @@ pub(super) fn enable(frames: MfnRange, _irqs_off: &IrqsOff) {
     let save_area = frames.start.base();
     let host_vmcb = (frames.start + 1).base();
     // SAFETY: every 64-bit CPU has EFER.
-    let efer = unsafe { rdmsr(EFER) };
+    let efer = unsafe { rdmsr(IA32_EFER) };
     // SAFETY: SVME changes nothing that Rust relies on; the CPU has SVM and the firmware has not switched it off.
-    unsafe { wrmsr(EFER, efer | EFER_SVME) };
+    unsafe { wrmsr(IA32_EFER, efer | EFER_SVME) };
     // SAFETY: the frame is ours permanently.
     unsafe { wrmsr(VM_HSAVE_PA, save_area.as_u64()) };
     // SAFETY: SVME is on; the frame is ours permanently, and VMSAVE writes nothing but it.

@@ -7,6 +7,7 @@ use core::ops::Range;
 use hv_core::addr::{Hpa, MfnRange};
 use hv_core::mem::TableMem;
 use hv_core::msr::PassthroughList;
+use hv_core::msr::number::{IA32_EFER, IA32_PAT};
 
 use crate::direct_map::DirectTables;
 
@@ -15,7 +16,7 @@ const WORDS: usize = 512;
 const READ: u64 = 1;
 const WRITE: u64 = 2;
 /// MSRs that the VMCB holds and emulators do not load from there, and EFER, whose SVME is ours: they exit always.
-const NEVER: [u32; 2] = [0x277, 0xC000_0080];
+const NEVER: [u32; 2] = [IA32_PAT, IA32_EFER];
 
 /// The frames of an MSR permissions map: two bits an MSR, 2 KiB for each of three ranges of numbers.
 #[derive(Debug)]

@@ -1,7 +1,6 @@
 //! The guest's registers in the VMCB, and the step over an instruction.
 
 use super::super::debug_regs;
-use super::super::guest_msrs::{TSC_AUX, read_msr, write_msr};
 use super::super::regs::{DR6_FIXED, canonical};
 use super::super::{
     Blocking, DescriptorTable, SEGMENT_CS, SEGMENT_LDTR, SEGMENT_LONG, SEGMENT_SS, SEGMENT_TR,
@@ -55,7 +54,7 @@ impl SvmVcpu {
         if wanted.contains(SystemSet::STACK) {
             regs.segments[SEGMENT_SS] = stack(state);
         }
-        if wanted.intersects(SELDOM) {
+        if wanted.intersects(SystemSet::SELDOM) {
             self.read_seldom(wanted, &mut regs);
         }
         regs
@@ -88,8 +87,8 @@ impl SvmVcpu {
         regs.kernel_gs_base = state.kernel_gs_base;
         regs.cr2 = state.cr2;
         regs.xcr0 = self.extended.xcr0();
-        if wanted.contains(SystemSet::TSC_AUX) && self.has_tsc_aux {
-            regs.tsc_aux = read_msr(TSC_AUX);
+        if wanted.contains(SystemSet::TSC_AUX) {
+            regs.tsc_aux = self.tsc_aux.read();
         }
         if wanted.contains(SystemSet::DEBUG) {
             regs.debug = debug_regs::read_debug();
@@ -116,7 +115,7 @@ impl SvmVcpu {
             let blocks_nmi = regs.blocking.contains(Blocking::NMI);
             self.injected.set_blocking(&mut self.vmcb, blocks_nmi);
         }
-        if changed.intersects(INDIRECT) {
+        if changed.intersects(SystemSet::INDIRECT) {
             self.write_seldom(regs, changed);
         }
     }
@@ -208,11 +207,11 @@ impl SvmVcpu {
             self.vmcb.branch_recording =
                 u64::from(self.config.caps.branch_recording && regs.debugctl != 0);
         }
-        if changed.contains(SystemSet::SPEC_CTRL) && self.has_spec_ctrl {
+        if changed.contains(SystemSet::SPEC_CTRL) && self.kind.has_spec_ctrl {
             self.guard.guest_spec_ctrl = regs.spec_ctrl;
         }
-        if changed.contains(SystemSet::TSC_AUX) && self.has_tsc_aux {
-            write_msr(TSC_AUX, regs.tsc_aux & LOW_HALF);
+        if changed.contains(SystemSet::TSC_AUX) {
+            self.tsc_aux.write(regs.tsc_aux);
         }
     }
 
@@ -236,26 +235,6 @@ pub(super) fn own_debug(debug: [u64; 5]) -> [u64; 5] {
 
 /// ES, DS, FS, GS and LDTR.
 const DATA: [usize; 5] = [0, 3, 4, 5, SEGMENT_LDTR];
-
-/// What is read out of line, where an exit that is frequent does not ask.
-const SELDOM: SystemSet = SystemSet::all().difference(
-    SystemSet::RIP
-        .union(SystemSet::RSP)
-        .union(SystemSet::RFLAGS)
-        .union(SystemSet::BLOCKING)
-        .union(SystemSet::CR3)
-        .union(SystemSet::EFER)
-        .union(SystemSet::CODE)
-        .union(SystemSet::STACK),
-);
-
-/// What is written out of line.
-const INDIRECT: SystemSet = SystemSet::all().difference(
-    SystemSet::RIP
-        .union(SystemSet::RSP)
-        .union(SystemSet::RFLAGS)
-        .union(SystemSet::BLOCKING),
-);
 
 /// A value that VMRUN takes: NW needs CD, as MOV to CR0 insists.
 const fn valid_cr0(cr0: u64) -> u64 {

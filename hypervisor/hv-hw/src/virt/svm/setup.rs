@@ -1,6 +1,6 @@
 //! A new VMCB: what exits, and the parts of guest state that never change.
 
-use super::super::regs::DR6_FIXED;
+use super::super::regs::{DR6_FIXED, RESET_PAT};
 use super::super::{Rights, VcpuConfig};
 use super::host::EFER_SVME;
 use super::intercepts::{self, PAUSE, RDTSC, RDTSCP};
@@ -12,7 +12,6 @@ use crate::direct_map::SharedFrame;
 /// (SVM_PAUSEFILTER_INIT, SVM_PAUSETHRESH_INIT).
 const PAUSE_COUNT: u16 = 4000;
 const PAUSE_THRESHOLD: u16 = 1000;
-const RESET_PAT: u64 = 0x0007_0406_0007_0406;
 const NESTED_PAGING: u64 = 1;
 
 /// What a vCPU keeps of what it was made of.

@@ -8,12 +8,13 @@ use core::ptr;
 
 use hv_core::addr::Hpa;
 use hv_core::mem::SharedWords;
+use hv_core::msr::number::IA32_MCG_STATUS;
 use hv_core::walk::PagingMode;
 use hv_core::x86::{DR6_BS, RFLAGS_IF, vector};
 
 use super::super::extended::{self, Extended, ExtendedState};
 use super::super::guard::Guard;
-use super::super::guest_msrs::{TSC_AUX, read_msr, write_msr};
+use super::super::guest_msrs::TscAux;
 use super::super::{
     ApicAssist, ApicUpdate, Event, GuestRegs, Rights, Stage2Root, SystemRegs, SystemSet,
     VcpuConfig, VcpuHw, VmExit, Waits, debug_regs, merge_dr6,
@@ -49,11 +50,9 @@ pub(crate) struct SvmVcpu {
     /// A single-step trap follows the instruction that was stepped over.
     pub(super) is_step_due: bool,
     pub(super) extended: Extended,
-    kind: ExtendedState,
-    tsc_aux: u64,
+    pub(super) kind: ExtendedState,
+    pub(super) tsc_aux: TscAux,
     debug: [u64; 5],
-    pub(super) has_tsc_aux: bool,
-    pub(super) has_spec_ctrl: bool,
     msrs: MsrMap,
     /// What entry and exit do against speculation.
     pub(super) guard: Guard,
@@ -80,10 +79,8 @@ impl SvmVcpu {
             is_step_due: false,
             extended: Extended::new(svm.extended, config.xsave_area),
             kind: svm.extended,
-            tsc_aux: 0,
+            tsc_aux: TscAux::new(svm.extended.has_tsc_aux),
             debug: own_debug([0; 5]),
-            has_tsc_aux: svm.extended.has_tsc_aux,
-            has_spec_ctrl: svm.extended.has_spec_ctrl,
             msrs,
             is_guarded: guard.is_needed(),
             guard,
@@ -165,9 +162,8 @@ impl SvmVcpu {
 /// True where the shutdown is that of a machine check: of a guest that has not set CR4.MCE.
 #[cold]
 fn is_machine_check() -> bool {
-    const MCG_STATUS: u32 = 0x17A;
     const IN_PROGRESS: u64 = 1 << 2;
-    rdmsr_safe(MCG_STATUS).is_some_and(|status| status & IN_PROGRESS != 0)
+    rdmsr_safe(IA32_MCG_STATUS).is_some_and(|status| status & IN_PROGRESS != 0)
 }
 
 impl VcpuHw for SvmVcpu {
@@ -298,9 +294,7 @@ impl VcpuHw for SvmVcpu {
         }
         extended::enable_xsave(&self.kind);
         self.extended.load();
-        if self.has_tsc_aux {
-            write_msr(TSC_AUX, self.tsc_aux);
-        }
+        self.tsc_aux.load();
         debug_regs::write_debug(&self.debug);
     }
 
@@ -310,9 +304,7 @@ impl VcpuHw for SvmVcpu {
 
     fn unload(&mut self, _irqs_off: &IrqsOff) {
         self.extended.save();
-        if self.has_tsc_aux {
-            self.tsc_aux = read_msr(TSC_AUX);
-        }
+        self.tsc_aux.save();
         self.debug = own_debug(debug_regs::read_debug());
     }
 

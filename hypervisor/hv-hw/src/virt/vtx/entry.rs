@@ -15,6 +15,7 @@ use core::mem::offset_of;
 use hv_core::speculation::Defences;
 
 use super::super::GuestRegs;
+use super::super::gprs::{load_gprs, save_gprs};
 use super::super::guard::{
     FLUSH_L1D, Guard, load_guest_spec_ctrl, load_host_spec_ctrl, stuff_return_stack,
 };
@@ -40,20 +41,7 @@ pub(super) unsafe extern "sysv64" fn enter(regs: *mut GuestRegs, launched: u64) 
         "vmwrite rax, rsp",
         "test esi, esi",
         "mov rax, [rdi + 0x00]",
-        "mov rcx, [rdi + 0x08]",
-        "mov rdx, [rdi + 0x10]",
-        "mov rbx, [rdi + 0x18]",
-        "mov rbp, [rdi + 0x28]",
-        "mov rsi, [rdi + 0x30]",
-        "mov r8,  [rdi + 0x40]",
-        "mov r9,  [rdi + 0x48]",
-        "mov r10, [rdi + 0x50]",
-        "mov r11, [rdi + 0x58]",
-        "mov r12, [rdi + 0x60]",
-        "mov r13, [rdi + 0x68]",
-        "mov r14, [rdi + 0x70]",
-        "mov r15, [rdi + 0x78]",
-        "mov rdi, [rdi + 0x38]",
+        load_gprs!(),
         // the loads leave the flags of the test alone
         "jz 2f",
         "vmresume",
@@ -79,21 +67,7 @@ unsafe extern "sysv64" fn exit_landing() {
         "push rdi",
         "mov rdi, [rsp + 8]",
         "mov [rdi + 0x00], rax",
-        "mov [rdi + 0x08], rcx",
-        "mov [rdi + 0x10], rdx",
-        "mov [rdi + 0x18], rbx",
-        "mov [rdi + 0x28], rbp",
-        "mov [rdi + 0x30], rsi",
-        "pop rax",
-        "mov [rdi + 0x38], rax",
-        "mov [rdi + 0x40], r8",
-        "mov [rdi + 0x48], r9",
-        "mov [rdi + 0x50], r10",
-        "mov [rdi + 0x58], r11",
-        "mov [rdi + 0x60], r12",
-        "mov [rdi + 0x68], r13",
-        "mov [rdi + 0x70], r14",
-        "mov [rdi + 0x78], r15",
+        save_gprs!(),
         // no value of the guest's is left for speculation in what Rust did not save itself
         "xor eax, eax",
         "xor ecx, ecx",
@@ -159,20 +133,7 @@ pub(super) unsafe extern "sysv64" fn enter_guarded(
         // leaves ZF alone
         "bt esi, 0",
         "mov rax, [rdi + 0x00]",
-        "mov rcx, [rdi + 0x08]",
-        "mov rdx, [rdi + 0x10]",
-        "mov rbx, [rdi + 0x18]",
-        "mov rbp, [rdi + 0x28]",
-        "mov rsi, [rdi + 0x30]",
-        "mov r8,  [rdi + 0x40]",
-        "mov r9,  [rdi + 0x48]",
-        "mov r10, [rdi + 0x50]",
-        "mov r11, [rdi + 0x58]",
-        "mov r12, [rdi + 0x60]",
-        "mov r13, [rdi + 0x68]",
-        "mov r14, [rdi + 0x70]",
-        "mov r15, [rdi + 0x78]",
-        "mov rdi, [rdi + 0x38]",
+        load_gprs!(),
         "jz 4f",
         "verw word ptr [rip + {selector}]",
         "4:",
@@ -220,21 +181,7 @@ unsafe extern "sysv64" fn guarded_exit_landing() {
         "push rdi",
         "mov rdi, [rsp + 16]",
         "mov [rdi + 0x00], rax",
-        "mov [rdi + 0x08], rcx",
-        "mov [rdi + 0x10], rdx",
-        "mov [rdi + 0x18], rbx",
-        "mov [rdi + 0x28], rbp",
-        "mov [rdi + 0x30], rsi",
-        "pop rax",
-        "mov [rdi + 0x38], rax",
-        "mov [rdi + 0x40], r8",
-        "mov [rdi + 0x48], r9",
-        "mov [rdi + 0x50], r10",
-        "mov [rdi + 0x58], r11",
-        "mov [rdi + 0x60], r12",
-        "mov [rdi + 0x68], r13",
-        "mov [rdi + 0x70], r14",
-        "mov [rdi + 0x78], r15",
+        save_gprs!(),
         "pop r8",
         "xor ebx, ebx",
         "xor esi, esi",
@@ -318,8 +265,3 @@ unsafe extern "sysv64" fn clear_history() {
 pub(super) fn guarded_landing() -> u64 {
     guarded_exit_landing as *const () as u64
 }
-
-const _: () = assert!(
-    offset_of!(GuestRegs, gpr) == 0,
-    "the offsets above count from the first register"
-);

@@ -53,7 +53,7 @@ impl VtxVcpu {
         if wanted.contains(SystemSet::STACK) {
             regs.segments[SEGMENT_SS] = segment(vmcs, SEGMENT_SS);
         }
-        if wanted.intersects(SELDOM) {
+        if wanted.intersects(SystemSet::SELDOM) {
             self.read_seldom(wanted, &mut regs);
         }
         regs
@@ -105,7 +105,7 @@ impl VtxVcpu {
         if changed.contains(SystemSet::BLOCKING) {
             vmcs.write(Field::Interruptibility, interruptibility(regs.blocking));
         }
-        if changed.intersects(INDIRECT) {
+        if changed.intersects(SystemSet::INDIRECT) {
             self.write_seldom(regs, changed);
         }
     }
@@ -222,26 +222,6 @@ impl VtxVcpu {
 
 /// ES, DS, FS, GS, LDTR and TR.
 const DATA: [usize; 6] = [0, 3, 4, 5, SEGMENT_LDTR, SEGMENT_TR];
-
-/// What is read out of line, where an exit that is frequent does not ask.
-const SELDOM: SystemSet = SystemSet::all().difference(
-    SystemSet::RIP
-        .union(SystemSet::RSP)
-        .union(SystemSet::RFLAGS)
-        .union(SystemSet::BLOCKING)
-        .union(SystemSet::CR3)
-        .union(SystemSet::EFER)
-        .union(SystemSet::CODE)
-        .union(SystemSet::STACK),
-);
-
-/// What is written out of line.
-const INDIRECT: SystemSet = SystemSet::all().difference(
-    SystemSet::RIP
-        .union(SystemSet::RSP)
-        .union(SystemSet::RFLAGS)
-        .union(SystemSet::BLOCKING),
-);
 
 #[inline(always)]
 fn segment(vmcs: CurrentVmcs, index: usize) -> Segment {

@@ -7,6 +7,7 @@ use hv_core::device::lapic::InterruptStatus;
 use hv_core::msr::PassthroughList;
 use hv_core::speculation::Plan;
 
+use super::super::regs::RESET_PAT;
 use super::super::{
     ExtendedState, IoBitmap, Rights, SEGMENT_UNUSABLE, Stage2Root, TscView, VcpuConfig,
 };
@@ -37,7 +38,6 @@ const NOTIFY_WINDOW: u64 = 0;
 const ALL_LEAVES: u64 = u64::MAX;
 /// The registers of the local APIC.
 const X2APIC_MSRS: Range<u32> = 0x800..0x840;
-const RESET_PAT: u64 = 0x0007_0406_0007_0406;
 
 /// What a VMCS is made of.
 #[derive(Debug)]

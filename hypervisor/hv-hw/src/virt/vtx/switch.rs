@@ -11,7 +11,7 @@ use x86_64::registers::control::Cr2;
 
 use super::super::debug_regs::{read_debug, write_debug};
 use super::super::extended::{Extended, ExtendedState};
-use super::super::guest_msrs::{TSC_AUX, read_msr, write_msr};
+use super::super::guest_msrs::{TscAux, read_msr, write_msr};
 use super::super::regs::{DR6_FIXED, canonical};
 use super::super::{SystemRegs, SystemSet};
 
@@ -28,9 +28,8 @@ const SWITCHED_MSRS: [u32; 5] = [
 #[derive(Debug)]
 pub(super) struct Switched {
     pub(super) extended: Extended,
-    has_tsc_aux: bool,
     msrs: [u64; SWITCHED_MSRS.len()],
-    tsc_aux: u64,
+    tsc_aux: TscAux,
     cr2: u64,
     debug: [u64; 5],
 }
@@ -40,9 +39,8 @@ impl Switched {
     pub(super) fn new(kind: ExtendedState, area: Mfn) -> Self {
         Self {
             extended: Extended::new(kind, area),
-            has_tsc_aux: kind.has_tsc_aux,
             msrs: [0; SWITCHED_MSRS.len()],
-            tsc_aux: 0,
+            tsc_aux: TscAux::new(kind.has_tsc_aux),
             cr2: 0,
             debug: [0, 0, 0, 0, DR6_FIXED],
         }
@@ -54,9 +52,7 @@ impl Switched {
         for (msr, value) in SWITCHED_MSRS.into_iter().zip(self.msrs) {
             write_msr(msr, value);
         }
-        if self.has_tsc_aux {
-            write_msr(TSC_AUX, self.tsc_aux);
-        }
+        self.tsc_aux.load();
         write_cr2(self.cr2);
         write_debug(&self.debug);
     }
@@ -67,9 +63,7 @@ impl Switched {
         for (msr, value) in SWITCHED_MSRS.into_iter().zip(&mut self.msrs) {
             *value = read_msr(msr);
         }
-        if self.has_tsc_aux {
-            self.tsc_aux = read_msr(TSC_AUX);
-        }
+        self.tsc_aux.save();
         self.cr2 = Cr2::read_raw();
         self.debug = read_debug();
     }
@@ -85,8 +79,8 @@ impl Switched {
                 regs.kernel_gs_base,
             ] = SWITCHED_MSRS.map(read_msr);
         }
-        if wanted.contains(SystemSet::TSC_AUX) && self.has_tsc_aux {
-            regs.tsc_aux = read_msr(TSC_AUX);
+        if wanted.contains(SystemSet::TSC_AUX) {
+            regs.tsc_aux = self.tsc_aux.read();
         }
         if wanted.contains(SystemSet::CR2) {
             regs.cr2 = Cr2::read_raw();
@@ -113,8 +107,8 @@ impl Switched {
                 write_msr(msr, value);
             }
         }
-        if changed.contains(SystemSet::TSC_AUX) && self.has_tsc_aux {
-            write_msr(TSC_AUX, regs.tsc_aux & LOW_HALF);
+        if changed.contains(SystemSet::TSC_AUX) {
+            self.tsc_aux.write(regs.tsc_aux);
         }
         if changed.contains(SystemSet::CR2) {
             write_cr2(regs.cr2);
